@@ -1,0 +1,2 @@
+//! tideload
+fn main() {}

@@ -1,0 +1,137 @@
+//! Why connections end: one table from offence to fault, close code or HTTP status, and metric label.
+//!
+//! [`Refusal`] is before the upgrade (an HTTP status), [`CloseReason`] after it (a close code, RFC 6455 §7.4).
+
+/// Who is to blame for the end of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Fault {
+    /// The client left, vanished or broke the protocol.
+    Peer,
+    /// A limit or a rule of this node.
+    Policy,
+    /// This node's own decision or failure.
+    Local,
+}
+
+macro_rules! table {
+    ($(#[$doc:meta])* $name:ident, $number:ident, $number_doc:literal: $($(#[$row_doc:meta])* $row:ident $fault:ident $value:literal $label:literal $text:literal;)*) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+        #[repr(u8)]
+        pub enum $name { $($(#[$row_doc])* $row),* }
+
+        impl $name {
+            /// Every row, in order; `ALL[reason as usize] == reason`.
+            pub const ALL: &'static [Self] = &[$(Self::$row),*];
+
+            #[doc = $number_doc]
+            pub const fn $number(self) -> u16 { match self { $(Self::$row => $value),* } }
+
+            /// The metric label.
+            pub const fn label(self) -> &'static str { match self { $(Self::$row => $label),* } }
+
+            /// What the client is told; at most 123 bytes, what fits a close frame (RFC 6455 §5.5.1).
+            pub const fn text(self) -> &'static str { match self { $(Self::$row => $text),* } }
+
+            /// Who is at fault.
+            pub const fn fault(self) -> Fault { match self { $(Self::$row => Fault::$fault),* } }
+        }
+    };
+}
+
+table! {
+    /// Why an open connection ended.
+    CloseReason, code, "The close code; 0 where no close frame is sent because nobody would read it.":
+    /// The client sent a close frame; its code is echoed.
+    ClosedByPeer Peer 1000 "client" "goodbye";
+    /// The client shut its socket down without a close frame.
+    Eof Peer 0 "eof" "";
+    /// The socket failed: reset, broken pipe, timed out in the kernel.
+    Reset Peer 0 "reset" "";
+    /// Nothing heard within ping interval and pong timeout.
+    PongTimeout Peer 1001 "pong-timeout" "no pong came in time: the connection looked dead";
+    /// The client did not answer the close frame in time.
+    CloseTimeout Peer 0 "close-timeout" "";
+    /// A violation of RFC 6455.
+    Protocol Peer 1002 "protocol" "protocol error";
+    /// A kind of message that the dialect does not take.
+    Unsupported Peer 1003 "unsupported" "this dialect takes text messages only";
+    /// Text that is not UTF-8, or compressed data that does not inflate.
+    InvalidPayload Peer 1007 "invalid-payload" "the payload is not what its type says";
+    /// A message over the limit.
+    TooBig Policy 1009 "too-big" "message too big";
+    /// A message was begun and not finished in time.
+    MessageTimeout Policy 1008 "message-timeout" "the message was not finished in time";
+    /// The message rate was exceeded and the dialect cannot tell otherwise.
+    RateLimited Policy 1008 "rate-limited" "too many messages";
+    /// Empty frames, pings or the like beyond the budget.
+    Flood Policy 1008 "flood" "too many empty frames or pings";
+    /// The outbox is full.
+    SlowReader Policy 1013 "slow-reader" "messages were not read fast enough; reconnect and catch up";
+    /// The oldest frame in the outbox is too old.
+    WriteStall Policy 1013 "write-stall" "messages were not read fast enough; reconnect and catch up";
+    /// All outboxes together are over the node's budget, and this one was the largest.
+    OutboxBudget Policy 1013 "outbox-budget" "messages were not read fast enough; reconnect and catch up";
+    /// A gap that the dialect has no other way to tell.
+    Gap Local 1013 "gap" "messages may have been missed; reconnect and catch up";
+    /// The node drains.
+    Drain Local 1012 "drain" "the node restarts; reconnect";
+    /// The connection reached its maximal age.
+    MaxAge Local 1012 "max-age" "the connection is old; reconnect";
+    /// An operator closed it.
+    Operator Policy 1008 "operator" "closed by the operator";
+    /// The node cannot go on with it.
+    Internal Local 1011 "internal" "internal error; reconnect";
+}
+
+table! {
+    /// Why a request on the public port was not upgraded.
+    Refusal, status, "The HTTP status; 0 where nothing can be answered.":
+    /// The client left before its request was complete.
+    Eof Peer 0 "eof" "";
+    /// The socket failed.
+    Reset Peer 0 "reset" "";
+    /// The request violates HTTP or RFC 6455 §4.2.1.
+    BadRequest Peer 400 "bad-request" "this is no valid WebSocket upgrade request";
+    /// The Origin header is not on the allow-list.
+    ForbiddenOrigin Policy 403 "forbidden-origin" "this Origin may not connect; add it to `origins`";
+    /// Nothing is served at this path.
+    NotFound Peer 404 "not-found" "nothing is served here; connect a WebSocket client to /, /ws, /socket or /raw/ROOM";
+    /// Only GET is served.
+    Method Peer 405 "method" "only GET is served here";
+    /// The request did not arrive in time.
+    Timeout Peer 408 "timeout" "the request was not complete in time";
+    /// The target is too long.
+    UriTooLong Peer 414 "uri-too-long" "the request target is too long";
+    /// An Expect header.
+    Expectation Peer 417 "expectation" "Expect is not served";
+    /// No upgrade, or another protocol or version than WebSocket 13.
+    UpgradeRequired Peer 426 "upgrade-required" "connect with a WebSocket client (version 13)";
+    /// The head or its headers are too many or too large.
+    HeadTooLarge Peer 431 "head-too-large" "the request's headers are too large";
+    /// The node is full.
+    Capacity Policy 503 "capacity" "the node is full; try again later";
+    /// Too many new connections a second, or too many unfinished handshakes.
+    ConnectionRate Policy 503 "connection-rate" "too many new connections; try again later";
+    /// The node drains.
+    Draining Local 503 "draining" "the node restarts; try again";
+    /// HTTP/0.9, 1.0 or 2.
+    HttpVersion Peer 505 "http-version" "only HTTP/1.1 is served";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_text_fits_a_close_frame_and_every_label_is_its_own() {
+        let labels: std::collections::BTreeSet<_> = CloseReason::ALL.iter().map(|r| r.label()).collect();
+        assert_eq!(labels.len(), CloseReason::ALL.len());
+        for (i, reason) in CloseReason::ALL.iter().enumerate() {
+            assert_eq!(*reason as usize, i);
+            assert!(reason.text().len() <= 123);
+        }
+        let labels: std::collections::BTreeSet<_> = Refusal::ALL.iter().map(|r| r.label()).collect();
+        assert_eq!(labels.len(), Refusal::ALL.len());
+    }
+}

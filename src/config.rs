@@ -1,0 +1,192 @@
+//! Every setting of a node, validated: what the program uses. What the user typed (file, environment, flags) is merged
+//! into it here and nowhere else.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::limits::{self, Limits};
+
+/// Which wire a shard runs on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Driver {
+    /// io_uring where the probe succeeds, else epoll.
+    #[default]
+    Auto,
+    /// io_uring or exit 3.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+/// How clients of a route speak.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum RouteDialect {
+    /// JSON requests, any number of rooms.
+    Native,
+    /// Messages as they are, in this one room.
+    Raw {
+        /// The room.
+        room: String,
+    },
+    /// Every message goes back to its sender: `/echo` of the conformance profile.
+    Echo,
+}
+
+/// `[[routes]]`: which dialect a path speaks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// The path, exactly.
+    pub path: String,
+    /// What is spoken there.
+    pub dialect: RouteDialect,
+}
+
+/// Which clients may publish into a room. Backends always may.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum PublishPolicy {
+    /// Any client.
+    #[default]
+    Any,
+    /// Members only.
+    Members,
+    /// No client.
+    None,
+}
+
+/// What happens to a member that does not read fast enough.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SlowPolicy {
+    /// Close 1013.
+    #[default]
+    Close,
+    /// Drop the oldest frames and tell a gap.
+    DropOldest,
+}
+
+/// `[[rooms]]`: the policy of the rooms that a pattern matches; the first match wins.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RoomRule {
+    /// A room's name, or a prefix that ends in `*`.
+    pub pattern: String,
+    /// Who may publish.
+    pub publish: PublishPolicy,
+    /// What slow members get.
+    pub slow: SlowPolicy,
+}
+
+/// How to reach the broker.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Nats {
+    /// `nats://` or `tls://` servers; at least one.
+    pub urls: Vec<String>,
+    /// Credentials file (JWT and seed).
+    pub credentials: Option<PathBuf>,
+    /// Token.
+    pub token: Option<String>,
+    /// User and password.
+    pub user: Option<(String, String)>,
+    /// Certificates to trust instead of the system's.
+    pub ca_file: Option<PathBuf>,
+    /// First part of every subject: `PREFIX.room.ROOM`.
+    pub prefix: String,
+}
+
+/// Where a client's address comes from when a balancer stands in front.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Proxies {
+    /// Networks (`10.0.0.0/8`) or addresses whose word is taken.
+    pub trusted: Vec<String>,
+    /// Connections of trusted peers begin with a PROXY protocol v2 header.
+    pub protocol_v2: bool,
+}
+
+/// All settings of a node.
+#[derive(Clone, PartialEq)]
+pub struct Config {
+    /// Address of the public port.
+    pub listen: SocketAddr,
+    /// Address of the admin port.
+    pub admin: SocketAddr,
+    /// The node's name in `welcome` and `/v1/node`.
+    pub node_name: String,
+    /// Number of shards, 1 to 256.
+    pub shards: usize,
+    /// Whether each shard's thread is pinned to a core.
+    pub pin: bool,
+    /// Which wire.
+    pub driver: Driver,
+    /// Connections that the node admits at most; computed from the host when absent.
+    pub max_connections: Option<u32>,
+    /// Close connections of this age, ± 10 %.
+    pub max_connection_age: Option<Duration>,
+    /// Broker; none is the local bus.
+    pub nats: Option<Nats>,
+    /// Bounds.
+    pub limits: Limits,
+    /// See [`limits::PING_INTERVAL`].
+    pub ping_interval: Duration,
+    /// See [`limits::PONG_TIMEOUT`].
+    pub pong_timeout: Duration,
+    /// How long a draining node goes on accepting before it refuses.
+    pub drain_delay: Duration,
+    /// The window over which clients are closed.
+    pub drain_window: Duration,
+    /// Close code of a drain.
+    pub drain_close_code: u16,
+    /// Paths beside the built-in ones; they win.
+    pub routes: Vec<Route>,
+    /// Room policies in order.
+    pub rooms: Vec<RoomRule>,
+    /// Raw clients are closed with 1013 on a gap.
+    pub raw_close_on_gap: bool,
+    /// Allowed values of Origin, exactly; `*` allows any. Empty: the host that the request names, or no Origin at all.
+    pub origins: Vec<String>,
+    /// permessage-deflate is negotiated.
+    pub compression: bool,
+    /// Opens all of the admin port.
+    pub admin_token: Option<String>,
+    /// Opens publishing on the admin port.
+    pub publish_token: Option<String>,
+    /// `/ready` is 503 while the broker is away, not only before it was first reached.
+    pub ready_require_broker: bool,
+    /// Balancers in front.
+    pub proxies: Proxies,
+    /// Serve `/demo`.
+    pub demo: bool,
+    /// Serve `/echo` with raised limits.
+    pub conformance: bool,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
+            admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
+            node_name: String::from("tidegate"),
+            shards: 1,
+            pin: false,
+            driver: Driver::Auto,
+            max_connections: None,
+            max_connection_age: None,
+            nats: None,
+            limits: Limits::default(),
+            ping_interval: limits::PING_INTERVAL,
+            pong_timeout: limits::PONG_TIMEOUT,
+            drain_delay: Duration::ZERO,
+            drain_window: limits::DRAIN_WINDOW,
+            drain_close_code: 1012,
+            routes: Vec::new(),
+            rooms: Vec::new(),
+            raw_close_on_gap: false,
+            origins: Vec::new(),
+            compression: false,
+            admin_token: None,
+            publish_token: None,
+            ready_require_broker: false,
+            proxies: Proxies::default(),
+            demo: false,
+            conformance: false,
+        }
+    }
+}

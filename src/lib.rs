@@ -1,0 +1,70 @@
+//! tidegate: a WebSocket gateway.
+//!
+//! Backends and clients publish messages into rooms; tidegate delivers each message to every client that joined the
+//! room, on every node.
+//!
+//! # Map
+//!
+//! | module | kind | what it is |
+//! |---|---|---|
+//! | [`proto`] | pure | RFC 6455 and 7692: handshake, frames, masking, UTF-8, reassembly, deflate |
+//! | [`dialect`] | pure | what clients say inside WebSocket messages: native JSON, raw |
+//! | [`conn`] | pure | one client: its 64-byte entry, outbox, deadlines |
+//! | [`room`] | pure | many clients: members, passes of a fan-out |
+//! | [`relay`] | pure + shell | interest table (pure), local bus and NATS (shell) |
+//! | [`close`], [`id`], [`limits`] | pure | why connections end, how they are named, how much of everything |
+//! | `shard`, `wire` | shell | the loop of one core; epoll and io_uring |
+//! | `control` | shell | admin HTTP, metrics |
+//! | `node`, `config`, `cli`, `check` | shell | start to stop, settings, command line, what the host allows |
+//!
+//! # The dependency rule
+//!
+//! Shell → core, never back. `proto` knows no connection, `conn` knows no room, `dialect` knows no socket, `relay` knows
+//! no client protocol, `control` reads snapshots only; nobody imports `shard` or `node` but `node` and `main`.
+//! `tests/architecture.rs` holds it. The pure modules take bytes and `now` in and give values out: no socket, no clock,
+//! no thread. They build alone with `--no-default-features`.
+//!
+//! # Lexicon
+//!
+//! - **shard**: one core's thread, with its own listener, connections and rooms.
+//! - **connection**: one client's socket, a slab entry from accept to close.
+//! - **room**: a named set of members; **member**: a connection that joined it.
+//! - **message**: what a client or backend says; **publication**: one message accepted into one room.
+//! - **frame**: the octets of a WebSocket frame (RFC 6455 §5).
+//! - **dialect**: how clients phrase requests and messages.
+//! - **wire**: where bytes meet sockets.
+//! - **pass**: one walk of a fan-out over a room's members.
+//! - **outbox**: what a connection could not be sent yet.
+//! - **relay**: the thread between the shards and the broker.
+//! - **mailbox**: a bounded queue between two threads.
+//! - **interest**: that a shard has members in a room.
+//! - **gap**: the notice that messages of a room may be missing.
+//! - **drain**: sending everybody away in an orderly manner.
+
+pub mod close;
+pub mod conn;
+pub mod dialect;
+pub mod id;
+pub mod limits;
+pub mod proto;
+pub mod relay;
+pub mod room;
+
+#[cfg(feature = "gateway")]
+pub mod check;
+#[cfg(feature = "gateway")]
+pub mod cli;
+#[cfg(feature = "gateway")]
+pub mod config;
+#[cfg(feature = "gateway")]
+pub mod control;
+#[cfg(feature = "gateway")]
+pub mod counters;
+#[cfg(feature = "gateway")]
+pub mod mailbox;
+#[cfg(feature = "gateway")]
+pub mod node;
+#[cfg(feature = "gateway")]
+pub mod shard;
+#[cfg(feature = "gateway")]
+pub mod wire;

@@ -1,0 +1,136 @@
+//! Every bound with its unit and its reason; the relations between them are asserted at compile time.
+//!
+//! [`Limits`] holds those that an operator may change, with the defaults below.
+
+use std::time::Duration;
+
+/// Bytes of a request head; more is 431.
+pub const HEAD_BYTES: usize = 8 * 1024;
+/// Header fields of a request; more is 431.
+pub const HEAD_FIELDS: usize = 64;
+/// Bytes of a request target; more is 414.
+pub const TARGET_BYTES: usize = 4 * 1024;
+/// From accept to the end of the request head.
+pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
+/// Unfinished handshakes on one shard; above it new connections get 503.
+pub const HANDSHAKES_PER_SHARD: usize = 4096;
+/// Bytes of one message from a client.
+pub const MESSAGE_BYTES: usize = 64 * 1024;
+/// Bytes of one message under the conformance profile: Autobahn's group 9 sends 16 MiB.
+pub const CONFORMANCE_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
+/// From a message's first octet to its last.
+pub const MESSAGE_DEADLINE: Duration = Duration::from_secs(10);
+/// Bytes that one connection's outbox may pin.
+pub const OUTBOX_BYTES: usize = 256 * 1024;
+/// Share of the memory limit that all outboxes together may take, in percent.
+pub const OUTBOX_MEMORY_PERCENT: u64 = 10;
+/// Age of the oldest frame in an outbox at which its reader counts as stalled.
+pub const WRITE_STALL: Duration = Duration::from_secs(10);
+/// Unsent bytes that the kernel takes for one connection (TCP_NOTSENT_LOWAT).
+pub const NOTSENT_LOWAT_BYTES: u32 = 64 * 1024;
+/// Bytes of one coalesced buffer of a fan-out.
+pub const COALESCED_BYTES: usize = 32 * 1024;
+/// Between two pings to a silent client.
+pub const PING_INTERVAL: Duration = Duration::from_secs(25);
+/// From a ping to the pong, or anything else that the client says.
+pub const PONG_TIMEOUT: Duration = Duration::from_secs(10);
+/// From our close frame to the client's.
+pub const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
+/// Between two turns of the sweep; a tenth of the slab each, so every entry is seen once a second.
+pub const SWEEP_TICK: Duration = Duration::from_millis(100);
+/// Turns of the sweep that see the whole slab once.
+pub const SWEEP_SLICES: u32 = 10;
+/// Rooms that one connection may be a member of.
+pub const ROOMS_PER_CONNECTION: usize = 128;
+/// Bytes of a room's name.
+pub const ROOM_NAME_BYTES: usize = 200;
+/// Bytes of a `ref` that is a string.
+pub const REF_BYTES: usize = 64;
+/// Messages a second from one connection.
+pub const MESSAGE_RATE: u16 = 100;
+/// Burst of messages from one connection, in seconds of its rate.
+pub const MESSAGE_BURST_SECONDS: u16 = 2;
+/// New connections a second for each shard.
+pub const CONNECTION_RATE_PER_SHARD: u32 = 5_000;
+/// The window over which a drain closes connections.
+pub const DRAIN_WINDOW: Duration = Duration::from_secs(30);
+/// Longest `reconnectAfter` that a drain tells a client.
+pub const RECONNECT_AFTER: Duration = Duration::from_secs(5);
+/// Longest `resyncAfter` that a gap tells a client.
+pub const RESYNC_AFTER: Duration = Duration::from_secs(5);
+/// Between a room's last leave on a node and its unsubscription, so that a reconnecting crowd finds it subscribed.
+pub const LINGER: Duration = Duration::from_secs(5);
+/// Deliveries that one shard's mailbox holds; more are dropped and told as a gap.
+pub const MAILBOX_MESSAGES: usize = 16 * 1024;
+/// Bytes that the deliveries of one shard's mailbox may pin.
+pub const MAILBOX_BYTES: usize = 64 * 1024 * 1024;
+/// Room in a mailbox that deliveries never take: confirmations, gaps, acknowledgements.
+pub const MAILBOX_RESERVE: usize = 4 * 1024;
+/// Publications that wait for the broker on one node while it is away; more fail with `unavailable`.
+pub const PUBLISH_QUEUE_MESSAGES: usize = 16 * 1024;
+/// Bytes of those publications.
+pub const PUBLISH_QUEUE_BYTES: usize = 16 * 1024 * 1024;
+/// From a join to the fence that confirms it; then `unavailable`.
+pub const FENCE_DEADLINE: Duration = Duration::from_secs(5);
+
+const _: () = assert!(OUTBOX_BYTES >= 4 * MESSAGE_BYTES, "an outbox holds at least four messages");
+const _: () = assert!(COALESCED_BYTES <= OUTBOX_BYTES / 4, "one coalesced buffer must not fill an outbox");
+const _: () = assert!(HEAD_BYTES > TARGET_BYTES, "a target fits its head");
+const _: () = assert!(CLOSE_DEADLINE.as_millis() < DRAIN_WINDOW.as_millis(), "a close fits a drain");
+
+/// The bounds that an operator may change.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Limits {
+    /// See [`HEAD_BYTES`].
+    pub head_bytes: usize,
+    /// See [`HANDSHAKE_DEADLINE`].
+    pub handshake_deadline: Duration,
+    /// See [`HANDSHAKES_PER_SHARD`].
+    pub handshakes_per_shard: usize,
+    /// See [`MESSAGE_BYTES`].
+    pub message_bytes: usize,
+    /// See [`MESSAGE_DEADLINE`].
+    pub message_deadline: Duration,
+    /// See [`OUTBOX_BYTES`].
+    pub outbox_bytes: usize,
+    /// All outboxes of the node together, in bytes; computed from memory when absent.
+    pub outbox_total_bytes: Option<u64>,
+    /// See [`WRITE_STALL`].
+    pub write_stall: Duration,
+    /// See [`CLOSE_DEADLINE`].
+    pub close_deadline: Duration,
+    /// See [`ROOMS_PER_CONNECTION`].
+    pub rooms_per_connection: usize,
+    /// Messages a second from one connection; 0 is no limit. See [`MESSAGE_RATE`].
+    pub message_rate: u16,
+    /// New connections a second on the node; 0 is no limit. Default [`CONNECTION_RATE_PER_SHARD`] × shards.
+    pub connection_rate: Option<u32>,
+    /// See [`MAILBOX_MESSAGES`].
+    pub mailbox_messages: usize,
+    /// See [`FENCE_DEADLINE`].
+    pub fence_deadline: Duration,
+    /// See [`LINGER`].
+    pub linger: Duration,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            head_bytes: HEAD_BYTES,
+            handshake_deadline: HANDSHAKE_DEADLINE,
+            handshakes_per_shard: HANDSHAKES_PER_SHARD,
+            message_bytes: MESSAGE_BYTES,
+            message_deadline: MESSAGE_DEADLINE,
+            outbox_bytes: OUTBOX_BYTES,
+            outbox_total_bytes: None,
+            write_stall: WRITE_STALL,
+            close_deadline: CLOSE_DEADLINE,
+            rooms_per_connection: ROOMS_PER_CONNECTION,
+            message_rate: MESSAGE_RATE,
+            connection_rate: None,
+            mailbox_messages: MAILBOX_MESSAGES,
+            fence_deadline: FENCE_DEADLINE,
+            linger: LINGER,
+        }
+    }
+}

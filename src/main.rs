@@ -1,0 +1,3 @@
+//! tidegate, from start to stop.
+
+fn main() {}
