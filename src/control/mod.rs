@@ -1,9 +1,40 @@
-//! Control: the node's admin side, on the main thread.
+//! Control: the node's admin side, on the main thread, with a monoio runtime of its own.
+//!
+//! It serves the admin port (metrics, health, publishing, inspection, drain), takes signals, steers the drain and decides
+//! with which code the process ends. `node` starts the shards and the relay, hands their mailboxes and counters over as a
+//! [`Control`] and calls [`run`].
 //!
 //! It asks shards through [`Order`]s, reads what they count, and publishes through a relay port of its own. It never
-//! touches a connection.
+//! touches a connection, and nothing on the path of a message waits for it: a control thread that stands still costs
+//! scrapes and drains, not deliveries.
+//!
+//! What decides is pure: [`drain`] (when), `route` (what), `auth` (who), `metrics` (how it is written).
 
+mod answer;
+mod console;
+pub mod drain;
+mod metrics;
+mod notify;
+mod publish;
+mod run;
+mod signals;
+mod state;
+
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use crate::config::Config;
+use crate::counters::{RelayCounters, ShardCounters};
 use crate::id::ConnectionId;
+use crate::mailbox::{Sender, Waker};
+use crate::relay;
+
+pub use answer::{Answer, Question};
+pub use state::{NodeState, Readiness};
+
+/// The page that the public port serves at `/demo`: two tabs that talk.
+pub const DEMO_PAGE: &str = include_str!("demo.html");
 
 /// What control tells a shard.
 #[derive(Debug)]
@@ -17,12 +48,17 @@ pub enum Order {
     },
     /// Close what is left and end the thread.
     Stop,
+    /// Say that the loop turns.
+    Ping {
+        /// Where the answer goes.
+        answer: Answer<()>,
+    },
     /// Describe the busiest rooms.
     Rooms {
         /// At most this many.
         limit: usize,
         /// Where the answer goes.
-        answer: std::sync::mpsc::SyncSender<Vec<RoomInfo>>,
+        answer: Answer<Vec<RoomInfo>>,
     },
     /// Describe connections.
     Connections {
@@ -31,23 +67,23 @@ pub enum Order {
         /// At most this many.
         limit: usize,
         /// Where the answer goes.
-        answer: std::sync::mpsc::SyncSender<Vec<ConnectionInfo>>,
+        answer: Answer<Vec<ConnectionInfo>>,
     },
     /// Close one connection.
     Close {
         /// Which one.
         id: ConnectionId,
         /// Whether it was there.
-        answer: std::sync::mpsc::SyncSender<bool>,
+        answer: Answer<bool>,
     },
 }
 
-/// A room on one shard.
+/// A room, on one shard or (merged) on the node.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct RoomInfo {
     /// Its name.
     pub room: String,
-    /// Members on the shard.
+    /// Members.
     pub members: usize,
     /// Publications delivered to it so far.
     pub publications: u64,
@@ -68,4 +104,104 @@ pub struct ConnectionInfo {
     pub outbox_bytes: usize,
     /// The client's address.
     pub peer: String,
+}
+
+/// Which wire the shards run on.
+#[derive(Clone, Debug)]
+pub struct DriverInfo {
+    /// `io_uring` or `epoll`.
+    pub name: &'static str,
+    /// Why this one: what the probe said.
+    pub why: String,
+}
+
+/// How a shard's thread ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum ShardExit {
+    /// After [`Order::Stop`].
+    Stopped,
+    /// It could not go on; says why.
+    Failed(String),
+}
+
+/// What control holds of one shard.
+pub struct ShardHandle {
+    /// Its mailbox of orders; empty when handed over.
+    pub orders: Sender<Order>,
+    /// What it counts.
+    pub counters: Arc<ShardCounters>,
+    /// Its thread.
+    pub thread: JoinHandle<ShardExit>,
+}
+
+/// All that control needs of the node.
+pub struct Control {
+    /// The settings.
+    pub config: Arc<Config>,
+    /// The admin port, bound and listening.
+    pub listener: std::net::TcpListener,
+    /// Random number of the process; see [`ConnectionId`].
+    pub node_id: u32,
+    /// Connections that the node admits, and what binds that number.
+    pub capacity: (u64, &'static str),
+    /// Which wire, and why.
+    pub driver: DriverInfo,
+    /// The shards; `shards[n]` is shard n.
+    pub shards: Vec<ShardHandle>,
+    /// Control's own port of the relay.
+    pub relay: relay::Port,
+    /// Control's own waker: the one that `relay.from_relay` was made with. Answers of shards ring it too.
+    pub relay_waker: Arc<Waker>,
+    /// What the relay counts.
+    pub relay_counters: Arc<RelayCounters>,
+    /// What shards read of the node.
+    pub shared: Arc<NodeState>,
+}
+
+/// How the node ended.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// Drained; every client was gone.
+    Drained,
+    /// Drained; the deadline passed with clients left, and they were closed.
+    DeadlinePassed,
+    /// A second signal came during the drain. Threads of shards may still run.
+    Forced,
+    /// Threads of shards did not end when told to, and still run.
+    Stuck,
+    /// A shard's thread ended by itself. The others still run.
+    ShardFailed {
+        /// Which one.
+        shard: usize,
+        /// Why.
+        reason: String,
+    },
+}
+
+impl Outcome {
+    /// The exit code of the process: 0 after a drain, 1 after anything else.
+    pub const fn exit_code(&self) -> u8 {
+        match self {
+            Self::Drained | Self::DeadlinePassed => 0,
+            Self::Forced | Self::Stuck | Self::ShardFailed { .. } => 1,
+        }
+    }
+}
+
+/// Serves the admin port and steers the node until it drained, was forced to end, or a shard failed. Takes over SIGTERM,
+/// SIGINT and SIGHUP (ignored) of the process.
+///
+/// # Errors
+/// The runtime or the signal handlers could not be set up.
+pub fn run(control: Control) -> std::io::Result<Outcome> {
+    let signals = signals::install()?;
+    run_with_signals(control, signals)
+}
+
+/// [`run`] where each byte that `signals` delivers counts as one SIGTERM, and the process's signals stay as they are.
+///
+/// # Errors
+/// The runtime could not be set up.
+pub fn run_with_signals(control: Control, signals: UnixStream) -> std::io::Result<Outcome> {
+    run::run(control, signals)
 }

@@ -112,6 +112,15 @@ pub enum ToShard {
     Failed(AckToken),
 }
 
+/// A port's two mailboxes, as the shard (or control) that owns it holds them.
+#[cfg(feature = "gateway")]
+pub struct Port {
+    /// What the owner says.
+    pub to_relay: crate::mailbox::Sender<ToRelay>,
+    /// What the owner hears.
+    pub from_relay: crate::mailbox::Receiver<ToShard>,
+}
+
 /// Why a room's name is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BadRoom {

@@ -1,0 +1,281 @@
+//! The console: all that the tasks of the control thread share. Single-threaded; interior mutability, never held over an
+//! await.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use super::answer::{Answer, Bell, Question};
+use super::drain::{Drain, Effect, End, Phase};
+use super::notify::Notify;
+use super::publish::Publisher;
+use super::{Control, DriverInfo, NodeState, Order, Outcome, ShardExit, ShardHandle};
+use crate::config::Config;
+use crate::counters::{RelayCounters, ShardCounters};
+use crate::mailbox::{Sender, Waker};
+
+/// How long a shard may take to answer a question.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a shard may be silent before the node counts as not alive.
+pub(super) const SILENCE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// One shard, as control sees it.
+pub(super) struct Shard {
+    orders: RefCell<Sender<Order>>,
+    /// Orders that must not be lost and did not fit yet.
+    backlog: RefCell<VecDeque<Order>>,
+    /// Places of the mailbox.
+    places: usize,
+    pub(super) counters: Arc<ShardCounters>,
+    thread: RefCell<Option<JoinHandle<ShardExit>>>,
+    /// When it last answered a ping.
+    heard: Cell<Instant>,
+    ping: RefCell<Option<Question<()>>>,
+}
+
+/// What the tasks share.
+pub(super) struct Console {
+    pub(super) config: Arc<Config>,
+    pub(super) node_id: u32,
+    pub(super) capacity: (u64, &'static str),
+    pub(super) driver: DriverInfo,
+    pub(super) shards: Vec<Shard>,
+    pub(super) relay_counters: Arc<RelayCounters>,
+    pub(super) state: Arc<NodeState>,
+    pub(super) publisher: Publisher,
+    pub(super) bell: Bell,
+    pub(super) waker: Arc<Waker>,
+    pub(super) notify: Notify,
+    pub(super) started: Instant,
+    /// Open connections of the admin port.
+    pub(super) admin_connections: Cell<usize>,
+    drain: RefCell<Drain>,
+    outcome: RefCell<Option<Outcome>>,
+}
+
+impl Shard {
+    fn new(handle: ShardHandle, now: Instant) -> Self {
+        Self {
+            places: handle.orders.free(),
+            orders: RefCell::new(handle.orders),
+            backlog: RefCell::default(),
+            counters: handle.counters,
+            thread: RefCell::new(Some(handle.thread)),
+            heard: Cell::new(now),
+            ping: RefCell::default(),
+        }
+    }
+
+    /// Sends an order that must arrive: now, or as soon as the mailbox has room.
+    fn order(&self, order: Order) {
+        self.backlog.borrow_mut().push_back(order);
+        self.flush();
+    }
+
+    fn flush(&self) {
+        let (mut orders, mut backlog) = (self.orders.borrow_mut(), self.backlog.borrow_mut());
+        while let Some(order) = backlog.pop_front() {
+            if let Err(order) = orders.push(order) {
+                backlog.push_front(order);
+                break;
+            }
+        }
+        orders.wake();
+    }
+
+    /// Asks. A shard whose mailbox is full has no answer.
+    fn ask<T>(&self, waker: &Arc<Waker>, order: impl FnOnce(Answer<T>) -> Order) -> Question<T> {
+        let (answer, question) = Answer::new(waker.clone());
+        let mut orders = self.orders.borrow_mut();
+        // Handed back, the order is dropped, and the answer with it.
+        drop(orders.push(order(answer)));
+        orders.wake();
+        question
+    }
+
+    /// Orders that the shard has not read.
+    fn unread(&self) -> usize {
+        self.backlog.borrow().len() + self.places - self.orders.borrow().free()
+    }
+
+    fn is_running(&self) -> bool {
+        self.thread.borrow().as_ref().is_some_and(|thread| !thread.is_finished())
+    }
+}
+
+impl Console {
+    /// Takes the node over; the listener is left to the caller.
+    pub(super) fn new(control: Control) -> (Self, std::net::TcpListener) {
+        let started = Instant::now();
+        let config = control.config;
+        let drain = Drain::new(config.drain_delay, config.drain_window, config.limits.close_deadline);
+        let console = Self {
+            config,
+            node_id: control.node_id,
+            capacity: control.capacity,
+            driver: control.driver,
+            shards: control.shards.into_iter().map(|handle| Shard::new(handle, started)).collect(),
+            relay_counters: control.relay_counters,
+            state: control.shared,
+            publisher: Publisher::new(control.relay),
+            bell: Bell::default(),
+            waker: control.relay_waker,
+            notify: Notify::from_environment(),
+            started,
+            admin_connections: Cell::new(0),
+            drain: RefCell::new(drain),
+            outcome: RefCell::default(),
+        };
+        (console, control.listener)
+    }
+
+    /// Asks one shard; `None` where it gave no answer in time.
+    pub(super) async fn ask<T>(&self, shard: &Shard, order: impl FnOnce(Answer<T>) -> Order) -> Option<T> {
+        let question = shard.ask(&self.waker, order);
+        monoio::time::timeout(ANSWER_DEADLINE, self.bell.until(|| question.poll())).await.ok().flatten()
+    }
+
+    /// Asks every shard at once; the answers of those that gave one in time.
+    pub(super) async fn ask_all<T>(&self, order: impl Fn(Answer<T>) -> Order) -> Vec<T> {
+        let questions: Vec<_> = self.shards.iter().map(|shard| shard.ask(&self.waker, &order)).collect();
+        let mut answers: Vec<Option<Option<T>>> = questions.iter().map(|_| None).collect();
+        let complete = self.bell.until(|| {
+            for (answer, question) in answers.iter_mut().zip(&questions) {
+                if answer.is_none() {
+                    *answer = question.poll();
+                }
+            }
+            answers.iter().all(Option::is_some).then_some(())
+        });
+        // What is missing after the deadline is missing in the answer.
+        let _ = monoio::time::timeout(ANSWER_DEADLINE, complete).await;
+        answers.into_iter().flatten().flatten().collect()
+    }
+
+    /// Open connections of the node.
+    pub(super) fn connections(&self) -> u64 {
+        self.shards.iter().map(|shard| shard.counters.connections.value()).sum()
+    }
+
+    /// Where the drain is.
+    pub(super) fn phase(&self) -> Phase {
+        self.drain.borrow().phase()
+    }
+
+    /// A signal came.
+    pub(super) fn handle_signal(&self) {
+        tracing::info!(connections = self.connections(), "signal: draining; a second one ends at once");
+        self.drain.borrow_mut().handle_signal(Instant::now());
+        self.apply();
+    }
+
+    /// An operator asked for a drain.
+    pub(super) fn handle_drain_request(&self) {
+        self.drain.borrow_mut().handle_request(Instant::now());
+        self.apply();
+    }
+
+    /// Looks at what is left; called every tick. The outcome once there is one.
+    pub(super) fn tick(&self) -> Option<Outcome> {
+        for shard in &self.shards {
+            shard.flush();
+        }
+        let unread: usize = self.shards.iter().map(Shard::unread).sum();
+        let running = self.shards.iter().filter(|shard| shard.is_running()).count();
+        let stopping = matches!(self.phase(), Phase::Stopping { .. } | Phase::Done);
+        if running < self.shards.len() && !stopping {
+            self.fail();
+        }
+        self.drain.borrow_mut().handle_progress(Instant::now(), self.connections() + unread as u64, running);
+        self.apply();
+        self.outcome.borrow_mut().take()
+    }
+
+    /// Asks every shard for a sign of life, at most one question each at a time.
+    pub(super) fn ping(&self) {
+        for shard in &self.shards {
+            let mut ping = shard.ping.borrow_mut();
+            if ping.as_ref().is_none_or(|question| question.poll().is_some()) {
+                *ping = Some(shard.ask(&self.waker, |answer| Order::Ping { answer }));
+            }
+        }
+    }
+
+    /// Takes the answers to pings.
+    pub(super) fn take_pongs(&self) {
+        for shard in &self.shards {
+            let mut ping = shard.ping.borrow_mut();
+            match ping.as_ref().and_then(Question::poll) {
+                Some(Some(())) => shard.heard.set(Instant::now()),
+                Some(None) => {}
+                None => continue,
+            }
+            *ping = None;
+        }
+    }
+
+    /// The first shard that was silent for too long.
+    pub(super) fn silent_shard(&self) -> Option<usize> {
+        self.shards.iter().position(|shard| shard.heard.get().elapsed() > SILENCE_DEADLINE)
+    }
+
+    fn apply(&self) {
+        loop {
+            // Its own statement: what an effect does may look at the drain.
+            let Some(effect) = self.drain.borrow_mut().poll_effect() else { return };
+            match effect {
+                Effect::Unready => self.state.set_draining(),
+                Effect::Refuse => self.order_all(|| Order::Refuse),
+                Effect::Tell => {
+                    let window_ms = u32::try_from(self.config.drain_window.as_millis()).unwrap_or(u32::MAX);
+                    self.order_all(|| Order::Drain { window_ms });
+                }
+                Effect::Stop => {
+                    self.notify.stopping();
+                    self.order_all(|| Order::Stop);
+                }
+                Effect::Finish(end) => self.finish(end),
+            }
+        }
+    }
+
+    fn order_all(&self, order: impl Fn() -> Order) {
+        for shard in &self.shards {
+            shard.order(order());
+        }
+    }
+
+    fn finish(&self, end: End) {
+        let outcome = match end {
+            End::Empty => Outcome::Drained,
+            End::DeadlinePassed => Outcome::DeadlinePassed,
+            End::Stuck => Outcome::Stuck,
+            End::Forced => Outcome::Forced,
+        };
+        tracing::info!(?outcome, connections = self.connections(), "the drain ended");
+        self.outcome.borrow_mut().get_or_insert(outcome);
+    }
+
+    /// A shard's thread ended by itself: a node that serves with some of its shards would be half alive.
+    fn fail(&self) {
+        for (number, shard) in self.shards.iter().enumerate() {
+            if shard.is_running() {
+                continue;
+            }
+            let reason = match shard.thread.borrow_mut().take().map(JoinHandle::join) {
+                Some(Ok(ShardExit::Failed(reason))) => reason,
+                Some(Ok(ShardExit::Stopped)) | None => String::from("it stopped without an order"),
+                Some(Err(panic)) => panic_text(panic.as_ref()),
+            };
+            tracing::error!(shard = number, reason, "a shard's thread ended by itself; the node ends");
+            self.outcome.borrow_mut().get_or_insert(Outcome::ShardFailed { shard: number, reason });
+        }
+    }
+}
+
+fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    format!("it panicked: {}", text.unwrap_or("no message"))
+}

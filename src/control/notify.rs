@@ -1,0 +1,107 @@
+//! Telling systemd how the service does: sd_notify(3) without the library. Datagrams to the socket that `NOTIFY_SOCKET`
+//! names; nothing where it is not set.
+
+use std::io;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+/// The service manager, if there is one.
+#[derive(Debug)]
+pub(super) struct Notify {
+    target: Option<(UnixDatagram, SocketAddr)>,
+    /// The longest silence that the service manager takes.
+    watchdog: Option<Duration>,
+}
+
+impl Notify {
+    /// From the environment of the process.
+    pub(super) fn from_environment() -> Self {
+        let value = |name| std::env::var(name).ok();
+        let ours = value("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());
+        let notify = Self::new(value("NOTIFY_SOCKET").as_deref(), value("WATCHDOG_USEC").filter(|_| ours).as_deref());
+        notify.unwrap_or_else(|error| {
+            tracing::warn!(%error, "cannot notify the service manager; NOTIFY_SOCKET must name a datagram socket");
+            Self { target: None, watchdog: None }
+        })
+    }
+
+    /// `socket` is a path, or `@` and an abstract name; `watchdog_us` is WATCHDOG_USEC.
+    ///
+    /// # Errors
+    /// The address is no socket address, or no descriptor is left.
+    fn new(socket: Option<&str>, watchdog_us: Option<&str>) -> io::Result<Self> {
+        let target = match socket {
+            None => None,
+            Some(name) => {
+                let address = match name.strip_prefix('@') {
+                    Some(name) => SocketAddr::from_abstract_name(name)?,
+                    None => SocketAddr::from_pathname(name)?,
+                };
+                let datagram = UnixDatagram::unbound()?;
+                datagram.set_nonblocking(true)?;
+                Some((datagram, address))
+            }
+        };
+        let watchdog = watchdog_us.and_then(|us| us.parse().ok()).filter(|us| *us > 0).map(Duration::from_micros);
+        Ok(Self { target, watchdog })
+    }
+
+    /// The service takes connections.
+    pub(super) fn ready(&self) {
+        self.send("READY=1");
+    }
+
+    /// The service is about to end.
+    pub(super) fn stopping(&self) {
+        self.send("STOPPING=1");
+    }
+
+    /// The service is alive.
+    pub(super) fn alive(&self) {
+        self.send("WATCHDOG=1");
+    }
+
+    /// How often [`Notify::alive`] is to be said: half of what the service manager takes.
+    pub(super) fn alive_interval(&self) -> Option<Duration> {
+        self.watchdog.map(|longest| longest / 2)
+    }
+
+    fn send(&self, state: &str) {
+        if let Some((datagram, address)) = &self.target
+            && let Err(error) = datagram.send_to_addr(state.as_bytes(), address)
+        {
+            tracing::warn!(%error, state, "cannot notify the service manager");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn heard(manager: &UnixDatagram) -> String {
+        let mut buffer = [0; 64];
+        let n = manager.recv(&mut buffer).unwrap();
+        String::from_utf8(buffer[..n].to_vec()).unwrap()
+    }
+
+    #[test]
+    fn a_manager_hears_ready_alive_and_stopping() {
+        let name = format!("tidegate-notify-{}", std::process::id());
+        let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let notify = Notify::new(Some(&format!("@{name}")), Some("3000000")).unwrap();
+        notify.ready();
+        notify.alive();
+        notify.stopping();
+        assert_eq!([heard(&manager), heard(&manager), heard(&manager)], ["READY=1", "WATCHDOG=1", "STOPPING=1"]);
+        assert_eq!(notify.alive_interval(), Some(Duration::from_millis(1500)));
+    }
+
+    #[test]
+    fn without_a_manager_nothing_is_said() {
+        let notify = Notify::new(None, Some("0")).unwrap();
+        notify.ready();
+        assert_eq!(notify.alive_interval(), None);
+    }
+}

@@ -1,0 +1,128 @@
+//! Publishing for backends: publications go out through control's relay port, acknowledgements come back by token.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use super::answer::Bell;
+use crate::mailbox::{Receiver, Sender};
+use crate::relay::{self, AckLevel, AckToken, Kind, Publication, RoomName, ToRelay, ToShard};
+
+/// Control's port of the relay, shared by the tasks that publish.
+pub(super) struct Publisher {
+    to_relay: RefCell<Sender<ToRelay>>,
+    from_relay: RefCell<Receiver<ToShard>>,
+    /// What came back, by token; `None` while it is awaited.
+    awaited: RefCell<HashMap<AckToken, Option<Acknowledged>>>,
+    last_token: Cell<AckToken>,
+}
+
+/// What the relay said of one publication; `None` is that it was not taken, or that nobody knows.
+type Acknowledged = Option<AckLevel>;
+
+/// The tokens of one request; forgets them when dropped, so that a request that gave up leaves nothing.
+struct Awaited<'a> {
+    publisher: &'a Publisher,
+    tokens: Vec<AckToken>,
+}
+
+impl Publisher {
+    pub(super) fn new(port: relay::Port) -> Self {
+        Self {
+            to_relay: RefCell::new(port.to_relay),
+            from_relay: RefCell::new(port.from_relay),
+            awaited: RefCell::default(),
+            last_token: Cell::new(0),
+        }
+    }
+
+    /// Takes what the relay said. Whoever drives the port calls it before the bell rings.
+    pub(super) fn take_in(&self) {
+        let mut from_relay = self.from_relay.borrow_mut();
+        while let Some(said) = from_relay.pop() {
+            let (token, acknowledged) = match said {
+                ToShard::Acked(token, level) => (token, Some(level)),
+                ToShard::Failed(token) => (token, None),
+                ToShard::Deliver(publication) => {
+                    // Control subscribes nothing; were it handed something, it would still owe the bytes.
+                    from_relay.release(publication.payload.len());
+                    continue;
+                }
+                ToShard::Joined(_) | ToShard::Refused(_) | ToShard::Gap(..) => continue,
+            };
+            if let Some(slot) = self.awaited.borrow_mut().get_mut(&token) {
+                *slot = Some(acknowledged);
+            }
+        }
+    }
+
+    /// Whether something waits in the port.
+    pub(super) fn is_idle(&self) -> bool {
+        self.from_relay.borrow().is_empty()
+    }
+
+    /// Publishes one payload into rooms and waits until each is acknowledged or failed, at most for `deadline`. The
+    /// level of each room in order; `None` where it was not taken, or nobody knows.
+    pub(super) async fn publish(
+        &self,
+        rooms: &[RoomName],
+        kind: Kind,
+        payload: &Bytes,
+        bell: &Bell,
+        deadline: Duration,
+    ) -> Vec<Option<AckLevel>> {
+        let awaited = self.send(rooms, kind, payload);
+        let complete = bell.until(|| awaited.is_complete().then_some(()));
+        // Late acknowledgements count as none: the caller sees which rooms are known to have it.
+        let _ = monoio::time::timeout(deadline, complete).await;
+        awaited.levels()
+    }
+
+    fn send(&self, rooms: &[RoomName], kind: Kind, payload: &Bytes) -> Awaited<'_> {
+        let time_unix_ns = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos().min(u128::from(u64::MAX)) as u64);
+        let mut to_relay = self.to_relay.borrow_mut();
+        let mut tokens = Vec::with_capacity(rooms.len());
+        for room in rooms {
+            let token = self.last_token.get() + 1;
+            self.last_token.set(token);
+            tokens.push(token);
+            let publication = Publication {
+                room: room.clone(),
+                kind,
+                payload: payload.clone(),
+                from: None,
+                echo: true,
+                time_unix_ns,
+            };
+            let taken = to_relay.push(ToRelay::Publish(publication, Some(token))).is_ok();
+            self.awaited.borrow_mut().insert(token, if taken { None } else { Some(None) });
+        }
+        to_relay.wake();
+        Awaited { publisher: self, tokens }
+    }
+}
+
+impl Awaited<'_> {
+    fn is_complete(&self) -> bool {
+        let awaited = self.publisher.awaited.borrow();
+        self.tokens.iter().all(|token| awaited.get(token).is_none_or(Option::is_some))
+    }
+
+    fn levels(&self) -> Vec<Option<AckLevel>> {
+        let awaited = self.publisher.awaited.borrow();
+        self.tokens.iter().map(|token| awaited.get(token).copied().flatten().flatten()).collect()
+    }
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        let mut awaited = self.publisher.awaited.borrow_mut();
+        for token in &self.tokens {
+            awaited.remove(token);
+        }
+    }
+}

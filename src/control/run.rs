@@ -1,0 +1,106 @@
+//! The control thread's runtime and its standing tasks: the waker, signals, the heartbeat, the admin port, the steering.
+
+use std::io;
+use std::net::TcpStream as StdTcpStream;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::rc::Rc;
+use std::time::Duration;
+
+use monoio::io::AsyncReadRent;
+use monoio::net::{TcpStream, UnixStream};
+use monoio::time::sleep;
+use monoio::{LegacyDriver, RuntimeBuilder};
+
+use super::console::Console;
+use super::{Control, Outcome};
+
+/// Between two looks at what a drain has left, and at whether every shard's thread is there.
+const TICK: Duration = Duration::from_millis(50);
+/// Between two signs of life asked of each shard.
+const PING_INTERVAL: Duration = Duration::from_secs(1);
+
+/// Builds the runtime and steers the node to its end.
+///
+/// The legacy driver: it is there on every host, and an admin port needs no ring.
+pub(super) fn run(control: Control, signals: StdUnixStream) -> io::Result<Outcome> {
+    let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
+    runtime.block_on(steer(control, signals))
+}
+
+async fn steer(control: Control, signals: StdUnixStream) -> io::Result<Outcome> {
+    let (console, listener) = Console::new(control);
+    let console = Rc::new(console);
+    signals.set_nonblocking(true)?;
+    listener.set_nonblocking(true)?;
+    monoio::spawn(take_signals(UnixStream::from_std(signals)?, console.clone()));
+    monoio::spawn(listen_to_waker(pollable(console.waker.as_fd())?, console.clone()));
+    monoio::spawn(heartbeat(console.clone()));
+    if let Some(interval) = console.notify.alive_interval() {
+        monoio::spawn(feed_watchdog(interval, console.clone()));
+    }
+    console.notify.ready();
+    loop {
+        if let Some(outcome) = console.tick() {
+            return Ok(outcome);
+        }
+        sleep(TICK).await;
+    }
+}
+
+/// monoio waits on sockets only, and never does with them more than it is asked to: any descriptor that epoll takes may
+/// pose as one as long as nothing but its readiness is used.
+fn pollable(fd: impl AsFd) -> io::Result<TcpStream> {
+    let copy: OwnedFd = fd.as_fd().try_clone_to_owned()?;
+    TcpStream::from_std(StdTcpStream::from(copy))
+}
+
+/// Shards and the relay ring the eventfd; every task that waits for them looks again.
+async fn listen_to_waker(eventfd: TcpStream, console: Rc<Console>) {
+    loop {
+        console.waker.stay_awake();
+        console.waker.clear();
+        console.publisher.take_in();
+        console.take_pongs();
+        console.bell.ring();
+        console.waker.will_sleep();
+        if !console.publisher.is_idle() {
+            continue;
+        }
+        // Not relaxed: the legacy driver would report readiness again and again.
+        if let Err(error) = eventfd.readable(false).await {
+            tracing::error!(%error, "cannot wait for the shards and the relay");
+            return;
+        }
+    }
+}
+
+async fn take_signals(mut signals: UnixStream, console: Rc<Console>) {
+    let mut buffer = vec![0; 16];
+    loop {
+        let (read, back) = signals.read(buffer).await;
+        buffer = back;
+        match read {
+            Ok(0) | Err(_) => return,
+            Ok(count) => (0..count).for_each(|_| console.handle_signal()),
+        }
+    }
+}
+
+async fn heartbeat(console: Rc<Console>) {
+    loop {
+        console.ping();
+        sleep(PING_INTERVAL).await;
+    }
+}
+
+/// The service manager hears nothing while a shard stands still, and restarts the service.
+async fn feed_watchdog(interval: Duration, console: Rc<Console>) {
+    loop {
+        match console.silent_shard() {
+            None => console.notify.alive(),
+            Some(shard) => tracing::error!(shard, "a shard stands still; the watchdog is not fed"),
+        }
+        sleep(interval).await;
+    }
+}

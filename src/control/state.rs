@@ -1,0 +1,126 @@
+//! Whether the node wants traffic: one answer for `/ready` on the admin port and `/health` on the public one.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use crate::counters::RelayCounters;
+
+/// Why a node is ready, or not.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Readiness {
+    /// It wants connections.
+    Ready,
+    /// It sends everybody away.
+    Draining,
+    /// The broker was not reached yet: no join could be confirmed.
+    NeverConnected,
+    /// The broker is away, and `ready.require_broker` makes that a reason.
+    Disconnected,
+}
+
+impl Readiness {
+    /// The HTTP status.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::Ready => 200,
+            _ => 503,
+        }
+    }
+
+    /// The JSON body, one line: says why not, and what to do.
+    pub const fn body(self) -> &'static str {
+        match self {
+            Self::Ready => "{\"ready\":true}\n",
+            Self::Draining => {
+                "{\"ready\":false,\"reason\":\"draining\",\"message\":\"the node drains; use another one\"}\n"
+            }
+            Self::NeverConnected => {
+                "{\"ready\":false,\"reason\":\"broker-never-reached\",\"message\":\"the broker was not reached yet; \
+                 check --nats-url, its credentials and the network\"}\n"
+            }
+            Self::Disconnected => {
+                "{\"ready\":false,\"reason\":\"broker-away\",\"message\":\"the broker is away and \
+                 ready.require_broker is set; reconnecting\"}\n"
+            }
+        }
+    }
+}
+
+/// What shards and control know of the node together. Control writes, anybody reads.
+#[derive(Debug)]
+pub struct NodeState {
+    draining: AtomicBool,
+    require_broker: bool,
+    relay: Arc<RelayCounters>,
+}
+
+impl NodeState {
+    /// A node that serves; `require_broker` is `ready.require_broker`.
+    pub fn new(relay: Arc<RelayCounters>, require_broker: bool) -> Arc<Self> {
+        Arc::new(Self { draining: AtomicBool::new(false), require_broker, relay })
+    }
+
+    /// Whether the node wants traffic, as of now.
+    pub fn readiness(&self) -> Readiness {
+        if self.draining.load(Relaxed) {
+            Readiness::Draining
+        } else if self.relay.was_connected.value() == 0 && self.relay.connected.value() == 0 {
+            Readiness::NeverConnected
+        } else if self.require_broker && self.relay.connected.value() == 0 {
+            Readiness::Disconnected
+        } else {
+            Readiness::Ready
+        }
+    }
+
+    /// Whether a drain has begun.
+    pub fn is_draining(&self) -> bool {
+        self.draining.load(Relaxed)
+    }
+
+    /// The node is not ready any more, for good.
+    pub(super) fn set_draining(&self) {
+        self.draining.store(true, Relaxed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_is_ready_once_the_broker_was_reached_and_stays_so_while_it_is_away() {
+        let relay = Arc::new(RelayCounters::default());
+        let state = NodeState::new(relay.clone(), false);
+        assert_eq!(state.readiness(), Readiness::NeverConnected);
+        relay.connected.set(1);
+        relay.was_connected.set(1);
+        assert_eq!(state.readiness(), Readiness::Ready);
+        relay.connected.set(0);
+        assert_eq!(state.readiness(), Readiness::Ready);
+    }
+
+    #[test]
+    fn a_lost_broker_counts_where_it_is_required() {
+        let relay = Arc::new(RelayCounters::default());
+        relay.was_connected.set(1);
+        let state = NodeState::new(relay, true);
+        assert_eq!(state.readiness(), Readiness::Disconnected);
+    }
+
+    #[test]
+    fn a_drain_is_the_first_reason_to_say() {
+        let state = NodeState::new(Arc::new(RelayCounters::default()), true);
+        state.set_draining();
+        assert_eq!(state.readiness(), Readiness::Draining);
+        assert!(state.is_draining());
+    }
+
+    #[test]
+    fn every_body_is_json_that_agrees_with_its_status() {
+        for readiness in [Readiness::Ready, Readiness::Draining, Readiness::NeverConnected, Readiness::Disconnected] {
+            let body: serde_json::Value = serde_json::from_str(readiness.body()).unwrap();
+            assert_eq!(body["ready"], readiness.status() == 200);
+        }
+    }
+}
