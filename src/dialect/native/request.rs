@@ -1,0 +1,206 @@
+//! What a client asks for.
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Deserializer};
+use serde_json::value::RawValue;
+
+use crate::limits::REF_BYTES;
+use crate::relay::{BadRoom, valid_room};
+
+/// A valid request. `reference` is the JSON token of its `ref`, as sent: a number or a string.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Request<'a> {
+    /// Become a member of the room.
+    Join {
+        /// Valid by [`valid_room`].
+        room: Cow<'a, str>,
+        /// To be echoed.
+        reference: Option<&'a str>,
+    },
+    /// Stop being one.
+    Leave {
+        /// Valid by [`valid_room`].
+        room: Cow<'a, str>,
+        /// To be echoed.
+        reference: Option<&'a str>,
+    },
+    /// Publish.
+    Message {
+        /// Valid by [`valid_room`].
+        room: Cow<'a, str>,
+        /// Any JSON, as sent.
+        content: &'a str,
+        /// Whether the sender gets it too.
+        echo: bool,
+        /// Whether the sender wants an acknowledgement.
+        ack: bool,
+        /// To be echoed.
+        reference: Option<&'a str>,
+    },
+    /// Is the node there?
+    Ping {
+        /// To be echoed.
+        reference: Option<&'a str>,
+    },
+}
+
+/// Names of errors on the wire.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ErrorCode {
+    /// No request, or one that is wrong.
+    BadMessage,
+    /// A room name that is none.
+    BadRoom,
+    /// The room's policy wants members.
+    NotJoined,
+    /// Too many rooms.
+    RoomLimit,
+    /// The content is over the limit.
+    MessageTooLarge,
+    /// Over the message rate.
+    RateLimited,
+    /// The room's policy forbids it.
+    Forbidden,
+    /// Authentication is missing or wrong.
+    Unauthorized,
+    /// The broker did not confirm it.
+    Unavailable,
+}
+
+impl ErrorCode {
+    /// The name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::BadMessage => "bad-message",
+            Self::BadRoom => "bad-room",
+            Self::NotJoined => "not-joined",
+            Self::RoomLimit => "room-limit",
+            Self::MessageTooLarge => "message-too-large",
+            Self::RateLimited => "rate-limited",
+            Self::Forbidden => "forbidden",
+            Self::Unauthorized => "unauthorized",
+            Self::Unavailable => "unavailable",
+        }
+    }
+}
+
+/// Why a request is refused, ready for [`super::error`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refused<'a> {
+    /// The error's name.
+    pub code: ErrorCode,
+    /// What was wrong, and what is accepted.
+    pub message: Cow<'static, str>,
+    /// To be echoed, where it could be read.
+    pub reference: Option<&'a str>,
+}
+
+/// The known fields as JSON tokens, so that a wrong type in one does not hide the others.
+#[derive(Deserialize)]
+struct Fields<'a> {
+    #[serde(rename = "type", borrow, default, deserialize_with = "present")]
+    kind: Option<&'a str>,
+    #[serde(rename = "roomId", borrow, default, deserialize_with = "present")]
+    room: Option<&'a str>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    content: Option<&'a str>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    echo: Option<&'a str>,
+    #[serde(borrow, default, deserialize_with = "present")]
+    ack: Option<&'a str>,
+    #[serde(rename = "ref", borrow, default, deserialize_with = "present")]
+    reference: Option<&'a str>,
+}
+
+/// Unlike an `Option`, tells `null` from nothing: `null` is content like any other.
+fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de str>, D::Error> {
+    <&RawValue>::deserialize(deserializer).map(|raw| Some(raw.get()))
+}
+
+type Fault = (ErrorCode, Cow<'static, str>);
+
+const ACCEPTED: &str = "`type` must be \"join\", \"leave\", \"message\" or \"ping\"";
+
+/// Reads a request. Unknown fields are ignored, a field that stands twice is an error.
+///
+/// # Errors
+/// [`ErrorCode::BadMessage`] or [`ErrorCode::BadRoom`], with what is wrong and what is accepted.
+pub fn parse(text: &str) -> Result<Request<'_>, Refused<'_>> {
+    let refused = |reference| move |(code, message): Fault| Refused { code, message, reference };
+    let fields = fields(text).map_err(refused(None))?;
+    let reference = reference(fields.reference).map_err(refused(None))?;
+    request(&fields, reference).map_err(refused(reference))
+}
+
+fn fields(text: &str) -> Result<Fields<'_>, Fault> {
+    if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
+        return Err(bad("a request is a JSON object, such as {\"type\":\"join\",\"roomId\":\"lobby\"}"));
+    }
+    serde_json::from_str(text)
+        .map_err(|error| (ErrorCode::BadMessage, Cow::Owned(format!("no valid request: {error}"))))
+}
+
+fn request<'a>(fields: &Fields<'a>, reference: Option<&'a str>) -> Result<Request<'a>, Fault> {
+    let kind = fields.kind.ok_or_else(|| bad(ACCEPTED)).and_then(|token| string(token).ok_or_else(|| bad(ACCEPTED)))?;
+    match &*kind {
+        "join" => Ok(Request::Join { room: room(fields.room)?, reference }),
+        "leave" => Ok(Request::Leave { room: room(fields.room)?, reference }),
+        "ping" => Ok(Request::Ping { reference }),
+        "message" => Ok(Request::Message {
+            room: room(fields.room)?,
+            content: fields.content.ok_or_else(|| bad("`content` is missing; any JSON value is accepted"))?,
+            echo: boolean(fields.echo, true).ok_or_else(|| bad("`echo` must be true or false"))?,
+            ack: boolean(fields.ack, false).ok_or_else(|| bad("`ack` must be true or false"))?,
+            reference,
+        }),
+        _ => Err(bad(ACCEPTED)),
+    }
+}
+
+fn bad(message: &'static str) -> Fault {
+    (ErrorCode::BadMessage, Cow::Borrowed(message))
+}
+
+/// The value of a JSON token that is a string, borrowed where nothing in it is escaped.
+fn string(token: &str) -> Option<Cow<'_, str>> {
+    let inner = token.strip_prefix('"')?.strip_suffix('"')?;
+    if inner.contains('\\') { serde_json::from_str(token).ok().map(Cow::Owned) } else { Some(Cow::Borrowed(inner)) }
+}
+
+fn boolean(token: Option<&str>, default: bool) -> Option<bool> {
+    match token {
+        None | Some("null") => Some(default),
+        Some("true") => Some(true),
+        Some("false") => Some(false),
+        Some(_) => None,
+    }
+}
+
+/// A number or a string of at most [`REF_BYTES`]; `null` is none.
+fn reference(token: Option<&str>) -> Result<Option<&str>, Fault> {
+    let Some(token) = token.filter(|token| *token != "null") else { return Ok(None) };
+    let legal = match token.as_bytes() {
+        [b'"', ..] => string(token).is_some_and(|text| text.len() <= REF_BYTES),
+        [b'-' | b'0'..=b'9', ..] => token.len() <= REF_BYTES,
+        _ => false,
+    };
+    if legal { Ok(Some(token)) } else { Err(bad("`ref` must be a number or a string of at most 64 bytes")) }
+}
+
+fn room(token: Option<&str>) -> Result<Cow<'_, str>, Fault> {
+    let refused = |message| (ErrorCode::BadRoom, Cow::Borrowed(message));
+    let token = token.ok_or_else(|| refused("`roomId` is missing; it names the room"))?;
+    let room = string(token).ok_or_else(|| refused("`roomId` must be a string"))?;
+    valid_room(&room).map_err(|why| refused(room_rule(why)))?;
+    Ok(room)
+}
+
+fn room_rule(why: BadRoom) -> &'static str {
+    match why {
+        BadRoom::Length => "a room's name has 1 to 200 bytes",
+        BadRoom::Character => "a room's name is printable ASCII without space, *, >, \" and \\",
+        BadRoom::EmptyToken => "a room's name has no leading, trailing or double dot",
+        BadRoom::Dollar => "a room's name does not begin with $",
+    }
+}

@@ -1,0 +1,175 @@
+//! What a client is told. Each writer appends one JSON object.
+//!
+//! Tokens that a client chose (`reference`, [`Content::Json`]) are valid JSON, checked when they came in, and go out as they
+//! are; everything else is escaped here.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+
+use super::ErrorCode;
+
+/// What a publication's payload becomes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Content<'a> {
+    /// Valid JSON, written as it is.
+    Json(&'a [u8]),
+    /// Written as a JSON string.
+    Text(&'a str),
+    /// Written in base64, with `"encoding":"base64"`.
+    Binary(&'a [u8]),
+}
+
+/// `welcome`: who the client is, and how silence is judged.
+pub fn welcome(out: &mut Vec<u8>, connection_id: &[u8], node: &str, ping_ms: u64, pong_ms: u64) {
+    raw(out, r#"{"type":"welcome","connectionId":""#);
+    out.extend_from_slice(connection_id);
+    raw(out, r#"","node":"#);
+    string(out, node);
+    raw(out, r#","pingInterval":"#);
+    number(out, ping_ms);
+    raw(out, r#","pongTimeout":"#);
+    number(out, pong_ms);
+    raw(out, "}");
+}
+
+/// `joined`: messages of the room come from now on.
+pub fn joined(out: &mut Vec<u8>, room: &str, reference: Option<&str>) {
+    raw(out, r#"{"type":"joined","roomId":"#);
+    string(out, room);
+    end(out, reference);
+}
+
+/// `left`: no message of the room comes from now on.
+pub fn left(out: &mut Vec<u8>, room: &str, reference: Option<&str>) {
+    raw(out, r#"{"type":"left","roomId":"#);
+    string(out, room);
+    end(out, reference);
+}
+
+/// `ack`: what is promised of a message.
+pub fn ack(out: &mut Vec<u8>, reference: Option<&str>, level: &str) {
+    raw(out, r#"{"type":"ack","level":"#);
+    string(out, level);
+    end(out, reference);
+}
+
+/// `pong`: the node is there.
+pub fn pong(out: &mut Vec<u8>, reference: Option<&str>) {
+    raw(out, r#"{"type":"pong""#);
+    end(out, reference);
+}
+
+/// `error`: what was wrong, and what is accepted.
+pub fn error(out: &mut Vec<u8>, code: ErrorCode, message: &str, reference: Option<&str>) {
+    raw(out, r#"{"type":"error","code":"#);
+    string(out, code.name());
+    raw(out, r#","message":"#);
+    string(out, message);
+    end(out, reference);
+}
+
+/// `gap`: messages of the room, or of all of the client's rooms, may be missing.
+pub fn gap(out: &mut Vec<u8>, room: Option<&str>, reason: &str, resync_ms: u64) {
+    raw(out, r#"{"type":"gap""#);
+    if let Some(room) = room {
+        raw(out, r#","roomId":"#);
+        string(out, room);
+    }
+    raw(out, r#","reason":"#);
+    string(out, reason);
+    raw(out, r#","resyncAfter":"#);
+    number(out, resync_ms);
+    raw(out, "}");
+}
+
+/// `server-shutdown`: come back after a moment.
+pub fn shutdown(out: &mut Vec<u8>, reconnect_ms: u64) {
+    raw(out, r#"{"type":"server-shutdown","reconnectAfter":"#);
+    number(out, reconnect_ms);
+    raw(out, "}");
+}
+
+/// `message`: a publication; `from` is absent for backends.
+pub fn message(out: &mut Vec<u8>, room: &str, from: Option<&[u8]>, content: Content<'_>, timestamp_ms: u64) {
+    raw(out, r#"{"type":"message","roomId":"#);
+    string(out, room);
+    if let Some(from) = from {
+        raw(out, r#","from":""#);
+        out.extend_from_slice(from);
+        raw(out, "\"");
+    }
+    raw(out, r#","content":"#);
+    match content {
+        Content::Json(json) => out.extend_from_slice(json),
+        Content::Text(text) => string(out, text),
+        Content::Binary(bytes) => {
+            base64_string(out, bytes);
+            raw(out, r#","encoding":"base64""#);
+        }
+    }
+    raw(out, r#","timestamp":"#);
+    number(out, timestamp_ms);
+    raw(out, "}");
+}
+
+fn raw(out: &mut Vec<u8>, json: &str) {
+    out.extend_from_slice(json.as_bytes());
+}
+
+fn end(out: &mut Vec<u8>, reference: Option<&str>) {
+    if let Some(reference) = reference {
+        raw(out, r#","ref":"#);
+        raw(out, reference);
+    }
+    raw(out, "}");
+}
+
+fn number(out: &mut Vec<u8>, mut value: u64) {
+    let mut digits = [0; 20];
+    let mut start = digits.len();
+    loop {
+        start -= 1;
+        digits[start] = b'0' + (value % 10) as u8;
+        value /= 10;
+        if value == 0 {
+            return out.extend_from_slice(&digits[start..]);
+        }
+    }
+}
+
+/// A JSON string (RFC 8259 §7): runs that need no escape are copied whole.
+fn string(out: &mut Vec<u8>, text: &str) {
+    out.push(b'"');
+    let mut rest = text.as_bytes();
+    while let Some(at) = rest.iter().position(|&octet| octet < b' ' || octet == b'"' || octet == b'\\') {
+        out.extend_from_slice(&rest[..at]);
+        escape(out, rest[at]);
+        rest = &rest[at + 1..];
+    }
+    out.extend_from_slice(rest);
+    out.push(b'"');
+}
+
+fn escape(out: &mut Vec<u8>, octet: u8) {
+    let short = match octet {
+        b'"' | b'\\' => octet,
+        b'\n' => b'n',
+        b'\r' => b'r',
+        b'\t' => b't',
+        _ => {
+            let digit = |nibble: u8| b"0123456789abcdef"[usize::from(nibble & 15)];
+            return out.extend_from_slice(&[b'\\', b'u', b'0', b'0', digit(octet >> 4), digit(octet)]);
+        }
+    };
+    out.extend_from_slice(&[b'\\', short]);
+}
+
+fn base64_string(out: &mut Vec<u8>, bytes: &[u8]) {
+    out.push(b'"');
+    let start = out.len();
+    out.resize(start + bytes.len().div_ceil(3) * 4, 0);
+    // The buffer has exactly the length of padded base64: encoding into it cannot fail.
+    let written = STANDARD.encode_slice(bytes, &mut out[start..]).unwrap_or(0);
+    out.truncate(start + written);
+    out.push(b'"');
+}

@@ -1,0 +1,197 @@
+//! What a request asks for (RFC 6455 §4.2.1).
+
+use std::borrow::Cow;
+
+use super::head;
+use crate::close::Refusal;
+use crate::limits::HEAD_FIELDS;
+
+/// A request that is served, or answered by the caller.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Request<'a> {
+    /// A valid WebSocket upgrade.
+    Upgrade(Upgrade<'a>),
+    /// A well-formed GET that asks for no upgrade.
+    Plain {
+        /// The target's path, as sent.
+        path: &'a str,
+        /// What follows the `?`, as sent; else empty.
+        query: &'a str,
+        /// The host that it names.
+        host: &'a str,
+    },
+}
+
+/// A valid WebSocket upgrade request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Upgrade<'a> {
+    /// The target's path, as sent.
+    pub path: &'a str,
+    /// What follows the `?`, as sent; else empty.
+    pub query: &'a str,
+    /// Host and port that it names.
+    pub host: &'a str,
+    /// Who opened the page, if a browser sent it.
+    pub origin: Option<&'a str>,
+    /// Sec-WebSocket-Key.
+    pub key: &'a [u8],
+    /// The last X-Forwarded-For, which the nearest proxy wrote.
+    pub forwarded_for: Option<&'a str>,
+    /// The header lines, verified.
+    fields: &'a [u8],
+}
+
+impl<'a> Upgrade<'a> {
+    /// Whether the client offers this subprotocol.
+    pub fn offers_protocol(&self, protocol: &str) -> bool {
+        values(self.fields, "sec-websocket-protocol").flat_map(elements).any(|offer| offer == protocol)
+    }
+
+    /// Values of the Sec-WebSocket-Extensions headers, as sent.
+    pub fn extensions(&self) -> impl Iterator<Item = &'a str> {
+        values(self.fields, "sec-websocket-extensions")
+    }
+
+    /// How many attempts the client says that this connection took (`?attempt=N`); 0 for a first one.
+    pub fn attempt(&self) -> u32 {
+        let attempts = self.query.split('&').find_map(|pair| pair.strip_prefix("attempt="));
+        attempts.and_then(|digits| digits.parse().ok()).unwrap_or(0)
+    }
+}
+
+/// Reads the request at the start of `bytes`, and says how many octets its head has; `None` while it is not complete.
+///
+/// # Errors
+/// Why it is refused; decided as early as possible, and at `head_bytes` octets at the latest.
+pub fn parse(bytes: &[u8], head_bytes: usize) -> Result<Option<(Request<'_>, usize)>, Refusal> {
+    parse_from(bytes, head_bytes, &mut 0)
+}
+
+/// [`parse`] for a head that arrives in pieces: `verified` (at first 0) is how much of `bytes` earlier calls have verified,
+/// so that no line is looked at again.
+///
+/// # Errors
+/// As [`parse`].
+pub fn parse_from<'a>(
+    bytes: &'a [u8],
+    head_bytes: usize,
+    verified: &mut usize,
+) -> Result<Option<(Request<'a>, usize)>, Refusal> {
+    let window = &bytes[..bytes.len().min(head_bytes)];
+    let Some(len) = head::end(window, verified)? else {
+        return if bytes.len() >= head_bytes { Err(Refusal::HeadTooLarge) } else { Ok(None) };
+    };
+    let head = &bytes[..len];
+    let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS];
+    let mut request = httparse::Request::new(&mut fields);
+    match request.parse(head) {
+        Ok(httparse::Status::Complete(_)) => {}
+        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
+        Ok(httparse::Status::Partial) | Err(_) => return Err(Refusal::BadRequest),
+    }
+    let target = request.path.ok_or(Refusal::BadRequest)?;
+    let lines = head.iter().position(|&octet| octet == b'\n').map_or(&[][..], |feed| &head[feed + 1..]);
+    read(target, lines).map(|request| Some((request, len)))
+}
+
+fn read<'a>(target: &'a str, fields: &'a [u8]) -> Result<Request<'a>, Refusal> {
+    let host = only(fields, "host")?.ok_or(Refusal::BadRequest)?;
+    let (host, path, query) = split_target(target, host)?;
+    check_body(fields)?;
+    let listed = |name, token: &str| values(fields, name).flat_map(elements).any(|e| e.eq_ignore_ascii_case(token));
+    if listed("connection", "upgrade") && listed("upgrade", "websocket") {
+        return upgrade(fields, host, path, query).map(Request::Upgrade);
+    }
+    let another = values(fields, "upgrade").next().is_some() || values(fields, "sec-websocket-key").next().is_some();
+    if another { Err(Refusal::UpgradeRequired) } else { Ok(Request::Plain { path, query, host }) }
+}
+
+fn upgrade<'a>(fields: &'a [u8], host: &'a str, path: &'a str, query: &'a str) -> Result<Upgrade<'a>, Refusal> {
+    if only(fields, "sec-websocket-version")? != Some("13") {
+        return Err(Refusal::UpgradeRequired);
+    }
+    let key = only(fields, "sec-websocket-key")?.filter(|key| is_key(key)).ok_or(Refusal::BadRequest)?.as_bytes();
+    let origin = only(fields, "origin")?;
+    let forwarded_for = values(fields, "x-forwarded-for").last();
+    Ok(Upgrade { path, query, host, origin, key, forwarded_for, fields })
+}
+
+/// A request to this port has no body: what would be in it must not be taken for frames.
+fn check_body(fields: &[u8]) -> Result<(), Refusal> {
+    if values(fields, "expect").next().is_some() {
+        return Err(Refusal::Expectation);
+    }
+    let body = values(fields, "content-length").chain(values(fields, "transfer-encoding")).next();
+    if body.is_some() { Err(Refusal::BadRequest) } else { Ok(()) }
+}
+
+/// Host, path and query of an origin-form or absolute-form target; the latter overrules Host (RFC 9112 §3.2.2).
+fn split_target<'a>(target: &'a str, host: &'a str) -> Result<(&'a str, &'a str, &'a str), Refusal> {
+    let (host, rest) = match absolute(target) {
+        Some(rest) => rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len())),
+        None => (host, target),
+    };
+    let legal_host =
+        !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(&b));
+    let origin_form = rest.is_empty() || rest.starts_with('/') || rest.len() < target.len();
+    if !legal_host || !origin_form || target.contains('#') {
+        return Err(Refusal::BadRequest);
+    }
+    let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+    Ok((host, if path.is_empty() { "/" } else { path }, query))
+}
+
+fn absolute(target: &str) -> Option<&str> {
+    let (scheme, rest) = target.split_once("://")?;
+    ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)).then_some(rest)
+}
+
+/// Base64 of 16 octets (§4.1): 22 digits and two pads.
+fn is_key(key: &str) -> bool {
+    let digit = |octet: u8| octet.is_ascii_alphanumeric() || octet == b'+' || octet == b'/';
+    key.len() == 24 && key.strip_suffix("==").is_some_and(|digits| digits.bytes().all(digit))
+}
+
+/// The value of a header that may stand once; twice is a bad request.
+fn only<'a>(fields: &'a [u8], name: &'static str) -> Result<Option<&'a str>, Refusal> {
+    let mut all = values(fields, name);
+    match (all.next(), all.next()) {
+        (value, None) => Ok(value),
+        _ => Err(Refusal::BadRequest),
+    }
+}
+
+/// Values of the headers of this name (in lower case), without the white space around them.
+fn values<'a>(fields: &'a [u8], name: &'static str) -> impl Iterator<Item = &'a str> {
+    fields.split(|&octet| octet == b'\n').filter_map(move |line| {
+        let (field, value) = line.split_at_checked(name.len())?;
+        let value = value.strip_prefix(b":").filter(|_| field.eq_ignore_ascii_case(name.as_bytes()))?;
+        // Octets that are no UTF-8 are legal in a value and equal to none that is looked for.
+        Some(std::str::from_utf8(value).unwrap_or("\u{fffd}").trim_matches([' ', '\t', '\r']))
+    })
+}
+
+/// The elements of a comma-separated list.
+fn elements(list: &str) -> impl Iterator<Item = &str> {
+    list.split(',').map(|element| element.trim_matches([' ', '\t']))
+}
+
+/// Decodes `%XX`; `None` where two hexadecimal digits are missing or the result is not UTF-8.
+pub fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
+    if !text.contains('%') {
+        return Some(Cow::Borrowed(text));
+    }
+    let mut decoded = Vec::with_capacity(text.len());
+    let mut octets = text.bytes();
+    while let Some(octet) = octets.next() {
+        decoded.push(match octet {
+            b'%' => hex_digit(octets.next()?)? << 4 | hex_digit(octets.next()?)?,
+            plain => plain,
+        });
+    }
+    String::from_utf8(decoded).ok().map(Cow::Owned)
+}
+
+fn hex_digit(octet: u8) -> Option<u8> {
+    char::from(octet).to_digit(16).map(|digit| digit as u8)
+}
