@@ -70,6 +70,8 @@ pub const MAILBOX_RESERVE: usize = 4 * 1024;
 pub const PUBLISH_QUEUE_MESSAGES: usize = 16 * 1024;
 /// Bytes of those publications.
 pub const PUBLISH_QUEUE_BYTES: usize = 16 * 1024 * 1024;
+/// From the order to stop until the relay's thread ends, with what it could not publish by then counted as dropped.
+pub const RELAY_STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// From a join to the fence that confirms it; then `unavailable`.
 pub const FENCE_DEADLINE: Duration = Duration::from_secs(5);
 

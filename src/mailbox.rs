@@ -4,6 +4,7 @@
 //! looks once more, and only then waits on its eventfd; the writer puts its batch in, fences, and rings where it finds
 //! `sleeping` set. So one of the two always sees the other.
 
+use std::cell::Cell;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
@@ -73,20 +74,25 @@ impl AsFd for Waker {
 pub struct Sender<T> {
     ring: rtrb::Producer<T>,
     waker: Arc<Waker>,
-    bytes: Arc<AtomicUsize>,
+    /// Bytes charged so far, wrapping. Only what the reader releases is shared, so that neither side needs a locked
+    /// instruction.
+    charged: Cell<usize>,
+    released: Arc<AtomicUsize>,
 }
 
 /// The reading end.
 pub struct Receiver<T> {
     ring: rtrb::Consumer<T>,
-    bytes: Arc<AtomicUsize>,
+    /// Bytes released so far, wrapping; written by this side only.
+    released: Arc<AtomicUsize>,
 }
 
 /// A mailbox of `capacity` items whose reader is woken by `waker`.
 pub fn mailbox<T>(capacity: usize, waker: Arc<Waker>) -> (Sender<T>, Receiver<T>) {
     let (producer, consumer) = rtrb::RingBuffer::new(capacity);
-    let bytes = Arc::new(AtomicUsize::new(0));
-    (Sender { ring: producer, waker, bytes: bytes.clone() }, Receiver { ring: consumer, bytes })
+    let released = Arc::new(AtomicUsize::new(0));
+    let sender = Sender { ring: producer, waker, charged: Cell::new(0), released: released.clone() };
+    (sender, Receiver { ring: consumer, released })
 }
 
 impl<T> Sender<T> {
@@ -102,12 +108,12 @@ impl<T> Sender<T> {
 
     /// Bytes charged and not yet released by the reader.
     pub fn bytes(&self) -> usize {
-        self.bytes.load(Ordering::Relaxed)
+        self.charged.get().wrapping_sub(self.released.load(Ordering::Relaxed))
     }
 
     /// Charges the mailbox with what an item pins.
     pub fn charge(&self, bytes: usize) {
-        self.bytes.fetch_add(bytes, Ordering::Relaxed);
+        self.charged.set(self.charged.get().wrapping_add(bytes));
     }
 
     /// Wakes the reader if it sleeps.
@@ -138,8 +144,8 @@ impl<T> Receiver<T> {
     }
 
     /// Releases what an item was charged with.
-    pub fn release(&self, bytes: usize) {
-        self.bytes.fetch_sub(bytes, Ordering::Relaxed);
+    pub fn release(&mut self, bytes: usize) {
+        self.released.store(self.released.load(Ordering::Relaxed).wrapping_add(bytes), Ordering::Relaxed);
     }
 }
 
@@ -155,6 +161,17 @@ mod tests {
         assert_eq!(receiver.pop(), Some(1));
         assert_eq!(sender.push(3), Ok(()));
         assert_eq!((receiver.pop(), receiver.pop()), (Some(3), None));
+    }
+
+    #[test]
+    fn what_is_charged_and_not_released_is_what_the_mailbox_pins() {
+        let (sender, mut receiver) = mailbox::<u8>(1, Waker::new().unwrap());
+        sender.charge(100);
+        sender.charge(20);
+        receiver.release(100);
+        assert_eq!(sender.bytes(), 20);
+        receiver.release(20);
+        assert_eq!(sender.bytes(), 0);
     }
 
     #[test]

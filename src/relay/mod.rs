@@ -7,9 +7,24 @@
 //! It knows no client protocol, never blocks on a shard and never drops silently: what does not fit a mailbox is told as a
 //! gap to the rooms concerned.
 
+pub mod interest;
+pub mod ports;
+
+#[cfg(feature = "gateway")]
+mod hub;
+#[cfg(feature = "gateway")]
+mod local;
+#[cfg(feature = "gateway")]
+mod post;
+#[cfg(feature = "gateway")]
+mod thread;
+
 use std::sync::Arc;
 
 use bytes::Bytes;
+
+#[cfg(feature = "gateway")]
+pub use thread::{Handle, Options, Port, start};
 
 use crate::id::ConnectionId;
 
@@ -42,6 +57,13 @@ pub struct Publication {
     pub echo: bool,
     /// When the first gateway (or backend) took it, in ns since 1970.
     pub time_unix_ns: u64,
+}
+
+impl Publication {
+    /// Bytes that the publication keeps allocated while it waits in a mailbox.
+    pub fn pinned_bytes(&self) -> usize {
+        size_of::<Self>() + self.payload.len()
+    }
 }
 
 /// Names a publish in its acknowledgement. The port that sent it chooses the value.
@@ -112,13 +134,14 @@ pub enum ToShard {
     Failed(AckToken),
 }
 
-/// A port's two mailboxes, as the shard (or control) that owns it holds them.
-#[cfg(feature = "gateway")]
-pub struct Port {
-    /// What the owner says.
-    pub to_relay: crate::mailbox::Sender<ToRelay>,
-    /// What the owner hears.
-    pub from_relay: crate::mailbox::Receiver<ToShard>,
+impl ToShard {
+    /// What the mailbox is charged with for this item; its reader releases as much once it has taken the item.
+    pub fn pinned_bytes(&self) -> usize {
+        match self {
+            Self::Deliver(publication) => publication.pinned_bytes(),
+            _ => 0,
+        }
+    }
 }
 
 /// Why a room's name is refused.

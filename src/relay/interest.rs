@@ -1,0 +1,247 @@
+//! The interest table: which ports want which room, and what the bus must know of it. Pure: no clock, no bus, no mailbox.
+//!
+//! The relay's bus drives it: requests go in by `handle_*` with the time, what to do comes out of [`Interest::poll_effect`]
+//! in order. A room's life:
+//!
+//! ```text
+//!            first interest                confirm()               last leave
+//!  (absent) ────────────────► Pending ───────────────► Confirmed ─────────────► Lingering
+//!     ▲      Subscribe           │      Joined × n          ▲                       │  │
+//!     │                          │                          └───────────────────────┘  │
+//!     └──────────────────────────┴───────────────────────────  interest again: Joined  │
+//!        not confirmed in time,  Refused × n                                           │
+//!     ▲                                                                                │
+//!     └────────────────────────────────────────────────────────────────────────────────┘
+//!        Unsubscribe             nobody came back during the linger
+//! ```
+//!
+//! Invariants, held in debug builds after every entry point: every [`Interest::handle_subscribe`] is answered by exactly one
+//! `Joined` or `Refused`; a room is in the timers exactly while it is pending or lingering; `Subscribe` and `Unsubscribe` of a
+//! room alternate. A port that left while its answer was under way still gets the answer.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use slab::Slab;
+
+use super::RoomName;
+use super::ports::{PortIndex, PortSet};
+
+/// Names a room's entry. Its number differs each time that the room is subscribed, so that what concerns an earlier
+/// subscription cannot reach a later one.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct RoomKey {
+    slot: usize,
+    number: u64,
+}
+
+/// What the bus has to do.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Subscribe the room, then [`Interest::confirm`] the key once the subscription is known to be in force.
+    Subscribe(RoomKey, RoomName),
+    /// End the room's subscription.
+    Unsubscribe(RoomKey),
+    /// Tell the port that it is subscribed.
+    Joined(PortIndex, RoomName),
+    /// Tell the port that it is not.
+    Refused(PortIndex, RoomName),
+}
+
+#[derive(Debug)]
+enum State {
+    /// One waiter for each request that has no answer yet, in order.
+    Pending {
+        waiters: Vec<PortIndex>,
+        deadline: Instant,
+    },
+    Confirmed,
+    Lingering {
+        until: Instant,
+    },
+}
+
+#[derive(Debug)]
+struct Entry {
+    room: RoomName,
+    number: u64,
+    ports: PortSet,
+    state: State,
+}
+
+/// The table.
+#[derive(Debug)]
+pub struct Interest {
+    entries: Slab<Entry>,
+    names: HashMap<RoomName, usize>,
+    /// When pending rooms are refused and lingering ones end.
+    timers: BTreeSet<(Instant, RoomKey)>,
+    effects: VecDeque<Effect>,
+    next_number: u64,
+    confirm_within: Duration,
+    linger: Duration,
+}
+
+impl Interest {
+    /// An empty table. A room not confirmed within `confirm_within` is refused; a room without interest ends after `linger`.
+    pub fn new(confirm_within: Duration, linger: Duration) -> Self {
+        Self {
+            entries: Slab::new(),
+            names: HashMap::new(),
+            timers: BTreeSet::new(),
+            effects: VecDeque::new(),
+            next_number: 0,
+            confirm_within,
+            linger,
+        }
+    }
+
+    /// A port wants a room.
+    pub fn handle_subscribe(&mut self, room: RoomName, port: PortIndex, now: Instant) {
+        match self.names.get(&room) {
+            Some(slot) => self.join_known(*slot, port),
+            None => self.join_new(room, port, now),
+        }
+        self.check_invariants();
+    }
+
+    /// A port has no member of a room any more.
+    pub fn handle_unsubscribe(&mut self, room: &str, port: PortIndex, now: Instant) {
+        let Some(&slot) = self.names.get(room) else { return };
+        let entry = &mut self.entries[slot];
+        if entry.ports.remove(port) && entry.ports.is_empty() && matches!(entry.state, State::Confirmed) {
+            self.linger(slot, now);
+        }
+        self.check_invariants();
+    }
+
+    /// The subscription is in force. A key of the past does nothing.
+    pub fn confirm(&mut self, key: RoomKey, now: Instant) {
+        let Some(entry) = self.entries.get_mut(key.slot).filter(|entry| entry.number == key.number) else { return };
+        let State::Pending { waiters, deadline } = &mut entry.state else { return };
+        self.timers.remove(&(*deadline, key));
+        for port in std::mem::take(waiters) {
+            self.effects.push_back(Effect::Joined(port, entry.room.clone()));
+        }
+        entry.state = State::Confirmed;
+        if entry.ports.is_empty() {
+            self.linger(key.slot, now);
+        }
+        self.check_invariants();
+    }
+
+    /// The subscription will not come into force: its waiters are refused. A key of the past, or of a room that was
+    /// confirmed before, does nothing.
+    pub fn refuse(&mut self, key: RoomKey) {
+        let Some(entry) = self.entries.get(key.slot).filter(|entry| entry.number == key.number) else { return };
+        let State::Pending { deadline, .. } = entry.state else { return };
+        self.timers.remove(&(deadline, key));
+        self.end(key);
+        self.check_invariants();
+    }
+
+    /// Refuses what was not confirmed in time and ends what lingered long enough.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        while let Some((at, key)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
+            self.timers.remove(&(at, key));
+            self.end(key);
+        }
+        self.check_invariants();
+    }
+
+    /// When to call [`Interest::handle_timeout`] next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// The next thing to do.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// The room and the ports that its publications go to: none before it is confirmed.
+    pub fn subscribers(&self, key: RoomKey) -> Option<(&RoomName, &PortSet)> {
+        let entry = self.entries.get(key.slot).filter(|entry| entry.number == key.number)?;
+        matches!(entry.state, State::Confirmed).then_some((&entry.room, &entry.ports))
+    }
+
+    /// The key of a room that has an entry.
+    pub fn key(&self, room: &str) -> Option<RoomKey> {
+        let slot = *self.names.get(room)?;
+        Some(RoomKey { slot, number: self.entries[slot].number })
+    }
+
+    /// Rooms in the table.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether no room is in the table.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    fn join_known(&mut self, slot: usize, port: PortIndex) {
+        let entry = &mut self.entries[slot];
+        entry.ports.insert(port);
+        match &mut entry.state {
+            State::Pending { waiters, .. } => {
+                waiters.push(port);
+                return;
+            }
+            State::Confirmed => {}
+            State::Lingering { until } => {
+                self.timers.remove(&(*until, RoomKey { slot, number: entry.number }));
+                entry.state = State::Confirmed;
+            }
+        }
+        self.effects.push_back(Effect::Joined(port, entry.room.clone()));
+    }
+
+    fn join_new(&mut self, room: RoomName, port: PortIndex, now: Instant) {
+        let number = self.next_number;
+        self.next_number += 1;
+        let deadline = now + self.confirm_within;
+        let mut ports = PortSet::default();
+        ports.insert(port);
+        let state = State::Pending { waiters: vec![port], deadline };
+        let slot = self.entries.insert(Entry { room: room.clone(), number, ports, state });
+        let key = RoomKey { slot, number };
+        self.names.insert(room.clone(), slot);
+        self.timers.insert((deadline, key));
+        self.effects.push_back(Effect::Subscribe(key, room));
+    }
+
+    fn linger(&mut self, slot: usize, now: Instant) {
+        let until = now + self.linger;
+        let entry = &mut self.entries[slot];
+        entry.state = State::Lingering { until };
+        self.timers.insert((until, RoomKey { slot, number: entry.number }));
+    }
+
+    /// Takes a room out; its timer is out already.
+    fn end(&mut self, key: RoomKey) {
+        let entry = self.entries.remove(key.slot);
+        debug_assert_eq!(entry.number, key.number, "a timer outlived its room");
+        self.names.remove(&entry.room);
+        if let State::Pending { waiters, .. } = entry.state {
+            for port in waiters {
+                self.effects.push_back(Effect::Refused(port, entry.room.clone()));
+            }
+        }
+        self.effects.push_back(Effect::Unsubscribe(key));
+    }
+
+    fn check_invariants(&self) {
+        debug_assert_eq!(self.entries.len(), self.names.len(), "a room has one entry");
+        if cfg!(debug_assertions) && self.entries.len() <= 64 {
+            let timed = self.entries.iter().filter(|(_, entry)| !matches!(entry.state, State::Confirmed)).count();
+            assert_eq!(timed, self.timers.len(), "pending and lingering rooms have one timer each");
+            for (_, entry) in &self.entries {
+                let lingers = matches!(entry.state, State::Lingering { .. });
+                let pending = matches!(entry.state, State::Pending { .. });
+                assert!(pending || lingers == entry.ports.is_empty(), "a room lingers exactly while nobody wants it");
+            }
+        }
+    }
+}

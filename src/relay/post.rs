@@ -1,0 +1,143 @@
+//! What goes to one port: its mailbox, what did not fit it, and which rooms missed something.
+//!
+//! Deliveries may be dropped, and then a gap says so; control items (confirmations, gaps, acknowledgements) never are: they have
+//! a reserve in the mailbox and, beyond it, a spill that shards keep short by bounding their open requests.
+//!
+//! After a drop the port is *behind*: everything for it is dropped until a quarter of its mailbox is free again, then one gap
+//! names the rooms, and deliveries go on after it. Without that distance a slow shard would get a gap for each message.
+
+use std::collections::{HashSet, VecDeque};
+use std::sync::Arc;
+
+use super::{GapReason, Publication, RoomName, ToShard};
+use crate::limits;
+use crate::mailbox::Sender;
+
+/// More missed rooms than this are told as a gap of all rooms.
+const MISSED_ROOMS: usize = 1024;
+
+/// The relay's side of one port.
+pub(super) struct Post {
+    mailbox: Sender<ToShard>,
+    /// Free places as of the last look; the reader can only have made more.
+    free: usize,
+    /// Places that deliveries may take.
+    delivery_capacity: usize,
+    spill: VecDeque<ToShard>,
+    missed: Option<Missed>,
+    dirty: bool,
+}
+
+enum Missed {
+    Rooms(HashSet<RoomName>),
+    All,
+}
+
+impl Post {
+    /// `mailbox` has room for `delivery_capacity` items and the reserve.
+    pub(super) fn new(mailbox: Sender<ToShard>, delivery_capacity: usize) -> Self {
+        let free = mailbox.free();
+        Self { mailbox, free, delivery_capacity, spill: VecDeque::new(), missed: None, dirty: false }
+    }
+
+    /// Puts a publication in, or drops it and remembers the room. Says whether it went in.
+    pub(super) fn deliver(&mut self, publication: &Arc<Publication>) -> bool {
+        let bytes = publication.pinned_bytes();
+        if self.is_behind() && !self.catch_up() || !self.fits(1, bytes) {
+            self.miss(&publication.room);
+            return false;
+        }
+        self.mailbox.charge(bytes);
+        self.push(ToShard::Deliver(publication.clone()));
+        true
+    }
+
+    /// Puts a control item in, after everything before it.
+    pub(super) fn tell(&mut self, item: ToShard) {
+        if self.spill.is_empty() && self.has_free(1) {
+            self.push(item);
+        } else {
+            self.spill.push_back(item);
+        }
+    }
+
+    /// Whether something waits for the reader to make room; then call [`Post::catch_up`] again soon.
+    pub(super) fn is_behind(&self) -> bool {
+        !self.spill.is_empty() || self.missed.is_some()
+    }
+
+    /// Moves the spill and the gap in where there is room. Says whether nothing is left behind.
+    pub(super) fn catch_up(&mut self) -> bool {
+        while !self.spill.is_empty() && self.has_free(1) {
+            if let Some(item) = self.spill.pop_front() {
+                self.push(item);
+            }
+        }
+        if !self.spill.is_empty() {
+            return false;
+        }
+        let distance = (self.delivery_capacity / 4).max(1);
+        if self.missed.is_some()
+            && self.fits(distance, limits::MAILBOX_BYTES / 4)
+            && let Some(missed) = self.missed.take()
+        {
+            self.push(ToShard::Gap(missed.into_rooms(), GapReason::Mailbox));
+        }
+        !self.is_behind()
+    }
+
+    /// Wakes the reader if something was put in since the last call.
+    pub(super) fn wake(&mut self) {
+        if std::mem::take(&mut self.dirty) {
+            self.mailbox.wake();
+        }
+    }
+
+    /// Items that the reader has not taken yet.
+    pub(super) fn depth(&mut self) -> usize {
+        self.free = self.mailbox.free();
+        self.delivery_capacity + limits::MAILBOX_RESERVE - self.free + self.spill.len()
+    }
+
+    fn push(&mut self, item: ToShard) {
+        self.free -= 1;
+        self.dirty = true;
+        // The place was free when it was looked for, and only this side takes places.
+        if let Err(item) = self.mailbox.push(item) {
+            debug_assert!(false, "a free place was not free");
+            self.spill.push_back(item);
+        }
+    }
+
+    fn has_free(&mut self, places: usize) -> bool {
+        if self.free < places {
+            self.free = self.mailbox.free();
+        }
+        self.free >= places
+    }
+
+    fn fits(&mut self, deliveries: usize, bytes: usize) -> bool {
+        self.has_free(limits::MAILBOX_RESERVE + deliveries) && self.mailbox.bytes() + bytes <= limits::MAILBOX_BYTES
+    }
+
+    fn miss(&mut self, room: &RoomName) {
+        match self.missed.get_or_insert_with(|| Missed::Rooms(HashSet::new())) {
+            Missed::Rooms(rooms) if rooms.len() < MISSED_ROOMS => {
+                if !rooms.contains(room) {
+                    rooms.insert(room.clone());
+                }
+            }
+            Missed::Rooms(rooms) if rooms.contains(room) => {}
+            missed => *missed = Missed::All,
+        }
+    }
+}
+
+impl Missed {
+    fn into_rooms(self) -> Option<Vec<RoomName>> {
+        match self {
+            Self::Rooms(rooms) => Some(rooms.into_iter().collect()),
+            Self::All => None,
+        }
+    }
+}

@@ -1,0 +1,131 @@
+//! The relay's thread: how it starts, what it hands to the shards, how it stops.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::hub::Hub;
+use super::interest::Interest;
+use super::ports::MAX_PORTS;
+use super::post::Post;
+use super::{ToRelay, ToShard, local};
+use crate::config::{self, Config};
+use crate::counters::RelayCounters;
+use crate::limits::{self, Limits};
+use crate::mailbox::{self, Waker};
+
+/// What a relay needs to know.
+#[derive(Clone)]
+pub struct Options {
+    /// The broker; none is the local bus.
+    pub nats: Option<config::Nats>,
+    /// Bounds.
+    pub limits: Limits,
+    /// The node's number, as in its connection ids.
+    pub node: u32,
+}
+
+impl Options {
+    /// From the node's settings and its number.
+    pub fn new(config: &Config, node: u32) -> Self {
+        Self { nats: config.nats.clone(), limits: config.limits.clone(), node }
+    }
+}
+
+/// One end of the relay: a shard's, or (the last one) control's, which publishes and gets acknowledgements only.
+///
+/// Who reads `from_relay` releases what each item is charged with: [`ToShard::pinned_bytes`].
+pub struct Port {
+    /// Requests. Call `wake` after a batch.
+    pub to_relay: mailbox::Sender<ToRelay>,
+    /// Deliveries and answers.
+    pub from_relay: mailbox::Receiver<ToShard>,
+}
+
+/// Ends the relay.
+pub struct Handle {
+    shared: Arc<Shared>,
+    thread: JoinHandle<()>,
+}
+
+impl Handle {
+    /// Publishes what is queued, for [`limits::RELAY_STOP_DEADLINE`] at most, then joins the thread.
+    pub fn stop(self) {
+        self.shared.stop.store(true, Ordering::Release);
+        self.shared.waker.ring();
+        if self.thread.join().is_err() {
+            tracing::error!("the relay's thread had panicked; see the message before this one");
+        }
+    }
+}
+
+/// What the thread and its starter share.
+pub(super) struct Shared {
+    pub(super) waker: Arc<Waker>,
+    stop: AtomicBool,
+}
+
+impl Shared {
+    pub(super) fn must_stop(&self) -> bool {
+        self.stop.load(Ordering::Acquire)
+    }
+}
+
+/// The relay's side of all ports, and what a bus runs on.
+pub(super) struct Desk {
+    pub(super) hub: Hub,
+    pub(super) inbound: Vec<mailbox::Receiver<ToRelay>>,
+    pub(super) shared: Arc<Shared>,
+}
+
+impl Desk {
+    /// Whether a port asked something that was not taken yet.
+    pub(super) fn has_requests(&self) -> bool {
+        self.inbound.iter().any(|port| !port.is_empty())
+    }
+}
+
+/// Starts a relay with one port for each waker: the shards', then control's.
+///
+/// # Errors
+/// No port or too many, no eventfd, no thread, or broker settings that cannot work (a file that cannot be read, a URL that
+/// cannot be parsed). A broker that cannot be reached is no error: the relay goes on trying.
+pub fn start(
+    options: Options,
+    port_wakers: Vec<Arc<Waker>>,
+    counters: Arc<RelayCounters>,
+) -> io::Result<(Vec<Port>, Handle)> {
+    if port_wakers.is_empty() || port_wakers.len() > MAX_PORTS {
+        let what = format!("a relay has 1 to {MAX_PORTS} ports, not {}", port_wakers.len());
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
+    }
+    if options.nats.is_some() {
+        return Err(io::Error::new(io::ErrorKind::Unsupported, "this build has no broker client; leave nats.url out"));
+    }
+    let shared = Arc::new(Shared { waker: Waker::new()?, stop: AtomicBool::new(false) });
+    let (ports, inbound, posts) = connect_ports(&options.limits, port_wakers, &shared);
+    let builder = std::thread::Builder::new().name(String::from("relay"));
+    let linger = if options.nats.is_some() { options.limits.linger } else { Duration::ZERO };
+    let interest = Interest::new(options.limits.fence_deadline, linger);
+    let desk = Desk { hub: Hub::new(posts, interest, counters), inbound, shared: shared.clone() };
+    let thread = builder.spawn(move || local::run(desk))?;
+    Ok((ports, Handle { shared, thread }))
+}
+
+fn connect_ports(
+    limits: &Limits,
+    wakers: Vec<Arc<Waker>>,
+    shared: &Shared,
+) -> (Vec<Port>, Vec<mailbox::Receiver<ToRelay>>, Vec<Post>) {
+    let (mut ports, mut inbound, mut posts) = (Vec::new(), Vec::new(), Vec::new());
+    for waker in wakers {
+        let (to_relay, requests) = mailbox::mailbox(limits.mailbox_messages, shared.waker.clone());
+        let (post, from_relay) = mailbox::mailbox(limits.mailbox_messages + limits::MAILBOX_RESERVE, waker);
+        ports.push(Port { to_relay, from_relay });
+        inbound.push(requests);
+        posts.push(Post::new(post, limits.mailbox_messages));
+    }
+    (ports, inbound, posts)
+}

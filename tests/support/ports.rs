@@ -1,0 +1,169 @@
+//! The shards' side of a relay, for tests: ports that wait with a deadline.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tidegate::counters::{Cell, DropReason, RelayCounters};
+use tidegate::limits::Limits;
+use tidegate::mailbox::Waker;
+use tidegate::relay::{self, AckToken, Kind, Options, Publication, ToRelay, ToShard};
+
+/// How long a test waits for what must come.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// A relay with its ports; the last port is control's.
+pub struct TestRelay {
+    pub ports: Vec<TestPort>,
+    pub counters: Arc<RelayCounters>,
+    handle: Option<relay::Handle>,
+}
+
+impl TestRelay {
+    /// Starts a relay with `shards` ports for shards and one for control.
+    pub fn start(options: Options, shards: usize) -> Self {
+        let wakers: Vec<_> = (0..=shards).map(|_| Waker::new().unwrap()).collect();
+        let mailbox_depth = wakers.iter().map(|_| Cell::default()).collect();
+        let counters = Arc::new(RelayCounters { mailbox_depth, ..RelayCounters::default() });
+        let (ports, handle) = relay::start(options, wakers.clone(), counters.clone()).unwrap();
+        let ports = ports.into_iter().zip(wakers).map(|(port, waker)| TestPort { port, waker }).collect();
+        Self { ports, counters, handle: Some(handle) }
+    }
+
+    /// Starts a relay on the local bus.
+    pub fn local(limits: Limits, shards: usize) -> Self {
+        Self::start(Options { nats: None, limits, node: 1 }, shards)
+    }
+
+    /// Dropped for `reason` so far.
+    pub fn dropped(&self, reason: DropReason) -> u64 {
+        self.counters.dropped[reason as usize].value()
+    }
+
+    /// Stops the relay; what is in the ports' mailboxes can still be read.
+    pub fn stop(&mut self) {
+        if let Some(handle) = self.handle.take() {
+            handle.stop();
+        }
+    }
+}
+
+impl Drop for TestRelay {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// One port of a relay.
+pub struct TestPort {
+    port: relay::Port,
+    waker: Arc<Waker>,
+}
+
+impl TestPort {
+    /// Sends a request.
+    pub fn ask(&mut self, request: ToRelay) {
+        let mut request = request;
+        let deadline = Instant::now() + PATIENCE;
+        while let Err(back) = self.port.to_relay.push(request) {
+            assert!(Instant::now() < deadline, "the relay takes no requests");
+            self.port.to_relay.wake();
+            std::thread::yield_now();
+            request = back;
+        }
+        self.port.to_relay.wake();
+    }
+
+    /// Asks for a room without waiting for the answer.
+    pub fn subscribe(&mut self, room: &str) {
+        self.ask(ToRelay::Subscribe(room.into()));
+    }
+
+    /// Asks for a room and waits until it is joined, skipping everything before.
+    pub fn join(&mut self, room: &str) {
+        self.subscribe(room);
+        self.until(|item| matches!(item, ToShard::Joined(joined) if &**joined == room));
+    }
+
+    /// Gives a room up.
+    pub fn leave(&mut self, room: &str) {
+        self.ask(ToRelay::Unsubscribe(room.into()));
+    }
+
+    /// Publishes.
+    pub fn publish(&mut self, publication: Publication, token: Option<AckToken>) {
+        self.ask(ToRelay::Publish(publication, token));
+    }
+
+    /// What is in the mailbox now.
+    pub fn poll(&mut self) -> Option<ToShard> {
+        let item = self.port.from_relay.pop()?;
+        self.port.from_relay.release(item.pinned_bytes());
+        Some(item)
+    }
+
+    /// Items in the mailbox.
+    pub fn waiting(&self) -> usize {
+        self.port.from_relay.len()
+    }
+
+    /// The next item, or nothing within `longest`.
+    pub fn next_within(&mut self, longest: Duration) -> Option<ToShard> {
+        let deadline = Instant::now() + longest;
+        loop {
+            if let Some(item) = self.poll() {
+                return Some(item);
+            }
+            self.waker.will_sleep();
+            if self.port.from_relay.is_empty() {
+                let left = deadline.saturating_duration_since(Instant::now());
+                if left.is_zero() {
+                    self.waker.stay_awake();
+                    return None;
+                }
+                let mut fds = [PollFd::new(self.waker.as_fd(), PollFlags::POLLIN)];
+                poll(&mut fds, PollTimeout::try_from(left).unwrap()).unwrap();
+                self.waker.clear();
+            }
+            self.waker.stay_awake();
+        }
+    }
+
+    /// The next item.
+    pub fn next(&mut self) -> ToShard {
+        self.next_within(PATIENCE).expect("nothing came from the relay")
+    }
+
+    /// The next item must be a delivery: its publication.
+    pub fn delivery(&mut self) -> Arc<Publication> {
+        match self.next() {
+            ToShard::Deliver(publication) => publication,
+            other => panic!("expected a delivery, got {other:?}"),
+        }
+    }
+
+    /// The next item must be a delivery: its payload as text.
+    pub fn payload(&mut self) -> String {
+        String::from_utf8(self.delivery().payload.to_vec()).unwrap()
+    }
+
+    /// Takes items until one fits; gives back those before it.
+    pub fn until(&mut self, fits: impl Fn(&ToShard) -> bool) -> Vec<ToShard> {
+        let mut before = Vec::new();
+        let deadline = Instant::now() + PATIENCE;
+        while let Some(item) = self.next_within(deadline.saturating_duration_since(Instant::now())) {
+            if fits(&item) {
+                return before;
+            }
+            before.push(item);
+        }
+        panic!("what the test waits for never came; before it came {} items", before.len());
+    }
+}
+
+/// A client's or backend's JSON message, with `echo`.
+pub fn json(room: &str, payload: &str) -> Publication {
+    let payload = bytes::Bytes::copy_from_slice(payload.as_bytes());
+    Publication { room: room.into(), kind: Kind::Json, payload, from: None, echo: true, time_unix_ns: 1 }
+}
