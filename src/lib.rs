@@ -16,6 +16,7 @@
 //! | `shard`, `wire` | shell | the loop of one core; epoll and io_uring |
 //! | `control` | shell | admin HTTP, metrics |
 //! | `node`, `config`, `cli`, `check` | shell | start to stop, settings, command line, what the host allows |
+//! | `client`, `log` | shell | the commands that talk to a running node; log lines |
 //!
 //! # The dependency rule
 //!
@@ -55,11 +56,15 @@ pub mod check;
 #[cfg(feature = "gateway")]
 pub mod cli;
 #[cfg(feature = "gateway")]
+pub mod client;
+#[cfg(feature = "gateway")]
 pub mod config;
 #[cfg(feature = "gateway")]
 pub mod control;
 #[cfg(feature = "gateway")]
 pub mod counters;
+#[cfg(feature = "gateway")]
+pub mod log;
 #[cfg(feature = "gateway")]
 pub mod mailbox;
 #[cfg(feature = "gateway")]

@@ -1,11 +1,31 @@
 //! Every setting of a node, validated: what the program uses. What the user typed (file, environment, flags) is merged
 //! into it here and nowhere else.
+//!
+//! [`load`] reads the sources and [`merge`] makes [`Settings`] of them: flags win over the environment, it over the file,
+//! that over the defaults. Each value remembers where it came from. A new setting is a field of [`Config`] and a row in
+//! `keys`; the file, the environment, `--print-config` and the suggestions follow from the row. A flag is named in
+//! [`crate::cli`] too.
 
+mod environment;
+mod file;
+mod keys;
+mod merge;
+mod origin;
+mod print;
+mod relations;
+mod tables;
+mod value;
+
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::limits::{self, Limits};
+
+pub use merge::{DEFAULT_FILE, Settings, Sources, load, merge};
+pub use origin::{Origin, Problem};
+pub use value::parse_duration;
 
 /// Which wire a shard runs on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -17,6 +37,18 @@ pub enum Driver {
     IoUring,
     /// epoll.
     Epoll,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LogFormat {
+    /// For people on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
 }
 
 /// How clients of a route speak.
@@ -156,6 +188,10 @@ pub struct Config {
     pub demo: bool,
     /// Serve `/echo` with raised limits.
     pub conformance: bool,
+    /// What is logged: a level, or directives such as `tidegate=debug`.
+    pub log_filter: String,
+    /// How it is logged.
+    pub log_format: LogFormat,
 }
 
 impl Default for Config {
@@ -187,6 +223,15 @@ impl Default for Config {
             proxies: Proxies::default(),
             demo: false,
             conformance: false,
+            log_filter: String::from("info"),
+            log_format: LogFormat::Auto,
         }
+    }
+}
+
+/// Without secrets: what `--print-config` shows.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&print::toml_of(self))
     }
 }

@@ -1,0 +1,200 @@
+//! The commands that talk to a running node: `tidegate drain`, `pub` and `sub`.
+//!
+//! They are programs of their own and block: nothing here runs inside a node. `drain` and `pub` speak HTTP to the admin
+//! port, `sub` is a WebSocket client of the public one.
+
+mod http;
+mod subscribe;
+
+use std::fmt::Display;
+use std::io::{self, Read, Write, stderr, stdin, stdout};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::process::ExitCode;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use self::http::{Answer, Request};
+use crate::config::Config;
+use crate::relay::valid_room;
+
+pub use subscribe::{Subscription, subscribe};
+
+/// Between two looks at a draining node.
+const DRAIN_POLL: Duration = Duration::from_millis(250);
+/// Bad arguments.
+const EXIT_USAGE: u8 = 2;
+
+/// Drains the node at the admin port and waits until it has no connection left, or is gone.
+pub fn drain(config: &Config, timeout: Duration) -> ExitCode {
+    let admin = reachable(config.admin);
+    let began = Instant::now();
+    let request =
+        Request { method: "POST", path: "/drain", token: config.admin_token.as_deref(), kind: None, body: b"" };
+    match request.send(admin) {
+        Ok(answer) if answer.is_success() => {}
+        Ok(answer) => return failed(refusal(&answer, "the node did not begin to drain", "admin")),
+        Err(error) => return failed(unreachable_node(admin, &error)),
+    }
+    loop {
+        let open = match connections(admin, config.admin_token.as_deref()) {
+            Ok(0) | Err(Look::Gone) => return ExitCode::SUCCESS,
+            Ok(open) => open,
+            Err(Look::Refused(text)) => return failed(text),
+        };
+        if began.elapsed() >= timeout {
+            return failed(format!("{open} connections are still open after {timeout:?}; the node goes on draining"));
+        }
+        thread::sleep(DRAIN_POLL.min(timeout));
+    }
+}
+
+/// Why a look at the node found no number.
+enum Look {
+    Gone,
+    Refused(String),
+}
+
+fn connections(admin: SocketAddr, token: Option<&str>) -> Result<u64, Look> {
+    let request = Request { method: "GET", path: "/v1/node", token, kind: None, body: b"" };
+    let answer = request.send(admin).map_err(|_| Look::Gone)?;
+    let node: Option<Value> = serde_json::from_slice(&answer.body).ok();
+    let open = node.as_ref().and_then(|node| node.get("connections")).and_then(Value::as_u64);
+    open.filter(|_| answer.is_success())
+        .ok_or_else(|| Look::Refused(refusal(&answer, "the node does not say how many connections it has", "admin")))
+}
+
+/// Publishes one message into one room and prints the level of its acknowledgement.
+pub fn publish(config: &Config, room: &str, message: &str) -> ExitCode {
+    if valid_room(room).is_err() {
+        return misused(format!(
+            "{room:?} is not a room: 1 to 200 printable ASCII characters without space, *, >, \" and \\, not $ first, \
+             dots only between characters"
+        ));
+    }
+    let body = match message {
+        "-" => {
+            let mut body = Vec::new();
+            match stdin().lock().read_to_end(&mut body) {
+                Ok(_) => body,
+                Err(error) => return failed(format!("standard input cannot be read: {error}")),
+            }
+        }
+        text => text.as_bytes().to_vec(),
+    };
+    let admin = reachable(config.admin);
+    let path = format!("/v1/rooms/{}/messages", percent_encoded(room));
+    let token = config.publish_token.as_deref().or(config.admin_token.as_deref());
+    match (Request { method: "POST", path: &path, token, kind: Some(content_type(&body)), body: &body }).send(admin) {
+        Ok(answer) if answer.is_success() => {
+            let level: Option<Value> = serde_json::from_slice(&answer.body).ok();
+            let level = level.as_ref().and_then(|level| level.get("level")?.as_str()).unwrap_or("accepted");
+            let _ = writeln!(stdout(), "{level}");
+            ExitCode::SUCCESS
+        }
+        Ok(answer) => failed(refusal(&answer, "the message was not published", "publish")),
+        Err(error) => failed(unreachable_node(admin, &error)),
+    }
+}
+
+fn content_type(body: &[u8]) -> &'static str {
+    if serde_json::from_slice::<serde::de::IgnoredAny>(body).is_ok() {
+        "application/json"
+    } else if std::str::from_utf8(body).is_ok() {
+        "text/plain; charset=utf-8"
+    } else {
+        "application/octet-stream"
+    }
+}
+
+/// `text` as one segment of a URL's path (RFC 3986 §2.3).
+fn percent_encoded(text: &str) -> String {
+    let encoded = text.bytes().map(|byte| match byte {
+        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
+        _ => format!("%{byte:02X}"),
+    });
+    encoded.collect()
+}
+
+/// Where a node that listens on `address` is reached from its own host.
+fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
+}
+
+fn unreachable_node(admin: SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => {
+            format!("nothing listens on {admin}; start a node there, or say where one is: --admin HOST:PORT")
+        }
+        _ => format!("the admin port {admin} does not answer: {error}"),
+    }
+}
+
+/// What the node said, and what to do where that is known. `token` is the section that holds it.
+fn refusal(answer: &Answer, what: &str, token: &str) -> String {
+    let said: Option<Value> = serde_json::from_slice(&answer.body).ok();
+    let said = said
+        .as_ref()
+        .and_then(|said| said.get("message").or_else(|| said.get("error")))
+        .map(|text| text.as_str().map_or_else(|| text.to_string(), str::to_owned))
+        .unwrap_or_else(|| String::from_utf8_lossy(&answer.body).trim().to_owned());
+    let cure = match answer.status {
+        401 | 403 => format!("; set {token}.token, or TIDEGATE_{}_TOKEN, to the node's", token.to_ascii_uppercase()),
+        404 => String::from("; is this the admin port of a tidegate node?"),
+        _ => String::new(),
+    };
+    format!("{what}: {} {said}{cure}", answer.status)
+}
+
+fn failed(text: impl Display) -> ExitCode {
+    say(text);
+    ExitCode::FAILURE
+}
+
+fn misused(text: impl Display) -> ExitCode {
+    say(text);
+    ExitCode::from(EXIT_USAGE)
+}
+
+/// Tells the person at the terminal; a closed stderr is no reason to stop.
+fn say(text: impl Display) {
+    let _ = writeln!(stderr(), "tidegate: {text}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_room_is_one_segment_of_the_path() {
+        assert_eq!(percent_encoded("a.b-c"), "a.b-c");
+        assert_eq!(percent_encoded("a/b?c#d%"), "a%2Fb%3Fc%23d%25");
+    }
+
+    #[test]
+    fn the_content_type_is_what_the_message_is() {
+        assert_eq!(content_type(b"{\"a\":1}"), "application/json");
+        assert_eq!(content_type(b"hello"), "text/plain; charset=utf-8");
+        assert_eq!(content_type(&[0xff]), "application/octet-stream");
+    }
+
+    #[test]
+    fn a_node_that_listens_everywhere_is_reached_on_loopback() {
+        assert_eq!(reachable("0.0.0.0:9090".parse().unwrap()), "127.0.0.1:9090".parse().unwrap());
+        assert_eq!(reachable("[::]:9090".parse().unwrap()), "[::1]:9090".parse().unwrap());
+        assert_eq!(reachable("10.0.0.7:9090".parse().unwrap()), "10.0.0.7:9090".parse().unwrap());
+    }
+
+    #[test]
+    fn a_refusal_tells_what_the_node_said_and_what_to_do() {
+        let answer = Answer { status: 401, body: br#"{"code":"unauthorized","message":"a token is needed"}"#.to_vec() };
+        let text = refusal(&answer, "not published", "publish");
+        assert!(text.contains("401 a token is needed") && text.contains("TIDEGATE_PUBLISH_TOKEN"), "{text}");
+    }
+}

@@ -1,0 +1,92 @@
+//! `--print-config`: the outcome as TOML that can be saved and used, with the origin of each value beside it.
+//!
+//! Secrets are shown as comments, so that the mask never becomes a password.
+
+use std::collections::BTreeMap;
+
+use super::keys::{Draft, Kind, SETTINGS, Setting, quoted};
+use super::merge::Settings;
+use super::{Config, PublishPolicy, RouteDialect, SlowPolicy};
+
+/// Column at which the origin begins, where the value leaves room.
+const COMMENT_COLUMN: usize = 44;
+
+/// The outcome of a merge.
+pub(super) fn settings(settings: &Settings) -> String {
+    let origins: BTreeMap<&str, String> =
+        settings.origins.iter().map(|(name, origin)| (*name, origin.to_string())).collect();
+    let mut text = scalars(&settings.draft, &origins);
+    let routes = settings.tables.routes.iter().map(|(_, origin)| origin.to_string());
+    let rooms = settings.tables.rooms.iter().map(|(_, origin)| origin.to_string());
+    text.push_str(&lists(&settings.config, &routes.collect::<Vec<_>>(), &rooms.collect::<Vec<_>>()));
+    text
+}
+
+/// A configuration whose origins nobody knows.
+pub(super) fn toml_of(config: &Config) -> String {
+    let nats = config.nats.clone().unwrap_or_default();
+    let (nats_user, nats_password) = nats.user.clone().unzip();
+    let draft = Draft { config: config.clone(), nats, nats_user, nats_password };
+    scalars(&draft, &BTreeMap::new()) + &lists(config, &[], &[])
+}
+
+fn scalars(draft: &Draft, origins: &BTreeMap<&str, String>) -> String {
+    let (mut text, mut section) = (String::new(), "");
+    // Top-level keys must come before the first section.
+    let (top, sections): (Vec<&Setting>, Vec<&Setting>) =
+        SETTINGS.iter().partition(|setting| !setting.keys[0].contains('.'));
+    for setting in top.into_iter().chain(sections) {
+        let (here, key) = setting.keys[0].rsplit_once('.').unwrap_or(("", setting.keys[0]));
+        if here != section {
+            text.push_str(&format!("\n[{here}]\n"));
+            section = here;
+        }
+        let origin = origins.get(setting.name).map_or("", String::as_str);
+        text.push_str(&line(setting, key, (setting.show)(draft), origin));
+    }
+    text
+}
+
+fn line(setting: &Setting, key: &str, value: Option<String>, origin: &str) -> String {
+    match value {
+        Some(_) if setting.kind == Kind::Secret => {
+            commented(&format!("# {key} = \"***\""), &format!("masked; {origin}"))
+        }
+        Some(value) => commented(&format!("{key} = {value}"), origin),
+        None => commented(&format!("# {key} ="), &format!("{origin}: {}", setting.absent)),
+    }
+}
+
+fn commented(text: &str, comment: &str) -> String {
+    if comment.is_empty() { format!("{text}\n") } else { format!("{text:<COMMENT_COLUMN$} # {comment}\n") }
+}
+
+fn lists(config: &Config, route_origins: &[String], room_origins: &[String]) -> String {
+    let mut text = String::new();
+    let origin = |origins: &[String], index: usize| origins.get(index).cloned().unwrap_or_default();
+    let pair = |key: &str, value: &str| format!("{key} = {}\n", quoted(value).unwrap_or_default());
+    for (index, route) in config.routes.iter().enumerate() {
+        text.push_str(&format!("\n{}", commented("[[routes]]", &origin(route_origins, index))));
+        text.push_str(&pair("path", &route.path));
+        match &route.dialect {
+            RouteDialect::Native => text.push_str(&pair("dialect", "native")),
+            RouteDialect::Echo => text.push_str(&pair("dialect", "echo")),
+            RouteDialect::Raw { room } => text.push_str(&(pair("dialect", "raw") + &pair("room", room))),
+        }
+    }
+    for (index, rule) in config.rooms.iter().enumerate() {
+        text.push_str(&format!("\n{}", commented("[[rooms]]", &origin(room_origins, index))));
+        text.push_str(&pair("match", &rule.pattern));
+        let publish = match rule.publish {
+            PublishPolicy::Any => "any",
+            PublishPolicy::Members => "members",
+            PublishPolicy::None => "none",
+        };
+        let slow = match rule.slow {
+            SlowPolicy::Close => "close",
+            SlowPolicy::DropOldest => "drop-oldest",
+        };
+        text.push_str(&(pair("publish", publish) + &pair("slow", slow)));
+    }
+    text
+}

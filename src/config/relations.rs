@@ -1,0 +1,97 @@
+//! What must hold between settings, and what is allowed and deserves a warning.
+
+use super::keys::Draft;
+use super::origin::Problem;
+use super::value::size;
+use super::{Config, PublishPolicy};
+use crate::limits::COALESCED_BYTES;
+
+/// Every relation that does not hold; adds to `warnings` what an operator should know.
+pub(super) fn check(draft: &Draft, warnings: &mut Vec<String>) -> Vec<Problem> {
+    let broken = addresses(&draft.config).into_iter().chain(outboxes(&draft.config)).chain(credentials(draft));
+    let problems = broken.map(Problem::between).collect();
+    exposure(&draft.config, warnings);
+    broker(draft, warnings);
+    problems
+}
+
+fn addresses(config: &Config) -> Option<String> {
+    let (public, admin) = (config.listen, config.admin);
+    let one_host = public.ip() == admin.ip() || public.ip().is_unspecified() || admin.ip().is_unspecified();
+    (public.port() == admin.port() && public.port() != 0 && one_host)
+        .then(|| format!("listen ({public}) and admin ({admin}) need two ports; change one of them"))
+}
+
+fn outboxes(config: &Config) -> Vec<String> {
+    let limits = &config.limits;
+    let mut broken = Vec::new();
+    let outbox = limits.outbox_bytes;
+    if outbox < 4 * limits.message_bytes {
+        broken.push(format!(
+            "limits.outbox_bytes ({}) must hold four messages of limits.message_bytes ({}): raise it to {} or lower the other",
+            size(outbox as u64),
+            size(limits.message_bytes as u64),
+            size(4 * limits.message_bytes as u64),
+        ));
+    }
+    if outbox < 4 * COALESCED_BYTES {
+        let least = size(4 * COALESCED_BYTES as u64);
+        broken
+            .push(format!("limits.outbox_bytes ({}) must hold four batches: raise it to {least}", size(outbox as u64)));
+    }
+    if let Some(total) = limits.outbox_total_bytes.filter(|total| *total < outbox as u64) {
+        broken.push(format!(
+            "limits.outbox_total_bytes ({}) is for all outboxes and must hold one ({}): raise it",
+            size(total),
+            size(outbox as u64),
+        ));
+    }
+    broken
+}
+
+fn credentials(draft: &Draft) -> Vec<String> {
+    let mut broken = Vec::new();
+    match (&draft.nats_user, &draft.nats_password) {
+        (Some(_), None) => broken.push(String::from("nats.user needs nats.password (or nats.password_file)")),
+        (None, Some(_)) => broken.push(String::from("nats.password needs nats.user")),
+        _ => {}
+    }
+    let ways = [draft.nats.credentials.is_some(), draft.nats.token.is_some(), draft.nats_user.is_some()];
+    if ways.iter().filter(|given| **given).count() > 1 {
+        broken.push(String::from(
+            "nats.credentials, nats.token and nats.user exclude each other; keep the one your broker asks for",
+        ));
+    }
+    broken
+}
+
+/// Who may reach this node, and do what.
+fn exposure(config: &Config, warnings: &mut Vec<String>) {
+    let everywhere = config.rooms.iter().any(|rule| rule.pattern == "*" && rule.publish != PublishPolicy::Any);
+    if !config.listen.ip().is_loopback() && !everywhere {
+        warnings.push(format!(
+            "anybody who reaches {} may publish into rooms; a last [[rooms]] with match = \"*\", publish = \"none\" stops it",
+            config.listen
+        ));
+    }
+    if !config.admin.ip().is_loopback() && config.admin_token.is_none() {
+        warnings.push(format!(
+            "the admin port {} has no admin.token: other hosts get /live, /ready and /metrics only",
+            config.admin
+        ));
+    }
+}
+
+fn broker(draft: &Draft, warnings: &mut Vec<String>) {
+    let nats = &draft.nats;
+    let given = [
+        ("nats.credentials", nats.credentials.is_some()),
+        ("nats.token", nats.token.is_some()),
+        ("nats.user", draft.nats_user.is_some()),
+        ("nats.ca_file", nats.ca_file.is_some()),
+    ];
+    let given: Vec<&str> = given.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
+    if nats.urls.is_empty() && !given.is_empty() {
+        warnings.push(format!("{} without nats.url has no effect: the local bus runs", given.join(", ")));
+    }
+}
