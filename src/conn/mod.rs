@@ -1,1 +1,36 @@
-//! conn
+//! One client: the 64-byte entry that it costs, what waits to be sent to it, and when it is due for a look.
+//!
+//! ```text
+//!  accept        101 sent                 close frame sent          FIN sent             EOF or deadline
+//!    │               │                          │                      │                      │
+//!    ▼               ▼                          ▼                      ▼                      ▼
+//! Handshaking ──▶  Open  ──────────────────▶ Closing ─────────────▶ Lingering ──────────▶ (released)
+//!    │                     the peer's close frame: echoed, then FIN ───▲
+//!    └──── refused: the answer, then FIN ──────────────────────────────┘
+//! ```
+//!
+//! The shard drives it. A connection knows no room (only that it has memberships), no socket (only its number) and no
+//! clock: time comes in as [`Tick`]s.
+
+mod entry;
+mod outbox;
+mod slab;
+mod sweep;
+
+pub use entry::{Entry, Flags, Membership, Rooms, State, WAITING};
+pub use outbox::{Chunk, Outbox, Overflow, Tag};
+pub use slab::{Connections, Token};
+pub use sweep::{Due, Heartbeat, Slices, due};
+
+/// The shard's time: tenths of a second of the monotonic clock, counted by its sweeps.
+///
+/// A shard that was stopped for a minute counts few ticks, not six hundred: nobody times out because *we* slept.
+pub type Tick = u32;
+
+/// Ticks in a second.
+pub const TICKS_PER_SECOND: u32 = 10;
+
+/// A duration in ticks, rounded up.
+pub fn ticks(duration: std::time::Duration) -> u32 {
+    u32::try_from(duration.as_millis().div_ceil(100)).unwrap_or(u32::MAX / 2)
+}

@@ -18,6 +18,17 @@ pub enum Dialect {
     Echo,
 }
 
+impl Dialect {
+    /// The name in the admin endpoints.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Raw => "raw",
+            Self::Echo => "echo",
+        }
+    }
+}
+
 /// What a built-in path serves.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Served {

@@ -1,1 +1,310 @@
-//! room
+//! Many clients: who is in a room, and the passes that carry its messages to all of them.
+//!
+//! The shard drives it: publications and joins come in in mailbox order, and [`Room::step`] walks the members a few at a
+//! time. A room has at most one pass at a time; what arrives meanwhile is the next pass, coalesced into one batch.
+//!
+//! Invariants:
+//! - a pass ends where the members ended when it began, so whoever joins during it gets the next one first;
+//! - while a pass runs nobody changes position: leaving leaves a [`HOLE`], closed when the pass is over;
+//! - so nobody is skipped and nobody gets a batch twice (G1), and batches follow each other in order (G2).
+//!
+//! It knows connections by their slab index only, and leaves encoding and sending to the shard.
+
+mod batch;
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+pub use batch::{Batch, Encoded};
+
+use crate::limits::COALESCED_BYTES;
+use crate::relay::{Publication, RoomName};
+
+/// A member that left during a pass.
+pub const HOLE: u32 = u32::MAX;
+
+/// One room on one shard. Whether the broker has confirmed it, and who waits for that, is the shard's to know.
+#[derive(Debug)]
+pub struct Room {
+    name: RoomName,
+    members: Vec<u32>,
+    holes: usize,
+    queue: VecDeque<Arc<Publication>>,
+    queued_bytes: usize,
+    pass: Option<Pass>,
+    publications: u64,
+}
+
+#[derive(Debug)]
+struct Pass {
+    batch: Batch,
+    position: usize,
+    end: usize,
+}
+
+/// What a step of a pass came to.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Step {
+    /// This member is next.
+    Member(u32),
+    /// The pass is over; its batch is handed back, and [`Room::close_holes`] is due.
+    Over,
+    /// There is nothing to send.
+    Idle,
+}
+
+impl Room {
+    /// An empty room.
+    pub fn new(name: RoomName) -> Self {
+        Self {
+            name,
+            members: Vec::new(),
+            holes: 0,
+            queue: VecDeque::new(),
+            queued_bytes: 0,
+            pass: None,
+            publications: 0,
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &RoomName {
+        &self.name
+    }
+
+    /// Members.
+    pub fn len(&self) -> usize {
+        self.members.len() - self.holes
+    }
+
+    /// Whether nobody is in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Publications so far.
+    pub fn publications(&self) -> u64 {
+        self.publications
+    }
+
+    /// The members' slab indices.
+    pub fn members(&self) -> impl Iterator<Item = u32> {
+        self.members.iter().copied().filter(|member| *member != HOLE)
+    }
+
+    /// Adds a member, who gets what is published from now on; returns its position.
+    pub fn join(&mut self, connection: u32) -> u32 {
+        debug_assert!(connection != HOLE);
+        self.members.push(connection);
+        (self.members.len() - 1) as u32
+    }
+
+    /// Removes the member at `position`. Returns the connection that moved there, if one did: the caller must note it.
+    pub fn leave(&mut self, position: u32) -> Option<u32> {
+        let at = position as usize;
+        debug_assert!(self.members[at] != HOLE);
+        if self.pass.is_some() {
+            self.members[at] = HOLE;
+            self.holes += 1;
+            return None;
+        }
+        self.members.swap_remove(at);
+        if self.members.capacity() > 64 && self.members.len() < self.members.capacity() / 4 {
+            self.members.shrink_to(self.members.len() * 2);
+        }
+        self.members.get(at).copied()
+    }
+
+    /// Queues a publication for the next pass. Returns whether the room was idle, that is, must be scheduled.
+    pub fn publish(&mut self, publication: Arc<Publication>) -> bool {
+        let idle = self.pass.is_none() && self.queue.is_empty();
+        self.publications += 1;
+        self.queued_bytes += Batch::cost(&publication);
+        self.queue.push_back(publication);
+        idle
+    }
+
+    /// Bytes of the publications that wait for a pass or are in one.
+    pub fn pending_bytes(&self) -> usize {
+        self.queued_bytes + self.pass.as_ref().map_or(0, |pass| pass.batch.cost_bytes())
+    }
+
+    /// Goes one member on, starting the next pass if there is none.
+    pub fn step(&mut self) -> Step {
+        if self.pass.is_none() && !self.begin() {
+            return Step::Idle;
+        }
+        let Some(pass) = &mut self.pass else { return Step::Idle };
+        while pass.position < pass.end {
+            let member = self.members[pass.position];
+            pass.position += 1;
+            if member != HOLE {
+                return Step::Member(member);
+            }
+        }
+        Step::Over
+    }
+
+    /// The member some steps ahead, for a prefetch.
+    pub fn ahead(&self, steps: usize) -> Option<u32> {
+        let pass = self.pass.as_ref()?;
+        self.members.get(pass.position + steps).copied().filter(|member| *member != HOLE)
+    }
+
+    /// The batch of the pass under way.
+    pub fn batch(&mut self) -> Option<&mut Batch> {
+        self.pass.as_mut().map(|pass| &mut pass.batch)
+    }
+
+    /// Ends a pass that is [`Step::Over`] and closes the holes; `moved` learns who is where now. Returns the batch and
+    /// whether another pass waits.
+    pub fn finish(&mut self, mut moved: impl FnMut(u32, u32)) -> (Option<Batch>, bool) {
+        let batch = self.pass.take().map(|pass| pass.batch);
+        let mut at = 0;
+        while self.holes > 0 && at < self.members.len() {
+            if self.members[at] != HOLE {
+                at += 1;
+                continue;
+            }
+            self.members.swap_remove(at);
+            self.holes -= 1;
+            if let Some(member) = self.members.get(at).copied().filter(|member| *member != HOLE) {
+                moved(member, at as u32);
+            }
+        }
+        (batch, !self.queue.is_empty())
+    }
+
+    /// Takes what fits one coalesced buffer, at least one publication, into a new pass.
+    fn begin(&mut self) -> bool {
+        let Some(first) = self.queue.pop_front() else { return false };
+        let mut batch = Batch::new(first);
+        while let Some(next) = self.queue.front() {
+            if batch.cost_bytes() + Batch::cost(next) > COALESCED_BYTES {
+                break;
+            }
+            batch.extend(self.queue.pop_front());
+        }
+        self.queued_bytes -= batch.cost_bytes();
+        self.pass = Some(Pass { batch, position: 0, end: self.members.len() });
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::Kind;
+    use bytes::Bytes;
+
+    fn publication(text: &'static str) -> Arc<Publication> {
+        Arc::new(Publication {
+            room: Arc::from("room"),
+            kind: Kind::Text,
+            payload: Bytes::from_static(text.as_bytes()),
+            from: None,
+            echo: true,
+            time_unix_ns: 0,
+        })
+    }
+
+    fn room_of(members: std::ops::Range<u32>) -> Room {
+        let mut room = Room::new(Arc::from("room"));
+        for member in members {
+            room.join(member);
+        }
+        room
+    }
+
+    fn rest_of_pass(room: &mut Room) -> Vec<u32> {
+        std::iter::from_fn(|| match room.step() {
+            Step::Member(member) => Some(member),
+            Step::Over | Step::Idle => None,
+        })
+        .collect()
+    }
+
+    #[test]
+    fn a_pass_visits_every_member_once_and_then_the_room_is_idle() {
+        let mut room = room_of(0..3);
+        assert_eq!(room.step(), Step::Idle);
+        assert!(room.publish(publication("a")));
+        assert_eq!(rest_of_pass(&mut room), [0, 1, 2]);
+        assert!(!room.finish(|_, _| unreachable!()).1);
+        assert_eq!(room.step(), Step::Idle);
+    }
+
+    #[test]
+    fn what_arrives_during_a_pass_is_one_next_pass() {
+        let mut room = room_of(0..2);
+        room.publish(publication("a"));
+        assert_eq!(room.step(), Step::Member(0));
+        assert!(!room.publish(publication("b")));
+        room.publish(publication("c"));
+        assert_eq!(rest_of_pass(&mut room), [1]);
+        let (batch, more) = room.finish(|_, _| ());
+        assert_eq!((batch.map(|b| b.publications().len()), more), (Some(1), true));
+        assert_eq!(rest_of_pass(&mut room), [0, 1]);
+        assert_eq!(room.finish(|_, _| ()).0.map(|b| b.publications().len()), Some(2));
+    }
+
+    #[test]
+    fn who_leaves_or_joins_during_a_pass_makes_nobody_miss_or_get_it_twice() {
+        let mut room = room_of(0..5);
+        room.publish(publication("a"));
+        assert_eq!([room.step(), room.step()], [Step::Member(0), Step::Member(1)]);
+        assert_eq!(room.leave(0), None, "already served");
+        assert_eq!(room.leave(3), None, "not yet served");
+        let position = room.join(0);
+        assert_eq!(rest_of_pass(&mut room), [2, 4], "the one who came back waits for the next pass");
+        let mut positions = vec![(0, position)];
+        room.finish(|member, at| positions.push((member, at)));
+        for (member, at) in positions.into_iter().rev() {
+            if room.members.get(at as usize) == Some(&member) {
+                room.publish(publication("b"));
+                break;
+            }
+        }
+        let mut next = rest_of_pass(&mut room);
+        next.sort_unstable();
+        assert_eq!(next, [0, 1, 2, 4]);
+    }
+
+    #[test]
+    fn holes_at_the_end_are_closed_and_positions_stay_true() {
+        let mut room = room_of(0..6);
+        let mut position_of: Vec<u32> = (0..6).collect();
+        room.publish(publication("a"));
+        room.step();
+        for gone in [5, 1, 4] {
+            room.leave(position_of[gone as usize]);
+        }
+        rest_of_pass(&mut room);
+        room.finish(|member, at| position_of[member as usize] = at);
+        assert_eq!(room.len(), 3);
+        for member in [0, 2, 3] {
+            assert_eq!(room.members[position_of[member as usize] as usize], member);
+        }
+    }
+
+    #[test]
+    fn a_batch_holds_what_fits_one_buffer_and_at_least_one() {
+        let mut room = room_of(0..1);
+        let large: &'static str = Box::leak("x".repeat(20_000).into_boxed_str());
+        let huge: &'static str = Box::leak("x".repeat(60_000).into_boxed_str());
+        for text in [large, large, huge, "small", "small"] {
+            room.publish(publication(text));
+        }
+        let mut sizes = Vec::new();
+        loop {
+            rest_of_pass(&mut room);
+            let (batch, more) = room.finish(|_, _| ());
+            sizes.push(batch.map_or(0, |b| b.publications().len()));
+            if !more {
+                break;
+            }
+        }
+        assert_eq!(sizes, [1, 1, 1, 2]);
+        assert_eq!(room.pending_bytes(), 0);
+    }
+}

@@ -8,3 +8,6 @@ mod write;
 
 pub use request::{ErrorCode, Refused, Request, parse};
 pub use write::{Content, ack, error, gap, joined, left, message, pong, shutdown, welcome};
+
+/// The subprotocol that is answered if it is offered (RFC 6455 §1.9).
+pub const SUBPROTOCOL: &str = "tidegate.v1";

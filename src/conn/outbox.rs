@@ -1,0 +1,189 @@
+//! What a connection could not be sent yet: references to shared frames, in order, with a cap.
+//!
+//! An outbox exists only while something waits in it. It is charged with the whole buffer that a reference pins, because
+//! that is what a slow reader costs the node.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use super::Tick;
+
+/// What a chunk is, for the policy that may drop it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Tag {
+    /// Answers, pongs, close frames: never dropped.
+    Control,
+    /// Messages of a room (its index on the shard).
+    Room(u32),
+    /// The notice that messages of a room were dropped.
+    Gap(u32),
+}
+
+/// Octets of whole frames, shared with every other connection that gets them.
+#[derive(Clone, Debug)]
+pub struct Chunk {
+    /// The buffer that is pinned.
+    pub buffer: Rc<[u8]>,
+    /// First octet to send.
+    pub start: u32,
+    /// One past the last.
+    pub end: u32,
+    /// What it is.
+    pub tag: Tag,
+    /// How many messages it carries.
+    pub messages: u32,
+}
+
+impl Chunk {
+    /// The whole buffer.
+    pub fn whole(buffer: Rc<[u8]>, tag: Tag, messages: u32) -> Self {
+        let end = buffer.len() as u32;
+        Self { buffer, start: 0, end, tag, messages }
+    }
+
+    /// What is left to send.
+    pub fn bytes(&self) -> &[u8] {
+        &self.buffer[self.start as usize..self.end as usize]
+    }
+}
+
+/// The outbox would pin more than its cap.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Overflow;
+
+/// See the module.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    chunks: VecDeque<(Chunk, Tick)>,
+    pinned_bytes: usize,
+    /// Octets of the first chunk are out: it must be finished, or the stream is broken.
+    begun: bool,
+}
+
+impl Outbox {
+    /// Bytes of the buffers that it pins.
+    pub fn pinned_bytes(&self) -> usize {
+        self.pinned_bytes
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.chunks.is_empty()
+    }
+
+    /// When the oldest chunk came in.
+    pub fn oldest(&self) -> Option<Tick> {
+        self.chunks.front().map(|(_, since)| *since)
+    }
+
+    /// The first chunk.
+    pub fn front(&self) -> Option<&Chunk> {
+        self.chunks.front().map(|(chunk, _)| chunk)
+    }
+
+    /// Queues the rest of a chunk of which `sent` octets are already out; it may go over the cap, since it is the first.
+    pub fn begin(&mut self, mut chunk: Chunk, sent: usize, now: Tick) {
+        debug_assert!(self.is_empty());
+        chunk.start += sent as u32;
+        self.begun = sent > 0;
+        self.pinned_bytes += chunk.buffer.len();
+        self.chunks.push_back((chunk, now));
+    }
+
+    /// Queues a chunk.
+    ///
+    /// # Errors
+    /// [`Overflow`] where it would pin more than `cap` bytes; nothing is queued then.
+    pub fn push(&mut self, chunk: Chunk, cap: usize, now: Tick) -> Result<(), Overflow> {
+        if self.pinned_bytes + chunk.buffer.len() > cap {
+            return Err(Overflow);
+        }
+        self.pinned_bytes += chunk.buffer.len();
+        self.chunks.push_back((chunk, now));
+        Ok(())
+    }
+
+    /// Notes that `sent` octets of the first chunk are out.
+    pub fn advance(&mut self, sent: usize) {
+        let Some((chunk, _)) = self.chunks.front_mut() else { return };
+        debug_assert!(sent <= (chunk.end - chunk.start) as usize);
+        chunk.start += sent as u32;
+        self.begun |= sent > 0;
+        if chunk.start == chunk.end {
+            self.pinned_bytes -= chunk.buffer.len();
+            self.begun = false;
+            self.chunks.pop_front();
+        }
+    }
+
+    /// Drops the oldest chunk of a room that `droppable` names and that is not begun; returns its room and messages.
+    pub fn drop_oldest(&mut self, droppable: impl Fn(u32) -> bool) -> Option<(u32, u32)> {
+        let first = usize::from(self.begun);
+        let at =
+            (first..self.chunks.len()).find(|i| matches!(self.chunks[*i].0.tag, Tag::Room(room) if droppable(room)))?;
+        let (chunk, _) = self.chunks.remove(at)?;
+        self.pinned_bytes -= chunk.buffer.len();
+        match chunk.tag {
+            Tag::Room(room) => Some((room, chunk.messages)),
+            Tag::Control | Tag::Gap(_) => None,
+        }
+    }
+
+    /// Drops everything that is not begun; what is begun stays, so that a close frame can follow it.
+    pub fn clear_unbegun(&mut self) {
+        self.chunks.truncate(usize::from(self.begun));
+        self.pinned_bytes = self.chunks.iter().map(|(chunk, _)| chunk.buffer.len()).sum();
+    }
+
+    /// Whether a gap of `room` waits to be told.
+    pub fn tells_gap(&self, room: u32) -> bool {
+        self.chunks.iter().any(|(chunk, _)| chunk.tag == Tag::Gap(room))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chunk(text: &str, tag: Tag) -> Chunk {
+        Chunk::whole(Rc::from(text.as_bytes()), tag, 1)
+    }
+
+    #[test]
+    fn what_is_queued_comes_out_in_order_and_in_any_pieces() {
+        let mut outbox = Outbox::default();
+        outbox.begin(chunk("hello", Tag::Control), 2, 7);
+        outbox.push(chunk("world", Tag::Room(1)), 100, 8).unwrap();
+        let mut sent = Vec::new();
+        while let Some(front) = outbox.front() {
+            let n = front.bytes().len().min(2);
+            sent.extend_from_slice(&front.bytes()[..n]);
+            outbox.advance(n);
+        }
+        assert_eq!(sent, b"lloworld");
+        assert_eq!((outbox.pinned_bytes(), outbox.oldest()), (0, None));
+    }
+
+    #[test]
+    fn the_cap_counts_whole_buffers_not_what_is_left_of_them() {
+        let mut outbox = Outbox::default();
+        outbox.begin(chunk("0123456789", Tag::Control), 9, 0);
+        assert_eq!(outbox.push(chunk("ab", Tag::Control), 11, 0), Err(Overflow));
+        assert_eq!(outbox.push(chunk("a", Tag::Control), 11, 0), Ok(()));
+    }
+
+    #[test]
+    fn the_oldest_is_dropped_but_never_a_begun_frame_or_an_answer() {
+        let mut outbox = Outbox::default();
+        outbox.begin(chunk("begun", Tag::Room(1)), 1, 0);
+        for (text, tag) in
+            [("answer", Tag::Control), ("other", Tag::Room(2)), ("old", Tag::Room(1)), ("new", Tag::Room(1))]
+        {
+            outbox.push(chunk(text, tag), 100, 0).unwrap();
+        }
+        assert_eq!(outbox.drop_oldest(|room| room == 1), Some((1, 1)));
+        assert_eq!(outbox.drop_oldest(|room| room == 1), Some((1, 1)));
+        assert_eq!(outbox.drop_oldest(|room| room == 1), None, "only the begun one is left of the room");
+        assert_eq!(outbox.pinned_bytes(), "begunanswerother".len());
+    }
+}

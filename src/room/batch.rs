@@ -1,0 +1,101 @@
+//! What one pass carries: some publications of a room, encoded at most once for each way of speaking.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::relay::Publication;
+
+/// Frames of all publications of a batch, one after the other.
+#[derive(Clone, Debug)]
+pub struct Encoded {
+    /// The octets, shared with every outbox that could not take them.
+    pub buffer: Rc<[u8]>,
+    /// Where each publication's frames end.
+    pub ends: Rc<[u32]>,
+}
+
+impl Encoded {
+    /// The octets of the publications that `wanted` picks by position, as ranges that are as long as possible.
+    pub fn ranges(&self, wanted: impl Fn(usize) -> bool) -> Vec<std::ops::Range<u32>> {
+        let mut ranges: Vec<std::ops::Range<u32>> = Vec::new();
+        let mut start = 0;
+        for (i, end) in self.ends.iter().copied().enumerate() {
+            if wanted(i) {
+                match ranges.last_mut() {
+                    Some(last) if last.end == start => last.end = end,
+                    _ => ranges.push(start..end),
+                }
+            }
+            start = end;
+        }
+        ranges
+    }
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Batch {
+    publications: Vec<Arc<Publication>>,
+    cost_bytes: usize,
+    echoless: bool,
+    encoded: [Option<Encoded>; 4],
+}
+
+impl Batch {
+    /// A batch of one.
+    pub fn new(first: Arc<Publication>) -> Self {
+        let mut batch =
+            Self { publications: Vec::with_capacity(1), cost_bytes: 0, echoless: false, encoded: [const { None }; 4] };
+        batch.extend(Some(first));
+        batch
+    }
+
+    /// Adds publications; only before the first encoding.
+    pub fn extend(&mut self, more: impl IntoIterator<Item = Arc<Publication>>) {
+        debug_assert!(self.encoded.iter().all(Option::is_none));
+        for publication in more {
+            self.cost_bytes += Self::cost(&publication);
+            self.echoless |= !publication.echo;
+            self.publications.push(publication);
+        }
+    }
+
+    /// What a publication counts against the coalesced buffer: its payload, its room's name and an envelope.
+    pub fn cost(publication: &Publication) -> usize {
+        const ENVELOPE_BYTES: usize = 128;
+        publication.payload.len() + publication.room.len() + ENVELOPE_BYTES
+    }
+
+    /// The sum of the costs.
+    pub fn cost_bytes(&self) -> usize {
+        self.cost_bytes
+    }
+
+    /// The publications, in order.
+    pub fn publications(&self) -> &[Arc<Publication>] {
+        &self.publications
+    }
+
+    /// Whether some publication must not go back to its sender.
+    pub fn is_echoless(&self) -> bool {
+        self.echoless
+    }
+
+    /// The batch as `form` (below 4, chosen by the shard) speaks it, encoded by `encode` the first time.
+    pub fn encoded(&mut self, form: usize, encode: impl FnOnce(&[Arc<Publication>]) -> Encoded) -> &Encoded {
+        self.encoded[form].get_or_insert_with(|| encode(&self.publications))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ranges_leave_out_what_is_not_wanted_and_join_what_is() {
+        let encoded = Encoded { buffer: Rc::from(&[0; 10][..]), ends: Rc::from(&[2, 4, 7, 10][..]) };
+        assert_eq!(encoded.ranges(|_| true), [0..10]);
+        assert_eq!(encoded.ranges(|i| i != 1), [0..2, 4..10]);
+        assert_eq!(encoded.ranges(|_| false), []);
+    }
+}
