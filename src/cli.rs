@@ -104,6 +104,8 @@ setting_flags! {
     nats_url: "Serving" "URL" "Broker that connects the nodes; several with commas; without it this node is alone [TIDEGATE_NATS_URL]";
     node_name: "Serving" "NAME" "This node's name [TIDEGATE_NODE_NAME] [default: the hostname]";
     #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
+    share_port: "Serving" "BOOL" "Let other gateways of this host listen at the same address [TIDEGATE_SHARE_PORT]";
+    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
     demo: "Serving" "BOOL" "Also serve a page at /demo where two tabs talk [TIDEGATE_DEMO]";
     profile: "Serving" "PROFILE" "production, or conformance: 16 MiB messages, no rates, /echo [TIDEGATE_PROFILE]";
     shards: "Machine" "N" "Threads that serve clients [TIDEGATE_SHARDS] [default: cores, or the CPU quota]";

@@ -1,11 +1,236 @@
-//! A node from start to stop.
+//! A node from start to stop: what the host allows, listeners, relay, shards, then control until the end.
+//!
+//! It starts everything in the order in which it is needed and stops it in reverse. What fails before the first client could
+//! connect is one line that says what to do, and exit code 3.
 
+use std::io;
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::config::Config;
+use crate::check::{self, Host, ProbeOutcome};
+use crate::config::{Config, Driver, PublishPolicy};
+use crate::control::{self, Control, DriverInfo, NodeState, Order, Outcome, ShardExit, ShardHandle};
+use crate::counters::{Cell, RelayCounters, ShardCounters};
+use crate::mailbox::{Sender, Waker, mailbox};
+use crate::relay;
+use crate::shard::run::Seat;
+use crate::shard::{self, Settings, listener};
+
+/// The host cannot run the node.
+const EXIT_HOST: u8 = 3;
+/// Something failed at run time.
+const EXIT_FAILURE: u8 = 1;
+/// Orders that wait for one shard.
+const ORDERS: usize = 64;
+
+/// Why a node does not start.
+struct CannotStart(String);
 
 /// Runs a node until it has drained or failed.
 pub fn serve(config: Config) -> ExitCode {
-    tracing::info!(listen = %config.listen, admin = %config.admin, "configured");
-    ExitCode::SUCCESS
+    match start(Arc::new(config)) {
+        Ok(node) => node.steer(),
+        Err(CannotStart(why)) => {
+            tracing::error!("{why}");
+            ExitCode::from(EXIT_HOST)
+        }
+    }
+}
+
+/// Everything that was started.
+struct Node {
+    control: Control,
+    relay: relay::Handle,
+}
+
+impl Node {
+    fn steer(self) -> ExitCode {
+        let outcome = match control::run(self.control) {
+            Ok(outcome) => outcome,
+            Err(error) => {
+                tracing::error!(%error, "the control thread cannot run");
+                return ExitCode::from(EXIT_FAILURE);
+            }
+        };
+        match &outcome {
+            Outcome::Drained => tracing::info!("drained: every client is gone"),
+            Outcome::DeadlinePassed => tracing::warn!("drained: the deadline passed, and who was left was closed"),
+            Outcome::Forced => tracing::warn!("ended at once by a second signal"),
+            Outcome::Stuck => tracing::error!("ended although a shard did not stop"),
+            Outcome::ShardFailed { shard, reason } => tracing::error!(shard, %reason, "a shard failed"),
+        }
+        if outcome.exit_code() == 0 {
+            self.relay.stop();
+        }
+        // Not a return: threads of shards that did not stop must not keep the process.
+        std::process::exit(i32::from(outcome.exit_code()));
+    }
+}
+
+fn start(config: Arc<Config>) -> Result<Node, CannotStart> {
+    if let Err(error) = check::raise_nofile() {
+        tracing::warn!(%error, "cannot raise the soft limit of open files to the hard one");
+    }
+    let host = Host::this();
+    let driver = choose_driver(&config, host.io_uring)?;
+    let capacity = check::capacity(&host, &config);
+    let memory = check::MemoryBound::of(&host, &config, capacity.connections);
+    let listeners = bind(&config)?;
+    let admin = bind_admin(&config)?;
+    let node_id = random() as u32;
+    let counters: Vec<Arc<ShardCounters>> = (0..config.shards).map(|_| Arc::default()).collect();
+    let relay_counters = Arc::new(RelayCounters {
+        mailbox_depth: (0..config.shards).map(|_| Cell::default()).collect(),
+        ..RelayCounters::default()
+    });
+    let wakers: Vec<Arc<Waker>> =
+        (0..=config.shards).map(|_| Waker::new()).collect::<Result<_, _>>().map_err(no_descriptors)?;
+    let (mut ports, relay) =
+        relay::start(relay::Options::new(&config, node_id), wakers.clone(), relay_counters.clone())
+            .map_err(|error| CannotStart(format!("the relay cannot start: {error}")))?;
+    let control_port = ports.pop().ok_or_else(|| CannotStart(String::from("the relay has no port for control")))?;
+    let shared = NodeState::new(relay_counters.clone(), config.ready_require_broker);
+    warn_if_open_to_all(&config);
+    tracing::info!(%capacity, %memory, "bounds");
+    tracing::info!(driver = driver.name, why = %driver.why, shards = config.shards, "driver");
+    let settings = |shard: usize| {
+        let outboxes = check::outbox_total_bytes(&host, &config);
+        let all = counters.clone();
+        Settings::new(config.clone(), node_id, shard as u8, capacity.connections, outboxes, all, shared.clone())
+    };
+    let mut shards = Vec::new();
+    for (number, (listener, port)) in listeners.into_iter().zip(ports).enumerate() {
+        let (orders, inbox) = mailbox(ORDERS, wakers[number].clone());
+        let seat = Seat {
+            settings: Arc::new(settings(number)),
+            counters: counters[number].clone(),
+            listener,
+            port,
+            orders: inbox,
+            waker: wakers[number].clone(),
+            seed: random(),
+        };
+        shards.push(start_shard(number, seat, orders, &driver, &config)?);
+    }
+    tracing::info!(listen = %config.listen, admin = %config.admin, demo = config.demo, "serving");
+    let relay_waker = wakers[config.shards].clone();
+    let control = Control {
+        listener: admin,
+        node_id,
+        capacity: (capacity.connections, capacity.binding),
+        driver,
+        shards,
+        relay: control_port,
+        relay_waker,
+        relay_counters,
+        shared,
+        config,
+    };
+    Ok(Node { control, relay })
+}
+
+/// io_uring or epoll, and why: the one line that tells.
+fn choose_driver(config: &Config, probe: ProbeOutcome) -> Result<DriverInfo, CannotStart> {
+    let info = |name, why: String| Ok(DriverInfo { name, why });
+    match (config.driver, probe) {
+        (Driver::Epoll, _) => info("epoll", String::from("configured")),
+        (_, ProbeOutcome::Lacking(_)) => Err(CannotStart(format!("io_uring: {probe}; or run with --driver epoll"))),
+        (Driver::IoUring, ProbeOutcome::Works) => info("io_uring", String::from("configured")),
+        (Driver::IoUring, ProbeOutcome::Refused(_)) => {
+            Err(CannotStart(format!("io_uring is configured and {probe}; allow it, or run with --driver auto")))
+        }
+        (Driver::Auto, ProbeOutcome::Works) => info("io_uring", String::from("the probe succeeded")),
+        (Driver::Auto, ProbeOutcome::Refused(_)) => info("epoll", format!("io_uring is {probe}")),
+    }
+}
+
+fn bind(config: &Config) -> Result<Vec<OwnedFd>, CannotStart> {
+    let cannot = |error: io::Error| CannotStart(explain_bind("listen", config.listen, &error));
+    if !config.share_port {
+        listener::probe(config.listen).map_err(cannot)?;
+    }
+    (0..config.shards).map(|_| listener::listen_at(config.listen)).collect::<io::Result<_>>().map_err(cannot)
+}
+
+fn bind_admin(config: &Config) -> Result<TcpListener, CannotStart> {
+    TcpListener::bind(config.admin).map_err(|error| CannotStart(explain_bind("admin", config.admin, &error)))
+}
+
+fn explain_bind(flag: &str, address: std::net::SocketAddr, error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => {
+            format!("{address} is in use by another process: stop it, or choose another address with --{flag}")
+        }
+        io::ErrorKind::AddrNotAvailable => {
+            format!("{address} is no address of this host: choose another one with --{flag}")
+        }
+        io::ErrorKind::PermissionDenied => {
+            format!("{address} may not be bound by this user: choose a port above 1023 with --{flag}")
+        }
+        _ => format!("cannot listen at {address}: {error}; choose another address with --{flag}"),
+    }
+}
+
+fn start_shard(
+    number: usize,
+    seat: Seat,
+    orders: Sender<Order>,
+    driver: &DriverInfo,
+    config: &Config,
+) -> Result<ShardHandle, CannotStart> {
+    let counters = seat.counters.clone();
+    let (uring, pin) = (driver.name == "io_uring", config.pin);
+    let thread: JoinHandle<ShardExit> = std::thread::Builder::new()
+        .name(format!("shard-{number}"))
+        .spawn(move || {
+            if pin {
+                pin_to_core(number);
+            }
+            shard::run::run(seat, uring).unwrap_or_else(|error| ShardExit::Failed(error.to_string()))
+        })
+        .map_err(|error| CannotStart(format!("cannot start a thread: {error}; raise the limit of threads")))?;
+    Ok(ShardHandle { orders, counters, thread })
+}
+
+/// Pins the calling thread to the `number`th core that the process may run on.
+fn pin_to_core(number: usize) {
+    use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
+    use nix::unistd::Pid;
+    let this = Pid::from_raw(0);
+    let Ok(allowed) = sched_getaffinity(this) else { return };
+    let mut cores = (0..CpuSet::count()).filter(|core| allowed.is_set(*core).unwrap_or(false));
+    let Some(core) = cores.nth(number) else { return };
+    let mut own = CpuSet::new();
+    if own.set(core).and_then(|()| sched_setaffinity(this, &own)).is_err() {
+        tracing::warn!(core, "cannot pin a shard to its core");
+    }
+}
+
+fn warn_if_open_to_all(config: &Config) {
+    let any = config.rooms.is_empty() || config.rooms.iter().any(|rule| rule.publish == PublishPolicy::Any);
+    if any && !config.listen.ip().is_loopback() {
+        tracing::warn!(
+            "anybody who reaches {} may publish into rooms: restrict it with [[rooms]] publish = \"members\" or \"none\"",
+            config.listen
+        );
+    }
+}
+
+fn no_descriptors(error: nix::errno::Errno) -> CannotStart {
+    CannotStart(format!("cannot make an eventfd: {error}; raise nofile"))
+}
+
+/// A random number, from the kernel, or from the clock where it gives none.
+fn random() -> u64 {
+    let mut bytes = [0; 8];
+    // SAFETY: the pointer and the length describe `bytes`.
+    let got = unsafe { libc::getrandom(bytes.as_mut_ptr().cast(), bytes.len(), 0) };
+    if got == 8 {
+        return u64::from_ne_bytes(bytes);
+    }
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64)
 }

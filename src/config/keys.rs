@@ -151,6 +151,8 @@ pub(super) static SETTINGS: &[Setting] = &[
         |d, v| { d.config.compression = v.boolean()?; Ok(()) }, |d| plain(d.config.compression)),
     row("origins", &["origins"], Kind::Daily,
         |d, v| { d.config.origins = origins(v)?; Ok(()) }, |d| list(&d.config.origins)),
+    row("share_port", &["share_port"], Kind::Daily,
+        |d, v| { d.config.share_port = v.boolean()?; Ok(()) }, |d| plain(d.config.share_port)),
     row("demo", &["demo"], Kind::Daily,
         |d, v| { d.config.demo = v.boolean()?; Ok(()) }, |d| plain(d.config.demo)),
     row("log", &["log"], Kind::Daily,

@@ -184,6 +184,8 @@ pub struct Config {
     pub ready_require_broker: bool,
     /// Balancers in front.
     pub proxies: Proxies,
+    /// Other processes may listen at the same address too (SO_REUSEPORT), each taking a share of the clients.
+    pub share_port: bool,
     /// Serve `/demo`.
     pub demo: bool,
     /// Serve `/echo` with raised limits.
@@ -221,6 +223,7 @@ impl Default for Config {
             publish_token: None,
             ready_require_broker: false,
             proxies: Proxies::default(),
+            share_port: false,
             demo: false,
             conformance: false,
             log_filter: String::from("info"),

@@ -1,1 +1,246 @@
-//! shard
+//! One core's share of the node: its connections, its rooms, and everything that happens to them.
+//!
+//! [`Shard`] is generic over its [`Wire`] and deterministic: events, relay messages, orders and the [`Clock`] come in, sends
+//! and [`ToRelay`] items go out, and its random numbers come from a seed. The simulator runs it as it is; [`run`] is the thin
+//! loop around it that owns the runtime, the listener and the mailboxes.
+//!
+//! A turn of the loop, in this order: [`Shard::reap`], [`Shard::serve_ready`], [`Shard::handle_relay`] and
+//! [`Shard::handle_order`], [`Shard::fan_out`], [`Shard::submit`]; each but the first under a budget.
+//!
+//! It leaves to others: what octets mean (`proto`, `dialect`), when a connection is due (`conn`), who is next in a pass
+//! (`room`), how octets reach a socket (`wire`), and where publications go (`relay`).
+
+mod admit;
+mod encode;
+mod ending;
+mod fanout;
+mod gaps;
+mod handshake;
+mod inbound;
+pub mod listener;
+mod orders;
+mod outbound;
+mod requests;
+mod rooms;
+pub mod run;
+mod settings;
+mod sweep;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use crate::conn::{Connections, Slices, Tick, Token};
+use crate::counters::ShardCounters;
+use crate::id::ConnectionId;
+use crate::limits;
+use crate::relay::{RoomName, ToRelay};
+use crate::wire::{Event, Wire};
+use rooms::Subscription;
+pub use settings::Settings;
+
+/// What time it is, as the loop last looked.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Clock {
+    /// The shard's own ticks; only its sweep moves them on.
+    pub tick: Tick,
+    /// Monotonic ns, for durations.
+    pub mono_ns: u64,
+    /// Unix ns, for timestamps and latency across nodes; decides nothing (G11).
+    pub unix_ns: u64,
+}
+
+/// Who waits for an acknowledgement.
+struct AwaitedAck {
+    token: Token,
+    reference: Option<Box<str>>,
+}
+
+/// A drain under way.
+#[derive(Clone, Copy)]
+struct Drain {
+    start: Tick,
+    window: u32,
+}
+
+/// See the module.
+pub struct Shard<W> {
+    wire: W,
+    settings: Arc<Settings>,
+    counters: Arc<ShardCounters>,
+    clock: Clock,
+    random: Random,
+    connections: Connections,
+    /// Heads of requests that came in pieces, by slab index; the pool of the handshake's buffers.
+    heads: HashMap<u32, Vec<u8>>,
+    /// Client addresses that a trusted proxy told, by slab index.
+    forwarded: HashMap<u32, IpAddr>,
+    handshakes: usize,
+    admission: admit::Bucket,
+    ready: VecDeque<Token>,
+    subscriptions: Slab<Subscription>,
+    by_name: HashMap<RoomName, u32>,
+    fanout: VecDeque<u32>,
+    fanout_bytes: usize,
+    gaps: VecDeque<gaps::Walk>,
+    to_relay: VecDeque<ToRelay>,
+    to_relay_bytes: usize,
+    acks: Slab<AwaitedAck>,
+    backlogged: Vec<u32>,
+    events: Vec<Event>,
+    released: Vec<Event>,
+    scratch: Box<[u8]>,
+    reply: Vec<u8>,
+    encoding: encode::Scratch,
+    slices: Slices,
+    sweep_max_outbox: u64,
+    refusing: bool,
+    drain: Option<Drain>,
+    stopped: bool,
+}
+
+/// Octets read at once from one connection.
+const READ_BYTES: usize = 64 * 1024;
+
+impl<W: Wire> Shard<W> {
+    /// An empty shard for up to `settings.capacity` connections.
+    pub fn new(wire: W, settings: Arc<Settings>, counters: Arc<ShardCounters>, seed: u64) -> Self {
+        Self {
+            wire,
+            counters,
+            clock: Clock { tick: 1, ..Clock::default() },
+            random: Random(seed | 1),
+            connections: Connections::with_capacity(settings.slots),
+            heads: HashMap::new(),
+            forwarded: HashMap::new(),
+            handshakes: 0,
+            admission: admit::Bucket::new(settings.connection_rate),
+            ready: VecDeque::new(),
+            subscriptions: Slab::new(),
+            by_name: HashMap::new(),
+            fanout: VecDeque::new(),
+            fanout_bytes: 0,
+            gaps: VecDeque::new(),
+            to_relay: VecDeque::new(),
+            to_relay_bytes: 0,
+            acks: Slab::new(),
+            backlogged: Vec::new(),
+            events: Vec::new(),
+            released: Vec::new(),
+            scratch: vec![0; READ_BYTES].into_boxed_slice(),
+            reply: Vec::new(),
+            encoding: encode::Scratch::default(),
+            slices: Slices::new(limits::SWEEP_SLICES),
+            sweep_max_outbox: 0,
+            refusing: false,
+            drain: None,
+            stopped: false,
+            settings,
+        }
+    }
+
+    /// Tells the time; ticks are the sweep's business and stay.
+    pub fn set_time(&mut self, mono_ns: u64, unix_ns: u64) {
+        self.clock.mono_ns = mono_ns;
+        self.clock.unix_ns = unix_ns;
+    }
+
+    /// Collects and handles what the wire has to tell.
+    pub fn reap(&mut self) {
+        let mut events = std::mem::take(&mut self.events);
+        self.wire.reap(&mut events);
+        self.handle_events(&mut events);
+        self.events = events;
+    }
+
+    /// Does what the wire has queued, and handles what failed of it.
+    pub fn submit(&mut self) {
+        let mut events = std::mem::take(&mut self.events);
+        self.wire.submit(&mut events);
+        self.handle_events(&mut events);
+        self.events = events;
+    }
+
+    fn handle_events(&mut self, events: &mut Vec<Event>) {
+        // Handling may submit, which may append to a list of its own: nothing is lost, since `self.events` is another.
+        for event in events.drain(..) {
+            match event {
+                Event::Ready(ready) => self.handle_ready(ready),
+                Event::Unsent { token, chunk, result } => self.handle_unsent(token, chunk, result),
+                Event::Released(token) => self.free(token),
+                Event::Rung => {}
+                Event::Ticked(count) => self.handle_ticks(count),
+            }
+        }
+    }
+
+    /// Takes the oldest item for the relay.
+    pub fn poll_relay(&mut self) -> Option<ToRelay> {
+        let item = self.to_relay.pop_front()?;
+        if let ToRelay::Publish(publication, _) = &item {
+            self.to_relay_bytes -= publication.payload.len();
+        }
+        Some(item)
+    }
+
+    /// Puts an item back that the mailbox had no room for.
+    pub fn unpoll_relay(&mut self, item: ToRelay) {
+        if let ToRelay::Publish(publication, _) = &item {
+            self.to_relay_bytes += publication.payload.len();
+        }
+        self.to_relay.push_front(item);
+    }
+
+    /// Whether there is work that no event will announce.
+    pub fn has_work(&self) -> bool {
+        !self.ready.is_empty() || !self.fanout.is_empty() || !self.gaps.is_empty()
+    }
+
+    /// Whether deliveries may be taken from the mailbox: what the rooms hold is bounded, and the mailbox then tells a gap.
+    pub fn takes_deliveries(&self) -> bool {
+        self.fanout_bytes < self.settings.fanout_bytes
+    }
+
+    /// Whether [`crate::control::Order::Stop`] was given.
+    pub fn is_stopped(&self) -> bool {
+        self.stopped
+    }
+
+    /// The wire, for the loop that waits on it.
+    pub fn wire(&mut self) -> &mut W {
+        &mut self.wire
+    }
+
+    /// Connections in the slab, in whatever state.
+    pub fn sockets(&self) -> usize {
+        self.connections.len()
+    }
+
+    fn id(&self, token: Token) -> ConnectionId {
+        ConnectionId {
+            node: self.settings.node_id,
+            shard: self.settings.shard,
+            index: token.index,
+            generation: token.generation,
+        }
+    }
+}
+
+/// xorshift64*: jitter, not secrets.
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 ^= self.0 >> 12;
+        self.0 ^= self.0 << 25;
+        self.0 ^= self.0 >> 27;
+        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
+    }
+
+    /// Below `bound`; 0 where `bound` is 0.
+    fn below(&mut self, bound: u32) -> u32 {
+        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u32
+    }
+}

@@ -1,0 +1,124 @@
+//! Who gets in: the node's capacity, the rate of new connections, the cap on unfinished handshakes.
+//!
+//! Who does not is told so: the socket is taken, its request read and answered with 503. Only where even those are too many
+//! is it answered before it asked.
+
+use std::os::fd::RawFd;
+
+use super::Shard;
+use crate::close::Refusal;
+use crate::conn::{Entry, Flags, TICKS_PER_SECOND, Tick};
+use crate::proto::handshake;
+use crate::wire::Wire;
+
+/// A token bucket of one second's burst.
+pub(super) struct Bucket {
+    rate: u32,
+    tokens: u32,
+    tick: Tick,
+}
+
+impl Bucket {
+    /// `rate` a second; 0 is no limit.
+    pub(super) fn new(rate: u32) -> Self {
+        Self { rate, tokens: rate, tick: 0 }
+    }
+
+    fn take(&mut self, now: Tick) -> bool {
+        if self.rate == 0 {
+            return true;
+        }
+        let gained = u64::from(now - self.tick) * u64::from(self.rate) / u64::from(TICKS_PER_SECOND);
+        if gained > 0 {
+            self.tokens = (u64::from(self.tokens) + gained).min(u64::from(self.rate)) as u32;
+            self.tick = now;
+        }
+        let taken = self.tokens > 0;
+        self.tokens -= u32::from(taken);
+        taken
+    }
+}
+
+impl<W: Wire> Shard<W> {
+    /// Takes in a socket that was just accepted; it is non-blocking. The shard owns its number from here on.
+    pub fn handle_accepted(&mut self, fd: RawFd) {
+        self.counters.accepted.add(1);
+        let now = self.clock.tick;
+        let refusal = self.admission_refusal();
+        if self.handshakes >= self.settings.config.limits.handshakes_per_shard
+            || self.connections.len() >= self.settings.slots
+        {
+            return self.refuse_unasked(fd);
+        }
+        let jitter = self.random.below(u32::from(self.settings.heartbeat.ping).max(1)) as u16;
+        let deadline = now + self.settings.handshake_deadline;
+        let rate = self.settings.message_burst;
+        let proxied = self.settings.config.proxies.protocol_v2
+            && self.wire.peer(fd).is_some_and(|peer| self.settings.trusts(peer.ip()));
+        let token = self.connections.insert(|generation| {
+            let mut entry = Entry::new(fd, generation, now, deadline);
+            // The first ping comes at a random moment of the interval, so that a crowd's pings are spread.
+            entry.heard = entry.heard.wrapping_sub(jitter);
+            entry.tokens = rate;
+            if refusal.is_some() {
+                entry.flags.set(Flags::REFUSED);
+            }
+            if proxied {
+                entry.flags.set(Flags::PROXIED);
+            }
+            entry
+        });
+        self.handshakes += 1;
+        self.counters.sockets.set(self.connections.len() as u64);
+        if self.wire.arm(fd, token).is_err() {
+            self.refuse(token, Refusal::Capacity);
+        }
+    }
+
+    /// Why a new connection would be refused now, whatever it asks for.
+    pub(super) fn admission_refusal(&mut self) -> Option<Refusal> {
+        if self.refusing {
+            return Some(Refusal::Draining);
+        }
+        let open: u64 = self.settings.node_counters.iter().map(|shard| shard.sockets.value()).sum();
+        if open >= self.settings.capacity {
+            return Some(Refusal::Capacity);
+        }
+        let now = self.clock.tick;
+        (!self.admission.take(now)).then_some(Refusal::ConnectionRate)
+    }
+
+    /// Seconds after which a refused client may try again: jittered, so that a crowd does not come back at once.
+    pub(super) fn retry_after_s(&mut self) -> u32 {
+        1 + self.random.below(5)
+    }
+
+    /// Answers without having been asked, for want of room to wait for the question.
+    pub fn refuse_unasked(&mut self, fd: RawFd) {
+        let refusal = if self.refusing { Refusal::Draining } else { Refusal::Capacity };
+        // What is read is not reset: a socket that is closed over unread octets resets the answer too.
+        let _ = self.wire.recv(fd, &mut self.scratch);
+        let mut answer = Vec::with_capacity(256);
+        let retry_after_s = self.retry_after_s();
+        handshake::refuse(&mut answer, refusal, Some(retry_after_s));
+        let _ = self.wire.send(fd, &answer);
+        self.wire.finish(fd);
+        self.wire.discard(fd);
+        self.counters.refused[refusal as usize].add(1);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_bucket_allows_one_seconds_burst_and_then_its_rate() {
+        let mut bucket = Bucket::new(100);
+        let taken = |bucket: &mut Bucket, now| (0..1000).take_while(|_| bucket.take(now)).count();
+        assert_eq!(taken(&mut bucket, 1), 100);
+        assert_eq!(taken(&mut bucket, 2), 10);
+        assert_eq!(taken(&mut bucket, 1000), 100);
+        assert!(Bucket::new(0).take(1));
+    }
+}

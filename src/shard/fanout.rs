@@ -1,0 +1,106 @@
+//! The fan-out: passes over rooms' members, a few sends at a time, rooms taking turns.
+
+use super::Shard;
+use super::encode::Form;
+use crate::conn::{Chunk, Flags, Tag, Token};
+use crate::counters::MessageType;
+use crate::id::ConnectionId;
+use crate::relay::Publication;
+use crate::room::Step;
+use crate::wire::Wire;
+
+/// Sends in a row for one room before the next room's turn.
+const TURN: usize = 64;
+/// How many members ahead an entry is fetched into the cache.
+const AHEAD: usize = 4;
+
+impl<W: Wire> Shard<W> {
+    /// Sends to up to `budget` members.
+    pub fn fan_out(&mut self, budget: usize) {
+        let mut left = budget;
+        while left > 0 {
+            let Some(room) = self.fanout.pop_front() else { break };
+            let turn = TURN.min(left);
+            let sent = self.go_on(room, turn);
+            left -= sent.clamp(1, turn);
+        }
+        if !self.gaps.is_empty() {
+            self.tell_gaps(budget);
+        }
+    }
+
+    /// Takes a room's pass up to `turn` members on; schedules the room again if there is more. Returns the sends.
+    fn go_on(&mut self, room: u32, turn: usize) -> usize {
+        for sent in 0..turn {
+            let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return sent };
+            match subscription.room.step() {
+                Step::Member(member) => {
+                    if let Some(ahead) = subscription.room.ahead(AHEAD) {
+                        self.connections.prefetch(ahead);
+                    }
+                    self.send_batch(room, member);
+                }
+                Step::Over => {
+                    self.note_latency(room);
+                    if self.close_holes(room) {
+                        self.fanout.push_back(room);
+                    }
+                    return sent;
+                }
+                Step::Idle => return sent,
+            }
+        }
+        self.fanout.push_back(room);
+        turn
+    }
+
+    /// Sends the pass's batch to one member.
+    fn send_batch(&mut self, room: u32, member: u32) {
+        let Some(entry) = self.connections.at(member) else { return };
+        let token = Token { index: member, generation: entry.generation };
+        let form = Form { dialect: entry.dialect, deflate: entry.flags.has(Flags::DEFLATE) };
+        let id = self.id(token);
+        let Some(batch) = self.subscriptions.get_mut(room as usize).and_then(|s| s.room.batch()) else { return };
+        let encoding = &mut self.encoding;
+        let encoded = batch.encoded(form.index(), |publications| encoding.encode(form, publications)).clone();
+        let messages = batch.publications().len() as u32;
+        if batch.is_echoless() && batch.publications().iter().any(|publication| is_own(publication, id)) {
+            return self.send_without_own(room, token, &encoded);
+        }
+        self.counters.messages_out[MessageType::Message as usize].add(u64::from(messages));
+        self.deliver(token, &Chunk::whole(encoded.buffer, Tag::Room(room), messages));
+    }
+
+    /// Sends what is left of a batch when the member's own publications without echo are taken out.
+    fn send_without_own(&mut self, room: u32, token: Token, encoded: &crate::room::Encoded) {
+        let id = self.id(token);
+        let Some(batch) = self.subscriptions.get_mut(room as usize).and_then(|s| s.room.batch()) else { return };
+        let wanted: Vec<bool> = batch.publications().iter().map(|publication| !is_own(publication, id)).collect();
+        let count = wanted.iter().filter(|wanted| **wanted).count();
+        self.count_out(MessageType::Message, count as u64);
+        for range in encoded.ranges(|i| wanted[i]) {
+            let chunk = Chunk {
+                start: range.start,
+                end: range.end,
+                ..Chunk::whole(encoded.buffer.clone(), Tag::Room(room), 1)
+            };
+            self.deliver(token, &chunk);
+        }
+    }
+
+    /// Publish-to-delivery, as of the pass's last send.
+    fn note_latency(&mut self, room: u32) {
+        let now = self.clock.unix_ns;
+        let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return };
+        let members = subscription.room.len() as u64;
+        let Some(batch) = subscription.room.batch() else { return };
+        for publication in batch.publications() {
+            self.counters.publish_delivery.record(now.saturating_sub(publication.time_unix_ns), members.min(1));
+        }
+    }
+}
+
+/// Whether a publication must not go back to this connection.
+fn is_own(publication: &Publication, id: ConnectionId) -> bool {
+    !publication.echo && publication.from == Some(id)
+}

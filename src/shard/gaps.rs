@@ -1,0 +1,87 @@
+//! Telling gaps: a walk over the slab, a few entries at a time, because members move while rooms live on.
+
+use std::collections::HashSet;
+
+use super::Shard;
+use crate::close::CloseReason;
+use crate::conn::{State, Token};
+use crate::counters::MessageType;
+use crate::dialect::{Dialect, native};
+use crate::limits::RESYNC_AFTER;
+use crate::proto::frame;
+use crate::relay::{GapReason, RoomName};
+use crate::wire::Wire;
+
+/// One gap on its way to everybody whom it concerns.
+pub(super) struct Walk {
+    /// The rooms concerned; `None` is all of a client's rooms, told once.
+    rooms: Option<HashSet<RoomName>>,
+    reason: GapReason,
+    next: u32,
+}
+
+impl Walk {
+    pub(super) fn new(rooms: Option<Vec<RoomName>>, reason: GapReason) -> Self {
+        Self { rooms: rooms.map(HashSet::from_iter), reason, next: 0 }
+    }
+}
+
+impl<W: Wire> Shard<W> {
+    /// Looks at up to `budget` entries for the oldest gap.
+    pub(super) fn tell_gaps(&mut self, budget: usize) {
+        let Some(mut walk) = self.gaps.pop_front() else { return };
+        let end = self.connections.end().min(walk.next.saturating_add(budget as u32));
+        for index in walk.next..end {
+            let Some(token) = self.connections.token_at(index) else { continue };
+            self.tell_gap(token, &walk);
+        }
+        walk.next = end;
+        if end < self.connections.end() {
+            self.gaps.push_front(walk);
+        }
+    }
+
+    fn tell_gap(&mut self, token: Token, walk: &Walk) {
+        let Some(entry) = self.connections.find(token).filter(|entry| entry.state == State::Open) else { return };
+        let dialect = entry.dialect;
+        let joined: Vec<u32> = entry.rooms.as_slice().iter().map(|membership| membership.room).collect();
+        let concerned = |room: &u32| match (&walk.rooms, self.subscriptions.get(*room as usize)) {
+            (Some(rooms), Some(subscription)) => rooms.contains(subscription.room.name()),
+            (None, Some(_)) => true,
+            (_, None) => false,
+        };
+        let concerned: Vec<u32> = joined.into_iter().filter(concerned).collect();
+        if concerned.is_empty() {
+            return;
+        }
+        match dialect {
+            Dialect::Native if walk.rooms.is_none() => self.send_gap(token, None, walk.reason),
+            Dialect::Native => concerned.iter().for_each(|room| self.send_gap(token, Some(*room), walk.reason)),
+            Dialect::Raw if self.settings.config.raw_close_on_gap => self.close(token, CloseReason::Gap),
+            Dialect::Raw | Dialect::Echo => {}
+        }
+    }
+
+    fn send_gap(&mut self, token: Token, room: Option<u32>, reason: GapReason) {
+        let Some(frame) = self.gap_frame(token, room, reason) else { return };
+        self.counters.gaps[reason as usize].add(1);
+        self.count_out(MessageType::Gap, 1);
+        self.send(token, &frame);
+    }
+
+    /// The notice for one client; its moment of coming back is its own.
+    pub(super) fn gap_frame(&mut self, token: Token, room: Option<u32>, reason: GapReason) -> Option<Vec<u8>> {
+        if self.connections.find(token)?.dialect != Dialect::Native {
+            return None;
+        }
+        let resync_ms = u64::from(self.random.below(RESYNC_AFTER.as_millis() as u32));
+        let name = match room {
+            Some(room) => Some(self.subscriptions.get(room as usize)?.room.name().clone()),
+            None => None,
+        };
+        let payload = self.encoding.payload(|out| native::gap(out, name.as_deref(), reason.label(), resync_ms));
+        let mut gap = Vec::with_capacity(payload.len() + 4);
+        frame::write_frame(&mut gap, frame::TEXT, payload);
+        Some(gap)
+    }
+}

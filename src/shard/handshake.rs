@@ -1,0 +1,177 @@
+//! From the first octet of a request to its 101, or to the answer why not.
+
+use std::borrow::Cow;
+use std::net::IpAddr;
+
+use super::Shard;
+use crate::close::Refusal;
+use crate::config::RouteDialect;
+use crate::conn::{Flags, State, Token};
+use crate::control;
+use crate::counters::MessageType;
+use crate::dialect::{self, Dialect, Served, native};
+use crate::proto::handshake::{self, Request, Upgrade};
+use crate::proto::proxy;
+use crate::relay::valid_room;
+use crate::wire::Wire;
+
+/// Where an upgrade leads.
+struct Destination {
+    dialect: Dialect,
+    room: Option<String>,
+}
+
+impl<W: Wire> Shard<W> {
+    /// Octets of a connection that is not upgraded yet.
+    pub(super) fn handle_head(&mut self, token: Token, bytes: &[u8]) {
+        let mut head = self.heads.remove(&token.index).unwrap_or_default();
+        let whole: Cow<'_, [u8]> = if head.is_empty() {
+            Cow::Borrowed(bytes)
+        } else {
+            head.extend_from_slice(bytes);
+            Cow::Owned(head)
+        };
+        let request = match self.proxied_head(token, &whole) {
+            Ok(Some(skip)) => &whole[skip..],
+            Ok(None) => return self.keep_head(token, whole),
+            Err(refusal) => return self.refuse(token, refusal),
+        };
+        match handshake::parse(request, self.settings.config.limits.head_bytes) {
+            Ok(None) => self.keep_head(token, whole),
+            // Nothing may be said before the answer: not a second request, not a frame.
+            Ok(Some((_, length))) if length < request.len() => self.refuse(token, Refusal::BadRequest),
+            Ok(Some((Request::Upgrade(upgrade), _))) => self.handle_upgrade(token, &upgrade),
+            Ok(Some((Request::Plain { path, .. }, _))) => self.handle_plain(token, path),
+            Err(refusal) => self.refuse(token, refusal),
+        }
+    }
+
+    fn keep_head(&mut self, token: Token, head: Cow<'_, [u8]>) {
+        self.heads.insert(token.index, head.into_owned());
+    }
+
+    fn handle_upgrade(&mut self, token: Token, upgrade: &Upgrade<'_>) {
+        if let Some(refusal) = self.late_refusal(token) {
+            return self.refuse(token, refusal);
+        }
+        let Some(destination) = self.destination(upgrade.path) else {
+            return self.refuse(token, Refusal::NotFound);
+        };
+        if destination.room.as_ref().is_some_and(|room| valid_room(room).is_err()) {
+            return self.refuse(token, Refusal::BadRequest);
+        }
+        if !handshake::origin_allowed(&self.settings.config.origins, upgrade) {
+            return self.refuse(token, Refusal::ForbiddenOrigin);
+        }
+        if !self.leave_handshake(token) {
+            return;
+        }
+        let protocol = (destination.dialect == Dialect::Native && upgrade.offers_protocol(native::SUBPROTOCOL))
+            .then_some(native::SUBPROTOCOL);
+        handshake::accept(&mut self.reply, upgrade.key, protocol, None);
+        self.note_forwarded(token, upgrade.forwarded_for);
+        if upgrade.attempt() > 0 {
+            self.counters.reconnects.add(1);
+        }
+        self.open(token, &destination);
+    }
+
+    /// The upgrade is granted; its answer is in `reply`, and the welcome goes with it in one send.
+    fn open(&mut self, token: Token, destination: &Destination) {
+        let Some(entry) = self.connections.find(token) else { return };
+        entry.state = State::Open;
+        entry.flags.set(Flags::UPGRADED);
+        entry.dialect = destination.dialect;
+        let waited = u64::from(self.clock.tick - entry.born) * 100_000_000;
+        entry.deadline = 0;
+        self.counters.upgraded.add(1);
+        self.counters.connections.add(1);
+        self.counters.handshake_duration.record(waited, 1);
+        if destination.dialect == Dialect::Native {
+            let id = self.id(token).text();
+            let config = self.settings.config.clone();
+            let (ping, pong) = (config.ping_interval.as_millis() as u64, config.pong_timeout.as_millis() as u64);
+            self.reply_json(MessageType::Control, |out| native::welcome(out, &id, &config.node_name, ping, pong));
+        }
+        self.flush_reply(token);
+        if let Some(room) = &destination.room {
+            self.join(token, room, None);
+        }
+    }
+
+    fn handle_plain(&mut self, token: Token, path: &str) {
+        let mut answer = Vec::with_capacity(512);
+        match path {
+            "/health" => {
+                let readiness = self.settings.state.readiness();
+                handshake::respond(&mut answer, readiness.status(), "application/json", readiness.body().as_bytes());
+            }
+            "/demo" if self.settings.config.demo => {
+                handshake::respond(&mut answer, 200, "text/html; charset=utf-8", control::DEMO_PAGE.as_bytes());
+            }
+            _ if self.destination(path).is_some() => return self.refuse(token, Refusal::UpgradeRequired),
+            _ => return self.refuse(token, Refusal::NotFound),
+        }
+        self.counters.plain.add(1);
+        self.answer_and_finish(token, &answer);
+    }
+
+    /// Why a valid upgrade is refused all the same: decided at accept, or a drain that began meanwhile.
+    fn late_refusal(&mut self, token: Token) -> Option<Refusal> {
+        let refused = self.connections.find(token)?.flags.has(Flags::REFUSED);
+        match (self.refusing, refused) {
+            (true, _) => Some(Refusal::Draining),
+            (false, true) => {
+                let full = self.settings.node_counters.iter().map(|shard| shard.sockets.value()).sum::<u64>()
+                    >= self.settings.capacity;
+                Some(if full { Refusal::Capacity } else { Refusal::ConnectionRate })
+            }
+            (false, false) => None,
+        }
+    }
+
+    /// What is spoken at a path: the configuration's routes first, then the built-in ones.
+    fn destination(&self, path: &str) -> Option<Destination> {
+        match self.settings.routes.get(path) {
+            Some(RouteDialect::Native) => Some(Destination { dialect: Dialect::Native, room: None }),
+            Some(RouteDialect::Raw { room }) => Some(Destination { dialect: Dialect::Raw, room: Some(room.clone()) }),
+            Some(RouteDialect::Echo) => Some(Destination { dialect: Dialect::Echo, room: None }),
+            None if self.settings.config.conformance && path == "/echo" => {
+                Some(Destination { dialect: Dialect::Echo, room: None })
+            }
+            None => match dialect::built_in(path)? {
+                Served::Native => Some(Destination { dialect: Dialect::Native, room: None }),
+                Served::Raw(room) => Some(Destination { dialect: Dialect::Raw, room: Some(room) }),
+            },
+        }
+    }
+
+    /// Octets of a PROXY protocol header in front of the request; `None` while it is not complete.
+    fn proxied_head(&mut self, token: Token, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+        let Some(entry) = self.connections.find(token) else { return Ok(None) };
+        if !entry.flags.has(Flags::PROXIED) {
+            return Ok(Some(0));
+        }
+        match proxy::parse_v2(bytes) {
+            Ok(None) => Ok(None),
+            Ok(Some((source, length))) => {
+                if let Some(address) = source {
+                    self.forwarded.insert(token.index, address);
+                }
+                Ok(Some(length))
+            }
+            Err(proxy::NotProxied) => Err(Refusal::BadRequest),
+        }
+    }
+
+    /// Notes the client's address where a trusted proxy told it in X-Forwarded-For.
+    fn note_forwarded(&mut self, token: Token, forwarded_for: Option<&str>) {
+        let Some(last) = forwarded_for.and_then(|list| list.rsplit(',').next()) else { return };
+        let Ok(address) = last.trim().parse::<IpAddr>() else { return };
+        let Some(fd) = self.connections.find(token).map(|entry| entry.fd) else { return };
+        let proxy = self.wire.peer(fd).map(|peer| peer.ip());
+        if proxy.is_some_and(|ip| self.settings.trusts(ip)) {
+            self.forwarded.insert(token.index, address);
+        }
+    }
+}

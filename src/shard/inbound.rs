@@ -1,0 +1,194 @@
+//! From a readable socket to what the client meant.
+
+use std::io::ErrorKind;
+
+use super::Shard;
+use crate::close::CloseReason;
+use crate::conn::{Flags, State, Token};
+use crate::counters::MessageType;
+use crate::dialect::Dialect;
+use crate::proto::frame;
+use crate::proto::message::{self, Event};
+use crate::relay::Kind;
+use crate::wire::{Ready, Wire};
+
+impl<W: Wire> Shard<W> {
+    pub(super) fn handle_ready(&mut self, ready: Ready) {
+        let Some(entry) = self.connections.find(ready.token) else { return };
+        if entry.state == State::Released {
+            return;
+        }
+        if ready.hangup {
+            entry.flags.set(Flags::HANGUP);
+        }
+        if ready.readable && !entry.flags.has(Flags::READY) {
+            entry.flags.set(Flags::READY);
+            self.ready.push_back(ready.token);
+        }
+        if ready.writable && entry.outbox.is_some() {
+            self.flush_outbox(ready.token);
+        }
+    }
+
+    /// Reads once from each of up to `budget` ready connections.
+    pub fn serve_ready(&mut self, budget: usize) {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        for _ in 0..budget.min(self.ready.len()) {
+            let Some(token) = self.ready.pop_front() else { break };
+            if self.read(token, &mut scratch) {
+                self.ready.push_back(token);
+            } else if let Some(entry) = self.connections.find(token) {
+                entry.flags.clear(Flags::READY);
+            }
+        }
+        self.scratch = scratch;
+    }
+
+    /// Reads once; true where more may be there, and no event will say so.
+    fn read(&mut self, token: Token, scratch: &mut [u8]) -> bool {
+        let Some(entry) = self.connections.find(token).filter(|entry| entry.state != State::Released) else {
+            return false;
+        };
+        let length = match self.wire.recv(entry.fd, scratch) {
+            Ok(0) => {
+                self.handle_eof(token);
+                return false;
+            }
+            Ok(length) => length,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+            Err(_) => {
+                self.ended(token, CloseReason::Reset);
+                return false;
+            }
+        };
+        self.counters.bytes_in.add(length as u64);
+        entry.hear(self.clock.tick);
+        let more = length == scratch.len() || entry.flags.has(Flags::HANGUP);
+        match entry.state {
+            State::Handshaking => self.handle_head(token, &scratch[..length]),
+            State::Open | State::Closing if entry.flags.has(Flags::UPGRADED) => {
+                self.handle_frames(token, &mut scratch[..length]);
+            }
+            _ => {}
+        }
+        more
+    }
+
+    /// The client's FIN: after a close frame it is the end, before one it is an abrupt one.
+    fn handle_eof(&mut self, token: Token) {
+        self.ended(token, CloseReason::Eof);
+    }
+
+    fn handle_frames(&mut self, token: Token, bytes: &mut [u8]) {
+        let Some(entry) = self.connections.find(token) else { return };
+        // The decoder's state leaves the entry while the shard acts on what it says.
+        let mut partial = entry.partial.take();
+        let was_partial = partial.is_some();
+        let rules = self.settings.rules;
+        let mut position = 0;
+        let (mut offence, mut messages) = (None, 0);
+        loop {
+            match message::decode(&mut partial, bytes, &mut position, &rules) {
+                Ok(Some(event)) => {
+                    messages += u32::from(matches!(event, Event::Text(_) | Event::Binary(_)));
+                    if !self.handle_event(token, event) {
+                        break;
+                    }
+                }
+                Ok(None) => break,
+                Err(reason) => {
+                    offence = Some(reason);
+                    break;
+                }
+            }
+        }
+        self.keep_partial(token, partial, was_partial && messages == 0);
+        self.flush_reply(token);
+        if let Some(reason) = offence {
+            self.close(token, reason);
+        }
+    }
+
+    /// Keeps what is unfinished, and gives it its deadline if it is new.
+    fn keep_partial(&mut self, token: Token, partial: Option<Box<message::Partial>>, same: bool) {
+        let deadline = self.clock.tick + self.settings.message_deadline;
+        let Some(entry) = self.connections.find(token).filter(|entry| entry.state == State::Open) else { return };
+        if partial.is_none() {
+            entry.deadline = 0;
+        } else if !same {
+            entry.deadline = deadline;
+        }
+        entry.partial = partial;
+    }
+
+    /// Acts on one event; false where nothing more may be decoded.
+    fn handle_event(&mut self, token: Token, event: Event<'_>) -> bool {
+        match event {
+            Event::Close(status) => {
+                self.flush_reply(token);
+                self.handle_close(token, status.map(|(code, _)| code));
+                return false;
+            }
+            // After our own close frame only the peer's matters (RFC 6455 §5.5.1).
+            _ if !self.is_open(token) => {}
+            Event::Ping(payload) => {
+                self.counters.messages_in[MessageType::Ping as usize].add(1);
+                if self.take_token(token) {
+                    frame::write_frame(&mut self.reply, frame::PONG, payload);
+                    self.count_out(MessageType::Ping, 1);
+                }
+            }
+            Event::Pong(_) => {}
+            Event::Text(text) => self.handle_text(token, text),
+            Event::Binary(payload) => self.handle_binary(token, payload),
+        }
+        self.cork(token);
+        true
+    }
+
+    /// What one read brought is answered with one send, up to a size that still fits a socket's buffer.
+    fn cork(&mut self, token: Token) {
+        const CORK_BYTES: usize = 16 * 1024;
+        if self.reply.len() >= CORK_BYTES {
+            self.flush_reply(token);
+        }
+    }
+
+    fn handle_text(&mut self, token: Token, text: &str) {
+        match self.dialect(token) {
+            Some(Dialect::Native) => self.handle_request(token, text),
+            Some(Dialect::Raw) => self.publish_raw(token, Kind::Text, text.as_bytes()),
+            Some(Dialect::Echo) => self.echo(frame::TEXT, text.as_bytes()),
+            None => {}
+        }
+    }
+
+    fn handle_binary(&mut self, token: Token, payload: &[u8]) {
+        match self.dialect(token) {
+            Some(Dialect::Native) => {
+                self.flush_reply(token);
+                self.close(token, CloseReason::Unsupported);
+            }
+            Some(Dialect::Raw) => self.publish_raw(token, Kind::Binary, payload),
+            Some(Dialect::Echo) => self.echo(frame::BINARY, payload),
+            None => {}
+        }
+    }
+
+    fn echo(&mut self, opcode: frame::OpCode, payload: &[u8]) {
+        self.counters.messages_in[MessageType::Message as usize].add(1);
+        frame::write_frame(&mut self.reply, opcode, payload);
+        self.count_out(MessageType::Message, 1);
+    }
+
+    fn dialect(&mut self, token: Token) -> Option<Dialect> {
+        self.connections.find(token).map(|entry| entry.dialect)
+    }
+
+    /// Takes a token of the connection's message rate; pings and messages are paid from the same purse.
+    pub(super) fn take_token(&mut self, token: Token) -> bool {
+        let (rate, burst, now) =
+            (self.settings.config.limits.message_rate, self.settings.message_burst, self.clock.tick);
+        self.connections.find(token).is_some_and(|entry| entry.take_token(now, rate, burst))
+    }
+}

@@ -1,0 +1,225 @@
+//! From the shard to a client: what is answered, delivered, or waits.
+//!
+//! Everything to one connection goes through here, so that octets keep their order: what finds an outbox waits behind it,
+//! and what finds a send queued in the wire's batch has that batch done first.
+
+use std::io::ErrorKind;
+use std::rc::Rc;
+
+use super::Shard;
+use crate::close::CloseReason;
+use crate::config::SlowPolicy;
+use crate::conn::{Chunk, Entry, Flags, Overflow, State, Tag, Token};
+use crate::counters::{DropReason, MessageType};
+use crate::relay::GapReason;
+use crate::wire::{Queued, Wire};
+
+impl<W: Wire> Shard<W> {
+    /// Sends what `reply` holds, which is left empty.
+    pub(super) fn flush_reply(&mut self, token: Token) {
+        if self.reply.is_empty() {
+            return;
+        }
+        let reply = std::mem::take(&mut self.reply);
+        self.send(token, &reply);
+        self.reply = reply;
+        self.reply.clear();
+    }
+
+    /// Sends octets of our own making: answers, pongs, close frames. They are never dropped.
+    pub(super) fn send(&mut self, token: Token, bytes: &[u8]) {
+        let Some(entry) = self.connections.find(token) else { return };
+        if entry.batch != 0 && entry.batch == self.wire.batch() {
+            self.submit();
+        }
+        let Some(entry) = self.connections.find(token) else { return };
+        if entry.outbox.is_some() {
+            return self.put(token, Chunk::whole(Rc::from(bytes), Tag::Control, 0));
+        }
+        let result = self.wire.send(entry.fd, bytes);
+        let chunk = || Chunk::whole(Rc::from(bytes), Tag::Control, 0);
+        self.handle_sent(token, bytes.len(), result, chunk);
+    }
+
+    /// Delivers a chunk that others get too.
+    pub(super) fn deliver(&mut self, token: Token, chunk: &Chunk) {
+        let Some(entry) = self.connections.find(token) else { return };
+        if entry.outbox.is_some() {
+            return self.put(token, chunk.clone());
+        }
+        let batch = self.wire.batch();
+        if batch != 0 && entry.batch == batch {
+            self.submit();
+            return self.deliver(token, chunk);
+        }
+        entry.batch = batch;
+        let length = chunk.bytes().len();
+        match self.wire.queue(entry.fd, token, chunk) {
+            // Octets that are queued count as sent; a failure takes them back.
+            Queued::Later => self.counters.bytes_out.add(length as u64),
+            Queued::Now(result) => self.handle_sent(token, length, result, || chunk.clone()),
+        }
+    }
+
+    /// A send that the wire had queued was short or failed.
+    pub(super) fn handle_unsent(&mut self, token: Token, chunk: Chunk, result: std::io::Result<usize>) {
+        let length = chunk.bytes().len();
+        self.counters.bytes_out.sub(length as u64);
+        self.handle_sent(token, length, result, || chunk.clone());
+    }
+
+    fn handle_sent(&mut self, token: Token, length: usize, result: std::io::Result<usize>, chunk: impl Fn() -> Chunk) {
+        let sent = match result {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
+            Err(_) => return self.ended(token, CloseReason::Reset),
+        };
+        self.counters.bytes_out.add(sent as u64);
+        if sent == length {
+            return;
+        }
+        let now = self.clock.tick;
+        let Some(entry) = self.connections.find(token) else { return };
+        let outbox = entry.outbox.get_or_insert_default();
+        outbox.begin(chunk(), sent, now);
+        self.counters.outbox_bytes.add(outbox.pinned_bytes() as u64);
+        self.backlogged.push(token.index);
+    }
+
+    /// Queues a chunk in an outbox that exists; over the cap, the policy of the chunk's room decides.
+    fn put(&mut self, token: Token, chunk: Chunk) {
+        let (now, cap) = (self.clock.tick, self.settings.config.limits.outbox_bytes);
+        if self.outboxes_are_over_budget() {
+            self.close_largest_outbox();
+        }
+        let drop_oldest = match chunk.tag {
+            Tag::Room(room) => self.drops_oldest(room),
+            Tag::Control | Tag::Gap(_) => false,
+        };
+        let Some(outbox) = self.connections.find(token).and_then(|entry| entry.outbox.as_mut()) else {
+            return;
+        };
+        let before = outbox.pinned_bytes();
+        let mut result = outbox.push(chunk.clone(), cap, now);
+        if result.is_err() && drop_oldest {
+            result = self.make_room(token, &chunk);
+        }
+        let Some(outbox) = self.connections.find(token).and_then(|entry| entry.outbox.as_ref()) else {
+            return;
+        };
+        let after = outbox.pinned_bytes();
+        self.counters.outbox_bytes.add((after as u64).wrapping_sub(before as u64));
+        if result.is_err() {
+            self.close(token, CloseReason::SlowReader);
+        }
+    }
+
+    /// Drops the oldest chunks of rooms whose policy allows it until `chunk` fits, and tells the gap in front of it.
+    fn make_room(&mut self, token: Token, chunk: &Chunk) -> Result<(), Overflow> {
+        let (now, cap) = (self.clock.tick, self.settings.config.limits.outbox_bytes);
+        let droppable: Vec<u32> = {
+            let Some(entry) = self.connections.find(token) else { return Ok(()) };
+            let rooms: Vec<u32> = entry.rooms.as_slice().iter().map(|membership| membership.room).collect();
+            rooms.into_iter().filter(|room| self.drops_oldest(*room)).collect()
+        };
+        loop {
+            let Some(outbox) = self.connections.find(token).and_then(|entry| entry.outbox.as_mut()) else {
+                return Ok(());
+            };
+            if outbox.push(chunk.clone(), cap, now).is_ok() {
+                return Ok(());
+            }
+            let Some((room, messages)) = outbox.drop_oldest(|room| droppable.contains(&room)) else {
+                return Err(Overflow);
+            };
+            self.counters.dropped[DropReason::Outbox as usize].add(u64::from(messages));
+            self.put_gap(token, room);
+        }
+    }
+
+    /// Queues the notice that messages of `room` were dropped, unless one waits already.
+    fn put_gap(&mut self, token: Token, room: u32) {
+        let (now, cap) = (self.clock.tick, self.settings.config.limits.outbox_bytes);
+        let Some(frame) = self.gap_frame(token, Some(room), GapReason::Outbox) else { return };
+        let Some(outbox) = self.connections.find(token).and_then(|entry| entry.outbox.as_mut()) else {
+            return;
+        };
+        if !outbox.tells_gap(room) {
+            // The notice may go over the cap by its own size: what makes room must not fail for want of it.
+            let _ = outbox.push(Chunk::whole(Rc::from(&frame[..]), Tag::Gap(room), 1), cap + frame.len(), now);
+            self.counters.gaps[GapReason::Outbox as usize].add(1);
+            self.count_out(MessageType::Gap, 1);
+        }
+    }
+
+    /// Sends what waits in an outbox until it is empty or would block.
+    pub(super) fn flush_outbox(&mut self, token: Token) {
+        loop {
+            let Some(entry) = self.connections.find(token) else { return };
+            let Some(outbox) = &mut entry.outbox else { return };
+            let before = outbox.pinned_bytes() as u64;
+            let Some(chunk) = outbox.front() else {
+                return self.outbox_is_empty(token);
+            };
+            match self.wire.send(entry.fd, chunk.bytes()) {
+                Ok(sent) => {
+                    outbox.advance(sent);
+                    self.counters.bytes_out.add(sent as u64);
+                    self.counters.outbox_bytes.sub(before - outbox.pinned_bytes() as u64);
+                }
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
+                Err(_) => return self.ended(token, CloseReason::Reset),
+            }
+        }
+    }
+
+    fn outbox_is_empty(&mut self, token: Token) {
+        let Some(entry) = self.connections.find(token) else { return };
+        entry.outbox = None;
+        self.backlogged.retain(|index| *index != token.index);
+        if entry.flags.has(Flags::FIN_AFTER_OUTBOX) {
+            self.finish(token);
+        }
+    }
+
+    /// Drops what an outbox holds and has not begun, or all of it.
+    pub(super) fn shrink_outbox(&mut self, token: Token, keep_begun: bool) {
+        let Some(entry) = self.connections.find(token) else { return };
+        let before = entry.outbox_bytes() as u64;
+        if let Some(outbox) = entry.outbox.as_mut().filter(|_| keep_begun) {
+            outbox.clear_unbegun();
+        }
+        if !keep_begun || entry.outbox.as_ref().is_some_and(|outbox| outbox.is_empty()) {
+            entry.outbox = None;
+            self.backlogged.retain(|index| *index != token.index);
+        }
+        let after = entry.outbox_bytes() as u64;
+        self.counters.outbox_bytes.sub(before - after);
+    }
+
+    fn outboxes_are_over_budget(&self) -> bool {
+        let total: u64 = self.settings.node_counters.iter().map(|shard| shard.outbox_bytes.value()).sum();
+        total > self.settings.outbox_total_bytes
+    }
+
+    fn close_largest_outbox(&mut self) {
+        let size = |index: &u32| self.connections.peek(*index).map_or(0, Entry::outbox_bytes);
+        let Some(largest) = self.backlogged.iter().copied().max_by_key(size) else { return };
+        if let Some(token) = self.connections.token_at(largest) {
+            self.close(token, CloseReason::OutboxBudget);
+        }
+    }
+
+    fn drops_oldest(&self, room: u32) -> bool {
+        self.subscriptions.get(room as usize).is_some_and(|s| s.policy.slow == SlowPolicy::DropOldest)
+    }
+
+    /// Whether messages may still be handed to this connection.
+    pub(super) fn is_open(&mut self, token: Token) -> bool {
+        self.connections.find(token).is_some_and(|entry| entry.state == State::Open)
+    }
+
+    pub(super) fn count_out(&self, kind: MessageType, n: u64) {
+        self.counters.messages_out[kind as usize].add(n);
+    }
+}

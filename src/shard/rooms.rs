@@ -1,0 +1,211 @@
+//! The shard's rooms: who joins, who leaves, and what the relay says about them.
+//!
+//! A room exists here from the first join until its last member has left. Until the relay confirms it, members wait
+//! ([`WAITING`]): `joined` is told, and the member added, in the order of the mailbox, so that what is published after
+//! `joined` comes after it.
+
+use std::sync::Arc;
+
+use super::{Shard, gaps};
+use crate::close::CloseReason;
+use crate::conn::{Membership, Token, WAITING};
+use crate::counters::MessageType;
+use crate::dialect::Dialect;
+use crate::dialect::native::{self, ErrorCode};
+use crate::relay::{Publication, RoomName, ToRelay, ToShard};
+use crate::room::Room;
+use crate::shard::settings::Policy;
+use crate::wire::Wire;
+
+/// A room, and whether the relay has confirmed it.
+pub(super) struct Subscription {
+    pub(super) room: Room,
+    pub(super) policy: Policy,
+    /// Who waits for the confirmation; `None` once it came.
+    pub(super) waiters: Option<Vec<Waiter>>,
+}
+
+/// Somebody whose `joined` waits.
+pub(super) struct Waiter {
+    token: Token,
+    reference: Option<Box<str>>,
+}
+
+impl<W: Wire> Shard<W> {
+    /// Handles one item of the relay's mailbox.
+    pub fn handle_relay(&mut self, item: ToShard) {
+        match item {
+            ToShard::Deliver(publication) => self.handle_publication(publication),
+            ToShard::Joined(room) => self.handle_joined(&room),
+            ToShard::Refused(room) => self.handle_refused(&room),
+            ToShard::Gap(rooms, reason) => self.gaps.push_back(gaps::Walk::new(rooms, reason)),
+            ToShard::Acked(ack, level) => self.handle_ack(ack, Some(level)),
+            ToShard::Failed(ack) => self.handle_ack(ack, None),
+        }
+    }
+
+    /// Makes a connection a member. Idempotent; the room's name is valid.
+    pub(super) fn join(&mut self, token: Token, name: &str, reference: Option<&str>) {
+        let limit = self.settings.config.limits.rooms_per_connection;
+        let known = self.by_name.get(name).copied();
+        let Some(entry) = self.connections.find(token) else { return };
+        let membership = known.and_then(|room| entry.rooms.find(room));
+        if membership.is_none() && entry.rooms.len() >= limit {
+            return self.reply_error(ErrorCode::RoomLimit, "you are in too many rooms; leave one first", reference);
+        }
+        let room = known.unwrap_or_else(|| self.subscribe(name));
+        let waiter = Waiter { token, reference: reference.map(Box::from) };
+        let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return };
+        match (&mut subscription.waiters, membership) {
+            (Some(waiters), before) => {
+                waiters.push(waiter);
+                if before.is_none() {
+                    self.add_membership(token, Membership { room, position: WAITING });
+                }
+            }
+            (None, Some(_)) => self.reply_joined(token, name, reference),
+            (None, None) => {
+                let position = subscription.room.join(token.index);
+                self.add_membership(token, Membership { room, position });
+                self.reply_joined(token, name, reference);
+            }
+        }
+    }
+
+    fn subscribe(&mut self, name: &str) -> u32 {
+        let name = RoomName::from(name);
+        let policy = self.settings.policy(&name);
+        let room = Room::new(name.clone());
+        let index = self.subscriptions.insert(Subscription { room, policy, waiters: Some(Vec::new()) }) as u32;
+        self.by_name.insert(name.clone(), index);
+        self.counters.rooms.set(self.subscriptions.len() as u64);
+        self.to_relay.push_back(ToRelay::Subscribe(name));
+        index
+    }
+
+    fn unsubscribe(&mut self, index: u32) {
+        let subscription = self.subscriptions.remove(index as usize);
+        self.fanout_bytes -= subscription.room.pending_bytes();
+        let name = subscription.room.name().clone();
+        self.by_name.remove(&name);
+        self.counters.rooms.set(self.subscriptions.len() as u64);
+        self.to_relay.push_back(ToRelay::Unsubscribe(name));
+    }
+
+    fn add_membership(&mut self, token: Token, membership: Membership) {
+        if let Some(entry) = self.connections.find(token) {
+            entry.rooms.insert(membership);
+        }
+    }
+
+    fn reply_joined(&mut self, token: Token, room: &str, reference: Option<&str>) {
+        if self.connections.find(token).is_some_and(|entry| entry.dialect == Dialect::Native) {
+            self.reply_json(MessageType::Join, |out| native::joined(out, room, reference));
+        }
+    }
+
+    /// Ends a membership; idempotent.
+    pub(super) fn leave(&mut self, token: Token, name: &str) {
+        let Some(room) = self.by_name.get(name).copied() else { return };
+        let Some(membership) = self.connections.find(token).and_then(|entry| entry.rooms.remove(room)) else { return };
+        self.end_membership(membership);
+    }
+
+    /// Ends all memberships of a connection.
+    pub(super) fn leave_all(&mut self, token: Token) {
+        let Some(entry) = self.connections.find(token) else { return };
+        for membership in std::mem::take(&mut entry.rooms).as_slice() {
+            self.end_membership(*membership);
+        }
+    }
+
+    fn end_membership(&mut self, membership: Membership) {
+        let Some(subscription) = self.subscriptions.get_mut(membership.room as usize) else { return };
+        if membership.position == WAITING {
+            // The confirmation finds nobody waiting any more and ends the subscription.
+            return;
+        }
+        if let Some(moved) = subscription.room.leave(membership.position) {
+            self.note_position(moved, membership.room, membership.position);
+        }
+        self.unsubscribe_if_empty(membership.room);
+    }
+
+    fn note_position(&mut self, connection: u32, room: u32, position: u32) {
+        if let Some(entry) = self.connections.at(connection) {
+            entry.rooms.set_position(room, position);
+        }
+    }
+
+    fn unsubscribe_if_empty(&mut self, index: u32) {
+        let empty = self.subscriptions.get(index as usize).is_some_and(|s| s.waiters.is_none() && s.room.is_empty());
+        if empty {
+            self.unsubscribe(index);
+        }
+    }
+
+    fn handle_joined(&mut self, name: &RoomName) {
+        let Some(index) = self.by_name.get(name).copied() else { return };
+        let Some(waiters) = self.subscriptions.get_mut(index as usize).and_then(|s| s.waiters.take()) else { return };
+        for waiter in waiters {
+            let Some(entry) = self.connections.find(waiter.token) else { continue };
+            let Some(membership) = entry.rooms.find(index) else { continue };
+            if membership.position == WAITING
+                && let Some(subscription) = self.subscriptions.get_mut(index as usize)
+            {
+                let position = subscription.room.join(waiter.token.index);
+                entry.rooms.set_position(index, position);
+            }
+            self.reply_joined(waiter.token, name, waiter.reference.as_deref());
+            self.flush_reply(waiter.token);
+        }
+        self.unsubscribe_if_empty(index);
+    }
+
+    /// The broker did not confirm in time: whoever waits is told, and the room is forgotten.
+    fn handle_refused(&mut self, name: &RoomName) {
+        let Some(index) = self.by_name.remove(name) else { return };
+        let subscription = self.subscriptions.remove(index as usize);
+        self.counters.rooms.set(self.subscriptions.len() as u64);
+        for waiter in subscription.waiters.unwrap_or_default() {
+            let Some(entry) = self.connections.find(waiter.token) else { continue };
+            if entry.rooms.remove(index).is_none() && waiter.reference.is_none() {
+                continue;
+            }
+            if entry.dialect == Dialect::Native {
+                let message = "the broker did not confirm the subscription in time; join again";
+                self.reply_error(ErrorCode::Unavailable, message, waiter.reference.as_deref());
+                self.flush_reply(waiter.token);
+            } else {
+                self.close(waiter.token, CloseReason::Gap);
+            }
+        }
+    }
+
+    fn handle_publication(&mut self, publication: Arc<Publication>) {
+        let Some(index) = self.by_name.get(&publication.room).copied() else { return };
+        let Some(subscription) = self.subscriptions.get_mut(index as usize) else { return };
+        if subscription.room.is_empty() {
+            return;
+        }
+        let before = subscription.room.pending_bytes();
+        if subscription.room.publish(publication) {
+            self.fanout.push_back(index);
+        }
+        self.fanout_bytes += subscription.room.pending_bytes() - before;
+    }
+
+    /// After a pass: whoever moved learns where it is now.
+    pub(super) fn close_holes(&mut self, index: u32) -> bool {
+        let Some(subscription) = self.subscriptions.get_mut(index as usize) else { return false };
+        let before = subscription.room.pending_bytes();
+        let connections = &mut self.connections;
+        let (_, more) = subscription.room.finish(|member, position| {
+            if let Some(entry) = connections.at(member) {
+                entry.rooms.set_position(index, position);
+            }
+        });
+        self.fanout_bytes -= before - subscription.room.pending_bytes();
+        more
+    }
+}

@@ -1,0 +1,259 @@
+//! The thread around a shard: its runtime, its listener, its mailboxes, and the loop that turns it.
+
+use std::cell::RefCell;
+use std::fs::File;
+use std::future::poll_fn;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use monoio::net::TcpStream;
+use monoio::time::sleep;
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+
+use super::listener::{self, Accepted};
+use super::{Settings, Shard};
+use crate::control::{Order, ShardExit};
+use crate::counters::ShardCounters;
+use crate::mailbox::{Receiver, Waker};
+use crate::relay::Port;
+use crate::wire::Wire;
+use crate::wire::epoll::Epoll;
+
+/// Reads in one turn.
+const READS: usize = 256;
+/// Items taken from the relay's mailbox in one turn.
+const DELIVERIES: usize = 1024;
+/// Sends of the fan-out in one turn.
+const SENDS: usize = 512;
+/// Connections accepted in a row.
+const ACCEPTS: usize = 64;
+/// Rest after the host ran out of descriptors or memory.
+const EXHAUSTED_REST: Duration = Duration::from_millis(100);
+/// How long a stopping shard goes on answering what its accept queue still holds.
+const LAST_ACCEPTS: Duration = Duration::from_millis(100);
+/// Entries of monoio's own ring: it waits for the wire and the listener, no more.
+const RUNTIME_ENTRIES: u32 = 256;
+
+/// All that a shard's thread is given.
+pub struct Seat {
+    /// The shard's settings.
+    pub settings: Arc<Settings>,
+    /// What it counts.
+    pub counters: Arc<ShardCounters>,
+    /// Its listener.
+    pub listener: OwnedFd,
+    /// Its port of the relay.
+    pub port: Port,
+    /// Orders from control.
+    pub orders: Receiver<Order>,
+    /// What the relay and control ring.
+    pub waker: Arc<Waker>,
+    /// Seed of its jitter.
+    pub seed: u64,
+}
+
+/// Runs a shard on the calling thread until it is told to stop.
+///
+/// # Errors
+/// The runtime or the wire could not be made.
+pub fn run(seat: Seat, uring: bool) -> io::Result<ShardExit> {
+    seat.counters.uring.set(u64::from(uring));
+    if uring {
+        let mut runtime =
+            RuntimeBuilder::<IoUringDriver>::new().with_entries(RUNTIME_ENTRIES).enable_timer().build()?;
+        let wire = Epoll::new(seat.waker.clone())?;
+        runtime.block_on(live(seat, wire))
+    } else {
+        let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
+        let wire = Epoll::new(seat.waker.clone())?;
+        runtime.block_on(live(seat, wire))
+    }
+}
+
+async fn live<W: Wire + AsFd + 'static>(seat: Seat, wire: W) -> io::Result<ShardExit> {
+    let events = pollable(&wire)?;
+    let shard = Shard::new(wire, seat.settings.clone(), seat.counters.clone(), seat.seed);
+    let shard = Rc::new(RefCell::new(shard));
+    let listener = Rc::new(seat.listener);
+    let accepting = pollable(&*listener)?;
+    // The loop is a task like the accepting one: monoio polls a main future that is ready again and again before it looks
+    // at its driver.
+    let turning = monoio::spawn(turn(shard.clone(), seat.port, seat.orders, seat.waker, events, seat.counters));
+    let accepts = monoio::spawn(accept(shard.clone(), listener.clone(), accepting));
+    turning.await?;
+    drop(accepts);
+    empty_the_queue(&shard, &listener).await;
+    Ok(ShardExit::Stopped)
+}
+
+/// monoio waits on sockets only; any descriptor that can be polled may pose as one while nothing but its readiness is used.
+fn pollable(fd: impl AsFd) -> io::Result<TcpStream> {
+    TcpStream::from_std(std::net::TcpStream::from(fd.as_fd().try_clone_to_owned()?))
+}
+
+async fn turn<W: Wire>(
+    shard: Rc<RefCell<Shard<W>>>,
+    mut port: Port,
+    mut orders: Receiver<Order>,
+    waker: Arc<Waker>,
+    events: TcpStream,
+    counters: Arc<ShardCounters>,
+) -> io::Result<()> {
+    let start = Instant::now();
+    let mut lag = Lag::new(start);
+    loop {
+        let busy = {
+            let mut shard = shard.borrow_mut();
+            let now = Instant::now();
+            shard.set_time(now.duration_since(start).as_nanos() as u64, unix_ns());
+            shard.reap();
+            shard.serve_ready(READS);
+            take_deliveries(&mut shard, &mut port);
+            while let Some(order) = orders.pop() {
+                shard.handle_order(order);
+            }
+            shard.fan_out(SENDS);
+            shard.submit();
+            hand_over(&mut shard, &mut port);
+            if shard.is_stopped() {
+                shard.close_all();
+                return Ok(());
+            }
+            lag.note(now, &counters);
+            shard.has_work() || !port.from_relay.is_empty()
+        };
+        if busy {
+            yield_now().await;
+            continue;
+        }
+        waker.will_sleep();
+        if shard.borrow_mut().wire().may_sleep() && port.from_relay.is_empty() && orders.is_empty() {
+            // Not relaxed: the legacy driver would report readiness again and again.
+            events.readable(false).await?;
+        }
+        waker.stay_awake();
+    }
+}
+
+fn take_deliveries<W: Wire>(shard: &mut Shard<W>, port: &mut Port) {
+    for _ in 0..DELIVERIES {
+        if !shard.takes_deliveries() {
+            break;
+        }
+        let Some(item) = port.from_relay.pop() else { break };
+        port.from_relay.release(item.pinned_bytes());
+        shard.handle_relay(item);
+    }
+}
+
+/// Gives the relay what the shard has for it. What does not fit waits: the next tick at the latest tries again.
+fn hand_over<W: Wire>(shard: &mut Shard<W>, port: &mut Port) {
+    let mut any = false;
+    while let Some(item) = shard.poll_relay() {
+        if let Err(item) = port.to_relay.push(item) {
+            shard.unpoll_relay(item);
+            break;
+        }
+        any = true;
+    }
+    if any {
+        port.to_relay.wake();
+    }
+}
+
+/// Takes connections in while the shard lives. A host without descriptors is met with patience, not with a spinning loop.
+async fn accept<W: Wire>(shard: Rc<RefCell<Shard<W>>>, listener: Rc<OwnedFd>, readiness: TcpStream) -> io::Result<()> {
+    let mut spare = File::open("/dev/null").ok();
+    loop {
+        readiness.readable(false).await?;
+        let mut exhausted = None;
+        {
+            let mut shard = shard.borrow_mut();
+            for _ in 0..ACCEPTS {
+                match listener::accept(&listener) {
+                    Accepted::Socket(fd) => shard.handle_accepted(fd),
+                    Accepted::Nobody => break,
+                    Accepted::Exhausted(error) => {
+                        exhausted = Some(error);
+                        break;
+                    }
+                }
+            }
+            shard.submit();
+        }
+        if let Some(error) = exhausted {
+            tracing::warn!(%error, "cannot accept: raise nofile, or lower max_connections below it");
+            refuse_with(&mut spare, &shard, &listener);
+            sleep(EXHAUSTED_REST).await;
+        }
+        yield_now().await;
+    }
+}
+
+/// Uses a descriptor that was kept for this to tell whoever waits that the node is full.
+fn refuse_with<W: Wire>(spare: &mut Option<File>, shard: &RefCell<Shard<W>>, listener: &OwnedFd) {
+    *spare = None;
+    for _ in 0..ACCEPTS {
+        let Accepted::Socket(fd) = listener::accept(listener) else { break };
+        shard.borrow_mut().refuse_unasked(fd);
+    }
+    *spare = File::open("/dev/null").ok();
+}
+
+/// At the end: no new connection is begun, and what the queue holds is answered.
+async fn empty_the_queue<W: Wire>(shard: &RefCell<Shard<W>>, listener: &OwnedFd) {
+    if let Err(error) = listener::drop_new_connections(listener) {
+        tracing::warn!(%error, "cannot drop new connections; some may be reset");
+    }
+    let end = Instant::now() + LAST_ACCEPTS;
+    while Instant::now() < end {
+        while let Accepted::Socket(fd) = listener::accept(listener) {
+            shard.borrow_mut().refuse_unasked(fd);
+        }
+        sleep(Duration::from_millis(10)).await;
+    }
+}
+
+/// How long the loop's turns take: a shard that lags is one whose clients wait.
+struct Lag {
+    since: Instant,
+    longest: Duration,
+}
+
+impl Lag {
+    fn new(now: Instant) -> Self {
+        Self { since: now, longest: Duration::ZERO }
+    }
+
+    /// Notes a turn that began at `began` and has just ended; tells the longest one once a second.
+    fn note(&mut self, began: Instant, counters: &ShardCounters) {
+        let now = Instant::now();
+        self.longest = self.longest.max(now - began);
+        if now - self.since >= Duration::from_secs(1) {
+            counters.loop_lag_ns.set(self.longest.as_nanos() as u64);
+            *self = Self::new(now);
+        }
+    }
+}
+
+fn unix_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+/// Lets the runtime's other tasks and its driver have a turn.
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}

@@ -1,0 +1,163 @@
+//! A shard's settings: the node's, in the units that the shard counts in.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use crate::config::{Config, PublishPolicy, RouteDialect, SlowPolicy};
+use crate::conn::{Heartbeat, ticks};
+use crate::control::NodeState;
+use crate::counters::ShardCounters;
+use crate::limits;
+use crate::proto::message::Rules;
+
+/// What clients may do in a room, and what its slow members get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Policy {
+    /// Who may publish.
+    pub publish: PublishPolicy,
+    /// What slow members get.
+    pub slow: SlowPolicy,
+}
+
+/// See the module. Built once for each shard; never changes.
+pub struct Settings {
+    /// The node's settings.
+    pub config: Arc<Config>,
+    /// Random number of this process.
+    pub node_id: u32,
+    /// This shard's number.
+    pub shard: u8,
+    /// Connections that the node admits.
+    pub capacity: u64,
+    /// Slab entries: the shard's connections and the few above them that are answered 503.
+    pub slots: usize,
+    /// Counters of all shards of the node, to add up what they hold.
+    pub node_counters: Vec<Arc<ShardCounters>>,
+    /// Bytes that all outboxes of the node may pin.
+    pub outbox_total_bytes: u64,
+    /// Bytes of publications that the shard's rooms may hold before the mailbox waits.
+    pub fanout_bytes: usize,
+    /// New connections a second on this shard; 0 is no limit.
+    pub connection_rate: u32,
+    /// The heartbeat.
+    pub heartbeat: Heartbeat,
+    /// Deadlines in ticks.
+    pub handshake_deadline: u32,
+    /// See [`limits::CLOSE_DEADLINE`].
+    pub close_deadline: u32,
+    /// See [`limits::MESSAGE_DEADLINE`].
+    pub message_deadline: u32,
+    /// See [`limits::WRITE_STALL`].
+    pub write_stall: u32,
+    /// Age at which connections are closed; 0 never.
+    pub max_age: u32,
+    /// Burst of messages from one connection.
+    pub message_burst: u16,
+    /// The decoder's rules.
+    pub rules: Rules,
+    /// Paths that the configuration maps.
+    pub routes: HashMap<String, RouteDialect>,
+    /// What `/health` answers.
+    pub state: Arc<NodeState>,
+    /// Networks of the proxies whose word is taken: address and length of the prefix.
+    pub trusted: Vec<(IpAddr, u8)>,
+}
+
+impl Settings {
+    /// The policy of a room: the first rule that matches.
+    pub fn policy(&self, room: &str) -> Policy {
+        let matches = |pattern: &str| match pattern.strip_suffix('*') {
+            Some(prefix) => room.starts_with(prefix),
+            None => room == pattern,
+        };
+        self.config
+            .rooms
+            .iter()
+            .find(|rule| matches(&rule.pattern))
+            .map(|rule| Policy { publish: rule.publish, slow: rule.slow })
+            .unwrap_or_default()
+    }
+
+    /// Whether the word of a proxy at this address is taken.
+    pub fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.trusted.iter().any(|(network, prefix)| within(address, *network, *prefix))
+    }
+
+    /// Derives a shard's settings. `capacity` and `outbox_total_bytes` are the node's.
+    pub fn new(
+        config: Arc<Config>,
+        node_id: u32,
+        shard: u8,
+        capacity: u64,
+        outbox_total_bytes: u64,
+        node_counters: Vec<Arc<ShardCounters>>,
+        state: Arc<NodeState>,
+    ) -> Self {
+        let rate = config.limits.connection_rate.unwrap_or(limits::CONNECTION_RATE_PER_SHARD * config.shards as u32);
+        let share = if rate == 0 { 0 } else { (rate / config.shards as u32).max(1) };
+        Self {
+            node_id,
+            shard,
+            capacity,
+            // Any one shard may get all of the node's connections: untouched entries cost nothing.
+            slots: (capacity as usize + config.limits.handshakes_per_shard).min(1 << 24),
+            node_counters,
+            outbox_total_bytes,
+            fanout_bytes: limits::MAILBOX_BYTES / 4,
+            connection_rate: share,
+            heartbeat: Heartbeat::new(config.ping_interval, config.pong_timeout),
+            handshake_deadline: ticks(config.limits.handshake_deadline),
+            close_deadline: ticks(config.limits.close_deadline),
+            message_deadline: ticks(config.limits.message_deadline),
+            write_stall: ticks(config.limits.write_stall),
+            max_age: config.max_connection_age.map_or(0, ticks),
+            message_burst: config.limits.message_rate.saturating_mul(limits::MESSAGE_BURST_SECONDS),
+            rules: Rules { message_bytes: config.limits.message_bytes, deflate: None },
+            routes: config.routes.iter().map(|route| (route.path.clone(), route.dialect.clone())).collect(),
+            state,
+            trusted: config.proxies.trusted.iter().filter_map(|text| network(text)).collect(),
+            config,
+        }
+    }
+}
+
+/// `10.0.0.0/8`, or an address alone.
+fn network(text: &str) -> Option<(IpAddr, u8)> {
+    let (address, prefix) = text.split_once('/').unwrap_or((text, ""));
+    let address: IpAddr = address.parse().ok()?;
+    let whole = if address.is_ipv4() { 32 } else { 128 };
+    let prefix = if prefix.is_empty() { whole } else { prefix.parse().ok()? };
+    (prefix <= whole).then_some((address, prefix))
+}
+
+fn within(address: IpAddr, network: IpAddr, prefix: u8) -> bool {
+    match (address, network) {
+        (IpAddr::V4(a), IpAddr::V4(n)) => {
+            (a.to_bits() ^ n.to_bits()).checked_shr(32 - u32::from(prefix)).unwrap_or(0) == 0
+        }
+        (IpAddr::V6(a), IpAddr::V6(n)) => {
+            (a.to_bits() ^ n.to_bits()).checked_shr(128 - u32::from(prefix)).unwrap_or(0) == 0
+        }
+        _ => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_is_trusted_by_its_network_only() {
+        let inside = |address: &str, text: &str| {
+            let (network, prefix) = network(text).unwrap();
+            within(address.parse().unwrap(), network, prefix)
+        };
+        assert!(inside("10.1.2.3", "10.0.0.0/8") && !inside("11.1.2.3", "10.0.0.0/8"));
+        assert!(inside("127.0.0.1", "127.0.0.1") && !inside("127.0.0.2", "127.0.0.1"));
+        assert!(inside("1.2.3.4", "0.0.0.0/0") && !inside("::1", "0.0.0.0/0"));
+        assert!(inside("fd00::1", "fd00::/8") && !inside("fe00::1", "fd00::/8"));
+        assert_eq!(network("10.0.0.0/33"), None);
+    }
+}

@@ -1,0 +1,111 @@
+//! The sweep: a tenth of the slab each tick, so that every deadline, ping and drain is seen within a second.
+
+use super::Shard;
+use crate::close::{CloseReason, Refusal};
+use crate::conn::{Due, Flags, State, TICKS_PER_SECOND, Token, due};
+use crate::proto::frame;
+use crate::wire::Wire;
+
+/// Ticks that are made up for after a stall; the rest never happened, or everybody would time out because we slept.
+const MAKE_UP_TICKS: u32 = 2;
+
+impl<W: Wire> Shard<W> {
+    /// `count` tenths of a second went by.
+    pub(super) fn handle_ticks(&mut self, count: u32) {
+        for _ in 0..count.min(MAKE_UP_TICKS) {
+            self.clock.tick += 1;
+            self.sweep();
+        }
+    }
+
+    fn sweep(&mut self) {
+        let (range, last) = self.slices.advance(self.connections.end());
+        for index in range {
+            if let Some(token) = self.connections.token_at(index) {
+                self.look_at(token);
+            }
+        }
+        if last {
+            self.counters.outbox_max_bytes.set(std::mem::take(&mut self.sweep_max_outbox));
+        }
+    }
+
+    fn look_at(&mut self, token: Token) {
+        let (now, heartbeat, stall) = (self.clock.tick, self.settings.heartbeat, self.settings.write_stall);
+        let Some(entry) = self.connections.find(token) else { return };
+        let state = entry.state;
+        self.sweep_max_outbox = self.sweep_max_outbox.max(entry.outbox_bytes() as u64);
+        // An offence of the last second is remembered for one more.
+        let told = entry.flags.has(Flags::RATE_TOLD);
+        entry.flags.clear(Flags::RATE_TOLD);
+        entry.flags.clear(Flags::RATE_BEFORE);
+        if told {
+            entry.flags.set(Flags::RATE_BEFORE);
+        }
+        match due(entry, now, heartbeat, stall) {
+            Due::Nothing => self.send_away_if_due(token),
+            Due::Ping => {
+                frame::write_frame(&mut self.reply, frame::PING, &[]);
+                self.flush_reply(token);
+            }
+            Due::Vanished => self.ended(token, CloseReason::PongTimeout),
+            Due::Stalled => self.close(token, CloseReason::WriteStall),
+            Due::Deadline => self.handle_deadline(token, state),
+        }
+    }
+
+    fn handle_deadline(&mut self, token: Token, state: State) {
+        match state {
+            State::Handshaking => self.refuse(token, Refusal::Timeout),
+            State::Open => self.close(token, CloseReason::MessageTimeout),
+            State::Closing | State::Lingering => self.ended(token, CloseReason::CloseTimeout),
+            State::Released => {}
+        }
+    }
+
+    /// Closes a connection whose moment in a drain, or whose age, has come.
+    fn send_away_if_due(&mut self, token: Token) {
+        let Some(entry) = self.connections.find(token).filter(|entry| entry.state == State::Open) else { return };
+        let now = self.clock.tick;
+        let share = spread(token.generation);
+        if let Some(drain) = self.drain {
+            // The last second of the window is for the sweep to come round.
+            let window = drain.window.saturating_sub(TICKS_PER_SECOND);
+            if now - drain.start >= part(window, share) {
+                self.send_away(token, CloseReason::Drain);
+            }
+            return;
+        }
+        let age = self.settings.max_age;
+        // 90 % to 110 % of the age.
+        if age != 0 && now - entry.born >= age - age / 10 + part(age / 5, share) {
+            self.send_away(token, CloseReason::MaxAge);
+        }
+    }
+}
+
+/// A connection's own place in a window, in 2⁻³² parts: the same at every look, and unlike its neighbours'.
+fn spread(generation: u32) -> u32 {
+    let mut x = generation.wrapping_mul(0x9e37_79b9);
+    x ^= x >> 16;
+    x = x.wrapping_mul(0x85eb_ca6b);
+    x ^ (x >> 13)
+}
+
+fn part(window: u32, share: u32) -> u32 {
+    ((u64::from(window) * u64::from(share)) >> 32) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_are_spread_evenly_over_a_window() {
+        let mut tenths = [0; 10];
+        for generation in 1..=10_000 {
+            tenths[part(10, spread(generation)) as usize] += 1;
+        }
+        assert!(tenths.iter().all(|n| (800..1200).contains(n)), "{tenths:?}");
+    }
+}
