@@ -123,7 +123,7 @@ pub fn write_close(out: &mut Vec<u8>, code: u16, reason: &str) {
     if code == 0 {
         return write_header(out, CLOSE, false, 0);
     }
-    let reason = &reason[..reason.floor_char_boundary_at(CONTROL_BYTES - 2)];
+    let reason = start_of(reason, CONTROL_BYTES - 2);
     write_header(out, CLOSE, false, 2 + reason.len());
     out.extend_from_slice(&code.to_be_bytes());
     out.extend_from_slice(reason.as_bytes());
@@ -158,13 +158,8 @@ fn write_head(out: &mut Vec<u8>, first: u8, mask_bit: u8, payload_len: usize) {
     }
 }
 
-trait CharBoundary {
-    fn floor_char_boundary_at(&self, most: usize) -> usize;
-}
-
-impl CharBoundary for str {
-    /// The largest boundary of a character that is at most `most`.
-    fn floor_char_boundary_at(&self, most: usize) -> usize {
-        (0..=most.min(self.len())).rev().find(|&at| self.is_char_boundary(at)).unwrap_or(0)
-    }
+/// The longest start of `text` that has at most `most` octets and cuts no character.
+fn start_of(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
+    &text[..end]
 }

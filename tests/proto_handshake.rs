@@ -1,0 +1,329 @@
+//! The opening handshake: the table of bad inputs, each with its status, and what must pass.
+
+use tidegate::close::Refusal::{self, *};
+use tidegate::limits::{HEAD_BYTES, TARGET_BYTES};
+use tidegate::proto::handshake::{self, Request, Upgrade, origin_allowed, parse, parse_from, percent_decode, same_host};
+
+const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
+
+/// A head with this request line and these header lines.
+fn head(line: &str, fields: &[&str]) -> Vec<u8> {
+    let mut head = format!("{line}\r\n");
+    fields.iter().for_each(|field| head += &format!("{field}\r\n"));
+    (head + "\r\n").into_bytes()
+}
+
+/// A valid upgrade, in which `field` replaces the line of its name, or is added; `-Name` leaves a line out.
+fn upgrade_with(changes: &[&str]) -> Vec<u8> {
+    let version = "Sec-WebSocket-Version: 13";
+    let key = format!("Sec-WebSocket-Key: {KEY}");
+    let mut fields = vec!["Host: example.com", "Upgrade: websocket", "Connection: Upgrade", &key, version];
+    for change in changes {
+        let name = change.trim_start_matches('-').split([':', ' ']).next().unwrap();
+        match fields.iter().position(|field| field.split(':').next() == Some(name)) {
+            Some(at) if change.starts_with('-') => drop(fields.remove(at)),
+            Some(at) => fields[at] = change,
+            None => fields.push(change),
+        }
+    }
+    head("GET /ws?attempt=3 HTTP/1.1", &fields)
+}
+
+fn upgrade(bytes: &[u8]) -> Upgrade<'_> {
+    match parse(bytes, HEAD_BYTES) {
+        Ok(Some((Request::Upgrade(upgrade), len))) if len == bytes.len() => upgrade,
+        other => panic!("no upgrade: {other:?}"),
+    }
+}
+
+#[test]
+fn an_upgrade_tells_all_that_the_node_needs() {
+    let bytes = upgrade_with(&["Origin: http://example.com", "X-Forwarded-For: 203.0.113.7"]);
+    let upgrade = upgrade(&bytes);
+    assert_eq!((upgrade.path, upgrade.query, upgrade.host), ("/ws", "attempt=3", "example.com"));
+    assert_eq!((upgrade.origin, upgrade.forwarded_for), (Some("http://example.com"), Some("203.0.113.7")));
+    assert_eq!((upgrade.key, upgrade.attempt()), (KEY.as_bytes(), 3));
+}
+
+#[test]
+fn headers_that_are_unusual_and_legal_pass() {
+    let cases: &[&[&str]] = &[
+        &["Connection: keep-alive, Upgrade"],
+        &["Connection: keep-alive", "CONNECTION: uPGRADE"],
+        &["Connection:upgrade"],
+        &["Upgrade: WebSocket"],
+        &["Upgrade: h2c, websocket"],
+        &["Host: [::1]:8080"],
+        &["X-Name: gr\u{fc}\u{df}e\tund mehr  "],
+        &["X-Empty:"],
+        &["Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=\"10\", x-other"],
+        &["Origin: null"],
+    ];
+    for case in cases {
+        upgrade(&upgrade_with(case));
+    }
+}
+
+#[test]
+fn every_bad_upgrade_has_its_status() {
+    let cases: &[(&[&str], Refusal)] = &[
+        (&["-Host"], BadRequest),
+        (&["Host: a", "host: b"], BadRequest),
+        (&["Host:"], BadRequest),
+        (&["Host: a/b"], BadRequest),
+        (&["Host: user@a"], BadRequest),
+        (&["-Sec-WebSocket-Key"], BadRequest),
+        (&["sec-websocket-key: dGhlIHNhbXBsZSBub25jZQ=="], BadRequest),
+        (&["Sec-WebSocket-Key: dGhlIHNhbXBsZQ=="], BadRequest),
+        (&["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25j!Q=="], BadRequest),
+        (&["Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQAA"], BadRequest),
+        (&["-Sec-WebSocket-Version"], UpgradeRequired),
+        (&["Sec-WebSocket-Version: 8"], UpgradeRequired),
+        (&["Sec-WebSocket-Version: 13, 8"], UpgradeRequired),
+        (&["sec-websocket-version: 13"], BadRequest),
+        (&["Upgrade: h2c"], UpgradeRequired),
+        (&["-Upgrade"], UpgradeRequired),
+        (&["-Connection"], UpgradeRequired),
+        (&["Connection: close"], UpgradeRequired),
+        (&["Content-Length: 5"], BadRequest),
+        (&["Content-Length: 0"], BadRequest),
+        (&["Transfer-Encoding: chunked"], BadRequest),
+        (&["Expect: 100-continue"], Expectation),
+        (&["Origin: a", "origin: b"], BadRequest),
+        (&["X-Folded: a\r\n b"], BadRequest),
+        (&["X-Folded: a\r\n\tb"], BadRequest),
+        (&["X-Space : a"], BadRequest),
+        (&[" X-Space: a"], BadRequest),
+        (&["no colon"], BadRequest),
+        (&["nocolon"], BadRequest),
+        (&[": no name"], BadRequest),
+        (&["X-Nul: a\0b"], BadRequest),
+        (&["X-Cr: a\rb"], BadRequest),
+        (&["X-Lf: a\nb: c"], BadRequest),
+        (&["X-Del: \x7f"], BadRequest),
+        (&["X-N\u{e4}me: a"], BadRequest),
+    ];
+    for (changes, refusal) in cases {
+        let bytes = upgrade_with(changes);
+        assert_eq!(parse(&bytes, HEAD_BYTES).err(), Some(*refusal), "{changes:?}");
+        let octet_by_octet = (0..=bytes.len()).find_map(|len| parse(&bytes[..len], HEAD_BYTES).transpose());
+        assert_eq!(octet_by_octet.map(Result::err), Some(Some(*refusal)), "{changes:?}, one octet at a time");
+    }
+}
+
+#[test]
+fn every_bad_request_line_has_its_status() {
+    let long = format!("GET /{} HTTP/1.1", "a".repeat(TARGET_BYTES));
+    let cases: &[(&str, Refusal)] = &[
+        ("POST / HTTP/1.1", Method),
+        ("HEAD / HTTP/1.1", Method),
+        ("get / HTTP/1.1", Method),
+        ("PRI * HTTP/2.0", HttpVersion),
+        ("GET / HTTP/1.0", HttpVersion),
+        ("GET / HTTP/2", HttpVersion),
+        ("GET / HTTP/1.12", BadRequest),
+        ("GET / http/1.1", BadRequest),
+        ("GET / HTTP/1.1 ", BadRequest),
+        ("GET /", HttpVersion),
+        ("GET", BadRequest),
+        ("", BadRequest),
+        ("GET  / HTTP/1.1", BadRequest),
+        ("GET  HTTP/1.1", BadRequest),
+        ("GET * HTTP/1.1", BadRequest),
+        ("GET example.com:80 HTTP/1.1", BadRequest),
+        ("GET ws HTTP/1.1", BadRequest),
+        ("GET /#x HTTP/1.1", BadRequest),
+        ("GET /\u{e4} HTTP/1.1", BadRequest),
+        ("GET ftp://example.com/ HTTP/1.1", BadRequest),
+        ("GET http:///ws HTTP/1.1", BadRequest),
+        ("GET http://user@example.com/ HTTP/1.1", BadRequest),
+        (&long, UriTooLong),
+    ];
+    for (line, refusal) in cases {
+        assert_eq!(parse(&head(line, &["Host: a"]), HEAD_BYTES).err(), Some(*refusal), "{line:?}");
+    }
+}
+
+#[test]
+fn what_can_be_no_request_is_refused_at_its_first_wrong_octet() {
+    let cases: &[(&[u8], Refusal)] = &[
+        (b"\x16", BadRequest),
+        (b"\0", BadRequest),
+        (b"\r", BadRequest),
+        (b"\n", BadRequest),
+        (b"PRI ", HttpVersion),
+        (b"POST ", Method),
+        (b"GET /\r", HttpVersion),
+        (b"GET / HTTP/1.0", HttpVersion),
+        (b"GET / HTTX", BadRequest),
+        (b"GET / HTTP/1.1\r\n ", BadRequest),
+        (b"GET / HTTP/1.1\r\nA: \x01", BadRequest),
+        (b"GET / HTTP/1.1\r\nHost\r", BadRequest),
+        (&[b'G'; 33], BadRequest),
+    ];
+    for (bytes, refusal) in cases {
+        assert_eq!(parse(&bytes[..bytes.len() - 1], HEAD_BYTES), Ok(None), "{bytes:?} without its last octet");
+        assert_eq!(parse(bytes, HEAD_BYTES).err(), Some(*refusal), "{bytes:?}");
+    }
+}
+
+#[test]
+fn a_head_that_does_not_end_or_has_too_many_headers_is_too_large() {
+    let mut endless = b"GET / HTTP/1.1\r\nX: ".to_vec();
+    endless.resize(HEAD_BYTES - 1, b'a');
+    assert_eq!(parse(&endless, HEAD_BYTES), Ok(None));
+    endless.push(b'a');
+    assert_eq!(parse(&endless, HEAD_BYTES), Err(HeadTooLarge));
+
+    let lines: Vec<_> = (0..60).map(|i| format!("X-{i}: a")).collect();
+    let lines: Vec<_> = lines.iter().map(String::as_str).collect();
+    assert_eq!(parse(&upgrade_with(&lines), HEAD_BYTES), Err(HeadTooLarge));
+    upgrade(&upgrade_with(&lines[..59]));
+}
+
+#[test]
+fn the_head_may_be_cut_at_every_octet_and_frames_may_follow_it() {
+    let mut bytes = upgrade_with(&[]);
+    let len = bytes.len();
+    bytes.extend_from_slice(b"\x81\x80mask");
+    let mut verified = 0;
+    for cut in 0..len {
+        assert_eq!(parse(&bytes[..cut], HEAD_BYTES), Ok(None), "cut at {cut}");
+        assert_eq!(parse_from(&bytes[..cut], HEAD_BYTES, &mut verified), Ok(None), "resumed at {cut}");
+        assert!(cut - verified <= 44, "only the last line is looked at again");
+    }
+    assert_eq!(parse_from(&bytes, HEAD_BYTES, &mut verified), parse(&bytes, HEAD_BYTES));
+    assert!(matches!(parse(&bytes, HEAD_BYTES), Ok(Some((Request::Upgrade(_), found))) if found == len));
+}
+
+#[test]
+fn an_absolute_target_overrules_the_host_header() {
+    for (target, path) in [("http://b:81/ws?x", "/ws"), ("HTTPS://b:81", "/"), ("http://b:81?x", "/")] {
+        let bytes = head(&format!("GET {target} HTTP/1.1"), &["Host: a"]);
+        let Ok(Some((Request::Plain { path: found, host, .. }, _))) = parse(&bytes, HEAD_BYTES) else { panic!("{target}") };
+        assert_eq!((found, host), (path, "b:81"));
+    }
+}
+
+#[test]
+fn a_plain_get_is_the_callers() {
+    let bytes = head("GET /health?full HTTP/1.1", &["Host: a", "Connection: keep-alive"]);
+    let plain = Request::Plain { path: "/health", query: "full", host: "a" };
+    assert_eq!(parse(&bytes, HEAD_BYTES), Ok(Some((plain, bytes.len()))));
+}
+
+#[test]
+fn a_subprotocol_is_found_in_any_list_and_only_whole() {
+    let many = (0..1000).map(|i| format!("p{i}")).collect::<Vec<_>>().join(",");
+    let many = format!("Sec-WebSocket-Protocol: {many}");
+    let bytes = upgrade_with(&[&many, "sec-websocket-protocol: chat , tidegate.v1"]);
+    assert!(upgrade(&bytes).offers_protocol("tidegate.v1") && upgrade(&bytes).offers_protocol("p999"));
+    for value in ["tidegate.v10", "Tidegate.v1", "tidegate.v1x,", ""] {
+        let bytes = upgrade_with(&[&format!("Sec-WebSocket-Protocol: {value}")]);
+        assert!(!upgrade(&bytes).offers_protocol("tidegate.v1"), "{value}");
+    }
+}
+
+#[test]
+fn an_attempt_is_a_number_or_nothing() {
+    for (query, attempt) in [("attempt=2", 2), ("a=b&attempt=7&c", 7), ("attempt=-1", 0), ("attempts=2", 0), ("", 0)] {
+        let line = format!("GET /?{query} HTTP/1.1");
+        let bytes = String::from_utf8(upgrade_with(&[])).unwrap().replace("GET /ws?attempt=3 HTTP/1.1", &line);
+        assert_eq!(upgrade(bytes.as_bytes()).attempt(), attempt, "{query}");
+    }
+}
+
+#[test]
+fn an_origin_is_the_same_host_only_with_the_same_name_and_port() {
+    let same = [
+        ("http://example.com", "example.com"),
+        ("http://example.com", "example.com:80"),
+        ("https://EXAMPLE.com", "example.com:443"),
+        ("https://example.com", "example.com"),
+        ("http://localhost:8080", "localhost:8080"),
+        ("http://[::1]:8080", "[::1]:8080"),
+        ("http://[::1]", "[::1]"),
+    ];
+    let foreign = [
+        ("null", "null"),
+        ("http://null", "example.com"),
+        ("http://example.com.evil.org", "example.com"),
+        ("http://evilexample.com", "example.com"),
+        ("http://example.com", "sub.example.com"),
+        ("http://example.com:8080", "example.com"),
+        ("https://example.com", "example.com:80"),
+        ("http://example.com:080x", "example.com:80"),
+        ("http://example.com/", "example.com"),
+        ("http://example.com@evil.org", "evil.org"),
+        ("file://", ""),
+        ("http://", ""),
+        ("http://:80", ":80"),
+        ("http://[::1]:8080", "[::1]:8081"),
+        ("example.com", "example.com"),
+    ];
+    same.iter().for_each(|(origin, host)| assert!(same_host(origin, host), "{origin} and {host}"));
+    foreign.iter().for_each(|(origin, host)| assert!(!same_host(origin, host), "{origin} and {host}"));
+}
+
+#[test]
+fn the_list_of_origins_rules_and_without_one_the_host_does() {
+    let listed = vec![String::from("https://app.example.com")];
+    let any = vec![String::from("*")];
+    let cases = [
+        (None, true, false, true),
+        (Some("Origin: http://example.com"), true, false, true),
+        (Some("Origin: https://app.example.com"), false, true, true),
+        (Some("Origin: https://app.example.com.evil.org"), false, false, true),
+        (Some("Origin: null"), false, false, true),
+    ];
+    for (origin, by_host, by_list, by_any) in cases {
+        let bytes = upgrade_with(origin.as_slice());
+        let upgrade = upgrade(&bytes);
+        let found = [&[][..], &listed, &any].map(|origins| origin_allowed(origins, &upgrade));
+        assert_eq!(found, [by_host, by_list, by_any], "{origin:?}");
+    }
+}
+
+#[test]
+fn percent_signs_decode_or_are_refused() {
+    assert_eq!(percent_decode("chat.room").as_deref(), Some("chat.room"));
+    assert_eq!(percent_decode("a%2Fb%2fc%25").as_deref(), Some("a/b/c%"));
+    for bad in ["%", "%2", "%2g", "%+1", "%ff", "a%c3"] {
+        assert_eq!(percent_decode(bad), None, "{bad}");
+    }
+}
+
+#[test]
+fn the_accepting_answer_carries_the_key_of_the_standards_example() {
+    let mut out = Vec::new();
+    handshake::accept(&mut out, KEY.as_bytes(), Some("tidegate.v1"), None);
+    let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+        Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: tidegate.v1\r\n\r\n";
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
+}
+
+#[test]
+fn every_refusal_is_a_whole_http_answer_with_what_its_status_demands() {
+    for refusal in Refusal::ALL {
+        let mut out = Vec::new();
+        handshake::refuse(&mut out, *refusal, Some(3));
+        if refusal.status() == 0 {
+            assert!(out.is_empty(), "nobody is there to read it");
+            continue;
+        }
+        let mut fields = [httparse::EMPTY_HEADER; 16];
+        let mut answer = httparse::Response::new(&mut fields);
+        let len = answer.parse(&out).unwrap().unwrap();
+        let field = |name: &str| {
+            let found = answer.headers.iter().find(|field| field.name == name);
+            found.map(|field| std::str::from_utf8(field.value).unwrap())
+        };
+        assert_eq!(answer.code, Some(refusal.status()));
+        assert_ne!(answer.reason, Some("Answer"), "{refusal:?} has a phrase");
+        assert_eq!(field("Content-Length"), Some(&*(out.len() - len).to_string()));
+        assert_eq!(field("Retry-After"), Some("3"));
+        assert!(field("Connection").unwrap().starts_with("close"));
+        assert_eq!(field("Allow").is_some(), *refusal == Method);
+        assert_eq!(field("Sec-WebSocket-Version") == Some("13"), *refusal == UpgradeRequired);
+    }
+}
