@@ -2,7 +2,9 @@
 
 use tidegate::close::Refusal::{self, *};
 use tidegate::limits::{HEAD_BYTES, TARGET_BYTES};
-use tidegate::proto::handshake::{self, Request, Upgrade, origin_allowed, parse, parse_from, percent_decode, same_host};
+use tidegate::proto::handshake::{
+    self, Request, Upgrade, origin_allowed, parse, parse_from, percent_decode, same_host,
+};
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
@@ -200,7 +202,9 @@ fn the_head_may_be_cut_at_every_octet_and_frames_may_follow_it() {
 fn an_absolute_target_overrules_the_host_header() {
     for (target, path) in [("http://b:81/ws?x", "/ws"), ("HTTPS://b:81", "/"), ("http://b:81?x", "/")] {
         let bytes = head(&format!("GET {target} HTTP/1.1"), &["Host: a"]);
-        let Ok(Some((Request::Plain { path: found, host, .. }, _))) = parse(&bytes, HEAD_BYTES) else { panic!("{target}") };
+        let Ok(Some((Request::Plain { path: found, host, .. }, _))) = parse(&bytes, HEAD_BYTES) else {
+            panic!("{target}")
+        };
         assert_eq!((found, host), (path, "b:81"));
     }
 }

@@ -87,7 +87,9 @@ fn a_message_that_comes_whole_is_handed_out_where_it_lies() {
     frame::write_masked(&mut bytes, TEXT, MASK, &[b'a'; 1000]);
     let start = bytes.as_ptr() as usize;
     let (mut partial, mut position) = (None, 0);
-    let Ok(Some(Event::Text(text))) = decode(&mut partial, &mut bytes, &mut position, &RULES) else { panic!("no text") };
+    let Ok(Some(Event::Text(text))) = decode(&mut partial, &mut bytes, &mut position, &RULES) else {
+        panic!("no text")
+    };
     assert_eq!(text.as_ptr() as usize, start + 8);
     assert!(partial.is_none());
 }
@@ -190,7 +192,8 @@ fn an_announced_length_reserves_nothing() {
 
 #[test]
 fn a_message_in_65_536_fragments_of_one_octet_passes() {
-    let bytes: Vec<u8> = (0..65_536).flat_map(|i| masked(if i == 0 { TEXT } else { CONTINUE }, i == 65_535, b"a")).collect();
+    let bytes: Vec<u8> =
+        (0..65_536).flat_map(|i| masked(if i == 0 { TEXT } else { CONTINUE }, i == 65_535, b"a")).collect();
     let (said, end) = hear(bytes.chunks(1009), &RULES);
     assert_eq!((said, end), (vec![Said::Text("a".repeat(65_536))], Ok(false)));
 }

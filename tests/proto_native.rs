@@ -27,3 +27,160 @@ fn a_field_that_stands_twice_is_named() {
     let refused = parse(r#"{"type":"join","roomId":"a","roomId":"b"}"#).unwrap_err();
     assert!(refused.message.contains("duplicate field `roomId`"), "{}", refused.message);
 }
+
+fn refusal(text: &str) -> (ErrorCode, String, Option<String>) {
+    let refused = parse(text).expect_err(text);
+    (refused.code, refused.message.into_owned(), refused.reference.map(str::to_owned))
+}
+
+#[test]
+fn every_kind_of_request_is_read() {
+    let room = || "a.b".into();
+    assert_eq!(parse(r#"{"type":"join","roomId":"a.b"}"#), Ok(Request::Join { room: room(), reference: None }));
+    assert_eq!(
+        parse(r#" {"roomId":"a.b","type":"leave","ref":"x"}"#),
+        Ok(Request::Leave { room: room(), reference: Some("\"x\"") })
+    );
+    assert_eq!(parse("{\"type\":\"ping\",\"ref\":-1.5e3}\n"), Ok(Request::Ping { reference: Some("-1.5e3") }));
+    assert_eq!(parse(r#"{"type":"\u0070ing","ref":null}"#), Ok(Request::Ping { reference: None }));
+    let Ok(Request::Message { content, echo, ack, .. }) = parse(r#"{"type":"message","roomId":"a","content": [ 1 ] }"#)
+    else {
+        panic!("no message");
+    };
+    assert_eq!((content, echo, ack), ("[ 1 ]", true, false));
+}
+
+#[test]
+fn what_is_no_request_is_told_what_is_accepted() {
+    let cases = [
+        ("", "JSON object"),
+        ("[]", "JSON object"),
+        ("\"join\"", "JSON object"),
+        ("{", "EOF"),
+        (r#"{"type":"ping"} x"#, "trailing"),
+        (r#"{"roomId":"a"}"#, "\"join\", \"leave\", \"message\" or \"ping\""),
+        (r#"{"type":"dance"}"#, "\"join\", \"leave\", \"message\" or \"ping\""),
+        (r#"{"type":7}"#, "\"join\", \"leave\", \"message\" or \"ping\""),
+        (r#"{"type":"message","roomId":"a"}"#, "`content` is missing"),
+        (r#"{"type":"message","roomId":"a","content":1,"echo":"no"}"#, "`echo` must be"),
+        (r#"{"type":"message","roomId":"a","content":1,"ack":1}"#, "`ack` must be"),
+        (r#"{"type":"ping","ref":{}}"#, "`ref` must be"),
+        (r#"{"type":"ping","ref":true}"#, "`ref` must be"),
+    ];
+    for (text, hint) in cases {
+        let (code, message, _) = refusal(text);
+        assert_eq!(code, ErrorCode::BadMessage, "{text}");
+        assert!(message.contains(hint), "{text}: {message}");
+    }
+}
+
+#[test]
+fn a_ref_of_64_bytes_is_echoed_and_one_of_65_is_not() {
+    let request = |len| format!(r#"{{"type":"ping","ref":"{}"}}"#, "r".repeat(len));
+    assert!(parse(&request(64)).is_ok());
+    assert_eq!(
+        refusal(&request(65)),
+        (ErrorCode::BadMessage, "`ref` must be a number or a string of at most 64 bytes".into(), None)
+    );
+    assert!(parse(&format!(r#"{{"type":"ping","ref":{}}}"#, "1".repeat(65))).is_err());
+}
+
+#[test]
+fn a_room_that_is_none_is_refused_with_the_rule_and_the_ref() {
+    let cases = [
+        (r#""""#, "1 to 200 bytes"),
+        (r#""a b""#, "printable ASCII"),
+        (r#""a\r\nPUB x""#, "printable ASCII"),
+        (r#""a*""#, "printable ASCII"),
+        (r#""\u003e""#, "printable ASCII"),
+        (r#""a\"b""#, "printable ASCII"),
+        (r#""caf\u00e9""#, "printable ASCII"),
+        (r#""\ud800""#, "must be a string"),
+        (r#""a..b""#, "double dot"),
+        (r#""$SYS""#, "does not begin with $"),
+        ("7", "must be a string"),
+        ("null", "must be a string"),
+    ];
+    for (room, rule) in cases {
+        let (code, message, reference) = refusal(&format!(r#"{{"type":"join","roomId":{room},"ref":9}}"#));
+        assert_eq!((code, reference.as_deref()), (ErrorCode::BadRoom, Some("9")), "{room}");
+        assert!(message.contains(rule), "{room}: {message}");
+    }
+    let long = format!(r#"{{"type":"join","roomId":"{}"}}"#, "a".repeat(201));
+    assert_eq!(refusal(&long).0, ErrorCode::BadRoom);
+    assert!(refusal(r#"{"type":"leave"}"#).1.contains("missing"));
+}
+
+#[test]
+fn content_a_hundred_thousand_levels_deep_costs_no_stack() {
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let text = format!(r#"{{"type":"message","roomId":"a","content":{deep}}}"#);
+    assert!(matches!(parse(&text), Ok(Request::Message { content, .. }) if content == deep));
+}
+
+/// What one writer writes.
+fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
+    let mut out = Vec::new();
+    write(&mut out);
+    String::from_utf8(out).expect("JSON is UTF-8")
+}
+
+#[test]
+fn every_answer_is_as_the_protocol_page_says() {
+    use tidegate::dialect::native::*;
+    let cases = [
+        (
+            written(|out| welcome(out, b"00c0ffee", "n-1", 25_000, 10_000)),
+            r#"{"type":"welcome","connectionId":"00c0ffee","node":"n-1","pingInterval":25000,"pongTimeout":10000}"#,
+        ),
+        (written(|out| joined(out, "a", None)), r#"{"type":"joined","roomId":"a"}"#),
+        (written(|out| left(out, "a", Some("\"x\""))), r#"{"type":"left","roomId":"a","ref":"x"}"#),
+        (written(|out| ack(out, Some("7"), "broker")), r#"{"type":"ack","ref":7,"level":"broker"}"#),
+        (written(|out| pong(out, None)), r#"{"type":"pong"}"#),
+        (
+            written(|out| error(out, ErrorCode::NotJoined, "join \"a\" first", Some("1"))),
+            r#"{"type":"error","code":"not-joined","message":"join \"a\" first","ref":1}"#,
+        ),
+        (
+            written(|out| gap(out, Some("a"), "outbox", 0)),
+            r#"{"type":"gap","roomId":"a","reason":"outbox","resyncAfter":0}"#,
+        ),
+        (written(|out| gap(out, None, "broker", 4999)), r#"{"type":"gap","reason":"broker","resyncAfter":4999}"#),
+        (written(|out| shutdown(out, 10)), r#"{"type":"server-shutdown","reconnectAfter":10}"#),
+        (
+            written(|out| message(out, "a", Some(b"00c0ffee"), Content::Json(b"{\"x\": 1}"), u64::MAX)),
+            r#"{"type":"message","roomId":"a","from":"00c0ffee","content":{"x": 1},"timestamp":18446744073709551615}"#,
+        ),
+        (
+            written(|out| message(out, "a", None, Content::Binary(&[0, 0xff, 1, 2]), 5)),
+            r#"{"type":"message","roomId":"a","content":"AP8BAg==","encoding":"base64","timestamp":5}"#,
+        ),
+    ];
+    for (written, expected) in cases {
+        assert_eq!(written, expected);
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn no_text_escapes_from_the_string_it_is_written_into(text in "[\\x00-\\x7fé€😀\u{2028}\"\\\\]{0,60}") {
+        use tidegate::dialect::native::{Content, message};
+        let json = written(|out| message(out, "a", None, Content::Text(&text), 1));
+        let value: serde_json::Value = serde_json::from_str(&json).expect("valid JSON");
+        proptest::prop_assert_eq!(value["content"].as_str(), Some(&*text));
+        proptest::prop_assert_eq!(value.as_object().map(serde_json::Map::len), Some(4));
+    }
+
+    #[test]
+    fn any_text_at_all_is_a_request_or_refused(text in ".{0,80}") {
+        let _ = parse(&text);
+    }
+
+    #[test]
+    fn what_is_published_comes_back_as_it_was(content in "\\PC{0,40}") {
+        let token = serde_json::to_string(&content).expect("JSON");
+        let text = format!(r#"{{"type":"message","roomId":"a","content":{token}}}"#);
+        let read = matches!(parse(&text), Ok(Request::Message { content, .. }) if content == token);
+        proptest::prop_assert!(read);
+    }
+}

@@ -45,3 +45,25 @@ pub fn built_in(path: &str) -> Option<Served> {
         _ => raw::room_of_path(path).map(|room| Served::Raw(room.into_owned())),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_built_in_paths_are_served_and_no_others() {
+        for path in ["/", "/ws", "/socket"] {
+            assert_eq!(built_in(path), Some(Served::Native), "{path}");
+        }
+        assert_eq!(built_in("/raw/lobby"), Some(Served::Raw("lobby".into())));
+        for path in ["", "/ws/", "/echo", "/health", "/raw/", "//"] {
+            assert_eq!(built_in(path), None, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_dialect_fits_the_entrys_one_byte() {
+        assert_eq!(size_of::<Dialect>(), 1);
+        assert_eq!(size_of::<Option<Dialect>>(), 1);
+    }
+}

@@ -21,3 +21,24 @@ pub fn opcode(kind: Kind) -> OpCode {
         Kind::Binary => BINARY,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_a_room_or_nothing() {
+        assert_eq!(room_of_path("/raw/chat.main").as_deref(), Some("chat.main"));
+        assert_eq!(room_of_path("/raw/a%2Fb").as_deref(), Some("a/b"));
+        for none in
+            ["/raw", "/raw/", "/raw/a%20b", "/raw/a%0d%0a", "/raw/*", "/raw/%3E", "/raw/a..b", "/raw/%", "/RAW/a"]
+        {
+            assert_eq!(room_of_path(none), None, "{none}");
+        }
+    }
+
+    #[test]
+    fn only_binary_goes_out_as_binary() {
+        assert_eq!([Kind::Json, Kind::Text, Kind::Binary].map(opcode), [TEXT, TEXT, BINARY]);
+    }
+}

@@ -163,3 +163,35 @@ fn start_of(text: &str, most: usize) -> &str {
     let end = (0..=most.min(text.len())).rev().find(|&at| text.is_char_boundary(at)).unwrap_or(0);
     &text[..end]
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_header_is_written_in_the_fewest_octets_and_read_back() {
+        for (len, octets) in [(0, 2), (125, 2), (126, 4), (65_535, 4), (65_536, 10)] {
+            let mut server = Vec::new();
+            write_header(&mut server, BINARY, true, len);
+            assert_eq!((server.len(), server[0]), (octets, 0xc2), "{len}");
+
+            let mut client = Vec::new();
+            write_masked_fragment(&mut client, TEXT, false, [1, 2, 3, 4], &vec![0; len]);
+            let header = Header { fin: false, rsv1: false, opcode: TEXT, mask: [1, 2, 3, 4], payload_len: len as u64 };
+            assert_eq!(Header::parse(&client, false), Ok(Some((header, octets + 4))));
+            (0..octets + 4)
+                .for_each(|cut| assert_eq!(Header::parse(&client[..cut], false), Ok(None), "{len} cut at {cut}"));
+        }
+    }
+
+    #[test]
+    fn a_close_frame_fits_a_control_frame_and_cuts_no_character() {
+        let mut out = Vec::new();
+        write_close(&mut out, 1012, &"ß".repeat(100));
+        assert_eq!((out[0], out[1], &out[2..4]), (0x88, 124, &1012_u16.to_be_bytes()[..]));
+        assert_eq!(std::str::from_utf8(&out[4..]), Ok(&*"ß".repeat(61)));
+        out.clear();
+        write_close(&mut out, 0, "unsaid");
+        assert_eq!(out, [0x88, 0]);
+    }
+}

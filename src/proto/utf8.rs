@@ -75,3 +75,49 @@ impl Validator {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What the standard library says of all of it: valid, cut at its end, or wrong.
+    fn judged_at_once(bytes: &[u8]) -> Result<bool, Invalid> {
+        match std::str::from_utf8(bytes) {
+            Ok(_) => Ok(true),
+            Err(error) => error.error_len().map_or(Ok(false), |_| Err(Invalid)),
+        }
+    }
+
+    fn judged_in_pieces<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Result<bool, Invalid> {
+        let mut validator = Validator::default();
+        pieces.into_iter().try_for_each(|piece| validator.push(piece))?;
+        Ok(validator.is_complete())
+    }
+
+    #[test]
+    fn every_lead_octet_with_every_second_is_judged_as_by_the_standard_library() {
+        for first in 0..=255 {
+            for second in 0..=255 {
+                for tail in [&[][..], &[0x80], &[0x80, 0x80], &[0xbf, 0x41], &[0x80, 0xc0]] {
+                    let bytes = [&[first, second][..], tail].concat();
+                    let expected = judged_at_once(&bytes);
+                    assert_eq!(judged_in_pieces([&bytes[..]]), expected, "{bytes:02x?}");
+                    assert_eq!(judged_in_pieces(bytes.chunks(1)), expected, "{bytes:02x?} one by one");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn text_with_all_lengths_of_sequences_may_be_cut_anywhere() {
+        let mut text = "aß€😀 plain ".repeat(4).into_bytes();
+        for wrong in [None, Some(0xff), Some(0xc0)] {
+            text.extend(wrong);
+            for cut in 0..text.len() {
+                let (head, tail) = text.split_at(cut);
+                assert_eq!(judged_in_pieces([head, tail]), judged_at_once(&text), "cut at {cut}");
+                assert_eq!(judged_in_pieces([head]), judged_at_once(head), "only up to {cut}");
+            }
+        }
+    }
+}

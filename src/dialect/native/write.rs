@@ -48,9 +48,14 @@ pub fn left(out: &mut Vec<u8>, room: &str, reference: Option<&str>) {
 
 /// `ack`: what is promised of a message.
 pub fn ack(out: &mut Vec<u8>, reference: Option<&str>, level: &str) {
-    raw(out, r#"{"type":"ack","level":"#);
+    raw(out, r#"{"type":"ack""#);
+    if let Some(reference) = reference {
+        raw(out, r#","ref":"#);
+        raw(out, reference);
+    }
+    raw(out, r#","level":"#);
     string(out, level);
-    end(out, reference);
+    raw(out, "}");
 }
 
 /// `pong`: the node is there.
