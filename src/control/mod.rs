@@ -11,12 +11,19 @@
 //! What decides is pure: [`drain`] (when), `route` (what), `auth` (who), `metrics` (how it is written).
 
 mod answer;
+mod api;
+mod auth;
 mod console;
 pub mod drain;
+mod meter;
 mod metrics;
 mod notify;
+mod publication;
 mod publish;
+mod reply;
+mod route;
 mod run;
+mod server;
 mod signals;
 mod state;
 

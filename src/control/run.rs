@@ -8,12 +8,12 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use monoio::io::AsyncReadRent;
-use monoio::net::{TcpStream, UnixStream};
+use monoio::net::{TcpListener, TcpStream, UnixStream};
 use monoio::time::sleep;
 use monoio::{LegacyDriver, RuntimeBuilder};
 
 use super::console::Console;
-use super::{Control, Outcome};
+use super::{Control, Outcome, server};
 
 /// Between two looks at what a drain has left, and at whether every shard's thread is there.
 const TICK: Duration = Duration::from_millis(50);
@@ -35,6 +35,7 @@ async fn steer(control: Control, signals: StdUnixStream) -> io::Result<Outcome> 
     listener.set_nonblocking(true)?;
     monoio::spawn(take_signals(UnixStream::from_std(signals)?, console.clone()));
     monoio::spawn(listen_to_waker(pollable(console.waker.as_fd())?, console.clone()));
+    monoio::spawn(server::accept(TcpListener::from_std(listener)?, console.clone()));
     monoio::spawn(heartbeat(console.clone()));
     if let Some(interval) = console.notify.alive_interval() {
         monoio::spawn(feed_watchdog(interval, console.clone()));

@@ -1,0 +1,162 @@
+//! Who may do what on the admin port. Pure.
+//!
+//! Each need has the tokens that open it. Where none of them is configured, only peers on loopback are let in, and no web
+//! page: a browser on the same host would carry any site's request to a port that trusts loopback.
+
+use std::hint::black_box;
+
+use super::reply::Problem;
+
+/// What a route asks of the peer.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Need {
+    /// Nothing: health and metrics.
+    Nothing,
+    /// To publish.
+    Publish,
+    /// To see and steer the node.
+    Admin,
+}
+
+/// The configured tokens.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Tokens<'a> {
+    /// Opens everything.
+    pub(super) admin: Option<&'a str>,
+    /// Opens publishing.
+    pub(super) publish: Option<&'a str>,
+}
+
+/// What is known of the peer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Peer<'a> {
+    pub(super) is_loopback: bool,
+    /// The Authorization header.
+    pub(super) authorization: Option<&'a [u8]>,
+    /// The request has an Origin header: a web page sent it.
+    pub(super) is_page: bool,
+}
+
+/// Decides.
+///
+/// # Errors
+/// 401 or 403.
+pub(super) fn authorize(need: Need, tokens: Tokens<'_>, peer: Peer<'_>) -> Result<(), Problem> {
+    let opens = match need {
+        Need::Nothing => return Ok(()),
+        Need::Publish => [tokens.admin, tokens.publish],
+        Need::Admin => [tokens.admin, None],
+    };
+    if opens.iter().all(Option::is_none) {
+        return trust_loopback(peer);
+    }
+    let Some(offered) = peer.authorization.and_then(bearer) else {
+        return Err(Problem::new(401, "unauthorized", "send the header `Authorization: Bearer TOKEN`")
+            .with("www-authenticate", "Bearer"));
+    };
+    // Every comparison is made, so that the time says nothing about which one matched.
+    let opened = opens.iter().flatten().fold(false, |opened, token| same(token.as_bytes(), offered) | opened);
+    if opened {
+        return Ok(());
+    }
+    if tokens.publish.is_some_and(|token| same(token.as_bytes(), offered)) {
+        return Err(Problem::new(403, "forbidden", "this token only opens publishing; use the admin token"));
+    }
+    Err(Problem::new(401, "unauthorized", "the token is not one of this node's; check admin.token and publish.token")
+        .with("www-authenticate", "Bearer"))
+}
+
+fn trust_loopback(peer: Peer<'_>) -> Result<(), Problem> {
+    if !peer.is_loopback {
+        let message =
+            "without a token only peers on loopback are served; configure admin.token and send it as a Bearer token";
+        return Err(Problem::new(403, "forbidden", message));
+    }
+    if peer.is_page {
+        let message = "web pages are not served without a token; configure admin.token and send it as a Bearer token";
+        return Err(Problem::new(403, "forbidden", message));
+    }
+    Ok(())
+}
+
+/// The token of `Bearer TOKEN` (RFC 6750 §2.1); the scheme is case-insensitive.
+fn bearer(authorization: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = authorization.split_at_checked("Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then(|| token.trim_ascii())
+}
+
+/// Compares in a time that depends on the lengths only.
+fn same(expected: &[u8], offered: &[u8]) -> bool {
+    if expected.len() != offered.len() {
+        return false;
+    }
+    let difference = expected.iter().zip(offered).fold(0, |difference, (a, b)| black_box(difference | (a ^ b)));
+    difference == 0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NONE: Tokens<'_> = Tokens { admin: None, publish: None };
+    const BOTH: Tokens<'_> = Tokens { admin: Some("master"), publish: Some("sender") };
+    const STRANGER: Peer<'_> = Peer { is_loopback: false, authorization: None, is_page: false };
+    const LOCAL: Peer<'_> = Peer { is_loopback: true, authorization: None, is_page: false };
+
+    fn status(need: Need, tokens: Tokens<'_>, peer: Peer<'_>) -> u16 {
+        authorize(need, tokens, peer).map_or_else(|problem| problem.status, |()| 200)
+    }
+
+    fn with(token: &'static str) -> Peer<'static> {
+        Peer { authorization: Some(token.as_bytes()), ..STRANGER }
+    }
+
+    #[test]
+    fn health_and_metrics_are_open_to_everybody_always() {
+        for tokens in [NONE, BOTH] {
+            assert_eq!(status(Need::Nothing, tokens, STRANGER), 200);
+        }
+    }
+
+    #[test]
+    fn without_a_token_loopback_may_all_and_strangers_nothing() {
+        for need in [Need::Publish, Need::Admin] {
+            assert_eq!(status(need, NONE, LOCAL), 200);
+            assert_eq!(status(need, NONE, STRANGER), 403);
+            assert_eq!(status(need, NONE, with("Bearer guess")), 403);
+        }
+    }
+
+    #[test]
+    fn a_web_page_cannot_use_that_its_browser_runs_on_loopback() {
+        assert_eq!(status(Need::Admin, NONE, Peer { is_page: true, ..LOCAL }), 403);
+        let page = Peer { is_page: true, ..with("Bearer master") };
+        assert_eq!(status(Need::Admin, BOTH, page), 200, "with a token the page is somebody");
+    }
+
+    #[test]
+    fn the_admin_token_opens_all_and_the_publish_token_publishing() {
+        assert_eq!(status(Need::Admin, BOTH, with("Bearer master")), 200);
+        assert_eq!(status(Need::Publish, BOTH, with("bearer master")), 200);
+        assert_eq!(status(Need::Publish, BOTH, with("Bearer sender")), 200);
+        assert_eq!(status(Need::Admin, BOTH, with("Bearer sender")), 403);
+    }
+
+    #[test]
+    fn a_configured_token_is_asked_of_loopback_too() {
+        assert_eq!(status(Need::Admin, BOTH, LOCAL), 401);
+        let publish_only = Tokens { admin: None, publish: Some("sender") };
+        assert_eq!(status(Need::Publish, publish_only, LOCAL), 401);
+        assert_eq!(status(Need::Admin, publish_only, LOCAL), 200);
+        assert_eq!(status(Need::Admin, publish_only, STRANGER), 403);
+    }
+
+    #[test]
+    fn near_misses_open_nothing() {
+        for header in
+            ["master", "Bearer", "Bearer ", "Bearer maste", "Bearer masters", "Bearer MASTER", "Basic master", ""]
+        {
+            assert_eq!(status(Need::Admin, BOTH, with(header)), 401, "{header:?}");
+        }
+    }
+}
