@@ -67,7 +67,9 @@ impl Hub {
         let Some((room, ports)) = self.interest.subscribers(key) else { return };
         for port in ports.iter() {
             let rooms = Some(vec![room.clone()]);
-            self.posts[usize::from(port)].tell(ToShard::Gap(rooms, reason));
+            let post = &mut self.posts[usize::from(port)];
+            post.tell(ToShard::Gap(rooms, reason));
+            self.behind |= post.is_behind();
         }
     }
 

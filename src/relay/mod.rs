@@ -7,13 +7,19 @@
 //! It knows no client protocol, never blocks on a shard and never drops silently: what does not fit a mailbox is told as a
 //! gap to the rooms concerned.
 
+pub mod envelope;
+pub mod fences;
 pub mod interest;
+pub mod losses;
 pub mod ports;
+pub mod queue;
 
 #[cfg(feature = "gateway")]
 mod hub;
 #[cfg(feature = "gateway")]
 mod local;
+#[cfg(feature = "gateway")]
+mod nats;
 #[cfg(feature = "gateway")]
 mod post;
 #[cfg(feature = "gateway")]

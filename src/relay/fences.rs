@@ -1,0 +1,171 @@
+//! Fences: which answers wait until the broker has seen everything sent before them. Pure.
+//!
+//! A fence is a numbered message to the relay's own inbox. The broker takes what one connection sends in order, so a fence that
+//! came back proves that the subscriptions and publications sent before it were taken. One is in flight at most; what is
+//! sent meanwhile waits for the next, so a slow broker gets larger batches and not more fences.
+//!
+//! ```text
+//!   add_*() ──► collecting ── poll_fence() ──► in flight ── handle_return() ──► batch: answer it
+//!                   ▲                              │
+//!                   └── handle_connection_lost() ──┘  its acknowledgements fail: nobody knows
+//! ```
+//!
+//! A room that is not confirmed in time is refused by the interest table, not here; acknowledgements expire here.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::AckToken;
+use super::interest::RoomKey;
+use super::ports::PortIndex;
+
+/// A publish that waits for its acknowledgement.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PendingAck {
+    /// Who published.
+    pub port: PortIndex,
+    /// How the port names it.
+    pub token: AckToken,
+    /// When it was asked for.
+    pub since: Instant,
+}
+
+/// What one fence answers.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Rooms whose subscription is in force.
+    pub rooms: Vec<RoomKey>,
+    /// Publications that the broker took, oldest first.
+    pub acks: VecDeque<PendingAck>,
+    /// Whether a gap of all rooms is to be told: the connection before this one was lost.
+    pub gap: bool,
+    /// Whether somebody waits for the fence itself.
+    pub marker: bool,
+}
+
+impl Batch {
+    fn is_empty(&self) -> bool {
+        self.rooms.is_empty() && self.acks.is_empty() && !self.gap && !self.marker
+    }
+}
+
+#[derive(Debug)]
+struct InFlight {
+    number: u64,
+    sent: Instant,
+    batch: Batch,
+}
+
+/// The fences of one relay.
+#[derive(Debug)]
+pub struct Fences {
+    collecting: Batch,
+    in_flight: Option<InFlight>,
+    next_number: u64,
+    deadline: Duration,
+}
+
+impl Fences {
+    /// No fence; one that is not back after `deadline` is given up.
+    pub fn new(deadline: Duration) -> Self {
+        Self { collecting: Batch::default(), in_flight: None, next_number: 1, deadline }
+    }
+
+    /// The room's subscription was sent.
+    pub fn add_room(&mut self, key: RoomKey) {
+        self.collecting.rooms.push(key);
+    }
+
+    /// A publication that wants an acknowledgement was sent.
+    pub fn add_ack(&mut self, ack: PendingAck) {
+        self.collecting.acks.push_back(ack);
+    }
+
+    /// The connection is another one, and its subscriptions are being sent.
+    pub fn add_gap(&mut self) {
+        self.collecting.gap = true;
+    }
+
+    /// Somebody wants to know that all was taken: see [`Fences::is_idle`].
+    pub fn add_marker(&mut self) {
+        self.collecting.marker = true;
+    }
+
+    /// Whether nobody waits for anything.
+    pub fn is_idle(&self) -> bool {
+        self.in_flight.is_none() && self.collecting.is_empty()
+    }
+
+    /// Whether a fence is due.
+    pub fn is_due(&self) -> bool {
+        self.in_flight.is_none() && !self.collecting.is_empty()
+    }
+
+    /// The number of the fence to send now.
+    pub fn poll_fence(&mut self, now: Instant) -> Option<u64> {
+        if !self.is_due() {
+            return None;
+        }
+        let number = self.next_number;
+        self.next_number += 1;
+        self.in_flight = Some(InFlight { number, sent: now, batch: std::mem::take(&mut self.collecting) });
+        Some(number)
+    }
+
+    /// A fence came back: its batch and its round trip. One that was given up says nothing.
+    pub fn handle_return(&mut self, number: u64, now: Instant) -> Option<(Batch, Duration)> {
+        let fence = self.in_flight.take_if(|fence| fence.number == number)?;
+        Some((fence.batch, now.saturating_duration_since(fence.sent)))
+    }
+
+    /// The connection was lost, and with it perhaps what was sent: the acknowledgements that fail. Rooms wait for the next
+    /// fence, which follows their subscription on the next connection.
+    pub fn handle_connection_lost(&mut self) -> Vec<PendingAck> {
+        let failed = self.fail_acks();
+        if let Some(fence) = self.in_flight.take() {
+            self.collect_again(fence.batch);
+        }
+        failed
+    }
+
+    /// One of the publications was refused, and nobody knows which: the acknowledgements that fail.
+    pub fn fail_acks(&mut self) -> Vec<PendingAck> {
+        let in_flight = self.in_flight.iter_mut().flat_map(|fence| fence.batch.acks.drain(..));
+        in_flight.chain(self.collecting.acks.drain(..)).collect()
+    }
+
+    /// Gives up a fence that is overdue and returns the acknowledgements that have waited too long.
+    pub fn handle_timeout(&mut self, now: Instant) -> Vec<PendingAck> {
+        let mut failed = Vec::new();
+        let deadline = self.deadline;
+        if let Some(fence) = &mut self.in_flight {
+            expire(&mut fence.batch.acks, deadline, now, &mut failed);
+        }
+        expire(&mut self.collecting.acks, deadline, now, &mut failed);
+        if let Some(fence) = self.in_flight.take_if(|fence| fence.sent + deadline <= now) {
+            failed.extend(&fence.batch.acks);
+            self.collect_again(fence.batch);
+        }
+        failed
+    }
+
+    /// When to call [`Fences::handle_timeout`] next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        let oldest = |batch: &Batch| batch.acks.front().map(|ack| ack.since);
+        let in_flight = self.in_flight.iter().flat_map(|fence| [Some(fence.sent), oldest(&fence.batch)]);
+        in_flight.chain([oldest(&self.collecting)]).flatten().min().map(|since| since + self.deadline)
+    }
+
+    /// All of a batch but its acknowledgements waits for the next fence, before what waits already.
+    fn collect_again(&mut self, mut batch: Batch) {
+        batch.rooms.append(&mut self.collecting.rooms);
+        self.collecting.rooms = batch.rooms;
+        self.collecting.gap |= batch.gap;
+        self.collecting.marker |= batch.marker;
+    }
+}
+
+fn expire(acks: &mut VecDeque<PendingAck>, deadline: Duration, now: Instant, failed: &mut Vec<PendingAck>) {
+    let overdue = acks.iter().take_while(|ack| ack.since + deadline <= now).count();
+    failed.extend(acks.drain(..overdue));
+}

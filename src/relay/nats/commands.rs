@@ -1,0 +1,135 @@
+//! What the relay tells the client: subscriptions, fences, publications, as many as it takes without waiting.
+//!
+//! Subscriptions go first: they are few, and joins wait for them. A fence is due when something sent before it waits for an
+//! answer; it is sent between publications, never behind all of them.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use async_nats::message::OutboundMessage;
+use async_nats::{HeaderMap, HeaderName};
+use futures_util::sink::Sink;
+
+use super::Bus;
+use crate::relay::envelope;
+use crate::relay::fences::PendingAck;
+use crate::relay::queue::Outgoing;
+
+/// Publications between two looks at whether a fence is due.
+const PUBLISHES_PER_FENCE: usize = 64;
+
+impl Bus {
+    /// Sends until the client takes no more or nothing is left.
+    pub(super) fn poll_commands(&mut self, cx: &mut Context<'_>, now: Instant) {
+        if !self.link.as_ref().is_some_and(|link| link.up) {
+            return;
+        }
+        loop {
+            if self.poll_subscribes(cx, now).is_pending() || self.poll_fence(cx, now).is_pending() {
+                return;
+            }
+            if self.publishes.is_empty() && !self.fences.is_due() {
+                return;
+            }
+            for _ in 0..PUBLISHES_PER_FENCE {
+                if self.publishes.is_empty() {
+                    break;
+                }
+                if self.poll_ready(cx, now).is_pending() {
+                    return;
+                }
+                if let Some(item) = self.publishes.pop() {
+                    self.publish(item, now);
+                }
+            }
+        }
+    }
+
+    fn poll_subscribes(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
+        loop {
+            if self.subscribing.is_none() {
+                let Some((key, room)) = self.subscribes.pop_front() else { return Poll::Ready(()) };
+                // It may have been refused while it waited.
+                if self.incoming.hub.borrow().interest.key(&room) != Some(key) {
+                    continue;
+                }
+                let Some(link) = &self.link else { return Poll::Pending };
+                let (client, subject) = (link.client.clone(), format!("{}{room}", self.room_prefix));
+                let subscribe = Box::pin(async move { client.subscribe(subject).await });
+                self.subscribing = Some((key, room, subscribe));
+            }
+            let Some((key, room, mut subscribe)) = self.subscribing.take() else { continue };
+            match subscribe.as_mut().poll(cx) {
+                Poll::Pending => {
+                    self.subscribing = Some((key, room, subscribe));
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(subscriber)) => self.handle_subscribed(key, room, subscriber),
+                Poll::Ready(Err(error)) => {
+                    self.incoming.hub.borrow_mut().interest.refuse(key);
+                    self.complaints.warn(format!("cannot subscribe room {room}: {error}"), now);
+                }
+            }
+        }
+    }
+
+    fn handle_subscribed(
+        &mut self,
+        key: crate::relay::interest::RoomKey,
+        room: crate::relay::RoomName,
+        subscriber: async_nats::Subscriber,
+    ) {
+        if self.incoming.hub.borrow().interest.key(&room) == Some(key) {
+            self.rooms.open(key, room, subscriber);
+            self.fences.add_room(key);
+        }
+    }
+
+    fn poll_fence(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
+        if !self.fences.is_due() {
+            return Poll::Ready(());
+        }
+        std::task::ready!(self.poll_ready(cx, now));
+        let (Some(link), Some(number)) = (&mut self.link, self.fences.poll_fence(now)) else { return Poll::Ready(()) };
+        let (subject, payload) = (link.inbox_subject.clone().into(), number.to_string().into());
+        let fence = OutboundMessage { subject, reply: None, payload, headers: None };
+        if let Err(error) = Pin::new(&mut link.client).start_send(fence) {
+            self.complaints.warn(format!("cannot send a fence: {error}"), now);
+        }
+        Poll::Ready(())
+    }
+
+    fn publish(&mut self, item: Outgoing, now: Instant) {
+        const TIDEGATE: HeaderName = HeaderName::from_static(envelope::HEADER);
+        let Some(link) = &mut self.link else { return };
+        let mut headers = HeaderMap::new();
+        headers.insert(TIDEGATE, envelope::write(&item.publication));
+        let subject = format!("{}{}", self.room_prefix, item.publication.room).into();
+        let message =
+            OutboundMessage { subject, reply: None, payload: item.publication.payload, headers: Some(headers) };
+        if let Err(error) = Pin::new(&mut link.client).start_send(message) {
+            self.fail(item.ack);
+            return self.complaints.warn(format!("the broker's client refused a message: {error}"), now);
+        }
+        self.incoming.hub.borrow().counters.messages_out.add(1);
+        if let Some((port, token)) = item.ack {
+            self.fences.add_ack(PendingAck { port, token, since: item.since });
+        }
+    }
+
+    /// Whether the client takes another message.
+    fn poll_ready(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
+        let Some(link) = &mut self.link else { return Poll::Pending };
+        match Pin::new(&mut link.client).poll_ready(cx) {
+            Poll::Ready(Ok(())) => Poll::Ready(()),
+            Poll::Ready(Err(error)) => {
+                // It ends only when it is told to; nothing wakes this, and everything queued goes its way by age.
+                link.up = false;
+                self.complaints.warn(format!("the broker's client has ended: {error}"), now);
+                Poll::Pending
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}

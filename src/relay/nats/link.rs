@@ -1,0 +1,228 @@
+//! The connection: how it begins, what its loss means, and what the client reports about it.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use async_nats::connection::State;
+use async_nats::{Client, Statistics, SubscribeError, Subscriber};
+use futures_util::stream::Stream;
+
+use super::Bus;
+use super::access::{Access, retry_delay};
+use super::complaints::Complaints;
+use super::signals::{Report, Signals};
+use crate::relay::{AckLevel, GapReason};
+
+/// A broker that answered once. The client goes on by itself when the connection is lost.
+pub(super) struct Link {
+    pub(super) client: Client,
+    pub(super) statistics: Arc<Statistics>,
+    pub(super) inbox_subject: String,
+    /// Whether the client has a connection, as of the last look.
+    pub(super) up: bool,
+    inbox: Subscriber,
+    /// Connections made so far, as of the last look: another number is another connection.
+    connects: u64,
+    /// A fence that came back. It is handled in the next turn: the client's report that a subscription or publication before
+    /// it was refused takes a turn longer than the fence itself.
+    returned: Option<u64>,
+}
+
+impl Link {
+    async fn new(client: Client) -> Result<Self, SubscribeError> {
+        let inbox_subject = client.new_inbox();
+        let inbox = client.subscribe(inbox_subject.clone()).await?;
+        let statistics = client.statistics();
+        let connects = statistics.connects.load(Ordering::Relaxed);
+        Ok(Self { client, statistics, inbox_subject, up: true, inbox, connects, returned: None })
+    }
+
+    /// The next fence that came back, and how many messages the inbox held.
+    fn poll_inbox(&mut self, cx: &mut Context<'_>) -> (Option<u64>, u64) {
+        let returned = self.returned.take();
+        let mut taken = 0;
+        while let Poll::Ready(Some(message)) = std::pin::Pin::new(&mut self.inbox).poll_next(cx) {
+            taken += 1;
+            let number = std::str::from_utf8(&message.payload).ok().and_then(|text| text.parse().ok());
+            self.returned = number.or(self.returned);
+            cx.waker().wake_by_ref();
+        }
+        (returned, taken)
+    }
+}
+
+/// Tries until the broker answers.
+pub(super) async fn first_connection(access: Rc<Access>, signals: Arc<Signals>) -> Link {
+    let mut complaints = Complaints::default();
+    let mut attempt = 0;
+    loop {
+        match access.connect(signals.clone()).await {
+            Ok(client) => match Link::new(client).await {
+                Ok(link) => return link,
+                Err(error) => complaints.warn(format!("cannot subscribe the relay's inbox: {error}"), Instant::now()),
+            },
+            Err(error) => complaints.warn(access.explain(&error), Instant::now()),
+        }
+        attempt += 1;
+        tokio::time::sleep(retry_delay(attempt)).await;
+    }
+}
+
+impl Bus {
+    /// Looks at the connection: made, lost, made again; and at what the client reports.
+    pub(super) fn poll_link(&mut self, cx: &mut Context<'_>, now: Instant) {
+        if let Some(connecting) = &mut self.connecting {
+            let Poll::Ready(link) = connecting.as_mut().poll(cx) else { return };
+            self.connecting = None;
+            self.link = Some(link);
+            self.handle_up("connected to the broker");
+        }
+        let changed = self.signals.take_changed(cx) || now >= self.next_look;
+        let Some(link) = &mut self.link else { return };
+        let connects = link.statistics.connects.load(Ordering::Relaxed);
+        let replaced = connects != link.connects;
+        if !changed && !replaced {
+            return;
+        }
+        let was_up = link.up;
+        link.connects = connects;
+        link.up = link.client.connection_state() == State::Connected;
+        let is_up = link.up;
+        if replaced || was_up && !is_up {
+            self.handle_lost(was_up, now);
+        }
+        if replaced {
+            self.fences.add_gap();
+        }
+        if is_up && (replaced || !was_up) {
+            self.handle_up("connected to the broker again; every room is told that messages may be missing");
+        }
+        self.handle_reports(now);
+    }
+
+    /// Handles fences that came back.
+    pub(super) fn poll_inbox(&mut self, cx: &mut Context<'_>, now: Instant) {
+        let Some(link) = &mut self.link else { return };
+        let (returned, taken) = link.poll_inbox(cx);
+        self.incoming.taken.set(self.incoming.taken.get() + taken);
+        let Some((batch, round_trip)) = returned.and_then(|number| self.fences.handle_return(number, now)) else {
+            return;
+        };
+        let mut hub = self.incoming.hub.borrow_mut();
+        hub.counters.rtt_ns.set(nanoseconds(round_trip));
+        // Before the joins: who joins now missed nothing.
+        if batch.gap {
+            hub.tell_gap_to_all(GapReason::Broker);
+        }
+        for key in batch.rooms {
+            hub.interest.confirm(key, now);
+        }
+        for ack in batch.acks {
+            hub.acked(ack.port, ack.token, AckLevel::Broker);
+        }
+    }
+
+    fn handle_up(&mut self, what: &str) {
+        let Some(link) = &self.link else { return };
+        let info = link.client.server_info();
+        tracing::info!(server = info.server_name, version = info.version, "{what}");
+        self.complaints.clear();
+        let hub = self.incoming.hub.borrow();
+        hub.counters.connected.set(1);
+        hub.counters.was_connected.set(1);
+    }
+
+    fn handle_lost(&mut self, was_up: bool, now: Instant) {
+        self.incoming.hub.borrow().counters.connected.set(0);
+        let failed = self.fences.handle_connection_lost();
+        self.fail_acks(failed);
+        if was_up {
+            self.complaints.warn(format!("lost the broker at {}; trying again", self.access.server_list()), now);
+        }
+    }
+
+    fn handle_reports(&mut self, now: Instant) {
+        let lost = self.signals.take_lost();
+        if lost > 0 {
+            self.losses.handle_report(lost);
+            self.tell_lost(lost);
+            self.complaints.warn(String::from("the broker's client dropped messages; every room is told"), now);
+        }
+        if self.signals.take_lame_duck() {
+            self.handle_lame_duck(now);
+        }
+        while let Ok(report) = self.reports.try_recv() {
+            match report {
+                Report::NotConnected(why) => {
+                    let servers = self.access.server_list();
+                    let text =
+                        format!("cannot reach the broker at {servers}: {why}; check that nats-server runs there");
+                    self.complaints.warn(text, now);
+                }
+                Report::ServerError(text) => self.handle_server_error(&text, now),
+            }
+        }
+    }
+
+    /// The server will close this connection soon: moving now is one short hole instead of a later one.
+    fn handle_lame_duck(&mut self, now: Instant) {
+        let Some(link) = &self.link else { return };
+        if !self.access.has_alternatives() && link.client.server_info().connect_urls.is_empty() {
+            let text = "the broker is shutting down and no other is known; add one to nats.url";
+            return self.complaints.warn(String::from(text), now);
+        }
+        tracing::info!("the broker is shutting down; moving to another");
+        let client = link.client.clone();
+        tokio::spawn(async move {
+            // It fails only where the client has ended.
+            let _ = client.force_reconnect().await;
+        });
+    }
+
+    /// A refused subscription must not be confirmed, a refused publication not be acknowledged.
+    fn handle_server_error(&mut self, text: &str, now: Instant) {
+        let Some(violation) = Violation::parse(text) else {
+            return self.complaints.warn(format!("the broker says: {text}"), now);
+        };
+        let prefix = self.room_prefix.trim_end_matches("room.");
+        let cure = format!("allow this user to publish and subscribe {prefix}>");
+        self.complaints.warn(format!("the broker forbids a subject ({text}); {cure}"), now);
+        match violation {
+            Violation::Publish => {
+                let failed = self.fences.fail_acks();
+                self.fail_acks(failed);
+            }
+            Violation::Subscribe(subject) => {
+                let Some(room) = subject.strip_prefix(&self.room_prefix) else { return };
+                let mut hub = self.incoming.hub.borrow_mut();
+                if let Some(key) = hub.interest.key(room) {
+                    hub.interest.refuse(key);
+                }
+            }
+        }
+    }
+}
+
+/// What `-ERR 'Permissions Violation for …'` is about.
+enum Violation<'a> {
+    Publish,
+    Subscribe(&'a str),
+}
+
+impl<'a> Violation<'a> {
+    fn parse(text: &'a str) -> Option<Self> {
+        let (_, rest) = text.split_once("Permissions Violation for ")?;
+        if rest.starts_with("Publish") {
+            return Some(Self::Publish);
+        }
+        let (_, subject) = rest.strip_prefix("Subscription")?.split_once('"')?;
+        Some(Self::Subscribe(subject.split_once('"').map_or(subject, |(subject, _)| subject)))
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

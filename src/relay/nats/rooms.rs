@@ -1,0 +1,137 @@
+//! The rooms' subscriptions: each is a queue that the client fills and the relay empties into the hub.
+//!
+//! Every queue that has something is emptied in the turn in which the relay learns of it: the client reads the socket again only
+//! after that, which is what bounds the queues (see `access.rs`).
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use async_nats::{HeaderName, Message, Subscriber};
+use futures_util::stream::{FuturesUnordered, Stream};
+
+use crate::counters::DropReason;
+use crate::relay::hub::Hub;
+use crate::relay::interest::RoomKey;
+use crate::relay::{GapReason, RoomName, envelope};
+
+/// Where received messages go.
+pub(super) struct Incoming {
+    pub(super) hub: RefCell<Hub>,
+    /// Messages taken from the client's queues.
+    pub(super) taken: Cell<u64>,
+    /// The largest payload that is delivered, in bytes.
+    pub(super) message_bytes: usize,
+}
+
+impl Incoming {
+    fn handle_message(&self, hub: &mut Hub, key: RoomKey, room: &RoomName, message: Message) {
+        const TIDEGATE: HeaderName = HeaderName::from_static(envelope::HEADER);
+        self.taken.set(self.taken.get() + 1);
+        if message.payload.len() > self.message_bytes {
+            hub.dropped(DropReason::TooLarge);
+            hub.tell_gap(key, GapReason::TooLarge);
+            return;
+        }
+        let header = message.headers.as_ref().and_then(|headers| headers.get(TIDEGATE));
+        let header = header.map(async_nats::HeaderValue::as_str);
+        hub.deliver(key, envelope::read(room.clone(), header, message.payload, now_unix_ns));
+    }
+}
+
+/// All subscriptions.
+pub(super) struct Rooms {
+    incoming: Rc<Incoming>,
+    queues: FuturesUnordered<Queue>,
+    ends: HashMap<RoomKey, Rc<End>>,
+    ended: u64,
+}
+
+impl Rooms {
+    pub(super) fn new(incoming: Rc<Incoming>) -> Self {
+        Self { incoming, queues: FuturesUnordered::new(), ends: HashMap::new(), ended: 0 }
+    }
+
+    /// Takes a subscription in.
+    pub(super) fn open(&mut self, key: RoomKey, room: RoomName, subscriber: Subscriber) {
+        let end = Rc::new(End::default());
+        self.ends.insert(key, end.clone());
+        self.queues.push(Queue { key, room, subscriber, incoming: self.incoming.clone(), end });
+    }
+
+    /// Ends a subscription, if there is one; dropping it tells the broker.
+    pub(super) fn close(&mut self, key: RoomKey) {
+        if let Some(end) = self.ends.remove(&key) {
+            self.ended += 1;
+            end.set();
+        }
+    }
+
+    /// Subscriptions that ended so far.
+    pub(super) fn ended(&self) -> u64 {
+        self.ended
+    }
+
+    /// Empties every queue that has something.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
+        while let Poll::Ready(Some(())) = Pin::new(&mut self.queues).poll_next(cx) {}
+    }
+}
+
+/// Tells a queue to end.
+#[derive(Default)]
+struct End {
+    reached: Cell<bool>,
+    waker: Cell<Option<Waker>>,
+}
+
+impl End {
+    fn set(&self) {
+        self.reached.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// One room's subscription. As a future it is done when the subscription has ended.
+struct Queue {
+    key: RoomKey,
+    room: RoomName,
+    subscriber: Subscriber,
+    incoming: Rc<Incoming>,
+    end: Rc<End>,
+}
+
+impl Future for Queue {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let queue = self.get_mut();
+        if queue.end.reached.get() {
+            return Poll::Ready(());
+        }
+        let mut hub = queue.incoming.hub.borrow_mut();
+        loop {
+            match Pin::new(&mut queue.subscriber).poll_next(cx) {
+                Poll::Ready(Some(message)) => {
+                    queue.incoming.handle_message(&mut hub, queue.key, &queue.room, message);
+                }
+                Poll::Ready(None) => return Poll::Ready(()),
+                Poll::Pending => break,
+            }
+        }
+        // The place of a queue among the others never changes, nor does its waker.
+        let waker = queue.end.waker.take().unwrap_or_else(|| cx.waker().clone());
+        queue.end.waker.set(Some(waker));
+        Poll::Pending
+    }
+}
+
+fn now_unix_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
