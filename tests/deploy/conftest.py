@@ -31,7 +31,6 @@ def kubectl():
 @functools.cache
 def rendered(name):
     """The objects that `kubectl kustomize` makes of one directory under the root."""
-    # The two directories of k8s that take files from tuning/ need the load restriction lifted by nobody: they are their own roots.
     return [document for document in yaml.safe_load_all(run(kubectl(), "kustomize", ROOT / name).stdout) if document]
 
 
