@@ -1,0 +1,196 @@
+//! The worker processes, seen from the one that was started: spawned, ordered about, listened to, ended.
+
+use std::io::{BufRead, BufReader, IsTerminal, Write};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use crate::orders::{Event, Order, Plan};
+
+/// The argument that makes this program a worker.
+pub(crate) const WORKER: &str = "worker";
+
+struct Member {
+    child: Child,
+    orders: Option<ChildStdin>,
+    open: u32,
+    heard: u64,
+}
+
+/// Workers by number, in the order of their plans.
+pub(crate) struct Crew {
+    members: Vec<Member>,
+    events: Receiver<(usize, Option<Event>)>,
+    patience: Duration,
+    progress: Option<Instant>,
+}
+
+impl Crew {
+    /// Starts one worker for each plan. `patience` is how long any one order may take beyond what it says.
+    ///
+    /// # Errors
+    /// One line for the user.
+    pub(crate) fn start(plans: &[Plan], patience: Duration, quiet: bool) -> Result<Self, String> {
+        let (sender, events) = channel();
+        let mut members = Vec::new();
+        for (number, plan) in plans.iter().enumerate() {
+            members.push(spawn(number, plan, &sender).map_err(|error| format!("a worker did not start: {error}"))?);
+        }
+        let shows = !quiet && std::io::stderr().is_terminal();
+        Ok(Self { members, events, patience, progress: shows.then(Instant::now) })
+    }
+
+    /// Numbers of all workers.
+    pub(crate) fn all(&self) -> Vec<usize> {
+        (0..self.members.len()).collect()
+    }
+
+    /// Tells workers what to do.
+    pub(crate) fn order(&mut self, workers: &[usize], order: &Order) -> Result<(), String> {
+        let mut line = serde_json::to_vec(order).map_err(|error| error.to_string())?;
+        line.push(b'\n');
+        for worker in workers {
+            let Some(orders) = &mut self.members[*worker].orders else { continue };
+            orders.write_all(&line).map_err(|error| format!("worker {worker} takes no orders: {error}"))?;
+        }
+        Ok(())
+    }
+
+    /// Waits until each of `workers` has said something that `wanted` takes; progress is shown meanwhile.
+    pub(crate) fn gather<T>(
+        &mut self,
+        workers: &[usize],
+        what: &str,
+        extra: Duration,
+        wanted: impl Fn(Event) -> Option<T>,
+    ) -> Result<Vec<T>, String> {
+        let deadline = Instant::now() + self.patience + extra;
+        let mut missing = workers.to_vec();
+        let mut gathered = Vec::new();
+        while !missing.is_empty() {
+            let left = deadline.saturating_duration_since(Instant::now());
+            match self.events.recv_timeout(left) {
+                Ok((worker, event)) => {
+                    let Some(taken) = self.hear(worker, event)?.and_then(&wanted) else { continue };
+                    missing.retain(|other| *other != worker);
+                    gathered.push(taken);
+                }
+                Err(RecvTimeoutError::Timeout) => return Err(self.too_late(what)),
+                Err(RecvTimeoutError::Disconnected) => return Err(String::from("all workers have ended")),
+            }
+            self.show(what);
+        }
+        Ok(gathered)
+    }
+
+    /// Waits until `workers` have heard `expected` messages, or hear nothing new for `quiet`.
+    pub(crate) fn settle(&mut self, workers: &[usize], expected: u64, quiet: Duration) -> Result<u64, String> {
+        let mut last = (0, Instant::now());
+        loop {
+            let heard = workers.iter().map(|worker| self.members[*worker].heard).sum();
+            if heard > last.0 {
+                last = (heard, Instant::now());
+            }
+            if heard >= expected || last.1.elapsed() > quiet {
+                return Ok(heard);
+            }
+            if let Ok((worker, event)) = self.events.recv_timeout(Duration::from_millis(50)) {
+                self.hear(worker, event)?;
+            }
+            self.show("delivering");
+        }
+    }
+
+    /// Listens to progress for a while.
+    pub(crate) fn watch(&mut self, length: Duration, what: &str) -> Result<(), String> {
+        let end = Instant::now() + length;
+        while let Some(left) = end.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+            if let Ok((worker, event)) = self.events.recv_timeout(left) {
+                self.hear(worker, event)?;
+            }
+            self.show(what);
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, worker: usize, event: Option<Event>) -> Result<Option<Event>, String> {
+        match event {
+            Some(Event::Progress { open, heard }) => {
+                (self.members[worker].open, self.members[worker].heard) = (open, heard);
+                Ok(None)
+            }
+            Some(Event::Ready) => {
+                // What it heard so far is forgotten, and so is what it told of it.
+                self.members[worker].heard = 0;
+                Ok(Some(Event::Ready))
+            }
+            Some(Event::Failed(why)) => Err(why),
+            Some(event) => Ok(Some(event)),
+            None => Err(format!("worker {worker} ended early")),
+        }
+    }
+
+    fn too_late(&self, what: &str) -> String {
+        let open: u32 = self.members.iter().map(|member| member.open).sum();
+        format!("{what} took too long ({open} connections are open): raise --patience, or see what the server does")
+    }
+
+    fn show(&mut self, what: &str) {
+        if !self.progress.is_some_and(|shown| shown.elapsed() > Duration::from_millis(100)) {
+            return;
+        }
+        self.progress = Some(Instant::now());
+        let open: u32 = self.members.iter().map(|member| member.open).sum();
+        let heard: u64 = self.members.iter().map(|member| member.heard).sum();
+        // A progress line that cannot be shown is no loss.
+        let _ = write!(std::io::stderr(), "\r\x1b[K{what}: {open} open, {heard} heard");
+    }
+}
+
+impl Drop for Crew {
+    fn drop(&mut self) {
+        if self.progress.is_some() {
+            let _ = write!(std::io::stderr(), "\r\x1b[K");
+        }
+        for member in &mut self.members {
+            member.orders = None;
+        }
+        for member in &mut self.members {
+            // A worker ends when its input does; one that does not is ended.
+            let deadline = Instant::now() + Duration::from_secs(5);
+            while matches!(member.child.try_wait(), Ok(None)) {
+                if Instant::now() > deadline {
+                    let _ = member.child.kill();
+                }
+                std::thread::sleep(Duration::from_millis(2));
+            }
+        }
+    }
+}
+
+fn spawn(number: usize, plan: &Plan, sender: &Sender<(usize, Option<Event>)>) -> std::io::Result<Member> {
+    let mut child = Command::new(std::env::current_exe()?)
+        .arg(WORKER)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()?;
+    let mut orders = child.stdin.take();
+    if let Some(orders) = &mut orders {
+        serde_json::to_writer(&mut *orders, plan)?;
+        orders.write_all(b"\n")?;
+    }
+    if let Some(output) = child.stdout.take() {
+        let sender = sender.clone();
+        std::thread::spawn(move || {
+            for line in BufReader::new(output).lines().map_while(Result::ok) {
+                let Ok(event) = serde_json::from_str(&line) else { break };
+                if sender.send((number, Some(event))).is_err() {
+                    return;
+                }
+            }
+            let _ = sender.send((number, None));
+        });
+    }
+    Ok(Member { child, orders, open: 0, heard: 0 })
+}

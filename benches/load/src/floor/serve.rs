@@ -1,0 +1,142 @@
+//! The bare servers: one epoll, one loop, no state that the task does not force on them. The price of any real server is
+//! what it costs beyond these.
+
+use std::net::{SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::AsRawFd;
+
+use crate::lines::ACCEPT;
+use crate::sys::{self, Epoll, Watch};
+
+const LISTENER: u64 = u64::MAX;
+const READ_BYTES: usize = 64 * 1024;
+const FOREVER_NS: u64 = 3_600_000_000_000;
+
+/// Connections by their descriptor's number.
+type Sockets = Vec<Option<TcpStream>>;
+
+/// What a bare server does with octets that came.
+pub(crate) trait Task {
+    /// `bytes` came from the connection with this descriptor.
+    fn came(&mut self, fd: usize, bytes: &[u8], sockets: &Sockets);
+    /// The connection with this descriptor is no more.
+    fn gone(&mut self, fd: usize) {
+        let _ = fd;
+    }
+}
+
+/// Serves until the process is killed.
+pub(crate) fn run(at: SocketAddrV4, mut task: impl Task) -> Result<(), String> {
+    sys::raise_nofile().map_err(|error| format!("the limit of open files cannot be raised: {error}"))?;
+    let listener = sys::listen(at).map_err(|error| format!("{at} cannot be listened on: {error}"))?;
+    serve(&listener, &mut task).map_err(|error| format!("the loop ended: {error}"))
+}
+
+fn serve(listener: &TcpListener, task: &mut impl Task) -> std::io::Result<()> {
+    let mut epoll = Epoll::new(1024)?;
+    epoll.add(listener, Watch::Read, LISTENER)?;
+    let mut sockets: Sockets = Vec::new();
+    let mut buffer = vec![0; READ_BYTES];
+    loop {
+        for index in 0..epoll.wait(FOREVER_NS)? {
+            let token = epoll.ready(index).token;
+            if token == LISTENER {
+                accept_all(listener, &epoll, &mut sockets)?;
+                continue;
+            }
+            let fd = token as usize;
+            let Some(stream) = &sockets[fd] else { continue };
+            match sys::receive(stream, &mut buffer) {
+                Ok(Some(count)) if count > 0 => task.came(fd, &buffer[..count], &sockets),
+                Ok(None) => {}
+                _ => {
+                    task.gone(fd);
+                    sockets[fd] = None;
+                }
+            }
+        }
+    }
+}
+
+fn accept_all(listener: &TcpListener, epoll: &Epoll, sockets: &mut Sockets) -> std::io::Result<()> {
+    while let Some(stream) = sys::accept(listener)? {
+        stream.set_nodelay(true)?;
+        let fd = stream.as_raw_fd() as usize;
+        epoll.add(&stream, Watch::Read, fd as u64)?;
+        if fd >= sockets.len() {
+            sockets.resize_with(fd + 1, || None);
+        }
+        sockets[fd] = Some(stream);
+    }
+    Ok(())
+}
+
+fn send(sockets: &Sockets, fd: usize, bytes: &[u8]) {
+    if let Some(stream) = sockets.get(fd).and_then(Option::as_ref) {
+        // A bare loop has no outbox: what a socket does not take is lost, and the load's account tells.
+        let _ = sys::send(stream, bytes);
+    }
+}
+
+/// Sends back what came.
+pub(crate) struct Echo;
+
+impl Task for Echo {
+    fn came(&mut self, fd: usize, bytes: &[u8], sockets: &Sockets) {
+        send(sockets, fd, bytes);
+    }
+}
+
+/// Answers whatever came with the 101 that `tideload` waits for.
+pub(crate) struct Handshake;
+
+impl Task for Handshake {
+    fn came(&mut self, fd: usize, _bytes: &[u8], sockets: &Sockets) {
+        const HEAD: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
+        static ANSWER: std::sync::LazyLock<Vec<u8>> =
+            std::sync::LazyLock::new(|| [HEAD, ACCEPT, "\r\n\r\n"].concat().into_bytes());
+        send(sockets, fd, &ANSWER);
+    }
+}
+
+/// `J<room>` joins; `P<room> <octets>` sends the octets, as one line, to every member.
+#[derive(Default)]
+pub(crate) struct Fanout {
+    rooms: Vec<Vec<usize>>,
+    line: Vec<u8>,
+}
+
+impl Fanout {
+    fn obey(&mut self, fd: usize, line: &[u8], sockets: &Sockets) {
+        let Some((verb, rest)) = line.split_first() else { return };
+        let digits = rest.iter().take_while(|byte| byte.is_ascii_digit()).count();
+        let room = rest[..digits].iter().fold(0, |room, digit| room * 10 + usize::from(digit - b'0'));
+        if room >= self.rooms.len() {
+            self.rooms.resize_with(room + 1, Vec::new);
+        }
+        match verb {
+            b'J' => self.rooms[room].push(fd),
+            b'P' => {
+                self.line.clear();
+                self.line.extend_from_slice(rest.get(digits + 1..).unwrap_or(b""));
+                self.line.push(b'\n');
+                for member in &self.rooms[room] {
+                    send(sockets, *member, &self.line);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+impl Task for Fanout {
+    fn came(&mut self, fd: usize, bytes: &[u8], sockets: &Sockets) {
+        // A line is always sent whole and is far below a segment: none is torn.
+        for line in bytes.split(|byte| *byte == b'\n') {
+            self.obey(fd, line, sockets);
+        }
+    }
+
+    fn gone(&mut self, fd: usize) {
+        self.rooms.iter_mut().for_each(|members| members.retain(|member| *member != fd));
+    }
+}

@@ -1,0 +1,131 @@
+//! What the kernel tells about processes and about itself: CPU time, user memory, slabs, socket buffers. Parsing is apart
+//! from reading, so that it is tested on text.
+
+use std::collections::BTreeMap;
+use std::fs;
+
+/// CPU time of a process in nanoseconds, over all its threads; `None` when it is gone.
+///
+/// `schedstat` counts nanoseconds; where the kernel has none, `stat` counts ticks of 10 ms.
+pub(crate) fn cpu_ns(pid: u32) -> Option<u64> {
+    let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
+    let exact: Option<u64> = tasks
+        .filter_map(Result::ok)
+        .map(|task| fs::read_to_string(task.path().join("schedstat")).ok().and_then(|text| first_number(&text)))
+        .sum();
+    exact.or_else(|| ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?).map(|ticks| ticks * 10_000_000))
+}
+
+fn first_number(text: &str) -> Option<u64> {
+    text.split_whitespace().next()?.parse().ok()
+}
+
+/// utime + stime of `/proc/PID/stat`. The command's name may hold spaces and parentheses, so fields count from the last one.
+fn ticks(stat: &str) -> Option<u64> {
+    let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_whitespace().collect();
+    Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+}
+
+/// Anonymous memory of a process that is in RAM, in bytes.
+pub(crate) fn anonymous_bytes(pid: u32) -> Option<u64> {
+    kilobytes(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "RssAnon:")
+}
+
+/// Memory that could be used without swapping, in bytes.
+pub(crate) fn available_bytes() -> Option<u64> {
+    kilobytes(&fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")
+}
+
+fn kilobytes(text: &str, name: &str) -> Option<u64> {
+    let line = text.lines().find(|line| line.starts_with(name))?;
+    Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
+}
+
+/// The kernel's caches that a TCP connection takes objects from: itself, its inode, file and name, and how it is waited for.
+const CACHES: [&str; 7] =
+    ["TCP", "sock_inode_cache", "filp", "dentry", "eventpoll_epi", "eventpoll_pwq", "io_kiocb"];
+
+/// Kernel memory at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct KernelMemory {
+    /// Bytes of the objects in use, with their slabs' packing, by cache.
+    caches: BTreeMap<String, u64>,
+    /// Pages of all sockets' buffers.
+    buffer_pages: u64,
+}
+
+impl KernelMemory {
+    /// Reads it; `None` without the right to (`/proc/slabinfo` is root's).
+    pub(crate) fn read() -> Option<Self> {
+        let caches = slabs(&fs::read_to_string("/proc/slabinfo").ok()?);
+        let buffer_pages = tcp_pages(&fs::read_to_string("/proc/net/sockstat").ok()?)?;
+        (!caches.is_empty()).then_some(Self { caches, buffer_pages })
+    }
+
+    /// Bytes in these caches now beyond those `before`; negative when there are fewer.
+    pub(crate) fn grown_since(&self, before: &Self) -> i64 {
+        self.caches.iter().map(|(name, bytes)| *bytes as i64 - before.caches.get(name).map_or(0, |b| *b as i64)).sum()
+    }
+
+    /// Bytes of socket buffers now beyond those `before`.
+    pub(crate) fn buffers_since(&self, before: &Self) -> i64 {
+        (self.buffer_pages as i64 - before.buffer_pages as i64) * 4096
+    }
+}
+
+/// Bytes in use by cache: objects × (slab / objects per slab), so that what a slab wastes is counted too.
+/// `kmalloc-*` caches count together: security modules and io_uring take from them.
+fn slabs(slabinfo: &str) -> BTreeMap<String, u64> {
+    let mut caches = BTreeMap::new();
+    for line in slabinfo.lines() {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        let [name, active, _, _, per_slab, pages, ..] = fields[..] else { continue };
+        let general = name.starts_with("kmalloc") || name.starts_with("lsm_");
+        let (Ok(active), Ok(per_slab), Ok(pages)) = (active.parse::<u64>(), per_slab.parse::<u64>(), pages.parse::<u64>())
+        else {
+            continue;
+        };
+        if CACHES.contains(&name) || general {
+            let bytes: u64 = active * pages * 4096 / per_slab.max(1);
+            *caches.entry(String::from(if general { "general" } else { name })).or_insert(0) += bytes;
+        }
+    }
+    caches
+}
+
+fn tcp_pages(sockstat: &str) -> Option<u64> {
+    let line = sockstat.lines().find(|line| line.starts_with("TCP:"))?;
+    line.split_whitespace().skip_while(|word| *word != "mem").nth(1)?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn cpu_ticks_are_read_behind_a_name_full_of_parentheses() {
+        let stat = "12 (a (b) c) S 1 1 1 0 -1 4194560 100 0 0 0 7 5 0 0 20 0 1 0 9 0 0";
+        assert_eq!(ticks(stat), Some(12));
+    }
+
+    #[test]
+    fn a_slab_counts_with_what_its_packing_wastes() {
+        let text = "slabinfo - version: 2.1\n# name <active_objs> ...\n\
+                    TCP 26 26 2368 13 8 : tunables 0 0 0 : slabdata 2 2 0\nother 5 5 64 64 1 : tunables\n";
+        let caches = slabs(text);
+        assert_eq!(caches.get("TCP"), Some(&(26 * 8 * 4096 / 13)));
+        assert_eq!(caches.len(), 1);
+    }
+
+    #[test]
+    fn socket_buffers_are_counted_in_pages() {
+        assert_eq!(tcp_pages("sockets: used 9\nTCP: inuse 1 orphan 0 tw 0 alloc 1 mem 157\n"), Some(157));
+    }
+
+    #[test]
+    fn this_process_has_used_some_cpu_and_memory() {
+        let pid = std::process::id();
+        assert!(cpu_ns(pid).is_some_and(|ns| ns > 0));
+        assert!(anonymous_bytes(pid).is_some_and(|bytes| bytes > 0));
+    }
+}
