@@ -42,15 +42,12 @@ impl Publisher {
     pub(super) fn take_in(&self) {
         let mut from_relay = self.from_relay.borrow_mut();
         while let Some(said) = from_relay.pop() {
+            from_relay.release(said.pinned_bytes());
             let (token, acknowledged) = match said {
                 ToShard::Acked(token, level) => (token, Some(level)),
                 ToShard::Failed(token) => (token, None),
-                ToShard::Deliver(publication) => {
-                    // Control subscribes nothing; were it handed something, it would still owe the bytes.
-                    from_relay.release(publication.payload.len());
-                    continue;
-                }
-                ToShard::Joined(_) | ToShard::Refused(_) | ToShard::Gap(..) => continue,
+                // Control subscribes nothing, and whoever publishes over HTTP has no connection to be told a gap on.
+                ToShard::Deliver(_) | ToShard::Joined(_) | ToShard::Refused(_) | ToShard::Gap(..) => continue,
             };
             if let Some(slot) = self.awaited.borrow_mut().get_mut(&token) {
                 *slot = Some(acknowledged);

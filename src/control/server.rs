@@ -183,6 +183,7 @@ impl Connection {
         let meter = self.meter.clone();
         match meter.in_time(self.requests.fill_payload()).await {
             Some(Ok(())) => collected(payload, limit).await,
+            Some(Err(_)) if meter.cut() == Some(Cut::TooLong) => Err(Problem::too_large("the body", limit)),
             Some(Err(error)) => Err(self.undecodable(&error)),
             None => Err(late()),
         }
@@ -190,9 +191,11 @@ impl Connection {
 
     fn undecodable(&self, error: &HttpError) -> Problem {
         match self.meter.cut() {
-            Some(Cut::TooLong) => {
-                Problem::new(431, "too-large", format!("the request is longer than {HEAD_BYTES} bytes"))
-            }
+            Some(Cut::TooLong) => Problem::new(
+                431,
+                "too-large",
+                format!("the head is longer than {HEAD_BYTES} bytes; send fewer headers"),
+            ),
             Some(Cut::TooLate) => late(),
             None => {
                 tracing::debug!(peer = %self.peer, %error, "undecodable request on the admin port");

@@ -38,6 +38,8 @@ pub(super) fn exposition(sources: &Sources<'_>) -> prometheus::Result<String> {
     families.extend(outboxes_and_loops(sources));
     families.extend(relay(sources));
     families.extend(process::families());
+    // The encoder refuses a family without a sample: a relay that counts no mailboxes must not cost the scrape.
+    families.retain(|family| !family.get_metric().is_empty());
     TextEncoder::new().encode_to_string(&families)
 }
 
@@ -143,8 +145,9 @@ fn outboxes_and_loops(sources: &Sources<'_>) -> Vec<MetricFamily> {
 
 fn relay(sources: &Sources<'_>) -> Vec<MetricFamily> {
     let relay = sources.relay;
-    let depths =
-        relay.mailbox_depth.iter().enumerate().map(|(number, depth)| (number.to_string(), depth.value() as f64));
+    // The last mailbox is control's own.
+    let depths = relay.mailbox_depth.iter().take(sources.shards.len()).enumerate();
+    let depths = depths.map(|(number, depth)| (number.to_string(), depth.value() as f64));
     vec![
         gauge("ws_relay_connected", "1 while the broker is connected; always 1 on the local bus.")
             .value(relay.connected.value() as f64),

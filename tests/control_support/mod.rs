@@ -1,0 +1,335 @@
+//! A control thread over fake shards, and an HTTP client that says exactly what a test wants said. Each test binary uses a
+//! part of it.
+#![allow(dead_code, unreachable_pub)]
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, Mutex};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, poll};
+use tidegate::config::Config;
+use tidegate::control::{
+    self, ConnectionInfo, Control, DriverInfo, NodeState, Order, Outcome, RoomInfo, ShardExit, ShardHandle,
+};
+use tidegate::counters::{Cell, RelayCounters, ShardCounters};
+use tidegate::mailbox::{Receiver, Sender, Waker, mailbox};
+use tidegate::relay::{self, Port, ToRelay, ToShard};
+
+/// How long a test waits for what must come.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// The node's number in the tests.
+pub const NODE: u32 = 0xfeed_beef;
+
+/// A node whose shards only pretend.
+pub struct TestNode {
+    pub admin: SocketAddr,
+    pub relay_counters: Arc<RelayCounters>,
+    pub counters: Vec<Arc<ShardCounters>>,
+    /// What the shards were ordered, in order, with the shard's number.
+    pub orders: Arc<Mutex<Vec<(usize, String)>>>,
+    signals: UnixStream,
+    thread: JoinHandle<Outcome>,
+}
+
+/// How a fake shard behaves.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Shard {
+    /// Closes everybody when told to drain.
+    Obedient,
+    /// Keeps its clients whatever it is told.
+    Clinging,
+    /// Panics when told to drain.
+    Fragile,
+}
+
+/// The relay's end of control's port, in a test's hands.
+pub struct FakeRelay {
+    pub from_control: Receiver<ToRelay>,
+    pub to_control: Sender<ToShard>,
+}
+
+impl TestNode {
+    /// Two obedient shards with 3 connections each, on the local bus.
+    pub fn start(config: Config) -> (Self, relay::Handle, Subscriber) {
+        let (subscriber_waker, control_waker) = (Waker::new().unwrap(), Waker::new().unwrap());
+        let counters = relay_counters();
+        let options = relay::Options::new(&config, NODE);
+        let wakers = vec![subscriber_waker.clone(), control_waker.clone()];
+        let (mut ports, handle) = relay::start(options, wakers, counters.clone()).unwrap();
+        let control_port = ports.pop().unwrap();
+        let subscriber = Subscriber { port: ports.pop().unwrap(), waker: subscriber_waker };
+        let node = Self::over(config, [Shard::Obedient; 2], control_port, control_waker, counters);
+        (node, handle, subscriber)
+    }
+
+    /// Shards of these kinds, and a relay that the test plays.
+    pub fn with_fake_relay<const N: usize>(config: Config, shards: [Shard; N]) -> (Self, FakeRelay) {
+        let waker = Waker::new().unwrap();
+        let (to_relay, from_control) = mailbox(8, Waker::new().unwrap());
+        let (to_control, from_relay) = mailbox(8, waker.clone());
+        let counters = relay_counters();
+        let node = Self::over(config, shards, Port { to_relay, from_relay }, waker, counters);
+        (node, FakeRelay { from_control, to_control })
+    }
+
+    /// One obedient shard; the signals are the process's own, so that a test binary can have one such node only.
+    pub fn with_real_signals(config: Config) -> (Self, FakeRelay) {
+        SIGNALS_ARE_REAL.set(true);
+        Self::with_fake_relay(config, [Shard::Obedient])
+    }
+
+    fn over<const N: usize>(
+        config: Config,
+        shards: [Shard; N],
+        relay: Port,
+        relay_waker: Arc<Waker>,
+        relay_counters: Arc<RelayCounters>,
+    ) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let admin = listener.local_addr().unwrap();
+        let orders = Arc::new(Mutex::new(Vec::new()));
+        let shards: Vec<_> =
+            shards.into_iter().enumerate().map(|(number, kind)| start_shard(number, kind, orders.clone())).collect();
+        let counters = shards.iter().map(|shard| shard.counters.clone()).collect();
+        let (signals, control_signals) = UnixStream::pair().unwrap();
+        let shared = NodeState::new(relay_counters.clone(), config.ready_require_broker);
+        let control = Control {
+            config: Arc::new(config),
+            listener,
+            node_id: NODE,
+            capacity: (1000, "nofile"),
+            driver: DriverInfo { name: "epoll", why: String::from("the test says so") },
+            shards,
+            relay,
+            relay_waker,
+            relay_counters: relay_counters.clone(),
+            shared,
+        };
+        let thread = std::thread::spawn(move || control::run_with_signals(control, control_signals).unwrap());
+        Self { admin, relay_counters, counters, orders, signals, thread }
+    }
+
+    /// As SIGTERM.
+    pub fn signal(&self) {
+        (&self.signals).write_all(b"x").unwrap();
+    }
+
+    /// How the node ended.
+    pub fn outcome(self) -> Outcome {
+        eventually("the node ended", || self.thread.is_finished());
+        self.thread.join().unwrap()
+    }
+
+    /// Ends it.
+    pub fn stop(self) {
+        self.signal();
+        assert_eq!(self.outcome(), Outcome::Drained);
+    }
+
+    pub fn connect(&self) -> Client {
+        let stream = TcpStream::connect(self.admin).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Client { reader: BufReader::new(stream) }
+    }
+
+    /// One request on a connection of its own.
+    pub fn ask(&self, request: &str) -> Answer {
+        let mut client = self.connect();
+        client.say(request);
+        client.hear()
+    }
+
+    pub fn get(&self, target: &str) -> Answer {
+        self.ask(&format!("GET {target} HTTP/1.1\r\nhost: node\r\n\r\n"))
+    }
+
+    /// A POST; `headers` are whole lines.
+    pub fn post(&self, target: &str, headers: &str, body: &str) -> Answer {
+        self.ask(&post(target, headers, body))
+    }
+}
+
+/// Counters of a relay with mailboxes of two shards and control.
+fn relay_counters() -> Arc<RelayCounters> {
+    let mailbox_depth = (0..3).map(|_| Cell::default()).collect();
+    Arc::new(RelayCounters { mailbox_depth, ..RelayCounters::default() })
+}
+
+/// The text of a POST.
+pub fn post(target: &str, headers: &str, body: &str) -> String {
+    format!("POST {target} HTTP/1.1\r\nhost: node\r\ncontent-length: {}\r\n{headers}\r\n{body}", body.len())
+}
+
+/// Waits for what must come true.
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < PATIENCE, "not in time: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn wait_for(waker: &Waker) {
+    let mut fds = [PollFd::new(waker.as_fd(), PollFlags::POLLIN)];
+    poll(&mut fds, 20u16).unwrap();
+    waker.clear();
+}
+
+fn start_shard(number: usize, kind: Shard, log: Arc<Mutex<Vec<(usize, String)>>>) -> ShardHandle {
+    let waker = Waker::new().unwrap();
+    let (orders, mut inbox) = mailbox(16, waker.clone());
+    let counters = Arc::new(ShardCounters::default());
+    let ours = counters.clone();
+    let thread = std::thread::spawn(move || {
+        ours.connections.set(3);
+        loop {
+            while let Some(order) = inbox.pop() {
+                if !matches!(order, Order::Ping { .. }) {
+                    let text = format!("{order:?}");
+                    let name = text.split(' ').next().unwrap_or_default().to_owned();
+                    log.lock().unwrap().push((number, name));
+                }
+                match order {
+                    Order::Stop => return ShardExit::Stopped,
+                    order => obey(number, kind, order, &ours),
+                }
+            }
+            waker.will_sleep();
+            if inbox.is_empty() {
+                wait_for(&waker);
+            }
+            waker.stay_awake();
+        }
+    });
+    ShardHandle { orders, counters, thread }
+}
+
+fn obey(number: usize, kind: Shard, order: Order, counters: &ShardCounters) {
+    match order {
+        Order::Drain { .. } if kind == Shard::Fragile => panic!("this shard is fragile"),
+        Order::Drain { .. } if kind == Shard::Obedient => counters.connections.set(0),
+        Order::Refuse | Order::Stop | Order::Drain { .. } => {}
+        Order::Ping { answer } => answer.send(()),
+        Order::Rooms { limit, answer } => {
+            let room = |name: &str, publications| RoomInfo { room: name.to_owned(), members: 2, publications };
+            let mut rooms = vec![room("lobby", 9), room(&format!("shard-{number}"), 1)];
+            rooms.truncate(limit);
+            answer.send(rooms);
+        }
+        Order::Connections { by_outbox, limit, answer } => {
+            let info = |index: usize| ConnectionInfo {
+                id: format!("{NODE:08x}{number:02x}{index:06x}00000001"),
+                state: "open",
+                dialect: "native",
+                rooms: 1,
+                outbox_bytes: if by_outbox { 100 * index + number } else { 0 },
+                peer: String::from("127.0.0.1:5000"),
+            };
+            answer.send((0..3).map(info).rev().take(limit).collect());
+        }
+        Order::Close { id, answer } => answer.send(id.index == 1),
+    }
+}
+
+/// A shard's end of the real relay.
+pub struct Subscriber {
+    port: Port,
+    waker: Arc<Waker>,
+}
+
+impl Subscriber {
+    pub fn join(&mut self, room: &str) {
+        assert!(self.port.to_relay.push(ToRelay::Subscribe(room.into())).is_ok());
+        self.port.to_relay.wake();
+        assert!(matches!(self.next(), ToShard::Joined(_)));
+    }
+
+    pub fn next(&mut self) -> ToShard {
+        let began = Instant::now();
+        loop {
+            self.waker.will_sleep();
+            if let Some(item) = self.port.from_relay.pop() {
+                return item;
+            }
+            assert!(began.elapsed() < PATIENCE, "the relay said nothing");
+            wait_for(&self.waker);
+        }
+    }
+}
+
+/// One HTTP connection.
+pub struct Client {
+    reader: BufReader<TcpStream>,
+}
+
+/// One answer.
+#[derive(Debug)]
+pub struct Answer {
+    pub status: u16,
+    /// Names in lower case.
+    pub headers: Vec<(String, String)>,
+    pub body: String,
+}
+
+impl Client {
+    pub fn say(&mut self, text: impl AsRef<[u8]>) {
+        // The node may have answered and closed before it heard all.
+        let _ = self.reader.get_mut().write_all(text.as_ref());
+    }
+
+    pub fn shut(&mut self) {
+        self.reader.get_ref().shutdown(std::net::Shutdown::Write).unwrap();
+    }
+
+    pub fn hear(&mut self) -> Answer {
+        self.try_hear().expect("the node closed without an answer")
+    }
+
+    /// `None` where the node closed.
+    pub fn try_hear(&mut self) -> Option<Answer> {
+        let status_line = self.line()?;
+        let status = status_line.split(' ').nth(1)?.parse().unwrap();
+        let mut headers = Vec::new();
+        while let Some(line) = self.line().filter(|line| !line.is_empty()) {
+            let (name, value) = line.split_once(':').unwrap();
+            headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+        }
+        let mut answer = Answer { status, headers, body: String::new() };
+        let length: usize = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+        self.reader.by_ref().take(length as u64).read_to_string(&mut answer.body).unwrap();
+        Some(answer)
+    }
+
+    /// Whether nothing but the end comes.
+    pub fn is_closed(&mut self) -> bool {
+        let mut rest = Vec::new();
+        self.reader.read_to_end(&mut rest).is_err() || rest.is_empty()
+    }
+
+    fn line(&mut self) -> Option<String> {
+        let mut line = String::new();
+        let bytes = self.reader.read_line(&mut line).unwrap_or(0);
+        (bytes > 0).then(|| line.trim_end().to_owned())
+    }
+}
+
+impl Answer {
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(seen, _)| seen == name).map(|(_, value)| value.as_str())
+    }
+
+    pub fn json(&self) -> serde_json::Value {
+        serde_json::from_str(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// Status and error code; every error must also say what to do.
+    pub fn error(&self) -> (u16, String) {
+        let json = self.json();
+        assert!(json["error"]["message"].as_str().is_some_and(|message| message.len() > 10), "{self:?}");
+        (self.status, json["error"]["code"].as_str().unwrap().to_owned())
+    }
+}
