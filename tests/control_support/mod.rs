@@ -1,6 +1,6 @@
 //! A control thread over fake shards, and an HTTP client that says exactly what a test wants said. Each test binary uses a
 //! part of it.
-#![allow(dead_code, unreachable_pub)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -69,20 +69,31 @@ impl TestNode {
     /// Shards of these kinds, and a relay that the test plays.
     pub fn with_fake_relay<const N: usize>(config: Config, shards: [Shard; N]) -> (Self, FakeRelay) {
         let waker = Waker::new().unwrap();
-        let (to_relay, from_control) = mailbox(8, Waker::new().unwrap());
-        let (to_control, from_relay) = mailbox(8, waker.clone());
-        let counters = relay_counters();
-        let node = Self::over(config, shards, Port { to_relay, from_relay }, waker, counters);
-        (node, FakeRelay { from_control, to_control })
+        let (port, relay) = fake_relay(&waker);
+        (Self::over(config, shards, port, waker, relay_counters()), relay)
     }
 
-    /// One obedient shard; the signals are the process's own, so that a test binary can have one such node only.
+    /// One obedient shard, and the signals are the process's own: a test binary can have one such node only.
     pub fn with_real_signals(config: Config) -> (Self, FakeRelay) {
-        SIGNALS_ARE_REAL.set(true);
-        Self::with_fake_relay(config, [Shard::Obedient])
+        let waker = Waker::new().unwrap();
+        let (port, relay) = fake_relay(&waker);
+        let run = |control, _| control::run(control).unwrap();
+        (Self::run_by(run, config, [Shard::Obedient], port, waker, relay_counters()), relay)
     }
 
     fn over<const N: usize>(
+        config: Config,
+        shards: [Shard; N],
+        relay: Port,
+        relay_waker: Arc<Waker>,
+        relay_counters: Arc<RelayCounters>,
+    ) -> Self {
+        let run = |control, signals| control::run_with_signals(control, signals).unwrap();
+        Self::run_by(run, config, shards, relay, relay_waker, relay_counters)
+    }
+
+    fn run_by<const N: usize>(
+        run: impl FnOnce(Control, UnixStream) -> Outcome + Send + 'static,
         config: Config,
         shards: [Shard; N],
         relay: Port,
@@ -109,7 +120,7 @@ impl TestNode {
             relay_counters: relay_counters.clone(),
             shared,
         };
-        let thread = std::thread::spawn(move || control::run_with_signals(control, control_signals).unwrap());
+        let thread = std::thread::spawn(move || run(control, control_signals));
         Self { admin, relay_counters, counters, orders, signals, thread }
     }
 
@@ -151,6 +162,12 @@ impl TestNode {
     pub fn post(&self, target: &str, headers: &str, body: &str) -> Answer {
         self.ask(&post(target, headers, body))
     }
+}
+
+fn fake_relay(waker: &Arc<Waker>) -> (Port, FakeRelay) {
+    let (to_relay, from_control) = mailbox(8, Waker::new().unwrap());
+    let (to_control, from_relay) = mailbox(8, waker.clone());
+    (Port { to_relay, from_relay }, FakeRelay { from_control, to_control })
 }
 
 /// Counters of a relay with mailboxes of two shards and control.
