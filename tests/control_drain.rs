@@ -14,11 +14,6 @@ fn config(window_ms: u64) -> Config {
     Config { drain_window: Duration::from_millis(window_ms), limits, ..Config::default() }
 }
 
-fn orders(node: &TestNode, shard: usize) -> Vec<String> {
-    let orders = node.orders.lock().unwrap();
-    orders.iter().filter(|(number, _)| *number == shard).map(|(_, order)| order.clone()).collect()
-}
-
 #[test]
 fn a_signal_refuses_drains_and_stops_every_shard_and_ends_clean() {
     let (node, _relay) = TestNode::with_fake_relay(config(100), [Shard::Obedient; 2]);
@@ -41,7 +36,7 @@ fn during_the_delay_the_node_is_unready_and_refuses_nobody() {
     node.signal();
     eventually("it is not ready", || node.get("/ready").status == 503);
     assert_eq!(node.get("/ready").json()["reason"], "draining");
-    assert_eq!(orders(&node, 0), [""; 0]);
+    assert_eq!(node.orders_of(0), [""; 0]);
     assert_eq!(node.get("/v1/node").json()["phase"], "delaying");
     node.signal();
     let outcome = node.outcome();
@@ -57,7 +52,7 @@ fn a_requested_drain_empties_the_node_and_waits_for_the_signal() {
     assert_eq!((answer["phase"].as_str(), answer["connections"].as_u64()), (Some("drained"), Some(0)));
     assert_eq!(node.get("/ready").status, 503);
     assert_eq!(node.get("/live").status, 200);
-    assert_eq!(orders(&node, 0), ["Refuse", "Drain"], "asked twice, ordered once, and not stopped");
+    assert_eq!(node.orders_of(0), ["Refuse", "Drain"], "asked twice, ordered once, and not stopped");
     node.stop();
 }
 
@@ -77,4 +72,11 @@ fn a_shard_that_dies_takes_the_node_with_it() {
     assert_eq!(outcome.exit_code(), 1);
     let reason = String::from("it panicked: this shard is fragile");
     assert_eq!(outcome, Outcome::ShardFailed { shard: 1, reason });
+}
+
+#[test]
+fn a_shard_that_fails_at_the_very_end_is_not_called_a_clean_end() {
+    let (node, _relay) = TestNode::with_fake_relay(config(100), [Shard::Sore]);
+    node.signal();
+    assert_eq!(node.outcome(), Outcome::ShardFailed { shard: 0, reason: String::from("it hurts") });
 }

@@ -97,7 +97,7 @@ impl Shard {
 
     /// Orders that the shard has not read.
     fn unread(&self) -> usize {
-        self.backlog.borrow().len() + self.places - self.orders.borrow().free()
+        self.backlog.borrow().len() + self.places.saturating_sub(self.orders.borrow().free())
     }
 
     fn is_running(&self) -> bool {
@@ -184,9 +184,8 @@ impl Console {
         }
         let unread: usize = self.shards.iter().map(Shard::unread).sum();
         let running = self.shards.iter().filter(|shard| shard.is_running()).count();
-        let stopping = matches!(self.phase(), Phase::Stopping { .. } | Phase::Done);
-        if running < self.shards.len() && !stopping {
-            self.fail();
+        if running < self.shards.len() {
+            self.join_ended(matches!(self.phase(), Phase::Stopping { .. } | Phase::Done));
         }
         self.drain.borrow_mut().handle_progress(Instant::now(), self.connections() + unread as u64, running);
         self.apply();
@@ -258,15 +257,18 @@ impl Console {
         self.outcome.borrow_mut().get_or_insert(outcome);
     }
 
-    /// A shard's thread ended by itself: a node that serves with some of its shards would be half alive.
-    fn fail(&self) {
+    /// Joins the threads that ended. One that ended by itself ends the node: serving with some of the shards would be
+    /// half alive.
+    fn join_ended(&self, stopping: bool) {
         for (number, shard) in self.shards.iter().enumerate() {
             if shard.is_running() {
                 continue;
             }
             let reason = match shard.thread.borrow_mut().take().map(JoinHandle::join) {
+                None => continue,
+                Some(Ok(ShardExit::Stopped)) if stopping => continue,
+                Some(Ok(ShardExit::Stopped)) => String::from("it stopped without an order"),
                 Some(Ok(ShardExit::Failed(reason))) => reason,
-                Some(Ok(ShardExit::Stopped)) | None => String::from("it stopped without an order"),
                 Some(Err(panic)) => panic_text(panic.as_ref()),
             };
             tracing::error!(shard = number, reason, "a shard's thread ended by itself; the node ends");

@@ -44,6 +44,8 @@ pub enum Shard {
     Clinging,
     /// Panics when told to drain.
     Fragile,
+    /// Fails when told to stop.
+    Sore,
 }
 
 /// The relay's end of control's port, in a test's hands.
@@ -129,6 +131,12 @@ impl TestNode {
         (&self.signals).write_all(b"x").unwrap();
     }
 
+    /// What one shard was ordered.
+    pub fn orders_of(&self, shard: usize) -> Vec<String> {
+        let orders = self.orders.lock().unwrap();
+        orders.iter().filter(|(number, _)| *number == shard).map(|(_, order)| order.clone()).collect()
+    }
+
     /// How the node ended.
     pub fn outcome(self) -> Outcome {
         eventually("the node ended", || self.thread.is_finished());
@@ -211,6 +219,7 @@ fn start_shard(number: usize, kind: Shard, log: Arc<Mutex<Vec<(usize, String)>>>
                     log.lock().unwrap().push((number, name));
                 }
                 match order {
+                    Order::Stop if kind == Shard::Sore => return ShardExit::Failed(String::from("it hurts")),
                     Order::Stop => return ShardExit::Stopped,
                     order => obey(number, kind, order, &ours),
                 }
@@ -228,7 +237,7 @@ fn start_shard(number: usize, kind: Shard, log: Arc<Mutex<Vec<(usize, String)>>>
 fn obey(number: usize, kind: Shard, order: Order, counters: &ShardCounters) {
     match order {
         Order::Drain { .. } if kind == Shard::Fragile => panic!("this shard is fragile"),
-        Order::Drain { .. } if kind == Shard::Obedient => counters.connections.set(0),
+        Order::Drain { .. } if kind != Shard::Clinging => counters.connections.set(0),
         Order::Refuse | Order::Stop | Order::Drain { .. } => {}
         Order::Ping { answer } => answer.send(()),
         Order::Rooms { limit, answer } => {
