@@ -13,3 +13,6 @@ pub use capacity::{Bound, Capacity, MemoryBound, capacity, connection_bytes, out
 pub use host::{Host, raise_nofile};
 pub use probe::{ProbeOutcome, io_uring_probe};
 pub use report::{Report, Row};
+
+#[cfg(test)]
+mod tests;

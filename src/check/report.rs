@@ -168,14 +168,19 @@ impl Judge<'_> {
         let (pages, used) = (self.host.tcp_mem_pages?, self.host.tcp_mem_used_pages);
         let value = format!("{} pages, {} in use", grouped(pages), grouped(used));
         Some(self.bound("net.ipv4.tcp_mem", value, pages.saturating_sub(used), |target| {
-            // A broadcast that nobody has acknowledged yet takes a page of each socket.
+            // A broadcast that nobody has acknowledged yet takes a page of each socket; it must not be under pressure.
             let need = target.saturating_add(used);
-            format!("sysctl -w net.ipv4.tcp_mem=\"{} {} {}\" (on the host)", need / 2, need / 4 * 3, need)
+            let (least, most) = (need / 4 * 3, need.saturating_add(need / 2));
+            format!("sysctl -w net.ipv4.tcp_mem=\"{least} {need} {most}\" (on the host)")
         }))
     }
 
     fn conntrack(&self) -> Option<Row> {
         let (count, max) = self.host.conntrack?;
+        if count == 0 {
+            // Loaded, and no rule makes it follow anything.
+            return Some(self.note("net.netfilter.nf_conntrack_max", format!("{}, unused", grouped(max)), None));
+        }
         let value = format!("{}, {} in use", grouped(max), grouped(count));
         Some(self.bound("net.netfilter.nf_conntrack_max", value, max.saturating_sub(count), |target| {
             format!("sysctl -w net.netfilter.nf_conntrack_max={} (on the host)", target.saturating_add(count))
@@ -273,7 +278,8 @@ impl fmt::Display for Report {
         for row in &self.rows {
             let allows = row.allows.map_or_else(String::new, |n| if n >= 1 << 62 { "any".into() } else { grouped(n) });
             let mark = if row.enough { "" } else { "  too low" };
-            writeln!(f, "{:what$}  {:value$}  {allows:>13}{mark}", row.what, row.value)?;
+            let line = format!("{:what$}  {:value$}  {allows:>13}{mark}", row.what, row.value);
+            writeln!(f, "{}", line.trim_end())?;
         }
         writeln!(f, "\n{}", self.arithmetic)?;
         writeln!(f, "This host holds {} connections; {} binds first.", grouped(self.connections), self.binding)?;

@@ -5,7 +5,7 @@
 
 use std::fmt::Display;
 use std::hash::{BuildHasher, RandomState};
-use std::io::{self, Write, stdout};
+use std::io::{self, Read, Write, stdout};
 use std::net::{SocketAddr, TcpStream};
 use std::process::ExitCode;
 use std::thread;
@@ -71,6 +71,34 @@ pub fn subscribe(config: &Config, room: &str, wanted: Subscription) -> ExitCode 
     }
 }
 
+/// A socket that a signal does not interrupt: with a timeout set, the kernel answers EINTR where it would else go on.
+struct Patient(TcpStream);
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        patiently(|| self.0.read(buffer))
+    }
+}
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        patiently(|| self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        patiently(|| self.0.flush())
+    }
+}
+
+fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
+}
+
 /// One subscription, over all its connections.
 struct Session<'a> {
     room: &'a str,
@@ -98,7 +126,7 @@ impl Session<'_> {
         loop {
             match socket.read() {
                 Ok(Message::Text(text)) => {
-                    if let Some(end) = self.handle(text.as_str(), socket.get_ref(), &mut told) {
+                    if let Some(end) = self.handle(text.as_str(), &socket.get_ref().0, &mut told) {
                         let _ = socket.close(None).and_then(|()| socket.flush());
                         return end;
                     }
@@ -113,7 +141,7 @@ impl Session<'_> {
         }
     }
 
-    fn connect(&self, node: SocketAddr) -> Result<WebSocket<TcpStream>, End> {
+    fn connect(&self, node: SocketAddr) -> Result<WebSocket<Patient>, End> {
         let stream =
             TcpStream::connect_timeout(&node, CONNECT_DEADLINE).map_err(|error| self.unreachable(node, &error))?;
         let timeouts = stream
@@ -124,9 +152,9 @@ impl Session<'_> {
             0 => format!("ws://{node}/"),
             attempt => format!("ws://{node}/?attempt={attempt}"),
         };
-        match tungstenite::client(url.as_str(), stream) {
+        match tungstenite::client(url.as_str(), Patient(stream)) {
             Ok((socket, _)) => {
-                let _ = socket.get_ref().set_read_timeout(Some(FIRST_SILENCE));
+                let _ = socket.get_ref().0.set_read_timeout(Some(FIRST_SILENCE));
                 Ok(socket)
             }
             Err(HandshakeError::Failure(Error::Http(answer))) if answer.status().is_server_error() => {
@@ -251,6 +279,13 @@ mod tests {
         assert_eq!(backoff(1, u64::MAX), FIRST_BACKOFF);
         assert_eq!(backoff(3, u64::MAX), 4 * FIRST_BACKOFF);
         assert_eq!(backoff(u32::MAX, u64::MAX), LAST_BACKOFF);
+    }
+
+    #[test]
+    fn a_signal_is_no_reason_to_give_up_a_read() {
+        let mut answers =
+            [Err(io::ErrorKind::Interrupted.into()), Err(io::ErrorKind::Interrupted.into()), Ok(7)].into_iter();
+        assert_eq!(patiently(|| answers.next().unwrap()).unwrap(), 7);
     }
 
     #[test]

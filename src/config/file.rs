@@ -44,10 +44,13 @@ pub(super) fn read(path: &str, text: &str) -> Contents {
         }
     }
     // The parser sorts by key; people read by line.
-    contents.problems.sort_by_key(|problem| {
-        let line = problem.place.rsplit(':').next().and_then(|line| line.parse::<usize>().ok());
-        line.unwrap_or(0)
+    contents.occurrences.sort_by_key(|occurrence| match occurrence.origin {
+        Origin::File { line, .. } => line,
+        _ => 0,
     });
+    contents
+        .problems
+        .sort_by_key(|problem| problem.place.rsplit(':').next().and_then(|line| line.parse::<usize>().ok()));
     contents
 }
 
@@ -61,7 +64,10 @@ fn walk(table: &DeTable<'_>, section: &str, places: &Places<'_>, contents: &mut 
             DeValue::Table(inner) if is_section(&name) => walk(inner, &name, places, contents),
             other => match known(&name) {
                 Some((setting, in_file)) => take(setting, in_file, name, other, origin, contents),
-                None => contents.problems.push(unknown(&name, &origin)),
+                None => contents.problems.push(match other {
+                    DeValue::Table(_) => unknown_section(&name, &origin),
+                    _ => misplaced(&name, &origin).unwrap_or_else(|| unknown(&name, &origin)),
+                }),
             },
         }
     }
@@ -128,6 +134,21 @@ fn keys() -> impl Iterator<Item = String> {
         .map(ToString::to_string)
         .chain(secret_files)
         .chain(["routes", "rooms"].map(String::from))
+}
+
+/// A value where a section or a list must stand.
+fn misplaced(name: &str, origin: &Origin) -> Option<Problem> {
+    if matches!(name, "routes" | "rooms") {
+        return Some(Problem::at(origin, format!("{name} is a list of tables; write [[{name}]]")));
+    }
+    is_section(name).then(|| Problem::at(origin, format!("{name} is a section; write [{name}]")))
+}
+
+fn unknown_section(name: &str, origin: &Origin) -> Problem {
+    let sections = keys().filter_map(|key| Some(key.split_once('.')?.0.to_owned()));
+    let near = nearest(name, sections.chain(["routes", "rooms"].map(String::from)));
+    let help = suggestion(near, "`tidegate serve --print-config` lists all sections");
+    Problem::at(origin, format!("unknown section \"{name}\"; {help}"))
 }
 
 fn unknown(key: &str, origin: &Origin) -> Problem {

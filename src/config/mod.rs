@@ -238,3 +238,6 @@ impl fmt::Debug for Config {
         f.write_str(&print::toml_of(self))
     }
 }
+
+#[cfg(test)]
+mod tests;
