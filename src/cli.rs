@@ -40,6 +40,8 @@ Any key of the file has a variable: limits.message_bytes is TIDEGATE_LIMITS_MESS
 Exit codes: 0 clean, 1 failed at run time, 2 bad arguments or configuration,
 3 the host cannot run it (port in use, limits).";
 
+const CONFIG_HELP: &str = "Settings file [TIDEGATE_CONFIG] [default: tidegate.toml, if there is one]";
+
 /// What tidegate can do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
@@ -71,12 +73,12 @@ macro_rules! setting_flags {
         /// The daily settings. Each is a row of the same name in the table of settings.
         #[derive(Args, Debug, Default)]
         pub struct SettingFlags {
-            /// Settings file [TIDEGATE_CONFIG] [default: tidegate.toml, if there is one]
-            #[arg(long, value_name = "FILE", help_heading = "Configuration")]
+            /// The settings file, if one was named.
+            #[arg(long, value_name = "FILE", help_heading = "Configuration", help = CONFIG_HELP)]
             pub config: Option<PathBuf>,
             $(
-                #[doc = $help]
-                #[arg(long, value_name = $value_name, help_heading = $heading, allow_hyphen_values = false)]
+                #[doc = concat!("The text of `", stringify!($name), "`, if it was typed.")]
+                #[arg(long, value_name = $value_name, help_heading = $heading, help = $help)]
                 $(#[$attribute])*
                 pub $name: Option<String>,
             )*
@@ -140,11 +142,11 @@ pub struct CheckArgs {
 /// flag would show them to everybody on the host.
 #[derive(Args, Debug)]
 pub struct NodeArgs {
-    /// Settings file, the node's own [TIDEGATE_CONFIG] [default: tidegate.toml, if there is one]
-    #[arg(long, value_name = "FILE")]
+    /// The node's settings file, if one was named.
+    #[arg(long, value_name = "FILE", help = CONFIG_HELP)]
     pub config: Option<PathBuf>,
-    /// The node's admin port [TIDEGATE_ADMIN] [default: 127.0.0.1:9090]
-    #[arg(long, value_name = "ADDRESS")]
+    /// The node's admin port, if it was typed.
+    #[arg(long, value_name = "ADDRESS", help = "The node's admin port [TIDEGATE_ADMIN] [default: 127.0.0.1:9090]")]
     pub admin: Option<String>,
 }
 
@@ -183,11 +185,11 @@ pub struct SubArgs {
     /// Print whole messages as they came, and everything else that the node says
     #[arg(long)]
     pub raw_json: bool,
-    /// The node's public port [TIDEGATE_LISTEN] [default: 127.0.0.1:8080]
-    #[arg(long, value_name = "ADDRESS")]
+    /// The node's public port, if it was typed.
+    #[arg(long, value_name = "ADDRESS", help = "The node's public port [TIDEGATE_LISTEN] [default: 127.0.0.1:8080]")]
     pub listen: Option<String>,
-    /// Settings file, the node's own [TIDEGATE_CONFIG] [default: tidegate.toml, if there is one]
-    #[arg(long, value_name = "FILE")]
+    /// The node's settings file, if one was named.
+    #[arg(long, value_name = "FILE", help = CONFIG_HELP)]
     pub config: Option<PathBuf>,
 }
 

@@ -1,5 +1,7 @@
 //! The command line of the real program: what people type, what they read, and how it ends.
 
+#![allow(clippy::unwrap_used, reason = "a failed step of a test's preparation is a failed test")]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -42,6 +44,14 @@ impl Drop for Folder {
     fn drop(&mut self) {
         let _ = fs::remove_dir_all(&self.0);
     }
+}
+
+/// A listener on loopback, below the ports that outgoing connections take.
+fn listener() -> TcpListener {
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let first = std::process::id().wrapping_mul(31) % 10_000;
+    let ports = (0..10_000).map(|_| 20_000 + (first + NEXT.fetch_add(1, Ordering::Relaxed)) % 10_000);
+    ports.into_iter().find_map(|port| TcpListener::bind(("127.0.0.1", port as u16)).ok()).unwrap()
 }
 
 struct Outcome {
@@ -126,10 +136,11 @@ fn a_file_that_is_named_must_be_there_and_one_that_is_not_need_not() {
 fn an_unknown_variable_warns_and_the_node_goes_on() {
     let folder = Folder::new();
     // The node stops at a port that is in use: the warning is out by then.
-    let taken = TcpListener::bind("127.0.0.1:0").unwrap();
+    let (public, taken) = (listener(), listener());
     let address = taken.local_addr().unwrap().to_string();
+    let listen = public.local_addr().unwrap().to_string();
     let mut child = folder
-        .tidegate(&["--listen", "127.0.0.1:0", "--admin", &address])
+        .tidegate(&["--listen", &listen, "--admin", &address])
         .env("TIDEGATE_SHARD", "1")
         .env("TIDEGATE_PORT", "tcp://10.0.0.1:80")
         .stderr(Stdio::piped())
@@ -169,7 +180,7 @@ fn a_target_that_does_not_fit_exits_3_and_names_what_to_raise() {
 
 /// An admin port that gives `answers` in order, one a connection, and tells what it was asked.
 fn admin_port(answers: Vec<(u16, &'static str)>) -> (SocketAddr, mpsc::Receiver<String>) {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = listener();
     let address = listener.local_addr().unwrap();
     let (asked, questions) = mpsc::channel();
     thread::spawn(move || {
@@ -241,7 +252,7 @@ fn pub_says_what_the_node_refused_and_exits_1() {
 
 #[test]
 fn commands_say_where_nothing_listens() {
-    let free = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let free = listener().local_addr().unwrap().to_string();
     let folder = Folder::new();
     for arguments in [vec!["pub", "lobby", "x", "--admin"], vec!["drain", "--admin"], vec!["sub", "lobby", "--listen"]]
     {
@@ -280,7 +291,7 @@ fn drain_is_done_when_the_node_is_gone_and_fails_when_time_is_up() {
 fn sub_prints_messages_comes_back_after_a_drain_and_ends_after_its_count() {
     use tungstenite::Message;
     use tungstenite::protocol::CloseFrame;
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = listener();
     let node = listener.local_addr().unwrap().to_string();
     let server = thread::spawn(move || {
         let mut joins = Vec::new();
@@ -309,7 +320,7 @@ fn sub_prints_messages_comes_back_after_a_drain_and_ends_after_its_count() {
 #[test]
 fn sub_does_not_come_back_after_a_refusal() {
     use tungstenite::Message;
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let listener = listener();
     let node = listener.local_addr().unwrap().to_string();
     thread::spawn(move || {
         let mut socket = tungstenite::accept(listener.accept().unwrap().0).unwrap();

@@ -1,7 +1,7 @@
-//! What this host allows: its limits read in one place ([`Host`]), the arithmetic over them ([`capacity`]) and the table that
+//! What this host allows: its limits read in one place ([`Host`]), the arithmetic over them ([`capacity()`]) and the table that
 //! `tidegate check` shows ([`Report`]).
 //!
-//! The node uses the same at start: [`raise_nofile`], then [`Host::this`], then [`capacity`] for admission and [`MemoryBound`]
+//! The node uses the same at start: [`raise_nofile`], then [`Host::this`], then [`capacity()`] for admission and [`MemoryBound`]
 //! for its first log line. Only [`host`] and [`probe`] touch the system; the rest is pure.
 
 pub mod capacity;

@@ -130,114 +130,107 @@ fn the_admin_address_may_be_a_plain_value_or_in_its_section() {
     assert_eq!(urls("nats_url = \"nats://a, nats://b\""), urls("[nats]\nurl = [\"nats://a\", \"nats://b\"]"));
 }
 
+/// A file, and how one of its problems begins.
+const MISTAKES: &[(&str, &str)] = &[
+    ("lisen = \"x\"", "tidegate.toml:1: unknown key \"lisen\"; did you mean \"listen\"?"),
+    ("\n\nmessage_bytes = 1", "tidegate.toml:3: unknown key \"message_bytes\"; did you mean \"limits.message_bytes\"?"),
+    (
+        "[limits]\nmesage_bytes = 1",
+        "tidegate.toml:2: unknown key \"limits.mesage_bytes\"; did you mean \"limits.message_bytes\"?",
+    ),
+    ("[drian]\nwindow = \"1s\"", "tidegate.toml:1: unknown section \"drian\"; did you mean \"drain\"?"),
+    ("zzzzzzzzzz = 1", "tidegate.toml:1: unknown key \"zzzzzzzzzz\"; `tidegate serve --print-config` lists all keys"),
+    ("shards = 300", "tidegate.toml:1: shards: 300 is out of range: 1 to 256"),
+    ("shards = 1.5", "tidegate.toml:1: shards: fractions are not taken; give a whole number, or text with a unit"),
+    ("demo = 3", "tidegate.toml:1: demo: 3 is not true or false"),
+    ("driver = \"uring\"", "tidegate.toml:1: driver: \"uring\" is not one of auto, io_uring, epoll"),
+    (
+        "listen = \"8080\"",
+        "tidegate.toml:1: listen: \"8080\" is not an IP address and port, such as 127.0.0.1:8080 or 0.0.0.0:8080",
+    ),
+    (
+        "drain_window = \"30\"",
+        "tidegate.toml:1: drain_window: \"30\" is not a duration with its unit, such as 30s, 500ms or 2m (units: ms, s, m, h, d; 0 needs none)",
+    ),
+    (
+        "[limits]\nmessage_bytes = \"1GiB\"",
+        "tidegate.toml:2: limits.message_bytes: 1GiB is out of range: 1KiB to 64MiB",
+    ),
+    (
+        "[limits]\nmessage_bytes = \"128KiB\"",
+        "limits.outbox_bytes (256KiB) must hold four messages of limits.message_bytes (128KiB): raise it to 512KiB or lower the other",
+    ),
+    (
+        "[limits]\noutbox_total_bytes = \"64KiB\"",
+        "limits.outbox_total_bytes (64KiB) is for all outboxes and must hold one (256KiB): raise it",
+    ),
+    (
+        "listen = \"0.0.0.0:9090\"",
+        "listen (0.0.0.0:9090) and admin (127.0.0.1:9090) need two ports; change one of them",
+    ),
+    (
+        "nats_url = \"redis://a\"",
+        "tidegate.toml:1: nats_url: \"redis://a\" is not a broker's URL: nats://host:4222, or tls://host:4222",
+    ),
+    (
+        "[nats]\nprefix = \"a.*\"",
+        "tidegate.toml:2: nats.prefix: \"a.*\" is not a subject prefix: up to 64 printable ASCII characters, dots between tokens",
+    ),
+    ("[nats]\nuser = \"u\"", "nats.user needs nats.password (or nats.password_file)"),
+    (
+        "[drain]\nclose_code = 1006",
+        "tidegate.toml:2: drain.close_code: 1006 is not a close code for a drain: 1001, 1012, 1013 or 3000 to 4999",
+    ),
+    (
+        "origins = [\"app.example\"]",
+        "tidegate.toml:1: origins: \"app.example\" is not an origin: scheme and host such as https://app.example, or *",
+    ),
+    (
+        "[proxies]\ntrusted = [\"10.0.0.0/33\"]",
+        "tidegate.toml:2: proxies.trusted: \"10.0.0.0/33\" is not a network: 10.0.0.0/8, fd00::/8, or one address",
+    ),
+    ("log = \"tidegate=loud\"", "tidegate.toml:1: log: \"tidegate=loud\" is not a log filter"),
+    ("[admin]\ntoken = 1234", "tidegate.toml:2: admin.token: is not text; put it in quotes"),
+    ("[admin]\ntoken_file = \"/nowhere/token\"", "tidegate.toml:2: admin.token_file: /nowhere/token cannot be read"),
+    ("admin_token = \"x\"", "tidegate.toml:1: unknown key \"admin_token\"; did you mean \"admin.token\"?"),
+    ("a = ", "tidegate.toml:1: this is not valid TOML"),
+    (
+        "nats_url = \"nats://a\"\n[nats]\nurl = \"nats://b\"",
+        "tidegate.toml:3: nats.url and nats_url (tidegate.toml:1) are the same setting; keep one",
+    ),
+    (
+        "[[routes]]\npath = \"/x\"\ndialect = \"raw\"",
+        "tidegate.toml:2: routes: a raw route needs its room: room = \"chat\"",
+    ),
+    (
+        "[[routes]]\npath = \"/x\"\ndialct = \"raw\"",
+        "tidegate.toml:3: unknown key \"dialct\" in [[routes]]; did you mean \"dialect\"?",
+    ),
+    (
+        "[[routes]]\npath = \"x\"\ndialect = \"native\"",
+        "tidegate.toml:2: routes.path: \"x\" is not a path: it begins with / and has no space, ? or #",
+    ),
+    (
+        "[[routes]]\npath = \"/x\"\ndialect = \"native\"\n[[routes]]\npath = \"/x\"\ndialect = \"native\"",
+        "tidegate.toml:5: routes: the path /x is routed at tidegate.toml:1 already",
+    ),
+    ("[[rooms]]\npublish = \"none\"", "tidegate.toml:2: rooms: match is missing, for example match = \"dash.*\""),
+    (
+        "[[rooms]]\nmatch = \"a b\"",
+        "tidegate.toml:2: rooms.match: \"a b\" is neither a room's name nor the beginning of one and then *",
+    ),
+    (
+        "[[rooms]]\nmatch = \"a.*\"\n[[rooms]]\nmatch = \"a.b\"",
+        "tidegate.toml:4: rooms: \"a.b\" can never match, because \"a.*\" at tidegate.toml:1 matches first; put the narrower rule first",
+    ),
+    ("rooms = [1]", "tidegate.toml:1: rooms: each item is a table; write [[rooms]]"),
+    ("rooms = 1", "tidegate.toml:1: rooms is a list of tables; write [[rooms]]"),
+    ("limits = 1", "tidegate.toml:1: limits is a section; write [limits]"),
+];
+
 #[test]
 fn every_mistake_in_the_file_is_told_with_its_line_and_what_to_do() {
-    let table = [
-        ("lisen = \"x\"", "tidegate.toml:1: unknown key \"lisen\"; did you mean \"listen\"?"),
-        (
-            "\n\nmessage_bytes = 1",
-            "tidegate.toml:3: unknown key \"message_bytes\"; did you mean \"limits.message_bytes\"?",
-        ),
-        (
-            "[limits]\nmesage_bytes = 1",
-            "tidegate.toml:2: unknown key \"limits.mesage_bytes\"; did you mean \"limits.message_bytes\"?",
-        ),
-        ("[drian]\nwindow = \"1s\"", "tidegate.toml:1: unknown section \"drian\"; did you mean \"drain\"?"),
-        (
-            "zzzzzzzzzz = 1",
-            "tidegate.toml:1: unknown key \"zzzzzzzzzz\"; `tidegate serve --print-config` lists all keys",
-        ),
-        ("shards = 300", "tidegate.toml:1: shards: 300 is out of range: 1 to 256"),
-        ("shards = 1.5", "tidegate.toml:1: shards: fractions are not taken; give a whole number, or text with a unit"),
-        ("demo = 3", "tidegate.toml:1: demo: 3 is not true or false"),
-        ("driver = \"uring\"", "tidegate.toml:1: driver: \"uring\" is not one of auto, io_uring, epoll"),
-        (
-            "listen = \"8080\"",
-            "tidegate.toml:1: listen: \"8080\" is not an IP address and port, such as 127.0.0.1:8080 or 0.0.0.0:8080",
-        ),
-        (
-            "drain_window = \"30\"",
-            "tidegate.toml:1: drain_window: \"30\" is not a duration with its unit, such as 30s, 500ms or 2m (units: ms, s, m, h, d; 0 needs none)",
-        ),
-        (
-            "[limits]\nmessage_bytes = \"1GiB\"",
-            "tidegate.toml:2: limits.message_bytes: 1GiB is out of range: 1KiB to 64MiB",
-        ),
-        (
-            "[limits]\nmessage_bytes = \"128KiB\"",
-            "limits.outbox_bytes (256KiB) must hold four messages of limits.message_bytes (128KiB): raise it to 512KiB or lower the other",
-        ),
-        (
-            "[limits]\noutbox_total_bytes = \"64KiB\"",
-            "limits.outbox_total_bytes (64KiB) is for all outboxes and must hold one (256KiB): raise it",
-        ),
-        (
-            "listen = \"0.0.0.0:9090\"",
-            "listen (0.0.0.0:9090) and admin (127.0.0.1:9090) need two ports; change one of them",
-        ),
-        (
-            "nats_url = \"redis://a\"",
-            "tidegate.toml:1: nats_url: \"redis://a\" is not a broker's URL: nats://host:4222, or tls://host:4222",
-        ),
-        (
-            "[nats]\nprefix = \"a.*\"",
-            "tidegate.toml:2: nats.prefix: \"a.*\" is not a subject prefix: up to 64 printable ASCII characters, dots between tokens",
-        ),
-        ("[nats]\nuser = \"u\"", "nats.user needs nats.password (or nats.password_file)"),
-        (
-            "[drain]\nclose_code = 1006",
-            "tidegate.toml:2: drain.close_code: 1006 is not a close code for a drain: 1001, 1012, 1013 or 3000 to 4999",
-        ),
-        (
-            "origins = [\"app.example\"]",
-            "tidegate.toml:1: origins: \"app.example\" is not an origin: scheme and host such as https://app.example, or *",
-        ),
-        (
-            "[proxies]\ntrusted = [\"10.0.0.0/33\"]",
-            "tidegate.toml:2: proxies.trusted: \"10.0.0.0/33\" is not a network: 10.0.0.0/8, fd00::/8, or one address",
-        ),
-        ("log = \"tidegate=loud\"", "tidegate.toml:1: log: \"tidegate=loud\" is not a log filter"),
-        ("[admin]\ntoken = 1234", "tidegate.toml:2: admin.token: is not text; put it in quotes"),
-        (
-            "[admin]\ntoken_file = \"/nowhere/token\"",
-            "tidegate.toml:2: admin.token_file: /nowhere/token cannot be read",
-        ),
-        ("admin_token = \"x\"", "tidegate.toml:1: unknown key \"admin_token\"; did you mean \"admin.token\"?"),
-        ("a = ", "tidegate.toml:1: this is not valid TOML"),
-        (
-            "nats_url = \"nats://a\"\n[nats]\nurl = \"nats://b\"",
-            "tidegate.toml:3: nats.url and nats_url (tidegate.toml:1) are the same setting; keep one",
-        ),
-        (
-            "[[routes]]\npath = \"/x\"\ndialect = \"raw\"",
-            "tidegate.toml:2: routes: a raw route needs its room: room = \"chat\"",
-        ),
-        (
-            "[[routes]]\npath = \"/x\"\ndialct = \"raw\"",
-            "tidegate.toml:3: unknown key \"dialct\" in [[routes]]; did you mean \"dialect\"?",
-        ),
-        (
-            "[[routes]]\npath = \"x\"\ndialect = \"native\"",
-            "tidegate.toml:2: routes.path: \"x\" is not a path: it begins with / and has no space, ? or #",
-        ),
-        (
-            "[[routes]]\npath = \"/x\"\ndialect = \"native\"\n[[routes]]\npath = \"/x\"\ndialect = \"native\"",
-            "tidegate.toml:5: routes: the path /x is routed at tidegate.toml:1 already",
-        ),
-        ("[[rooms]]\npublish = \"none\"", "tidegate.toml:2: rooms: match is missing, for example match = \"dash.*\""),
-        (
-            "[[rooms]]\nmatch = \"a b\"",
-            "tidegate.toml:2: rooms.match: \"a b\" is neither a room's name nor the beginning of one and then *",
-        ),
-        (
-            "[[rooms]]\nmatch = \"a.*\"\n[[rooms]]\nmatch = \"a.b\"",
-            "tidegate.toml:4: rooms: \"a.b\" can never match, because \"a.*\" at tidegate.toml:1 matches first; put the narrower rule first",
-        ),
-        ("rooms = [1]", "tidegate.toml:1: rooms: each item is a table; write [[rooms]]"),
-        ("rooms = 1", "tidegate.toml:1: rooms is a list of tables; write [[rooms]]"),
-        ("limits = 1", "tidegate.toml:1: limits is a section; write [limits]"),
-    ];
-    for (file, expected) in table {
+    for (file, expected) in MISTAKES {
         let problems = problems(file);
         let told = problems.iter().any(|problem| problem.starts_with(expected));
         assert!(told, "{file}\n  expected: {expected}\n  found:    {problems:?}");
