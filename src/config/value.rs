@@ -185,7 +185,8 @@ pub(super) fn duration(value: Duration) -> String {
 
 /// A size as the settings take it, in the largest binary unit that shows it whole.
 pub(super) fn size(bytes: u64) -> String {
-    let (unit, scale) = SIZES[..3].iter().find(|(_, scale)| bytes > 0 && bytes.is_multiple_of(*scale)).unwrap_or(&("B", 1));
+    let (unit, scale) =
+        SIZES[..3].iter().find(|(_, scale)| bytes > 0 && bytes.is_multiple_of(*scale)).unwrap_or(&("B", 1));
     format!("{}{unit}", bytes / scale)
 }
 
