@@ -1,5 +1,7 @@
 //! What the integration tests share. Each test binary uses a part of it.
 #![allow(dead_code, unreachable_pub)]
 
+pub mod log;
 pub mod nats;
 pub mod ports;
+pub mod proxy;

@@ -35,7 +35,11 @@ impl Nats {
 
     /// Starts a server.
     pub fn start_with(options: NatsOptions) -> Self {
-        let port = free_port();
+        Self::start_on(free_port(), options)
+    }
+
+    /// Starts a server on a port that the test knows already.
+    pub fn start_on(port: u16, options: NatsOptions) -> Self {
         let directory = std::env::temp_dir().join(format!("tidegate-nats-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let mut server = Self { port, options, directory, child: None };
@@ -56,6 +60,11 @@ impl Nats {
     /// The server's process.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("the server runs").id()
+    }
+
+    /// Whether the server's process is there.
+    pub fn is_running(&self) -> bool {
+        nix::sys::signal::kill(nix::unistd::Pid::from_raw(self.pid() as i32), None).is_ok()
     }
 
     /// Ends the server at once, as a crash would.
@@ -242,7 +251,8 @@ impl PlainClient {
         line.trim_end().to_owned()
     }
 
-    fn write(&mut self, bytes: &[u8]) {
+    /// Writes protocol text.
+    pub fn write(&mut self, bytes: &[u8]) {
         self.reader.get_mut().write_all(bytes).unwrap();
     }
 }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tidegate::config;
 use tidegate::counters::{Cell, DropReason, RelayCounters};
 use tidegate::limits::Limits;
 use tidegate::mailbox::Waker;
@@ -23,12 +24,17 @@ pub struct TestRelay {
 impl TestRelay {
     /// Starts a relay with `shards` ports for shards and one for control.
     pub fn start(options: Options, shards: usize) -> Self {
+        Self::try_start(options, shards).unwrap()
+    }
+
+    /// Starts a relay, if its settings allow.
+    pub fn try_start(options: Options, shards: usize) -> std::io::Result<Self> {
         let wakers: Vec<_> = (0..=shards).map(|_| Waker::new().unwrap()).collect();
         let mailbox_depth = wakers.iter().map(|_| Cell::default()).collect();
         let counters = Arc::new(RelayCounters { mailbox_depth, ..RelayCounters::default() });
-        let (ports, handle) = relay::start(options, wakers.clone(), counters.clone()).unwrap();
+        let (ports, handle) = relay::start(options, wakers.clone(), counters.clone())?;
         let ports = ports.into_iter().zip(wakers).map(|(port, waker)| TestPort { port, waker }).collect();
-        Self { ports, counters, handle: Some(handle) }
+        Ok(Self { ports, counters, handle: Some(handle) })
     }
 
     /// Starts a relay on the local bus.
@@ -166,4 +172,19 @@ impl TestPort {
 pub fn json(room: &str, payload: &str) -> Publication {
     let payload = bytes::Bytes::copy_from_slice(payload.as_bytes());
     Publication { room: room.into(), kind: Kind::Json, payload, from: None, echo: true, time_unix_ns: 1 }
+}
+
+/// A relay's options for one broker.
+pub fn options(url: &str) -> Options {
+    let nats = config::Nats { urls: vec![url.to_owned()], prefix: String::from("tidegate"), ..config::Nats::default() };
+    Options { nats: Some(nats), limits: Limits::default(), node: 1 }
+}
+
+/// Waits until something holds.
+pub fn eventually(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "it never came true that {what}");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

@@ -1,0 +1,260 @@
+//! The relay while the broker is away, slow, silent or leaving.
+
+mod support;
+
+use std::time::Duration;
+
+use nix::sys::signal::Signal;
+use support::nats::{Nats, NatsOptions, PlainClient, free_port};
+use support::ports::{TestRelay, eventually, json, options};
+use support::proxy::Proxy;
+use tidegate::counters::DropReason;
+use tidegate::limits::{self, Limits};
+use tidegate::relay::{AckLevel, GapReason, Options, ToShard};
+
+/// Waits this long instead of seconds.
+const SHORT: Duration = Duration::from_millis(500);
+
+fn impatient(url: &str) -> Options {
+    Options { limits: Limits { fence_deadline: SHORT, ..Limits::default() }, ..options(url) }
+}
+
+#[test]
+fn a_broker_that_comes_back_is_a_gap_told_after_the_rooms_are_subscribed_again() {
+    let mut broker = Nats::start();
+    let mut relay = TestRelay::start(options(&broker.url()), 2);
+    for room in 0..200 {
+        relay.ports[0].join(&format!("room-{room}"));
+    }
+    relay.ports[1].join("room-0");
+    for round in 0..3 {
+        broker.kill();
+        eventually("the loss is seen", || relay.counters.connected.value() == 0);
+        broker.restart();
+        for port in 0..2 {
+            let before = relay.ports[port].until(|item| matches!(item, ToShard::Gap(None, GapReason::Broker)));
+            assert!(before.is_empty(), "round {round}: {before:?}");
+        }
+        let mut backend = PlainClient::connect(broker.address());
+        for room in 0..200 {
+            backend.publish(&format!("tidegate.room.room-{room}"), room.to_string().as_bytes());
+            assert_eq!(relay.ports[0].payload(), room.to_string());
+        }
+        assert_eq!(relay.ports[1].payload(), "0");
+        assert_eq!(relay.counters.connected.value(), 1);
+    }
+}
+
+#[test]
+fn a_connection_reset_under_load_leaves_no_hole_untold() {
+    let broker = Nats::start();
+    let proxy = Proxy::start(broker.address());
+    let mut relay = TestRelay::start(options(&format!("nats://{}", proxy.address())), 1);
+    let mut backend = PlainClient::connect(broker.address());
+    relay.ports[0].join("lobby");
+    let mut next_number = 0_u64;
+    let mut told = 0;
+    for round in 0..5 {
+        for number in round * 2000..(round + 1) * 2000_u64 {
+            backend.publish("tidegate.room.lobby", number.to_string().as_bytes());
+            if number % 2000 == 1000 {
+                proxy.reset();
+            }
+        }
+        let mut in_gap = false;
+        loop {
+            match relay.ports[0].next() {
+                ToShard::Gap(None, GapReason::Broker) => {
+                    in_gap = true;
+                    told += 1;
+                    backend.publish("tidegate.room.lobby", b"\"end\"");
+                }
+                ToShard::Deliver(publication) if publication.payload == "\"end\"" => break,
+                ToShard::Deliver(publication) => {
+                    let number: u64 = std::str::from_utf8(&publication.payload).unwrap().parse().unwrap();
+                    assert!(number >= next_number, "{number} came twice or late");
+                    next_number = number + 1;
+                }
+                other => panic!("{other:?}"),
+            }
+        }
+        assert!(in_gap, "the end is published only after a gap");
+    }
+    assert!(told >= 5);
+}
+
+#[test]
+fn a_broker_that_was_never_there_refuses_joins_in_time_and_is_found_later() {
+    let port = free_port();
+    let mut relay = TestRelay::start(impatient(&format!("nats://127.0.0.1:{port}")), 1);
+    relay.ports[0].subscribe("lobby");
+    assert!(matches!(relay.ports[0].next(), ToShard::Refused(room) if &*room == "lobby"));
+    assert_eq!((relay.counters.connected.value(), relay.counters.was_connected.value()), (0, 0));
+
+    let broker = Nats::start_on(port, NatsOptions::default());
+    eventually("the broker is found", || relay.counters.was_connected.value() == 1);
+    relay.ports[0].join("lobby");
+    let mut backend = PlainClient::connect(broker.address());
+    backend.publish("tidegate.room.lobby", b"1");
+    assert_eq!(relay.ports[0].payload(), "1");
+}
+
+#[test]
+fn what_is_published_while_the_broker_is_away_waits_for_it() {
+    let mut broker = Nats::start();
+    let limits = Limits { fence_deadline: Duration::from_secs(30), ..Limits::default() };
+    let mut relay = TestRelay::start(Options { limits, ..options(&broker.url()) }, 1);
+    relay.ports[0].join("lobby");
+    broker.kill();
+    eventually("the loss is seen", || relay.counters.connected.value() == 0);
+    for token in 0..100 {
+        relay.ports[0].publish(json("lobby", &token.to_string()), Some(token));
+    }
+    broker.restart();
+    let mut delivered = 0;
+    let mut acked = 0;
+    while acked < 100 {
+        match relay.ports[0].next() {
+            ToShard::Deliver(publication) => {
+                assert_eq!(publication.payload, delivered.to_string());
+                delivered += 1;
+            }
+            ToShard::Acked(token, AckLevel::Broker) => {
+                assert_eq!(token, acked);
+                acked += 1;
+            }
+            ToShard::Gap(None, GapReason::Broker) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    relay.ports[0].publish(json("lobby", "\"end\""), None);
+    while relay.ports[0].payload() != "\"end\"" {
+        delivered += 1;
+    }
+    assert_eq!(delivered, 100);
+}
+
+#[test]
+fn the_queue_of_an_absent_broker_is_bounded_and_every_publisher_is_answered() {
+    const MORE: u64 = 100;
+    let mut relay = TestRelay::start(impatient(&format!("nats://127.0.0.1:{}", free_port())), 1);
+    let sent = limits::PUBLISH_QUEUE_MESSAGES as u64 + MORE;
+    for token in 0..sent {
+        relay.ports[0].publish(json("lobby", "1"), Some(token));
+    }
+    let mut failed: Vec<u64> = (0..sent)
+        .map(|_| match relay.ports[0].next() {
+            ToShard::Failed(token) => token,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    failed.sort_unstable();
+    assert!(failed.into_iter().eq(0..sent), "each exactly once");
+    assert_eq!(relay.dropped(DropReason::Unavailable), sent);
+}
+
+#[test]
+fn a_silent_broker_refuses_joins_and_fails_publications_in_time() {
+    let broker = Nats::start();
+    let proxy = Proxy::start(broker.address());
+    let mut relay = TestRelay::start(impatient(&format!("nats://{}", proxy.address())), 1);
+    relay.ports[0].join("before");
+    proxy.blackhole(true);
+    relay.ports[0].subscribe("lobby");
+    relay.ports[0].publish(json("before", "1"), Some(1));
+    let mut refused = false;
+    let mut failed = false;
+    while !(refused && failed) {
+        match relay.ports[0].next() {
+            ToShard::Refused(room) => refused = &*room == "lobby",
+            ToShard::Failed(token) => failed = token == 1,
+            other => panic!("{other:?}"),
+        }
+    }
+    proxy.blackhole(false);
+    // The publication of which nobody knew arrives after all, and the room can be joined.
+    assert_eq!(relay.ports[0].payload(), "1");
+    relay.ports[0].join("lobby");
+}
+
+#[test]
+fn one_byte_at_a_time_is_slow_and_nothing_else() {
+    let broker = Nats::start();
+    let proxy = Proxy::start(broker.address());
+    let mut relay = TestRelay::start(options(&format!("nats://{}", proxy.address())), 1);
+    relay.ports[0].join("before");
+    proxy.one_byte_slices(true);
+    relay.ports[0].join("lobby");
+    for number in 0..50 {
+        relay.ports[0].publish(json("lobby", &number.to_string()), None);
+    }
+    for number in 0..50 {
+        assert_eq!(relay.ports[0].payload(), number.to_string());
+    }
+}
+
+#[test]
+fn garbage_from_the_broker_ends_the_connection_and_is_a_gap() {
+    let broker = Nats::start();
+    let proxy = Proxy::start(broker.address());
+    let mut relay = TestRelay::start(options(&format!("nats://{}", proxy.address())), 1);
+    let mut backend = PlainClient::connect(broker.address());
+    relay.ports[0].join("lobby");
+    for garbage in [&b"MSG tidegate.room.lobby one two\r\n"[..], b"\xff\xff\xff\r\n", b"HMSG a 1 9 3\r\nxxx\r\n"] {
+        proxy.inject_garbage(garbage);
+        backend.publish("tidegate.room.lobby", b"1");
+        relay.ports[0].until(|item| matches!(item, ToShard::Gap(None, GapReason::Broker)));
+        backend.publish("tidegate.room.lobby", b"2");
+        assert_eq!(relay.ports[0].payload(), "2");
+    }
+}
+
+#[test]
+fn a_broker_that_is_about_to_leave_is_left_first() {
+    let (first, second) = (Nats::start(), Nats::start());
+    let mut options = options(&first.url());
+    if let Some(nats) = &mut options.nats {
+        nats.urls.push(second.url());
+    }
+    let mut relay = TestRelay::start(options, 1);
+    relay.ports[0].join("lobby");
+    let (mut at_first, mut at_second) = (PlainClient::connect(first.address()), PlainClient::connect(second.address()));
+    at_first.publish("tidegate.room.lobby", b"1");
+    at_second.publish("tidegate.room.lobby", b"2");
+    let (leaving, mut left) = if relay.ports[0].payload() == "1" { (&first, at_second) } else { (&second, at_first) };
+
+    leaving.signal(Signal::SIGUSR2);
+
+    assert!(matches!(relay.ports[0].next(), ToShard::Gap(None, GapReason::Broker)));
+    assert!(leaving.is_running(), "the relay moved before it had to");
+    left.publish("tidegate.room.lobby", b"3");
+    assert_eq!(relay.ports[0].payload(), "3");
+}
+
+#[test]
+fn why_the_broker_cannot_be_used_is_one_line_that_says_what_to_do() {
+    support::log::capture();
+    let broker = Nats::start_with(NatsOptions {
+        arguments: ["--auth", "t0ken"].map(String::from).to_vec(),
+        ..NatsOptions::default()
+    });
+    let nowhere = format!("127.0.0.1:{}", free_port());
+    let _no_login = TestRelay::start(options(&broker.url()), 1);
+    let _no_server = TestRelay::start(options(&format!("nats://{nowhere}")), 1);
+    support::log::wait_for(&[&broker.url(), "asks for a login", "nats.token"]);
+    support::log::wait_for(&[&nowhere, "refused", "check that nats-server runs there"]);
+}
+
+#[test]
+fn settings_that_cannot_work_are_told_at_start() {
+    let wrong = |change: &dyn Fn(&mut tidegate::config::Nats)| {
+        let mut options = options("nats://127.0.0.1:4222");
+        options.nats.as_mut().map(change).unwrap();
+        TestRelay::try_start(options, 1).err().expect("it must not start").to_string()
+    };
+    let missing = std::path::PathBuf::from("/nowhere/user.creds");
+    assert!(wrong(&|nats| nats.urls.clear()).contains("nats.url names no server"));
+    assert!(wrong(&|nats| nats.urls = vec![String::from("http://h:1")]).contains("write nats://HOST:4222"));
+    assert!(wrong(&|nats| nats.credentials = Some(missing.clone())).contains("nats.credentials: cannot read /nowhere"));
+    assert!(wrong(&|nats| nats.ca_file = Some(missing.clone())).contains("nats.ca_file: cannot read /nowhere"));
+}
