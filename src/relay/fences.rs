@@ -169,3 +169,85 @@ fn expire(acks: &mut VecDeque<PendingAck>, deadline: Duration, now: Instant, fai
     let overdue = acks.iter().take_while(|ack| ack.since + deadline <= now).count();
     failed.extend(acks.drain(..overdue));
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::interest::{Effect, Interest};
+
+    const DEADLINE: Duration = Duration::from_secs(5);
+
+    fn key() -> RoomKey {
+        let mut table = Interest::new(DEADLINE, DEADLINE);
+        table.handle_subscribe("lobby".into(), 0, Instant::now());
+        match table.poll_effect() {
+            Some(Effect::Subscribe(key, _)) => key,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn ack(token: AckToken, since: Instant) -> PendingAck {
+        PendingAck { port: 0, token, since }
+    }
+
+    fn tokens(acks: &[PendingAck]) -> Vec<AckToken> {
+        acks.iter().map(|ack| ack.token).collect()
+    }
+
+    #[test]
+    fn what_comes_while_a_fence_is_under_way_waits_for_the_next() {
+        let (mut fences, now) = (Fences::new(DEADLINE), Instant::now());
+        assert_eq!(fences.poll_fence(now), None, "nobody waits");
+        fences.add_ack(ack(1, now));
+        let first = fences.poll_fence(now).unwrap();
+        fences.add_ack(ack(2, now));
+        fences.add_room(key());
+        assert_eq!(fences.poll_fence(now), None, "one at a time");
+        let (batch, round_trip) = fences.handle_return(first, now + DEADLINE / 5).unwrap();
+        assert_eq!((batch.acks.len(), batch.rooms.len(), round_trip), (1, 0, DEADLINE / 5));
+        let second = fences.poll_fence(now).unwrap();
+        let (batch, _) = fences.handle_return(second, now).unwrap();
+        assert_eq!((batch.acks[0].token, batch.rooms.len()), (2, 1));
+        assert!(fences.is_idle());
+    }
+
+    #[test]
+    fn a_lost_connection_fails_acknowledgements_and_keeps_rooms_for_the_next_fence() {
+        let (mut fences, now) = (Fences::new(DEADLINE), Instant::now());
+        fences.add_ack(ack(1, now));
+        fences.add_room(key());
+        let lost = fences.poll_fence(now).unwrap();
+        fences.add_ack(ack(2, now));
+        assert_eq!(tokens(&fences.handle_connection_lost()), [1, 2]);
+        fences.add_gap();
+        assert!(fences.handle_return(lost, now).is_none(), "a fence of the lost connection proves nothing");
+        let next = fences.poll_fence(now).unwrap();
+        let (batch, _) = fences.handle_return(next, now).unwrap();
+        assert_eq!((batch.rooms.len(), batch.acks.len(), batch.gap), (1, 0, true));
+    }
+
+    #[test]
+    fn a_gap_survives_the_connection_that_was_to_prove_it() {
+        let (mut fences, now) = (Fences::new(DEADLINE), Instant::now());
+        fences.add_gap();
+        fences.poll_fence(now);
+        fences.handle_connection_lost();
+        let next = fences.poll_fence(now).unwrap();
+        assert!(fences.handle_return(next, now).unwrap().0.gap);
+    }
+
+    #[test]
+    fn an_acknowledgement_fails_at_its_own_deadline_and_a_silent_fence_gives_way() {
+        let (mut fences, now) = (Fences::new(DEADLINE), Instant::now());
+        fences.add_ack(ack(1, now));
+        fences.poll_fence(now + DEADLINE / 5);
+        fences.add_ack(ack(2, now + DEADLINE / 2));
+        assert_eq!(fences.poll_timeout(), Some(now + DEADLINE));
+        assert_eq!(tokens(&fences.handle_timeout(now + DEADLINE)), [1]);
+        assert!(!fences.is_due(), "the fence itself has time left");
+        assert_eq!(fences.poll_timeout(), Some(now + DEADLINE / 5 + DEADLINE));
+        assert!(fences.handle_timeout(now + DEADLINE / 5 + DEADLINE).is_empty());
+        assert!(fences.is_due(), "the next one goes");
+        assert_eq!(tokens(&fences.fail_acks()), [2]);
+    }
+}

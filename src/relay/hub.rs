@@ -99,7 +99,10 @@ impl Hub {
     /// Ends a batch: brings what did not fit where there is room now, and wakes each port once.
     pub(super) fn wake_ports(&mut self) {
         if self.behind {
-            self.behind = self.posts.iter_mut().fold(false, |behind, post| !post.catch_up() || behind);
+            self.behind = false;
+            for post in &mut self.posts {
+                self.behind |= !post.catch_up();
+            }
         }
         for post in &mut self.posts {
             post.wake();

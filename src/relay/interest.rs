@@ -245,3 +245,214 @@ impl Interest {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::{HashMap as Map, HashSet as Set};
+
+    const CONFIRM_WITHIN: Duration = Duration::from_secs(5);
+    const LINGER: Duration = Duration::from_secs(3);
+
+    fn table() -> (Interest, Instant) {
+        (Interest::new(CONFIRM_WITHIN, LINGER), Instant::now())
+    }
+
+    fn effects(table: &mut Interest) -> Vec<Effect> {
+        std::iter::from_fn(|| table.poll_effect()).collect()
+    }
+
+    fn subscribed(effects: &[Effect]) -> RoomKey {
+        match effects {
+            [Effect::Subscribe(key, _)] => *key,
+            other => panic!("expected one subscription, got {other:?}"),
+        }
+    }
+
+    fn joined(port: PortIndex) -> Effect {
+        Effect::Joined(port, "lobby".into())
+    }
+
+    fn refused(port: PortIndex) -> Effect {
+        Effect::Refused(port, "lobby".into())
+    }
+
+    #[test]
+    fn whoever_asks_while_the_fence_is_under_way_waits_for_it() {
+        let (mut table, now) = table();
+        table.handle_subscribe("lobby".into(), 0, now);
+        let key = subscribed(&effects(&mut table));
+        table.handle_subscribe("lobby".into(), 256, now);
+        assert_eq!(effects(&mut table), []);
+        assert!(table.subscribers(key).is_none(), "nothing is delivered before the fence");
+        table.confirm(key, now);
+        assert_eq!(effects(&mut table), [joined(0), joined(256)]);
+        table.handle_subscribe("lobby".into(), 7, now);
+        assert_eq!(effects(&mut table), [joined(7)], "confirmed at once");
+        assert_eq!(table.subscribers(key).unwrap().1.iter().collect::<Vec<_>>(), [0, 7, 256]);
+    }
+
+    #[test]
+    fn a_room_is_subscribed_until_the_linger_is_over_and_no_longer() {
+        let (mut table, now) = table();
+        table.handle_subscribe("lobby".into(), 0, now);
+        let key = subscribed(&effects(&mut table));
+        table.confirm(key, now);
+        table.handle_unsubscribe("lobby", 0, now);
+        table.handle_timeout(now + LINGER / 2);
+        table.handle_subscribe("lobby".into(), 1, now + LINGER / 2);
+        assert_eq!(effects(&mut table), [joined(0), joined(1)], "who comes back is confirmed at once");
+
+        table.handle_unsubscribe("lobby", 1, now + LINGER);
+        table.handle_timeout(now + LINGER * 2 - Duration::from_nanos(1));
+        assert_eq!(effects(&mut table), [], "the linger began again");
+        assert_eq!(table.poll_timeout(), Some(now + LINGER * 2));
+        table.handle_timeout(now + LINGER * 2);
+        assert_eq!(effects(&mut table), [Effect::Unsubscribe(key)]);
+        assert!(table.is_empty());
+    }
+
+    #[test]
+    fn a_fence_that_comes_too_late_confirms_nothing() {
+        let (mut table, now) = table();
+        table.handle_subscribe("lobby".into(), 0, now);
+        let key = subscribed(&effects(&mut table));
+        table.handle_subscribe("lobby".into(), 0, now);
+        table.handle_timeout(now + CONFIRM_WITHIN);
+        assert_eq!(
+            effects(&mut table),
+            [refused(0), refused(0), Effect::Unsubscribe(key)],
+            "one answer for each request"
+        );
+
+        table.handle_subscribe("lobby".into(), 1, now);
+        let next = subscribed(&effects(&mut table));
+        table.confirm(key, now);
+        table.refuse(key);
+        assert_eq!(effects(&mut table), [], "the earlier subscription's key does not reach the later one");
+        table.confirm(next, now);
+        assert_eq!(effects(&mut table), [joined(1)]);
+    }
+
+    #[test]
+    fn whoever_left_before_the_fence_is_still_answered_and_the_room_lingers() {
+        let (mut table, now) = table();
+        table.handle_subscribe("lobby".into(), 0, now);
+        let key = subscribed(&effects(&mut table));
+        table.handle_unsubscribe("lobby", 0, now);
+        table.confirm(key, now);
+        assert_eq!(effects(&mut table), [joined(0)]);
+        assert_eq!(table.poll_timeout(), Some(now + LINGER));
+    }
+
+    /// What a port or the bus does in the property test.
+    #[derive(Clone, Debug)]
+    enum Step {
+        Subscribe(u8, PortIndex),
+        Unsubscribe(u8, PortIndex),
+        Confirm(u8),
+        Refuse(u8),
+        Wait(u64),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (0..3_u8, 0..4_u16).prop_map(|(room, port)| Step::Subscribe(room, port * 85)),
+            3 => (0..3_u8, 0..4_u16).prop_map(|(room, port)| Step::Unsubscribe(room, port * 85)),
+            3 => (0..3_u8).prop_map(Step::Confirm),
+            1 => (0..3_u8).prop_map(Step::Refuse),
+            2 => (0..4_u64).prop_map(Step::Wait),
+        ]
+    }
+
+    /// The simplest thing that could be right: sets, and answers owed.
+    #[derive(Default)]
+    struct Model {
+        wanted: Map<u8, Set<PortIndex>>,
+        owed: Map<(u8, PortIndex), usize>,
+        subscriptions: Map<u8, RoomKey>,
+        confirmed: Set<u8>,
+    }
+
+    impl Model {
+        fn take(&mut self, effects: Vec<Effect>) {
+            for effect in effects {
+                match effect {
+                    Effect::Subscribe(key, room) => {
+                        let before = self.subscriptions.insert(number(&room), key);
+                        assert_eq!(before, None, "{room} is subscribed twice");
+                    }
+                    Effect::Unsubscribe(key) => {
+                        let room = self.subscriptions.iter().find(|(_, known)| **known == key).map(|(room, _)| *room);
+                        let room = room.expect("only what is subscribed is unsubscribed");
+                        self.subscriptions.remove(&room);
+                        self.confirmed.remove(&room);
+                        assert_eq!(self.wanted.get(&room).map_or(0, Set::len), 0, "somebody wants {room}");
+                    }
+                    Effect::Joined(port, room) => self.answered(number(&room), port),
+                    Effect::Refused(port, room) => {
+                        self.answered(number(&room), port);
+                        self.wanted.entry(number(&room)).or_default().remove(&port);
+                    }
+                }
+            }
+        }
+
+        fn answered(&mut self, room: u8, port: PortIndex) {
+            let owed = self.owed.entry((room, port)).or_default();
+            *owed = owed.checked_sub(1).expect("an answer that nobody asked for");
+        }
+    }
+
+    fn number(room: &str) -> u8 {
+        room.parse().unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn the_table_agrees_with_sets_of_ports(steps in prop::collection::vec(step(), 0..120)) {
+            let (mut table, mut now) = table();
+            let mut model = Model::default();
+            for step in steps {
+                match step {
+                    Step::Subscribe(room, port) => {
+                        table.handle_subscribe(room.to_string().into(), port, now);
+                        model.wanted.entry(room).or_default().insert(port);
+                        *model.owed.entry((room, port)).or_default() += 1;
+                    }
+                    Step::Unsubscribe(room, port) => {
+                        table.handle_unsubscribe(&room.to_string(), port, now);
+                        model.wanted.entry(room).or_default().remove(&port);
+                    }
+                    Step::Confirm(room) => {
+                        if let Some(key) = model.subscriptions.get(&room) {
+                            table.confirm(*key, now);
+                            model.confirmed.insert(room);
+                        }
+                    }
+                    Step::Refuse(room) => {
+                        if let Some(key) = model.subscriptions.get(&room) {
+                            table.refuse(*key);
+                        }
+                    }
+                    Step::Wait(seconds) => {
+                        now += Duration::from_secs(seconds);
+                        table.handle_timeout(now);
+                    }
+                }
+                model.take(effects(&mut table));
+                for (room, key) in &model.subscriptions {
+                    let ports = table.subscribers(*key).map_or_else(Set::new, |(_, ports)| ports.iter().collect());
+                    let expected = if model.confirmed.contains(room) { model.wanted[room].clone() } else { Set::new() };
+                    prop_assert_eq!(ports, expected);
+                }
+                prop_assert_eq!(table.len(), model.subscriptions.len());
+            }
+            now += CONFIRM_WITHIN + LINGER;
+            table.handle_timeout(now);
+            model.take(effects(&mut table));
+            prop_assert!(model.owed.values().all(|owed| *owed == 0), "everybody was answered: {:?}", model.owed);
+        }
+    }
+}

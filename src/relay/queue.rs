@@ -75,3 +75,53 @@ impl PublishQueue {
         self.items.len()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::Kind;
+    use bytes::Bytes;
+
+    const MAX_AGE: Duration = Duration::from_secs(5);
+
+    fn item(bytes: usize, since: Instant) -> Outgoing {
+        let payload = Bytes::from(vec![b'1'; bytes]);
+        let room = "lobby".into();
+        let publication = Publication { room, kind: Kind::Json, payload, from: None, echo: true, time_unix_ns: 0 };
+        Outgoing { publication, ack: None, since }
+    }
+
+    #[test]
+    fn the_queue_is_bounded_in_number() {
+        let (mut queue, now) = (PublishQueue::new(MAX_AGE), Instant::now());
+        for _ in 0..limits::PUBLISH_QUEUE_MESSAGES {
+            assert!(queue.push(item(1, now)).is_ok());
+        }
+        assert!(queue.push(item(1, now)).is_err());
+        queue.pop();
+        assert!(queue.push(item(1, now)).is_ok());
+    }
+
+    #[test]
+    fn the_queue_is_bounded_in_bytes_but_an_empty_one_takes_any_message() {
+        let (mut queue, now) = (PublishQueue::new(MAX_AGE), Instant::now());
+        assert!(queue.push(item(limits::PUBLISH_QUEUE_BYTES, now)).is_ok());
+        assert!(queue.push(item(1, now)).is_err());
+        queue.pop();
+        assert!(queue.push(item(limits::PUBLISH_QUEUE_BYTES / 2, now)).is_ok());
+        assert!(queue.push(item(limits::PUBLISH_QUEUE_BYTES / 2, now)).is_err(), "the publication itself counts too");
+        assert!(queue.push(item(1, now)).is_ok());
+    }
+
+    #[test]
+    fn only_what_is_too_old_expires() {
+        let (mut queue, now) = (PublishQueue::new(MAX_AGE), Instant::now());
+        assert!(queue.push(item(1, now)).is_ok());
+        assert!(queue.push(item(2, now + MAX_AGE / 2)).is_ok());
+        assert!(queue.poll_expired(now + MAX_AGE / 2).is_none());
+        assert_eq!(queue.poll_timeout(), Some(now + MAX_AGE));
+        assert_eq!(queue.poll_expired(now + MAX_AGE).unwrap().publication.payload.len(), 1);
+        assert!(queue.poll_expired(now + MAX_AGE).is_none());
+        assert_eq!(queue.len(), 1);
+    }
+}
