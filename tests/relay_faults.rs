@@ -1,5 +1,7 @@
 //! The relay while the broker is away, slow, silent or leaving.
 
+#![cfg(feature = "gateway")]
+
 mod support;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! The relay on its built-in bus: one node, no broker.
 
+#![cfg(feature = "gateway")]
+
 mod support;
 
 use std::time::Duration;

@@ -1,5 +1,7 @@
 //! The relay on a real nats-server: what it promises while the broker works.
 
+#![cfg(feature = "gateway")]
+
 mod support;
 
 use std::time::Duration;
@@ -7,6 +9,7 @@ use std::time::Duration;
 use support::nats::{Nats, NatsOptions, PlainClient};
 use support::ports::{TestRelay, json, options};
 use support::proxy::Proxy;
+use support::tls::Certificate;
 use tidegate::config;
 use tidegate::counters::DropReason;
 use tidegate::id::ConnectionId;
@@ -297,5 +300,37 @@ fn a_token_opens_the_broker() {
     });
     let nats = config::Nats { token: Some(String::from("t0ken")), urls: vec![broker.url()], ..config::Nats::default() };
     let mut relay = TestRelay::start(Options { nats: Some(nats), limits: Limits::default(), node: 1 }, 1);
+    relay.ports[0].join("lobby");
+}
+
+#[test]
+fn a_broker_behind_tls_is_used_if_its_certificate_is_known_and_named_if_not() {
+    support::log::capture();
+    let known = Certificate::new();
+    let files =
+        vec![(String::from("cert.pem"), known.certificate.clone()), (String::from("key.pem"), known.key.clone())];
+    let config = Some(String::from("tls { cert_file: \"DIRECTORY/cert.pem\", key_file: \"DIRECTORY/key.pem\" }"));
+    let broker = Nats::start_with(NatsOptions { config, files, ..NatsOptions::default() });
+    let trusting = |certificate: &Certificate| {
+        let mut options = options(&format!("tls://{}", broker.address()));
+        if let Some(nats) = &mut options.nats {
+            nats.ca_file = Some(certificate.file());
+        }
+        options
+    };
+    let mut relay = TestRelay::start(trusting(&known), 1);
+    relay.ports[0].join("lobby");
+    relay.ports[0].publish(json("lobby", "1"), None);
+    assert_eq!(relay.ports[0].payload(), "1");
+
+    let other = Certificate::new();
+    let _distrusting = TestRelay::start(trusting(&other), 1);
+    support::log::wait_for(&[&broker.address().to_string(), "certificate", "check nats.ca_file"]);
+}
+
+#[test]
+fn a_broker_is_found_by_its_ipv6_address() {
+    let broker = Nats::start_with(NatsOptions { ipv6: true, ..NatsOptions::default() });
+    let mut relay = TestRelay::start(options(&broker.url()), 1);
     relay.ports[0].join("lobby");
 }

@@ -66,9 +66,8 @@ impl Hub {
     pub(super) fn tell_gap(&mut self, key: RoomKey, reason: GapReason) {
         let Some((room, ports)) = self.interest.subscribers(key) else { return };
         for port in ports.iter() {
-            let rooms = Some(vec![room.clone()]);
             let post = &mut self.posts[usize::from(port)];
-            post.tell(ToShard::Gap(rooms, reason));
+            post.tell_gap(Some(room), reason);
             self.behind |= post.is_behind();
         }
     }
@@ -76,8 +75,9 @@ impl Hub {
     /// Tells a gap of all rooms to every shard. The last port is control's, which has no rooms.
     pub(super) fn tell_gap_to_all(&mut self, reason: GapReason) {
         let shards = self.posts.len() - 1;
-        for port in 0..shards {
-            self.tell(port as PortIndex, ToShard::Gap(None, reason));
+        for post in &mut self.posts[..shards] {
+            post.tell_gap(None, reason);
+            self.behind |= post.is_behind();
         }
     }
 

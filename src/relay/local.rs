@@ -26,12 +26,16 @@ const MEASURE_TICK: Duration = Duration::from_secs(1);
 pub(super) fn run(mut desk: Desk) {
     desk.hub.counters.connected.set(1);
     desk.hub.counters.was_connected.set(1);
+    let mut next_measure = Instant::now();
     loop {
         // Read before the turn: what was asked before the order to stop is then seen by it.
         let stopping = desk.shared.must_stop();
         let more = turn(&mut desk);
         desk.hub.wake_ports();
-        desk.hub.measure();
+        if Instant::now() >= next_measure {
+            next_measure = Instant::now() + MEASURE_TICK;
+            desk.hub.measure();
+        }
         if more {
             continue;
         }
@@ -52,6 +56,7 @@ fn turn(desk: &mut Desk) -> bool {
     for port in 0..desk.inbound.len() {
         for _ in 0..REQUESTS_PER_TURN {
             let Some(request) = desk.inbound[port].pop() else { break };
+            desk.inbound[port].release(request.pinned_bytes());
             take(desk, port as PortIndex, request);
         }
     }

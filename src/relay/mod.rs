@@ -123,6 +123,16 @@ pub enum ToRelay {
     Publish(Publication, Option<AckToken>),
 }
 
+impl ToRelay {
+    /// What the mailbox may be charged with for this item; the relay releases as much once it has taken the item.
+    pub fn pinned_bytes(&self) -> usize {
+        match self {
+            Self::Publish(publication, _) => publication.pinned_bytes(),
+            _ => 0,
+        }
+    }
+}
+
 /// From the relay to a port.
 #[derive(Debug)]
 pub enum ToShard {

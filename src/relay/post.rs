@@ -61,6 +61,18 @@ impl Post {
         }
     }
 
+    /// Tells a gap of one room, or of all. A port that is behind, or short of room, gets it with the gap that it is due anyway: a
+    /// flood of reasons for gaps must not fill the spill.
+    pub(super) fn tell_gap(&mut self, room: Option<&RoomName>, reason: GapReason) {
+        if !self.is_behind() && self.has_free(limits::MAILBOX_RESERVE / 2) {
+            self.push(ToShard::Gap(room.map(|room| vec![room.clone()]), reason));
+        } else if let Some(room) = room {
+            self.miss(room);
+        } else {
+            self.missed = Some(Missed::All);
+        }
+    }
+
     /// Whether something waits for the reader to make room; then call [`Post::catch_up`] again soon.
     pub(super) fn is_behind(&self) -> bool {
         !self.spill.is_empty() || self.missed.is_some()

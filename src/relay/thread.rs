@@ -36,7 +36,8 @@ impl Options {
 
 /// One end of the relay: a shard's, or (the last one) control's, which publishes and gets acknowledgements only.
 ///
-/// Who reads `from_relay` releases what each item is charged with: [`ToShard::pinned_bytes`].
+/// Who reads `from_relay` releases what each item is charged with: [`ToShard::pinned_bytes`]. Who writes `to_relay` charges it
+/// with [`ToRelay::pinned_bytes`] if it wants to bound the bytes that wait there; the relay releases them in any case.
 pub struct Port {
     /// Requests. Call `wake` after a batch.
     pub to_relay: mailbox::Sender<ToRelay>,

@@ -1,7 +1,7 @@
 //! A real nats-server for tests, never a mock.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
@@ -15,8 +15,12 @@ const START_DEADLINE: Duration = Duration::from_secs(20);
 pub struct NatsOptions {
     /// More arguments.
     pub arguments: Vec<String>,
-    /// Content of a configuration file.
+    /// Content of a configuration file. `DIRECTORY` in it stands for the server's own.
     pub config: Option<String>,
+    /// Files in the server's own directory: name and content.
+    pub files: Vec<(String, String)>,
+    /// Listen on `::1`.
+    pub ipv6: bool,
 }
 
 /// A server on a free port of the loopback address. Ends with the value.
@@ -49,6 +53,9 @@ impl Nats {
 
     /// The server's address.
     pub fn address(&self) -> SocketAddr {
+        if self.options.ipv6 {
+            return SocketAddr::from((Ipv6Addr::LOCALHOST, self.port));
+        }
         SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
     }
 
@@ -84,8 +91,15 @@ impl Nats {
     pub fn restart(&mut self) {
         self.kill();
         let mut command = Command::new(binary());
-        command.args(["--addr", "127.0.0.1", "--port", &self.port.to_string()]).args(&self.options.arguments);
+        let address = self.address();
+        command
+            .args(["--addr", &address.ip().to_string(), "--port", &self.port.to_string()])
+            .args(&self.options.arguments);
+        for (name, content) in &self.options.files {
+            std::fs::write(self.directory.join(name), content).unwrap();
+        }
         if let Some(config) = &self.options.config {
+            let config = config.replace("DIRECTORY", &self.directory.display().to_string());
             let file = self.directory.join("nats.conf");
             std::fs::write(&file, config).unwrap();
             command.arg("--config").arg(file);

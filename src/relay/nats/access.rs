@@ -32,6 +32,8 @@ const SUBSCRIPTION_QUEUE_MESSAGES: usize = READ_BUFFER_BYTES as usize * READS_PE
 /// Commands that the client's queue holds; what is beyond it waits in the relay's own queue.
 const COMMAND_QUEUE: usize = 256;
 
+const TLS_CURE: &str = "TLS failed: check nats.ca_file and that the server's certificate names the host of nats.url";
+
 /// Everything that a connection needs, read and checked once.
 #[derive(Clone)]
 pub(in crate::relay) struct Access {
@@ -100,16 +102,25 @@ impl Access {
     /// Why the broker cannot be used, and what to do: one line without secrets.
     pub(super) fn explain(&self, error: &ConnectError) -> String {
         let cause = innermost(error);
-        let certificate = cause.to_ascii_lowercase().contains("certificate");
         let cure = match error.kind() {
             ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => self.login_cure(),
-            ConnectErrorKind::Tls => "check nats.ca_file and the server's certificate",
-            _ if certificate => "TLS failed: check nats.ca_file and that the server's certificate names this host",
+            ConnectErrorKind::Tls => TLS_CURE,
+            _ if cause.to_ascii_lowercase().contains("certificate") => TLS_CURE,
             ConnectErrorKind::Dns => "check the host name in nats.url",
             ConnectErrorKind::TimedOut => "check nats.url and the firewall",
             _ => "check that nats-server runs there and that nats.url is right",
         };
         format!("cannot use the broker at {}: {cause}; {cure}", self.server_list())
+    }
+
+    /// The same where the client says only what kind of error it was.
+    pub(super) fn explain_retry(&self, kind: &str) -> String {
+        let cure = match kind {
+            "authorization violation" | "failed signing nonce" => self.login_cure(),
+            "TLS error" => TLS_CURE,
+            _ => "check that nats-server runs there",
+        };
+        format!("cannot reach the broker at {} again: {kind}; {cure}", self.server_list())
     }
 
     /// The servers without what is secret in their URLs.

@@ -156,12 +156,7 @@ impl Bus {
         }
         while let Ok(report) = self.reports.try_recv() {
             match report {
-                Report::NotConnected(why) => {
-                    let servers = self.access.server_list();
-                    let text =
-                        format!("cannot reach the broker at {servers}: {why}; check that nats-server runs there");
-                    self.complaints.warn(text, now);
-                }
+                Report::NotConnected(kind) => self.complaints.warn(self.access.explain_retry(&kind), now),
                 Report::ServerError(text) => self.handle_server_error(&text, now),
             }
         }

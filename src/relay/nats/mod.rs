@@ -182,6 +182,8 @@ impl Bus {
         self.handle_timeouts(now);
         self.apply_effects();
         self.poll_commands(cx, now);
+        // Rooms that were just subscribed wake the relay only once they were looked at.
+        self.rooms.poll(cx);
         self.incoming.hub.borrow_mut().wake_ports();
         if stopping && !more && self.is_finished(now) {
             self.give_up_queue();
@@ -201,6 +203,7 @@ impl Bus {
         for port in 0..self.inbound.len() {
             for _ in 0..REQUESTS_PER_TURN {
                 let Some(request) = self.inbound[port].pop() else { break };
+                self.inbound[port].release(request.pinned_bytes());
                 self.take_request(port as PortIndex, request, now);
             }
         }
