@@ -238,6 +238,23 @@ fn a_broker_that_is_about_to_leave_is_left_first() {
 }
 
 #[test]
+fn stopping_without_a_broker_ends_and_fails_what_is_queued() {
+    let broker = Nats::start();
+    let proxy = Proxy::start(broker.address());
+    let mut silent = TestRelay::start(options(&format!("nats://{}", proxy.address())), 1);
+    silent.ports[0].join("lobby");
+    proxy.blackhole(true);
+    let mut absent = TestRelay::start(options(&format!("nats://127.0.0.1:{}", free_port())), 1);
+    for relay in [&mut silent, &mut absent] {
+        relay.ports[0].publish(json("lobby", "1"), Some(1));
+        relay.stop();
+    }
+    assert!(matches!(absent.ports[0].next(), ToShard::Failed(1)));
+    assert_eq!(absent.dropped(DropReason::Unavailable), 1);
+    assert!(matches!(silent.ports[0].next(), ToShard::Failed(1)), "nobody knows whether it was taken");
+}
+
+#[test]
 fn why_the_broker_cannot_be_used_is_one_line_that_says_what_to_do() {
     support::log::capture();
     let broker = Nats::start_with(NatsOptions {

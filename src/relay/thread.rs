@@ -118,7 +118,11 @@ pub fn start(
             let desk = desk(options.limits.linger);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let doorbell = nats::Doorbell::new(&runtime, shared.waker.clone())?;
-            builder.spawn(move || runtime.block_on(nats::run(desk, access, doorbell, &options.limits)))?
+            builder.spawn(move || {
+                runtime.block_on(nats::run(desk, access, doorbell, &options.limits));
+                // Dropping it would wait for a name lookup that hangs.
+                runtime.shutdown_background();
+            })?
         }
     };
     Ok((ports, Handle { shared, thread }))

@@ -186,7 +186,7 @@ impl Bus {
         self.rooms.poll(cx);
         self.incoming.hub.borrow_mut().wake_ports();
         if stopping && !more && self.is_finished(now) {
-            self.give_up_queue();
+            self.give_up();
             return Poll::Ready(());
         }
         if more {
@@ -309,13 +309,16 @@ impl Bus {
         self.fences.is_idle()
     }
 
-    fn give_up_queue(&mut self) {
+    /// Answers what waits for a broker that did not answer in time.
+    fn give_up(&mut self) {
         if !self.publishes.is_empty() {
             tracing::warn!(messages = self.publishes.len(), "the relay stops with messages that no broker took");
         }
         while let Some(item) = self.publishes.pop() {
             self.fail(item.ack);
         }
+        let unproven = self.fences.fail_acks();
+        self.fail_acks(unproven);
         self.incoming.hub.borrow_mut().wake_ports();
     }
 
