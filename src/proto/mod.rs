@@ -1,4 +1,4 @@
-//! RFC 6455 for a server: bytes in, values out. No socket, no clock, and nothing allocated for a message that arrives whole.
+//! RFC 6455 and 7692 for a server: bytes in, values out. No socket, no clock, and nothing allocated for a message that arrives whole.
 //!
 //! | module | what it is |
 //! |---|---|
@@ -7,10 +7,12 @@
 //! | [`mask`] | masking, in place (§5.3) |
 //! | [`utf8`] | validation that fails at the first impossible octet (§8.1) |
 //! | [`message`] | frames to messages, resumable at every octet (§5.4, §5.5) |
+//! | [`deflate`] | permessage-deflate: agreed on, inflated, deflated (RFC 7692) |
 //!
 //! The connection drives it: [`handshake::parse`] until there is a request, then [`message::decode`] for what arrives. What
 //! to answer to a ping or a close, and when to give up waiting, is the connection's business.
 
+pub mod deflate;
 pub mod frame;
 pub mod handshake;
 pub mod mask;
