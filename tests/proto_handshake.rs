@@ -21,7 +21,7 @@ fn upgrade_with(changes: &[&str]) -> Vec<u8> {
     let key = format!("Sec-WebSocket-Key: {KEY}");
     let mut fields = vec!["Host: example.com", "Upgrade: websocket", "Connection: Upgrade", &key, version];
     for change in changes {
-        let name = change.trim_start_matches('-').split([':', ' ']).next().unwrap();
+        let name = change.trim_start_matches('-').split([':', ' ']).next().unwrap_or_default();
         match fields.iter().position(|field| field.split(':').next() == Some(name)) {
             Some(at) if change.starts_with('-') => drop(fields.remove(at)),
             Some(at) => fields[at] = change,
