@@ -331,3 +331,29 @@ fn every_refusal_is_a_whole_http_answer_with_what_its_status_demands() {
         assert_eq!(field("Sec-WebSocket-Version") == Some("13"), *refusal == UpgradeRequired);
     }
 }
+
+proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
+    #[test]
+    fn a_spoiled_head_gets_the_same_verdict_whole_and_octet_by_octet(
+        at in 0..160_usize,
+        octets in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..4),
+    ) {
+        let mut bytes = upgrade_with(&["Origin: http://example.com"]);
+        let at = at.min(bytes.len());
+        bytes.splice(at..(at + octets.len()).min(bytes.len()), octets);
+        let mut verified = 0;
+        let one_by_one =
+            (0..=bytes.len()).find_map(|len| parse_from(&bytes[..len], HEAD_BYTES, &mut verified).transpose()).transpose();
+        // Which offence is named may depend on how much of a line is there; whether it is one may not.
+        proptest::prop_assert_eq!(one_by_one.ok(), parse(&bytes, HEAD_BYTES).ok());
+    }
+
+    #[test]
+    fn any_octets_at_all_are_a_request_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
+        let _ = parse(&bytes, HEAD_BYTES);
+        let text = String::from_utf8_lossy(&bytes);
+        let _ = (same_host(&text, &text), percent_decode(&text));
+    }
+}

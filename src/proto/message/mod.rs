@@ -120,7 +120,8 @@ fn check_first(header: &Header, rules: &Rules) -> Result<(), CloseReason> {
     if header.opcode == CONTINUE {
         return Err(CloseReason::Protocol);
     }
-    if header.payload_len > rules.sent_bytes(header.rsv1) as u64 { Err(CloseReason::TooBig) } else { Ok(()) }
+    let fits = header.is_control() || header.payload_len <= rules.sent_bytes(header.rsv1) as u64;
+    if fits { Ok(()) } else { Err(CloseReason::TooBig) }
 }
 
 /// What may come while a message is open, of which `so_far` octets came.
