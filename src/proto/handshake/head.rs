@@ -9,7 +9,7 @@ use crate::limits::TARGET_BYTES;
 /// Where the head ends, once it is complete. `from` is the start of the first line that is not verified yet; it moves.
 pub(super) fn end(bytes: &[u8], from: &mut usize) -> Result<Option<usize>, Refusal> {
     loop {
-        let rest = &bytes[*from..];
+        let rest = bytes.get(*from..).unwrap_or_default();
         let Some(feed) = rest.iter().position(|&octet| octet == b'\n') else {
             return unfinished_line(rest, *from == 0).map(|()| None);
         };
