@@ -137,8 +137,10 @@ fn fields(text: &str) -> Result<Fields<'_>, Fault> {
     if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
         return Err(bad("a request is a JSON object, such as {\"type\":\"join\",\"roomId\":\"lobby\"}"));
     }
-    serde_json::from_str(text)
-        .map_err(|error| (ErrorCode::BadMessage, Cow::Owned(format!("no valid request: {error}"))))
+    serde_json::from_str(text).map_err(|error| {
+        let message = format!("{error}; a request is one JSON object in which each field stands once");
+        (ErrorCode::BadMessage, Cow::Owned(message))
+    })
 }
 
 fn request<'a>(fields: &Fields<'a>, reference: Option<&'a str>) -> Result<Request<'a>, Fault> {
