@@ -239,6 +239,8 @@ fn without_an_agreement_rsv1_is_a_protocol_error() {
 }
 
 proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
     #[test]
     fn any_octets_inflate_within_the_limit_or_are_refused(mut bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
         unmask(&mut bytes, MASK, 0);

@@ -136,6 +136,12 @@ fn every_violation_of_the_framing_is_a_protocol_error_at_its_first_octet() {
 }
 
 #[test]
+fn a_length_with_the_top_bit_set_is_a_protocol_error_even_if_its_header_comes_whole() {
+    let header = [&[0x82, 0xff, 0x80][..], &[0; 7], &MASK].concat();
+    assert_eq!(verdict(&header), Err(CloseReason::Protocol));
+}
+
+#[test]
 fn a_new_message_inside_a_fragmented_one_is_a_protocol_error() {
     for second in [TEXT, BINARY] {
         let bytes = [masked(TEXT, false, b"a"), masked(second, true, b"b")].concat();

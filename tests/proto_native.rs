@@ -162,6 +162,8 @@ fn every_answer_is_as_the_protocol_page_says() {
 }
 
 proptest::proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig { failure_persistence: None, ..Default::default() })]
+
     #[test]
     fn no_text_escapes_from_the_string_it_is_written_into(text in "[\\x00-\\x7fé€😀\u{2028}\"\\\\]{0,60}") {
         use tidegate::dialect::native::{Content, message};

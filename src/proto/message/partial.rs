@@ -144,10 +144,9 @@ impl Partial {
 
     /// Frees what was handed out; says whether nothing else is left.
     pub(super) fn forget(&mut self) -> bool {
-        match self.handed_out.take() {
-            Some(OpCode::Control(_)) => self.control = Vec::new(),
-            Some(OpCode::Data(_)) => self.payload = Vec::new(),
-            None => {}
+        // A message that was handed out leaves nothing open: its payload goes with the partial.
+        if self.handed_out.take().is_some() {
+            self.control = Vec::new();
         }
         self.head_len == 0 && self.frame.is_none() && self.message.is_none()
     }
