@@ -59,3 +59,19 @@ def tidegate():
             pytest.fail("no gateway binary: cargo build, or set TIDEGATE_BIN")
         pytest.skip("no gateway binary: cargo build, or set TIDEGATE_BIN")
     return path
+
+
+@pytest.fixture(scope="session")
+def everything(tmp_path_factory):
+    """Every component together, the HPA instead of KEDA: what no overlay of ours builds."""
+    folder = tmp_path_factory.mktemp("build")
+    scratch = K8S / "overlays" / f".{folder.name}"
+    scratch.mkdir()
+    try:
+        (scratch / "kustomization.yaml").write_text(yaml.safe_dump({
+            "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": ["../../base"],
+            "components": ["../../autoscaling/hpa", "../../monitoring", "../../ingress-nginx", "../../nats"]}))
+        yield list(yaml.safe_load_all(run(kubectl(), "kustomize", scratch).stdout))
+    finally:
+        (scratch / "kustomization.yaml").unlink()
+        scratch.rmdir()

@@ -11,7 +11,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from conftest import K8S, ROOT, kubectl, one, rendered, run
+from conftest import K8S, ROOT, one, rendered, run
 from pod_security import offences
 
 BUILDS = ["k8s/base", "k8s/node-tuning"] + sorted(f"k8s/overlays/{p.name}" for p in (K8S / "overlays").iterdir())
@@ -51,22 +51,6 @@ def mebibytes(text):
 def gateway_pod(objects):
     """The pod template's spec of the gateway."""
     return one(objects, "Deployment", "tidegate")["spec"]["template"]["spec"]
-
-
-@pytest.fixture(scope="module")
-def everything(tmp_path_factory):
-    """Every component together, the HPA instead of KEDA: what no overlay of ours builds."""
-    folder = tmp_path_factory.mktemp("build")
-    scratch = K8S / "overlays" / f".{folder.name}"
-    scratch.mkdir()
-    try:
-        (scratch / "kustomization.yaml").write_text(yaml.safe_dump({
-            "apiVersion": "kustomize.config.k8s.io/v1beta1", "kind": "Kustomization", "resources": ["../../base"],
-            "components": ["../../autoscaling/hpa", "../../monitoring", "../../ingress-nginx", "../../nats"]}))
-        yield list(yaml.safe_load_all(run(kubectl(), "kustomize", scratch).stdout))
-    finally:
-        (scratch / "kustomization.yaml").unlink()
-        scratch.rmdir()
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
