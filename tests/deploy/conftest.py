@@ -9,6 +9,8 @@ import subprocess
 import pytest
 import yaml
 
+from gateway import Gateway
+
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TUNING = ROOT / "tuning"
 K8S = ROOT / "k8s"
@@ -75,3 +77,25 @@ def everything(tmp_path_factory):
     finally:
         (scratch / "kustomization.yaml").unlink()
         scratch.rmdir()
+
+
+@pytest.fixture
+def gateways(tidegate):
+    """Starts gateways that end with the test."""
+    started = []
+
+    def start(*arguments, **options):
+        started.append(Gateway(tidegate, *arguments, **options))
+        return started[-1]
+
+    yield start
+    for gateway in started:
+        gateway.close()
+
+
+@pytest.fixture(scope="session")
+def gateway(tidegate):
+    """One gateway for tests that only look."""
+    started = Gateway(tidegate)
+    yield started
+    started.close()
