@@ -103,16 +103,8 @@ pub enum MessageType {
 
 impl MessageType {
     /// Every type, in order.
-    pub const ALL: [Self; 8] = [
-        Self::Join,
-        Self::Leave,
-        Self::Message,
-        Self::Ping,
-        Self::Ack,
-        Self::Error,
-        Self::Gap,
-        Self::Control,
-    ];
+    pub const ALL: [Self; 8] =
+        [Self::Join, Self::Leave, Self::Message, Self::Ping, Self::Ack, Self::Error, Self::Gap, Self::Control];
 
     /// The label.
     pub const fn label(self) -> &'static str {

@@ -80,7 +80,9 @@ mod tests {
 
     #[test]
     fn what_is_no_id_is_refused() {
-        for text in ["", "deadbeef", "DEADBEEF0712345600000001", "+eadbeef0712345600000001", "deadbeef07123456000000011"] {
+        for text in
+            ["", "deadbeef", "DEADBEEF0712345600000001", "+eadbeef0712345600000001", "deadbeef07123456000000011"]
+        {
             assert_eq!(text.parse::<ConnectionId>(), Err(NotAConnectionId), "{text}");
         }
     }

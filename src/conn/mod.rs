@@ -18,7 +18,7 @@ mod slab;
 mod sweep;
 
 pub use entry::{Entry, Flags, Membership, Rooms, State, WAITING};
-pub use outbox::{Chunk, Outbox, Overflow, Tag};
+pub use outbox::{Chunk, Dropped, Outbox, Overflow, Tag};
 pub use slab::{Connections, Token};
 pub use sweep::{Due, Heartbeat, Slices, due};
 

@@ -47,6 +47,17 @@ impl Chunk {
     }
 }
 
+/// What was dropped to make room.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Dropped {
+    /// The room whose messages they were.
+    pub room: u32,
+    /// How many messages.
+    pub messages: u32,
+    /// Their place in the outbox.
+    pub at: usize,
+}
+
 /// The outbox would pin more than its cap.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Overflow;
@@ -116,15 +127,15 @@ impl Outbox {
         }
     }
 
-    /// Drops the oldest chunk of a room that `droppable` names and that is not begun; returns its room and messages.
-    pub fn drop_oldest(&mut self, droppable: impl Fn(u32) -> bool) -> Option<(u32, u32)> {
+    /// Drops the oldest chunk of a room that `droppable` names and that is not begun; says what went, and where it was.
+    pub fn drop_oldest(&mut self, droppable: impl Fn(u32) -> bool) -> Option<Dropped> {
         let first = usize::from(self.begun);
         let at =
             (first..self.chunks.len()).find(|i| matches!(self.chunks[*i].0.tag, Tag::Room(room) if droppable(room)))?;
         let (chunk, _) = self.chunks.remove(at)?;
         self.pinned_bytes -= chunk.buffer.len();
         match chunk.tag {
-            Tag::Room(room) => Some((room, chunk.messages)),
+            Tag::Room(room) => Some(Dropped { room, messages: chunk.messages, at }),
             Tag::Control | Tag::Gap(_) => None,
         }
     }
@@ -133,6 +144,13 @@ impl Outbox {
     pub fn clear_unbegun(&mut self) {
         self.chunks.truncate(usize::from(self.begun));
         self.pinned_bytes = self.chunks.iter().map(|(chunk, _)| chunk.buffer.len()).sum();
+    }
+
+    /// Puts the notice of a gap where the dropped chunk was, so that it is told before what came later. The notice may go
+    /// over the cap: what makes room must not fail for want of it.
+    pub fn tell_gap(&mut self, at: usize, notice: Chunk, now: Tick) {
+        self.pinned_bytes += notice.buffer.len();
+        self.chunks.insert(at, (notice, now));
     }
 
     /// Whether a gap of `room` waits to be told.
@@ -181,8 +199,8 @@ mod tests {
         {
             outbox.push(chunk(text, tag), 100, 0).unwrap();
         }
-        assert_eq!(outbox.drop_oldest(|room| room == 1), Some((1, 1)));
-        assert_eq!(outbox.drop_oldest(|room| room == 1), Some((1, 1)));
+        assert_eq!(outbox.drop_oldest(|room| room == 1), Some(Dropped { room: 1, messages: 1, at: 3 }));
+        assert_eq!(outbox.drop_oldest(|room| room == 1), Some(Dropped { room: 1, messages: 1, at: 3 }));
         assert_eq!(outbox.drop_oldest(|room| room == 1), None, "only the begun one is left of the room");
         assert_eq!(outbox.pinned_bytes(), "begunanswerother".len());
     }

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::Shard;
 use crate::close::CloseReason;
 use crate::config::SlowPolicy;
-use crate::conn::{Chunk, Entry, Flags, Overflow, State, Tag, Token};
+use crate::conn::{Chunk, Dropped, Entry, Flags, Overflow, State, Tag, Token};
 use crate::counters::{DropReason, MessageType};
 use crate::relay::GapReason;
 use crate::wire::{Queued, Wire};
@@ -129,24 +129,23 @@ impl<W: Wire> Shard<W> {
             if outbox.push(chunk.clone(), cap, now).is_ok() {
                 return Ok(());
             }
-            let Some((room, messages)) = outbox.drop_oldest(|room| droppable.contains(&room)) else {
+            let Some(dropped) = outbox.drop_oldest(|room| droppable.contains(&room)) else {
                 return Err(Overflow);
             };
-            self.counters.dropped[DropReason::Outbox as usize].add(u64::from(messages));
-            self.put_gap(token, room);
+            self.counters.dropped[DropReason::Outbox as usize].add(u64::from(dropped.messages));
+            self.tell_dropped(token, dropped);
         }
     }
 
-    /// Queues the notice that messages of `room` were dropped, unless one waits already.
-    fn put_gap(&mut self, token: Token, room: u32) {
-        let (now, cap) = (self.clock.tick, self.settings.config.limits.outbox_bytes);
-        let Some(frame) = self.gap_frame(token, Some(room), GapReason::Outbox) else { return };
+    /// Puts a notice in the place of what was dropped, unless an earlier one of the room waits still.
+    fn tell_dropped(&mut self, token: Token, dropped: Dropped) {
+        let now = self.clock.tick;
+        let Some(frame) = self.gap_frame(token, Some(dropped.room), GapReason::Outbox) else { return };
         let Some(outbox) = self.connections.find(token).and_then(|entry| entry.outbox.as_mut()) else {
             return;
         };
-        if !outbox.tells_gap(room) {
-            // The notice may go over the cap by its own size: what makes room must not fail for want of it.
-            let _ = outbox.push(Chunk::whole(Rc::from(&frame[..]), Tag::Gap(room), 1), cap + frame.len(), now);
+        if !outbox.tells_gap(dropped.room) {
+            outbox.tell_gap(dropped.at, Chunk::whole(Rc::from(&frame[..]), Tag::Gap(dropped.room), 1), now);
             self.counters.gaps[GapReason::Outbox as usize].add(1);
             self.count_out(MessageType::Gap, 1);
         }

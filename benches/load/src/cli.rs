@@ -332,7 +332,10 @@ fn conclude(
 fn check(common: &Common) -> Result<(), String> {
     let shortest = crate::stamp::LENGTH;
     if common.size < shortest {
-        return Err(format!("--size {} is too short: a stamp of {shortest} octets stands in each content", common.size));
+        return Err(format!(
+            "--size {} is too short: a stamp of {shortest} octets stands in each content",
+            common.size
+        ));
     }
     if common.connections == 0 || common.connecting == 0 || common.processes == Some(0) {
         return Err(String::from("--connections, --connecting and --processes are at least 1"));
@@ -349,7 +352,8 @@ fn tell(mode: &str, common: &Common, outcome: &Outcome, parameters: &serde_json:
         record::append(path, &line)?;
     }
     if !common.quiet {
-        let title = format!("{mode} {}{}", common.url, common.label.as_ref().map_or(String::new(), |l| format!(" ({l})")));
+        let title =
+            format!("{mode} {}{}", common.url, common.label.as_ref().map_or(String::new(), |l| format!(" ({l})")));
         let table = outcome.record.table(&title);
         let to_stdout = common.json.as_deref() != Some(std::path::Path::new("-"));
         let written = if to_stdout {

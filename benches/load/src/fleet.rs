@@ -295,13 +295,7 @@ impl Fleet {
     }
 
     /// Reads whole frames off `bytes`; returns how many octets they took.
-    fn take_in(
-        &mut self,
-        client: u32,
-        bytes: &[u8],
-        ear: &mut impl Ear,
-        say: &mut Vec<u8>,
-    ) -> (usize, io::Result<()>) {
+    fn take_in(&mut self, client: u32, bytes: &[u8], ear: &mut impl Ear, say: &mut Vec<u8>) -> (usize, io::Result<()>) {
         let now_ns = sys::now_ns();
         let mut taken = 0;
         if self.clients[client as usize].stage == Stage::Upgrading {

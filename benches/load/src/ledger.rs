@@ -40,7 +40,8 @@ impl Ledger {
         }
         if number > self.last {
             let hole = number - self.last - 1;
-            self.missing.extend((self.last + 1..number).rev().take(REMEMBERED as usize).collect::<Vec<_>>().iter().rev());
+            self.missing
+                .extend((self.last + 1..number).rev().take(REMEMBERED as usize).collect::<Vec<_>>().iter().rev());
             self.last = number;
             return Arrival::After(hole);
         }

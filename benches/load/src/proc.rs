@@ -42,8 +42,7 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
 }
 
 /// The kernel's caches that a TCP connection takes objects from: itself, its inode, file and name, and how it is waited for.
-const CACHES: [&str; 7] =
-    ["TCP", "sock_inode_cache", "filp", "dentry", "eventpoll_epi", "eventpoll_pwq", "io_kiocb"];
+const CACHES: [&str; 7] = ["TCP", "sock_inode_cache", "filp", "dentry", "eventpoll_epi", "eventpoll_pwq", "io_kiocb"];
 
 /// Kernel memory at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -81,7 +80,8 @@ fn slabs(slabinfo: &str) -> BTreeMap<String, u64> {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let [name, active, _, _, per_slab, pages, ..] = fields[..] else { continue };
         let general = name.starts_with("kmalloc") || name.starts_with("lsm_");
-        let (Ok(active), Ok(per_slab), Ok(pages)) = (active.parse::<u64>(), per_slab.parse::<u64>(), pages.parse::<u64>())
+        let (Ok(active), Ok(per_slab), Ok(pages)) =
+            (active.parse::<u64>(), per_slab.parse::<u64>(), pages.parse::<u64>())
         else {
             continue;
         };

@@ -114,7 +114,8 @@ pub(crate) fn duration(us: f64) -> String {
 fn host() -> Value {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
-    let model = cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
+    let model =
+        cpuinfo.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, name)| name);
     json!({
         "kernel": read("/proc/sys/kernel/osrelease").trim(),
         "cpu": model,

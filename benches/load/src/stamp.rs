@@ -99,7 +99,9 @@ mod tests {
         let stamper = Stamper::new(9);
         let mut content = vec![b'x'; 64];
         stamper.write(STAMP, &mut content);
-        for (before, after) in [("", ""), (r#"{"type":"message","content":""#, r#""}"#), ("MSG load.1 1 64\r\n", "\r\n")] {
+        for (before, after) in
+            [("", ""), (r#"{"type":"message","content":""#, r#""}"#), ("MSG load.1 1 64\r\n", "\r\n")]
+        {
             let mut envelope = before.as_bytes().to_vec();
             envelope.extend_from_slice(&content);
             envelope.extend_from_slice(after.as_bytes());

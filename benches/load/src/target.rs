@@ -34,15 +34,19 @@ impl Target {
     /// # Errors
     /// One line that says what is wrong and what is accepted.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let (scheme, rest) = text
-            .split_once("://")
-            .ok_or_else(|| format!("`{text}` names no scheme: write ws://HOST:PORT/PATH, nats://HOST:PORT or http://HOST:PORT"))?;
+        let (scheme, rest) = text.split_once("://").ok_or_else(|| {
+            format!("`{text}` names no scheme: write ws://HOST:PORT/PATH, nats://HOST:PORT or http://HOST:PORT")
+        })?;
         let (scheme, port) = match scheme {
             "ws" => (Scheme::WebSocket, 80),
             "nats" => (Scheme::Nats, 4222),
             "http" => (Scheme::Http, 80),
             "tcp" => (Scheme::Tcp, 7),
-            other => return Err(format!("`{other}://` is not spoken: use ws://, nats://, http:// or tcp:// (TLS is not measured)")),
+            other => {
+                return Err(format!(
+                    "`{other}://` is not spoken: use ws://, nats://, http:// or tcp:// (TLS is not measured)"
+                ));
+            }
         };
         let split = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(split);
@@ -53,9 +57,10 @@ impl Target {
 
 fn address(authority: &str, default_port: u16) -> Result<SocketAddrV4, String> {
     let (host, port) = match authority.rsplit_once(':') {
-        Some((host, port)) => {
-            (host, port.parse().map_err(|_| format!("`{port}` is no port: use 1 to 65535, as in ws://127.0.0.1:8080/"))?)
-        }
+        Some((host, port)) => (
+            host,
+            port.parse().map_err(|_| format!("`{port}` is no port: use 1 to 65535, as in ws://127.0.0.1:8080/"))?,
+        ),
         None => (authority, default_port),
     };
     let ip: Ipv4Addr = if host == "localhost" {

@@ -91,7 +91,8 @@ pub(crate) struct Handshake;
 
 impl Task for Handshake {
     fn came(&mut self, fd: usize, _bytes: &[u8], sockets: &Sockets) {
-        const HEAD: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
+        const HEAD: &str =
+            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
         static ANSWER: std::sync::LazyLock<Vec<u8>> =
             std::sync::LazyLock::new(|| [HEAD, ACCEPT, "\r\n\r\n"].concat().into_bytes());
         send(sockets, fd, &ANSWER);

@@ -115,7 +115,8 @@ impl Stage {
     /// Deliveries that so many publications of the run make.
     fn deliveries(&self, published: u64) -> u64 {
         let (rounds, rest) = (published / self.rooms, published % self.rooms);
-        let in_first_rooms = (0..rest).map(|room| self.members / self.rooms + u64::from(room < self.members % self.rooms));
+        let in_first_rooms =
+            (0..rest).map(|room| self.members / self.rooms + u64::from(room < self.members % self.rooms));
         rounds * self.members + in_first_rooms.sum::<u64>()
     }
 
@@ -172,7 +173,9 @@ fn publisher(common: &Common, publishing: &Publishing, listening: &Plan, pace: P
         plan.room_name = name.replace("{room}", &common.room_name);
     }
     if plan.script.publish.is_none() {
-        return Err(String::from("nothing is known to say for publishing here: give --publish TEMPLATE or --publish-url"));
+        return Err(String::from(
+            "nothing is known to say for publishing here: give --publish TEMPLATE or --publish-url",
+        ));
     }
     // As fast as acknowledged, a publisher that nobody acknowledges takes its own deliveries for it, so it is a member.
     let member = matches!(pace, Pace::Window(_)) && plan.script.acknowledged.is_none();

@@ -131,7 +131,8 @@ fn heartbeats(args: &IdleArgs, cpu_ns: Option<u64>, idle: &crate::modes::Merged,
     let seconds = args.publishing.seconds;
     record.put("pings", idle.counts.pings, "pings answered", format!("{} in {seconds} s", idle.counts.pings));
     if idle.counts.pings == 0 {
-        record.not_measured("heartbeats: no WebSocket ping came while idle (longer --seconds, or the server sends none)");
+        record
+            .not_measured("heartbeats: no WebSocket ping came while idle (longer --seconds, or the server sends none)");
     }
     match cpu_ns {
         Some(ns) => {

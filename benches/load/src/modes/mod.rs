@@ -211,7 +211,9 @@ mod tests {
 
     #[test]
     fn shares_are_whole_and_follow_each_other() {
-        for (clients, processes, workers) in [(1, None, 1), (19_000, None, 1), (19_001, None, 2), (10, Some(4), 4), (2, Some(8), 2)] {
+        for (clients, processes, workers) in
+            [(1, None, 1), (19_000, None, 1), (19_001, None, 2), (10, Some(4), 4), (2, Some(8), 2)]
+        {
             let shares = shares(&example(clients), processes);
             assert_eq!(shares.len(), workers);
             assert_eq!(shares.iter().map(|share| share.clients).sum::<u32>(), clients);

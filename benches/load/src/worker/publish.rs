@@ -147,12 +147,7 @@ impl Part for Publish {
     }
 
     fn report(&mut self, _published: u64) -> Report {
-        Report {
-            counts: self.counts,
-            lateness: self.lateness.recorded(),
-            first_ns: self.begin_ns,
-            ..Report::default()
-        }
+        Report { counts: self.counts, lateness: self.lateness.recorded(), first_ns: self.begin_ns, ..Report::default() }
     }
 
     fn heard_so_far(&self) -> u64 {
