@@ -4,6 +4,7 @@ use super::outbox::Outbox;
 use super::{TICKS_PER_SECOND, Tick};
 use crate::close::CloseReason;
 use crate::dialect::Dialect;
+use crate::proto::deflate::Deflate;
 use crate::proto::message::Partial;
 
 /// Where a connection stands between accept and release.
@@ -33,7 +34,7 @@ impl Flags {
     pub const HANGUP: Self = Self(2);
     /// A ping is out and nothing was heard since.
     pub const PINGED: Self = Self(4);
-    /// permessage-deflate was negotiated.
+    /// permessage-deflate was negotiated, with the full window.
     pub const DEFLATE: Self = Self(8);
     /// To be answered 503, whatever it asks for.
     pub const REFUSED: Self = Self(16);
@@ -47,6 +48,8 @@ impl Flags {
     pub const UPGRADED: Self = Self(256);
     /// An excess of messages in the second before the current one.
     pub const RATE_BEFORE: Self = Self(512);
+    /// permessage-deflate was negotiated, with the small window.
+    pub const DEFLATE_SMALL: Self = Self(1024);
 
     /// Whether all bits of `other` are set.
     pub const fn has(self, other: Self) -> bool {
@@ -233,6 +236,24 @@ impl Entry {
         }
         self.tokens -= 1;
         true
+    }
+
+    /// permessage-deflate as negotiated.
+    pub fn deflate(&self) -> Option<Deflate> {
+        if self.flags.has(Flags::DEFLATE) {
+            Some(Deflate::Full)
+        } else {
+            self.flags.has(Flags::DEFLATE_SMALL).then_some(Deflate::Small)
+        }
+    }
+
+    /// Notes what was negotiated.
+    pub fn set_deflate(&mut self, agreed: Option<Deflate>) {
+        match agreed {
+            Some(Deflate::Full) => self.flags.set(Flags::DEFLATE),
+            Some(Deflate::Small) => self.flags.set(Flags::DEFLATE_SMALL),
+            None => {}
+        }
     }
 
     /// Bytes that its outbox pins.

@@ -5,6 +5,9 @@ use std::sync::Arc;
 
 use crate::relay::Publication;
 
+/// Ways in which members may want a batch: two dialects, each plain or compressed in one of two ways.
+pub const FORMS: usize = 6;
+
 /// Frames of all publications of a batch, one after the other.
 #[derive(Clone, Debug)]
 pub struct Encoded {
@@ -38,14 +41,18 @@ pub struct Batch {
     publications: Vec<Arc<Publication>>,
     cost_bytes: usize,
     echoless: bool,
-    encoded: [Option<Encoded>; 4],
+    encoded: [Option<Encoded>; FORMS],
 }
 
 impl Batch {
     /// A batch of one.
     pub fn new(first: Arc<Publication>) -> Self {
-        let mut batch =
-            Self { publications: Vec::with_capacity(1), cost_bytes: 0, echoless: false, encoded: [const { None }; 4] };
+        let mut batch = Self {
+            publications: Vec::with_capacity(1),
+            cost_bytes: 0,
+            echoless: false,
+            encoded: [const { None }; FORMS],
+        };
         batch.extend(Some(first));
         batch
     }
@@ -81,7 +88,7 @@ impl Batch {
         self.echoless
     }
 
-    /// The batch as `form` (below 4, chosen by the shard) speaks it, encoded by `encode` the first time.
+    /// The batch as `form` (below [`FORMS`], chosen by the shard) speaks it, encoded by `encode` the first time.
     pub fn encoded(&mut self, form: usize, encode: impl FnOnce(&[Arc<Publication>]) -> Encoded) -> &Encoded {
         self.encoded[form].get_or_insert_with(|| encode(&self.publications))
     }

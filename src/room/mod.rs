@@ -15,7 +15,7 @@ mod batch;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-pub use batch::{Batch, Encoded};
+pub use batch::{Batch, Encoded, FORMS};
 
 use crate::limits::COALESCED_BYTES;
 use crate::relay::{Publication, RoomName};

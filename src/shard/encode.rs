@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::dialect::Dialect;
 use crate::dialect::native::{self, Content};
 use crate::dialect::raw;
+use crate::proto::deflate::{self, Deflate};
 use crate::proto::frame;
 use crate::relay::{Kind, Publication};
 use crate::room::Encoded;
@@ -18,17 +19,25 @@ pub(super) struct Scratch {
     ends: Vec<u32>,
 }
 
+/// Shorter messages are sent as they are: compressed they are hardly shorter.
+const COMPRESS_BYTES: usize = 64;
+
 /// How a member wants its frames: which dialect, compressed or not.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Form {
     pub(super) dialect: Dialect,
-    pub(super) deflate: bool,
+    pub(super) deflate: Option<Deflate>,
 }
 
 impl Form {
     /// Its place among a batch's encodings.
     pub(super) fn index(self) -> usize {
-        usize::from(self.dialect == Dialect::Raw) + 2 * usize::from(self.deflate)
+        let compression = match self.deflate {
+            None => 0,
+            Some(Deflate::Full) => 1,
+            Some(Deflate::Small) => 2,
+        };
+        usize::from(self.dialect == Dialect::Raw) + 2 * compression
     }
 }
 
@@ -49,15 +58,27 @@ impl Scratch {
                 Dialect::Native => {
                     self.payload.clear();
                     write_message(&mut self.payload, publication);
-                    frame::write_frame(&mut self.frames, frame::TEXT, &self.payload);
+                    write(&mut self.frames, frame::TEXT, &self.payload, form.deflate);
                 }
                 Dialect::Raw | Dialect::Echo => {
-                    frame::write_frame(&mut self.frames, raw::opcode(publication.kind), &publication.payload);
+                    write(&mut self.frames, raw::opcode(publication.kind), &publication.payload, form.deflate);
                 }
             }
             self.ends.push(self.frames.len() as u32);
         }
         Encoded { buffer: Rc::from(&self.frames[..]), ends: Rc::from(&self.ends[..]) }
+    }
+}
+
+/// A message of one frame, compressed where that was agreed and may pay (RFC 7692 §6.1 leaves it to the sender).
+pub(super) fn write(out: &mut Vec<u8>, opcode: frame::OpCode, payload: &[u8], deflate: Option<Deflate>) {
+    match deflate {
+        Some(deflate) if payload.len() >= COMPRESS_BYTES => {
+            let compressed = deflate::compress_once(payload, deflate);
+            frame::write_header(out, opcode, true, compressed.len());
+            out.extend_from_slice(&compressed);
+        }
+        _ => frame::write_frame(out, opcode, payload),
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::Shard;
 use super::encode::Form;
-use crate::conn::{Chunk, Flags, Tag, Token};
+use crate::conn::{Chunk, Tag, Token};
 use crate::counters::MessageType;
 use crate::id::ConnectionId;
 use crate::relay::Publication;
@@ -58,7 +58,7 @@ impl<W: Wire> Shard<W> {
     fn send_batch(&mut self, room: u32, member: u32) {
         let Some(entry) = self.connections.at(member) else { return };
         let token = Token { index: member, generation: entry.generation };
-        let form = Form { dialect: entry.dialect, deflate: entry.flags.has(Flags::DEFLATE) };
+        let form = Form { dialect: entry.dialect, deflate: entry.deflate() };
         let id = self.id(token);
         let Some(batch) = self.subscriptions.get_mut(room as usize).and_then(|s| s.room.batch()) else { return };
         let encoding = &mut self.encoding;

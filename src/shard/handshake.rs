@@ -10,6 +10,7 @@ use crate::conn::{Flags, State, Token};
 use crate::control;
 use crate::counters::MessageType;
 use crate::dialect::{self, Dialect, Served, native};
+use crate::proto::deflate::{self, Deflate};
 use crate::proto::handshake::{self, Request, Upgrade};
 use crate::proto::proxy;
 use crate::relay::valid_room;
@@ -63,17 +64,29 @@ impl<W: Wire> Shard<W> {
         if !handshake::origin_allowed(&self.settings.config.origins, upgrade) {
             return self.refuse(token, Refusal::ForbiddenOrigin);
         }
+        let deflate = match self.agree_deflate(upgrade) {
+            Ok(deflate) => deflate,
+            Err(refusal) => return self.refuse(token, refusal),
+        };
         if !self.leave_handshake(token) {
             return;
         }
         let protocol = (destination.dialect == Dialect::Native && upgrade.offers_protocol(native::SUBPROTOCOL))
             .then_some(native::SUBPROTOCOL);
-        handshake::accept(&mut self.reply, upgrade.key, protocol, None);
+        handshake::accept(&mut self.reply, upgrade.key, protocol, deflate.map(Deflate::answer));
+        if let Some(entry) = self.connections.find(token) {
+            entry.set_deflate(deflate);
+        }
         self.note_forwarded(token, upgrade.forwarded_for);
         if upgrade.attempt() > 0 {
             self.counters.reconnects.add(1);
         }
         self.open(token, &destination);
+    }
+
+    /// permessage-deflate where the configuration turns it on and the client offers it.
+    fn agree_deflate(&self, upgrade: &Upgrade<'_>) -> Result<Option<Deflate>, Refusal> {
+        if self.settings.config.compression { deflate::agree(upgrade.extensions()) } else { Ok(None) }
     }
 
     /// The upgrade is granted; its answer is in `reply`, and the welcome goes with it in one send.

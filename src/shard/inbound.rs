@@ -2,13 +2,13 @@
 
 use std::io::ErrorKind;
 
-use super::Shard;
+use super::{Shard, encode};
 use crate::close::CloseReason;
 use crate::conn::{Flags, State, Token};
 use crate::counters::MessageType;
 use crate::dialect::Dialect;
 use crate::proto::frame;
-use crate::proto::message::{self, Event};
+use crate::proto::message::{self, Event, Rules};
 use crate::relay::Kind;
 use crate::wire::{Ready, Wire};
 
@@ -84,7 +84,7 @@ impl<W: Wire> Shard<W> {
         // The decoder's state leaves the entry while the shard acts on what it says.
         let mut partial = entry.partial.take();
         let was_partial = partial.is_some();
-        let rules = self.settings.rules;
+        let rules = Rules { deflate: entry.deflate(), ..self.settings.rules };
         let mut position = 0;
         let (mut offence, mut messages) = (None, 0);
         loop {
@@ -158,7 +158,7 @@ impl<W: Wire> Shard<W> {
         match self.dialect(token) {
             Some(Dialect::Native) => self.handle_request(token, text),
             Some(Dialect::Raw) => self.publish_raw(token, Kind::Text, text.as_bytes()),
-            Some(Dialect::Echo) => self.echo(frame::TEXT, text.as_bytes()),
+            Some(Dialect::Echo) => self.echo(token, frame::TEXT, text.as_bytes()),
             None => {}
         }
     }
@@ -170,14 +170,15 @@ impl<W: Wire> Shard<W> {
                 self.close(token, CloseReason::Unsupported);
             }
             Some(Dialect::Raw) => self.publish_raw(token, Kind::Binary, payload),
-            Some(Dialect::Echo) => self.echo(frame::BINARY, payload),
+            Some(Dialect::Echo) => self.echo(token, frame::BINARY, payload),
             None => {}
         }
     }
 
-    fn echo(&mut self, opcode: frame::OpCode, payload: &[u8]) {
+    fn echo(&mut self, token: Token, opcode: frame::OpCode, payload: &[u8]) {
+        let deflate = self.connections.find(token).and_then(|entry| entry.deflate());
         self.counters.messages_in[MessageType::Message as usize].add(1);
-        frame::write_frame(&mut self.reply, opcode, payload);
+        encode::write(&mut self.reply, opcode, payload, deflate);
         self.count_out(MessageType::Message, 1);
     }
 

@@ -140,7 +140,13 @@ impl<W: Wire> Shard<W> {
     /// Puts a notice in the place of what was dropped, unless an earlier one of the room waits still.
     fn tell_dropped(&mut self, token: Token, dropped: Dropped) {
         let now = self.clock.tick;
-        let Some(frame) = self.gap_frame(token, Some(dropped.room), GapReason::Outbox) else { return };
+        let Some(frame) = self.gap_frame(token, Some(dropped.room), GapReason::Outbox) else {
+            // The raw dialect has no notice: it is closed where that is configured, else its loss is only counted.
+            if self.settings.config.raw_close_on_gap {
+                self.close(token, CloseReason::Gap);
+            }
+            return;
+        };
         let Some(outbox) = self.connections.find(token).and_then(|entry| entry.outbox.as_mut()) else {
             return;
         };
