@@ -20,7 +20,7 @@ pub(crate) fn hold(pairs: u32, desk: &mut Desk) -> io::Result<()> {
         }
     }
     tell(&Event::Connected(Box::new(Connected { open: far.len() as u32, ..Connected::default() })))?;
-    desk.read()?;
+    desk.wait()?;
     let epoll = Epoll::new(1)?;
     for stream in &near {
         epoll.add(stream, Watch::Read, 0)?;

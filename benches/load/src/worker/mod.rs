@@ -6,7 +6,6 @@ mod echo;
 mod listen;
 mod publish;
 
-use std::collections::VecDeque;
 use std::io::{self, Read, Write};
 
 use crate::fleet::{Ear, Fleet};
@@ -109,11 +108,12 @@ fn run_part(mut part: impl Part, plan: Plan, desk: &mut Desk) -> io::Result<()> 
         let now_ns = sys::now_ns();
         let mut wait_ns = part.act(&mut fleet, now_ns)?.min(TURN_NS);
         wait_ns = wait_ns.min(stand.disturb(&mut fleet, &mut part, clients, now_ns));
+        // Orders may have come with the plan, in one read.
+        while let Some(order) = desk.next()? {
+            stand.obey(order, &mut fleet, &mut part)?;
+        }
         if fleet.turn(&mut part, wait_ns)? {
-            desk.read()?;
-            while let Some(order) = desk.orders.pop_front() {
-                stand.obey(order, &mut fleet, &mut part)?;
-            }
+            desk.fill()?;
         }
         if stand.connecting && !retry {
             if let Some(why) = fleet.failure() {
@@ -216,7 +216,6 @@ pub(crate) fn tell(event: &Event) -> io::Result<()> {
 #[derive(Default)]
 pub(crate) struct Desk {
     partial: Vec<u8>,
-    orders: VecDeque<Order>,
 }
 
 impl Desk {
@@ -246,13 +245,19 @@ impl Desk {
         Some(std::mem::replace(&mut self.partial, rest))
     }
 
-    /// Reads what is there.
-    fn read(&mut self) -> io::Result<()> {
-        self.fill()?;
-        while let Some(line) = self.line() {
-            self.orders.push_back(serde_json::from_slice(&line)?);
+    /// The next order that is here.
+    fn next(&mut self) -> io::Result<Option<Order>> {
+        Ok(self.line().map(|line| serde_json::from_slice(&line)).transpose()?)
+    }
+
+    /// Waits for the next order.
+    pub(crate) fn wait(&mut self) -> io::Result<Order> {
+        loop {
+            if let Some(order) = self.next()? {
+                return Ok(order);
+            }
+            self.fill()?;
         }
-        Ok(())
     }
 
     /// Waits until the other side closes.

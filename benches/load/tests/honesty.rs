@@ -1,0 +1,130 @@
+//! The account of the load generator against servers that lose, double, swap, delay, refuse and close.
+
+mod toy;
+
+use std::process::{Command, Output};
+
+use serde_json::Value;
+use toy::Fault;
+
+fn tideload(arguments: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_tideload")).args(arguments).output().unwrap()
+}
+
+/// Ten members of one room, publications at a rate; the record and the exit code.
+fn fanout(fault: Fault, more: &[&str]) -> (Value, Option<i32>) {
+    let url = format!("ws://{}/raw/{{room}}", toy::start(fault));
+    let mut arguments = vec!["fanout", &url, "-c", "10", "--rate", "200", "-t", "0.5", "--warmup", "0"];
+    arguments.extend(["--exactly-once", "--json", "-", "-q"]);
+    arguments.extend(more);
+    let output = tideload(&arguments);
+    let record = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("no record: {}", String::from_utf8_lossy(&output.stderr)));
+    (record, output.status.code())
+}
+
+fn number(record: &Value, key: &str) -> u64 {
+    record["results"][key].as_u64().unwrap_or_else(|| panic!("no {key} in {record}"))
+}
+
+#[test]
+fn an_honest_server_has_a_clean_account() {
+    let (record, code) = fanout(Fault::Honest, &[]);
+    assert_eq!(code, Some(0), "{record}");
+    assert_eq!(number(&record, "published"), 100);
+    // Ten members, and the publisher, whose path makes it a member too.
+    assert_eq!(number(&record, "delivered"), 1_100);
+    for key in ["lost", "duplicate", "reordered", "misdirected"] {
+        assert_eq!(number(&record, key), 0, "{key}");
+    }
+    assert_eq!(number(&record["results"]["last_member"], "count").min(1), 1);
+}
+
+#[test]
+fn what_is_lost_is_counted_even_at_the_end() {
+    // The hundredth message, the last one, is among the lost.
+    let (record, code) = fanout(Fault::Loses, &[]);
+    assert_eq!((number(&record, "lost"), code), (10, Some(1)), "{record}");
+    assert_eq!(number(&record, "duplicate"), 0);
+}
+
+#[test]
+fn what_comes_twice_is_counted() {
+    let (record, code) = fanout(Fault::Doubles, &[]);
+    assert_eq!((number(&record, "duplicate"), code), (10, Some(1)), "{record}");
+    assert_eq!(number(&record, "lost"), 0);
+}
+
+#[test]
+fn what_comes_after_its_successor_is_reordered_and_not_lost() {
+    let (record, code) = fanout(Fault::Swaps, &["-t", "0.525"]);
+    assert_eq!((number(&record, "reordered"), code), (10, Some(1)), "{record}");
+    assert_eq!((number(&record, "lost"), number(&record, "duplicate")), (0, 0));
+}
+
+#[test]
+fn a_server_that_falls_behind_shows_in_the_latency_although_the_publisher_waits_for_nobody() {
+    // One message takes the server 20 ms, and one comes every 5 ms: the last of a hundred waits for 1.5 s.
+    let (record, _) = fanout(Fault::Delays, &[]);
+    let latency = &record["results"]["latency"];
+    assert!(latency["max_us"].as_f64().unwrap() >= 1_400_000.0, "{latency}");
+    assert!(latency["p50_us"].as_f64().unwrap() >= 600_000.0, "{latency}");
+}
+
+#[test]
+fn publishing_as_fast_as_acknowledged_never_has_more_under_way_than_the_window() {
+    let url = format!("ws://{}/raw/{{room}}", toy::start(Fault::Delays));
+    let output = tideload(&[
+        "fanout", &url, "-c", "5", "--window", "2", "-t", "0.5", "--warmup", "0", "--json", "-", "-q", "--exactly-once",
+    ]);
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{record}");
+    // 20 ms each, so at most 25 in half a second, and the two under way.
+    assert!((1..=27).contains(&number(&record, "published")), "{record}");
+}
+
+#[test]
+fn connections_that_the_server_closes_are_listed_by_their_code() {
+    let (record, _) = fanout(Fault::Closes, &["-t", "0.1"]);
+    assert!(record["results"]["ended"]["close 1013"].as_u64().is_some_and(|count| count >= 10), "{record}");
+}
+
+#[test]
+fn an_echo_in_several_processes_comes_back_whole() {
+    let url = format!("ws://{}/raw/{{room}}", toy::start(Fault::Honest));
+    let output = tideload(&[
+        "echo", &url, "-c", "6", "--processes", "3", "-p", "4", "-t", "0.3", "--warmup", "0", "--exactly-once", "--json",
+        "-", "-q",
+    ]);
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(output.status.code(), Some(0), "{record}");
+    assert!(number(&record, "messages") >= 24);
+}
+
+#[test]
+fn everybody_comes_back_after_a_cut() {
+    let url = format!("ws://{}/raw/{{room}}", toy::start(Fault::Honest));
+    let output = tideload(&["storm", &url, "-c", "50", "--cut", "--json", "-", "-q"]);
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(record["results"]["restored"]["count"], 50, "{record}");
+    assert!(record["not_measured"][0].as_str().unwrap().contains("server CPU per upgrade"));
+}
+
+#[test]
+fn bad_input_gets_one_clear_line() {
+    let refusing = format!("ws://{}/", toy::start(Fault::Refuses));
+    for (arguments, code, part) in [
+        (vec!["echo", &refusing, "-c", "3"], 3, "404"),
+        (vec!["echo", "ws://127.0.0.1:9/", "-c", "3"], 3, "nothing listens there"),
+        (vec!["echo", "ws://example.org/"], 2, "no IPv4 address"),
+        (vec!["fanout", "ws://127.0.0.1:9/", "--size", "10"], 2, "too short"),
+        (vec!["fanout", "ws://127.0.0.1:9/", "--dialect", "pusher"], 3, "--publish"),
+        (vec!["storm", "ws://127.0.0.1:9/", "-c", "500000", "--processes", "1"], 3, "--processes"),
+    ] {
+        let output = tideload(&arguments);
+        let told = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(code), "{arguments:?}: {told}");
+        assert!(told.contains(part), "{arguments:?}: {told}");
+        assert!(output.stdout.is_empty());
+    }
+}
