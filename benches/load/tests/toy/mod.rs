@@ -10,7 +10,7 @@ use tungstenite::handshake::server::{Request, Response};
 
 /// What it does wrong.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Nothing.
     Honest,
     /// Of every tenth message the first member gets nothing.
@@ -37,7 +37,7 @@ struct Room {
 type Rooms = Arc<Mutex<HashMap<String, Room>>>;
 
 /// Starts one; it lives as long as the test's process.
-pub fn start(fault: Fault) -> SocketAddr {
+pub(crate) fn start(fault: Fault) -> SocketAddr {
     let listener = (0..1000)
         .find_map(|attempt| {
             let port = 12_000 + (std::process::id() * 31 + attempt * 7) as u16 % 8_000;
