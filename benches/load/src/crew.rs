@@ -136,7 +136,7 @@ impl Crew {
     }
 
     fn show(&mut self, what: &str) {
-        if !self.progress.is_some_and(|shown| shown.elapsed() > Duration::from_millis(100)) {
+        if self.progress.is_none_or(|shown| shown.elapsed() <= Duration::from_millis(100)) {
             return;
         }
         self.progress = Some(Instant::now());

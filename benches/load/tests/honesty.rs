@@ -1,5 +1,7 @@
 //! The account of the load generator against servers that lose, double, swap, delay, refuse and close.
 
+#![allow(clippy::unwrap_used, reason = "the functions beside the tests belong to them")]
+
 mod toy;
 
 use std::process::{Command, Output};

@@ -69,7 +69,7 @@ impl Listen {
     /// Notes when the last member had a publication, for every so manieth of them.
     fn sample(&mut self, stamp: Stamp, latency_ns: u64) {
         let publication = (stamp.sequence - 1) * u64::from(self.rooms) + u64::from(stamp.room);
-        if publication % self.stride != 0 {
+        if !publication.is_multiple_of(self.stride) {
             return;
         }
         let Some(index) = (publication / self.stride).checked_sub(self.first_sample) else { return };

@@ -48,11 +48,11 @@ pub(crate) trait Part: Ear {
 /// Plays the part that the first line of standard input says. Errors go to standard output as the last event.
 pub(crate) fn run() {
     let mut desk = Desk::default();
-    if let Err(error) = desk.first().and_then(|plan| play(plan, &mut desk)) {
-        if error.kind() != io::ErrorKind::UnexpectedEof {
-            // Where even this cannot be told, the exit is what the other side sees.
-            let _ = tell(&Event::Failed(error.to_string()));
-        }
+    if let Err(error) = desk.first().and_then(|plan| play(plan, &mut desk))
+        && error.kind() != io::ErrorKind::UnexpectedEof
+    {
+        // Where even this cannot be told, the exit is what the other side sees.
+        let _ = tell(&Event::Failed(error.to_string()));
     }
 }
 
@@ -115,10 +115,11 @@ fn run_part(mut part: impl Part, plan: Plan, desk: &mut Desk) -> io::Result<()> 
         if fleet.turn(&mut part, wait_ns)? {
             desk.fill()?;
         }
-        if stand.connecting && !retry {
-            if let Some(why) = fleet.failure() {
-                return Err(io::Error::other(why));
-            }
+        if stand.connecting
+            && !retry
+            && let Some(why) = fleet.failure()
+        {
+            return Err(io::Error::other(why));
         }
         stand.tell_what_is_done(&mut fleet, &mut part)?;
         if now_ns > progress_ns {
@@ -195,11 +196,11 @@ impl Stand {
             self.connecting = false;
             tell(&Event::Connected(Box::new(fleet.connected())))?;
         }
-        if self.sending {
-            if let Some(published) = part.finished(sys::now_ns()) {
-                self.sending = false;
-                tell(&Event::Sent { published })?;
-            }
+        if self.sending
+            && let Some(published) = part.finished(sys::now_ns())
+        {
+            self.sending = false;
+            tell(&Event::Sent { published })?;
         }
         Ok(())
     }

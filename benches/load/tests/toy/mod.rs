@@ -59,6 +59,7 @@ fn serve(stream: TcpStream, fault: Fault, rooms: &Rooms) {
     let mut room = String::new();
     let writer = stream.try_clone().unwrap();
     writer.set_nodelay(true).unwrap();
+    #[allow(clippy::result_large_err, reason = "the callback's type is the library's")]
     let callback = |request: &Request, response: Response| {
         room = request.uri().path().to_owned();
         if fault == Fault::Refuses {
@@ -82,7 +83,7 @@ fn serve(stream: TcpStream, fault: Fault, rooms: &Rooms) {
 
 fn broadcast(room: &mut Room, content: &[u8], fault: Fault) {
     room.messages += 1;
-    let tenth = room.messages % 10 == 0;
+    let tenth = room.messages.is_multiple_of(10);
     let frame = frame(content);
     for (index, member) in room.members.iter_mut().enumerate() {
         let mut octets = frame.clone();
