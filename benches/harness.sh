@@ -110,8 +110,11 @@ broker() {
     true
 }
 
-# build_load: the load generator and the bare loops, optimised.
+# build_load: the load generator and the bare loops, optimised; TIDELOAD and FLOOR name ones that are already built.
 build_load() {
+    if [ -n "${TIDELOAD:-}" ] && [ -n "${FLOOR:-}" ]; then
+        return
+    fi
     cargo build --release --quiet -p tideload || die "the load generator does not build"
     TIDELOAD=${CARGO_TARGET_DIR:-target}/release/tideload
     FLOOR=${CARGO_TARGET_DIR:-target}/release/floor

@@ -36,6 +36,9 @@ enum What {
         /// Seconds to listen
         #[arg(short = 't', long, default_value_t = 10.0)]
         seconds: f64,
+        /// A name for the run in the JSON line
+        #[arg(long)]
+        label: Option<String>,
         /// Append a JSON line to this file (- for standard output)
         #[arg(long, value_name = "FILE")]
         json: Option<PathBuf>,
@@ -48,7 +51,9 @@ pub(crate) fn run() -> ExitCode {
         What::Echo { port } => serve::run(loopback(port), serve::Echo),
         What::Handshake { port } => serve::run(loopback(port), serve::Handshake),
         What::Fanout { port } => serve::run(loopback(port), serve::Fanout::default()),
-        What::Subscribe { url, subject, seconds, json } => subscribe::run(&url, &subject, seconds, json.as_deref()),
+        What::Subscribe { url, subject, seconds, label, json } => {
+            subscribe::run(&url, &subject, seconds, label.as_deref(), json.as_deref())
+        }
     };
     match ran {
         Ok(()) => ExitCode::SUCCESS,

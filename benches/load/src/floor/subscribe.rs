@@ -11,14 +11,14 @@ use crate::record::{self, Record};
 use crate::{stamp, sys};
 
 /// Listens for so long and tells what it heard.
-pub(crate) fn run(url: &str, subject: &str, seconds: f64, json: Option<&Path>) -> Result<(), String> {
+pub(crate) fn run(url: &str, subject: &str, seconds: f64, label: Option<&str>, json: Option<&Path>) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| format!("no runtime: {error}"))?;
     let mut record = Record::default();
     runtime.block_on(listen(url, subject, seconds, &mut record))?;
-    let line = record.line("floor-subscribe", None, &serde_json::json!({ "url": url, "subject": subject }));
+    let line = record.line("floor-subscribe", label, &serde_json::json!({ "url": url, "subject": subject }));
     record::append(json.unwrap_or(Path::new("-")), &line)
 }
 

@@ -1,0 +1,109 @@
+#!/usr/bin/env python3
+"""Prints the figures of scripts/bench.sh beside their targets: RATIOS RESULTS.jsonl"""
+
+import sys
+
+from results import Results
+
+CPU_MESSAGE = ("server_cpu_us_per_message",)
+CPU_DELIVERY = ("server_cpu_us_per_delivery",)
+CPU_UPGRADE = ("server_cpu_us_per_upgrade",)
+# What uWebSockets 20 took in this row as a multiple of its own floor, on such a machine: 9.4 µs against a send that costs
+# what the floor of this run says.
+UWEBSOCKETS_MANY_ROOMS_US = 9.4
+
+
+def ratio(results, row, driver, figure):
+    """A driver's figure, the floor's, and the one over the other."""
+    measured = results.figure(f"{row}/{driver}", *figure)
+    floor = results.figure(f"{row}/floor", *figure)
+    if measured is None or not floor:
+        return None
+    return measured, floor, measured / floor
+
+
+def against_floor(results, driver):
+    """Rows whose target is a multiple of the bare loop in the same run."""
+    rows = [(row, CPU_MESSAGE, 1.05, "CPU per message") for row in results.named("echo-") if "pipelined" not in row]
+    rows += [
+        (row, CPU_DELIVERY, 1.05, "CPU per delivery")
+        for row in results.named("fanout-")
+        if row.removeprefix("fanout-").isdigit()
+    ]
+    rows += [(row, CPU_UPGRADE, 1.10, "CPU per upgrade") for row in results.named("upgrade")]
+    for row, figure, target, what in rows:
+        found = ratio(results, row, driver, figure)
+        if found is None:
+            yield f"{row}: {what}", f"≤ {target:.2f} × floor", "not measured", None
+            continue
+        measured, floor, times = found
+        shown = f"{times:.2f} × ({measured:.2f} µs / {floor:.2f} µs)"
+        yield f"{row}: {what}", f"≤ {target:.2f} × floor", shown, times <= target
+
+
+def absolute(results, driver):
+    """Rows whose target is a figure."""
+    checks = [
+        ("idle: user memory", ("idle", "user_bytes"), 128, "≤", "{:.0f} B"),
+        ("idle: with the kernel", ("idle", "total_bytes"), 4300, "≤", "{:.0f} B"),
+        ("idle: heartbeats, a million", ("idle", "idle_cores_per_million"), 0.3, "≤", "{:.2f} cores"),
+        ("flat out: deliveries/s", ("fanout-flat-out", "deliveries_per_s"), 1.75e6, "≥", "{:.0f}"),
+        ("upgrades/s", ("upgrade", "connections_per_s"), 50_000, "≥", "{:.0f}"),
+    ]
+    for label, (row, key), target, sign, form in checks:
+        measured = results.figure(f"{row}/{driver}", key)
+        shown = "not measured" if measured is None else form.format(measured)
+        bound = results.rows.get(f"{row}/{driver}", {}).get("client_bound") and sign == "≥"
+        met = None if measured is None else (measured <= target if sign == "≤" else measured >= target)
+        yield label, f"{sign} {form.format(target)}", shown + (" (client_bound)" if bound else ""), met
+
+
+def derived(results, driver):
+    """Rows that compare two measurements."""
+    for row in results.named("echo-"):
+        if "pipelined" in row:
+            single = results.figure(f"{row.split('-pipelined')[0]}/{driver}", *CPU_MESSAGE)
+            piped = results.figure(f"{row}/{driver}", *CPU_MESSAGE)
+            times = single / piped if single and piped else None
+            shown = "not measured" if times is None else f"{times:.1f} × by CPU ({piped:.2f} µs each)"
+            yield f"{row}: rate", "≥ 8 × unpipelined", shown, None if times is None else times >= 8
+    for row in (name for name in results.named("fanout-") if name.endswith("-rooms")):
+        found = ratio(results, row, driver, CPU_DELIVERY)
+        target = 0.8 * UWEBSOCKETS_MANY_ROOMS_US
+        shown = "not measured" if found is None else f"{found[0]:.2f} µs ({found[2]:.2f} × floor)"
+        yield f"{row}: CPU per delivery", f"≤ {target:.1f} µs", shown, None if found is None else found[0] <= target
+    alone = results.figure(f"bystander-alone/{driver}", "latency", "p99_us")
+    beside = results.figure(f"bystander-beside/{driver}", "latency", "p99_us")
+    added = (beside - alone) / 1e3 if alone is not None and beside is not None else None
+    shown = "not measured" if added is None else f"{added:+.2f} ms"
+    yield "bystander's p99 beside a broadcast", "< 2 ms more", shown, None if added is None else added < 2
+    node = results.figure(f"cross-node/{driver}", "latency", "p99_us")
+    bare = results.figure(f"cross-node/floor-beside-{driver}", "latency", "p99_us")
+    times = node / bare if node and bare else None
+    shown = "not measured" if times is None else f"{times:.2f} × ({node:.0f} µs / {bare:.0f} µs)"
+    yield "cross-node: p99", "≤ 1.5 × bare subscriber", shown, None if times is None else times <= 1.5
+
+
+def ratios(results, driver):
+    """All rows of a driver: name, target, measured, whether it is met (None: not measured)."""
+    return [*absolute(results, driver), *against_floor(results, driver), *derived(results, driver)]
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit("usage: ratios.py RESULTS.jsonl")
+    results = Results(sys.argv[1])
+    drivers = [subject for subject in ("epoll", "io_uring") if subject in results.subjects()]
+    for driver in drivers:
+        rows = ratios(results, driver)
+        width = max(len(row[0]) for row in rows)
+        print(f"\n{driver}")
+        for name, target, shown, met in rows:
+            mark = {True: "met", False: "MISSED", None: "-"}[met]
+            print(f"  {name:<{width}}  {target:<22}  {shown:<40}  {mark}")
+    for label, why in results.missing.items():
+        print(f"  {label}: not measured: {why}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,44 @@
+"""Reads the results of a run: one JSON value a line, as tideload, floor and the scripts write them."""
+
+import json
+
+
+class Results:
+    """Rows by label; a label is ROW/SUBJECT, such as echo-64/floor."""
+
+    def __init__(self, path):
+        self.described = {}
+        self.rows = {}
+        self.missing = {}
+        with open(path, encoding="utf-8") as lines:
+            for line in lines:
+                value = json.loads(line)
+                label = value.get("label")
+                if "script" in value:
+                    self.described = value
+                elif label and value["tool"] == "bench":
+                    self.missing[label] = value["not_measured"][0]
+                elif label:
+                    self.rows[label] = value
+
+    def figure(self, label, *path):
+        """A figure of a row, or None."""
+        value = self.rows.get(label, {}).get("results")
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        return value
+
+    def why_not(self, label):
+        """Why a row has no figure."""
+        if label in self.missing:
+            return self.missing[label]
+        return "; ".join(self.rows.get(label, {}).get("not_measured", [])) or "not run"
+
+    def named(self, prefix):
+        """Row names that begin so, in the order of the run."""
+        names = [label.split("/")[0] for label in (*self.rows, *self.missing)]
+        return list(dict.fromkeys(name for name in names if name.startswith(prefix)))
+
+    def subjects(self):
+        """Everything that was measured, in the order of the run."""
+        return list(dict.fromkeys(label.split("/", 1)[1] for label in (*self.rows, *self.missing) if "/" in label))

@@ -1,0 +1,226 @@
+#!/usr/bin/env bash
+# Measures tidegate beside the bare loops, in one run, pinned alike: the server on core 0, the load on core 1.
+#
+#   scripts/bench.sh [--quick] [--driver epoll|io_uring|both] [--rows PATTERN] [--gateway PATH]
+#
+# --quick       a smoke of a minute or two: small loads, figures of no use
+# --driver      which wire (both)
+# --rows        only rows whose name matches this pattern of `case`, such as 'echo*'
+# --gateway     a tidegate that is already built (builds one otherwise)
+#
+# Writes RUN/results.jsonl (RUN is benches/results/DATE unless set) and prints the ratios against the targets.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. benches/harness.sh
+
+QUICK=
+DRIVERS=(epoll io_uring)
+ROWS='*'
+GATEWAY=
+while [ $# -gt 0 ]; do
+    case $1 in
+    --quick) QUICK=1 ;;
+    --driver)
+        case ${2:-} in
+        both) ;;
+        epoll | io_uring) DRIVERS=("$2") ;;
+        *) die "--driver is epoll, io_uring or both" ;;
+        esac
+        shift
+        ;;
+    --rows)
+        ROWS=${2:?--rows wants a pattern}
+        shift
+        ;;
+    --gateway)
+        GATEWAY=${2:?--gateway wants a path}
+        shift
+        ;;
+    -h | --help)
+        sed -n '2,12s/^# \{0,1\}//p' "$0"
+        exit 0
+        ;;
+    *)
+        say "bench.sh: $1 is unknown; see --help"
+        exit 2
+        ;;
+    esac
+    shift
+done
+
+# wanted ROW: whether this row was asked for.
+wanted() {
+    # shellcheck disable=SC2254 # the pattern is meant to be one
+    case $1 in $ROWS) true ;; *) false ;; esac
+}
+
+if [ "$QUICK" ]; then
+    SECONDS_EACH=1 WARMUP=0.3 ECHO="64 500" FANOUT="500:50" STORM=1000 IDLE=4000 IDLE_SECONDS=3 ROOMS=50 MANY_RATE=500 REPEAT=1
+    CROWD=1000
+else
+    SECONDS_EACH=8 WARMUP=2 ECHO="64 1000 10000" FANOUT="1000:100 2000:50 5000:20 10000:10 15000:10" STORM=15000
+    IDLE=15000 IDLE_SECONDS=52 ROOMS=1000 MANY_RATE=3000 REPEAT=3 CROWD=15000
+fi
+TIMES=(-t "$SECONDS_EACH" --warmup "$WARMUP")
+
+build_load
+if [ -z "$GATEWAY" ]; then
+    cargo build --release --quiet --bin tidegate || die "tidegate does not build"
+    GATEWAY=${CARGO_TARGET_DIR:-target}/release/tidegate
+fi
+begin_run
+describe_run
+PORT=10100
+
+# gateway NAME DRIVER ARGUMENT...: a fresh tidegate on PORT with one shard; PID is its process.
+gateway() {
+    local name=$1 driver=$2
+    shift 2
+    PORT=$((PORT + 2))
+    start "$name" "$SERVER_CORE" "$GATEWAY" --listen "127.0.0.1:$PORT" --admin "127.0.0.1:$((PORT + 1))" --shards 1 \
+        --driver "$driver" --message-rate 0 --connection-rate 0 "$@"
+    await_port "$PORT" "$PID" || {
+        not_measured "${name%-*}/$driver" "tidegate does not start: $(tail -1 "$RUN/logs/$name.log" | tr -d '"\\' | cut -c1-200)"
+        return 1
+    }
+}
+
+# bare TASK: a fresh bare loop on PORT.
+bare() {
+    PORT=$((PORT + 2))
+    start "floor-$1" "$SERVER_CORE" "$FLOOR" "$1" "$PORT"
+    await_port "$PORT" "$PID" || die "the bare loop does not start: $(tail -1 "$RUN/logs/floor-$1.log")"
+}
+
+# echo_row CONNECTIONS PIPELINE: the conformance profile's /echo, which goes through no room.
+echo_row() {
+    local connections=$1 pipeline=$2 row=echo-$1 driver
+    [ "$pipeline" = 1 ] || row=echo-$1-pipelined-$2
+    wanted "$row" || return 0
+    bare echo
+    # The bare loop gets the octets that a WebSocket client sends: 64 and a masked header.
+    load "$row/floor" echo "tcp://127.0.0.1:$PORT" -c "$connections" -p "$pipeline" -s 69 --server-pid "$PID" "${TIMES[@]}"
+    stop "$PID"
+    for driver in "${DRIVERS[@]}"; do
+        gateway "$row-$driver" "$driver" --profile conformance || continue
+        load "$row/$driver" echo "ws://127.0.0.1:$PORT/echo" --dialect raw -c "$connections" -p "$pipeline" -s 64 \
+            --server-pid "$PID" "${TIMES[@]}"
+        stop "$PID"
+    done
+}
+
+# self_row CONNECTIONS: a room for each connection, so a message goes by way of the relay and back.
+self_row() {
+    local connections=$1 row=self-$1 driver
+    wanted "$row" || return 0
+    for driver in "${DRIVERS[@]}"; do
+        gateway "$row-$driver" "$driver" || continue
+        load "$row/$driver" echo "ws://127.0.0.1:$PORT/raw/{room}" -c "$connections" -s 64 --server-pid "$PID" "${TIMES[@]}"
+        stop "$PID"
+    done
+}
+
+# fanout_row ROW LOAD...: members of raw rooms, published to by a client.
+fanout_row() {
+    local row=$1 driver
+    shift
+    wanted "$row" || return 0
+    bare fanout
+    # A line's end is one octet, a server's frame header four: the bare loop sends as many as the gateway.
+    load "$row/floor" fanout "tcp://127.0.0.1:$PORT" -s 131 --server-pid "$PID" "${TIMES[@]}" "$@"
+    stop "$PID"
+    for driver in "${DRIVERS[@]}"; do
+        gateway "$row-$driver" "$driver" || continue
+        load "$row/$driver" fanout "ws://127.0.0.1:$PORT/raw/{room}" -s 128 --server-pid "$PID" "${TIMES[@]}" "$@"
+        stop "$PID"
+    done
+}
+
+# storm_row: how fast everybody gets in; and, of the gateway, comes back after a cut.
+storm_row() {
+    local row=upgrade driver
+    wanted "$row" || return 0
+    bare handshake
+    load "$row/floor" storm "ws://127.0.0.1:$PORT/" --dialect raw -c "$STORM" --connecting 512 --repeat "$REPEAT" \
+        --server-pid "$PID"
+    stop "$PID"
+    for driver in "${DRIVERS[@]}"; do
+        gateway "$row-$driver" "$driver" || continue
+        load "$row/$driver" storm "ws://127.0.0.1:$PORT/" --dialect raw -c "$STORM" --connecting 512 --repeat "$REPEAT" \
+            --cut --server-pid "$PID"
+        stop "$PID"
+    done
+}
+
+# idle_row: memory and heartbeats of members who say nothing.
+idle_row() {
+    local row=idle driver
+    wanted "$row" || return 0
+    for driver in "${DRIVERS[@]}"; do
+        gateway "$row-$driver" "$driver" || continue
+        load "$row/$driver" idle "ws://127.0.0.1:$PORT/" -c "$IDLE" -t "$IDLE_SECONDS" --server-pid "$PID"
+        stop "$PID"
+    done
+}
+
+# bystander_row: messages in rooms of their own at a steady pace, alone and then beside broadcasts to a crowd.
+bystander_row() {
+    local row=bystander driver crowd server calm
+    wanted "$row" || return 0
+    for driver in "${DRIVERS[@]}"; do
+        gateway "$row-$driver" "$driver" || continue
+        server=$PID
+        calm=(echo "ws://127.0.0.1:$PORT/raw/calm.{n}" --dialect raw -c 10 --rate 500 -s 64 --server-pid "$server" "${TIMES[@]}")
+        load "$row-alone/$driver" "${calm[@]}"
+        start crowd - "$TIDELOAD" fanout "ws://127.0.0.1:$PORT/raw/{room}" -c "$CROWD" --rate 1 -t $((SECONDS_EACH + 4)) \
+            --warmup 0 --label "$row-crowd/$driver" --pin "$LOAD_CORE" --json "$RESULTS" -q
+        crowd=$PID
+        sleep 3
+        load "$row-beside/$driver" "${calm[@]}"
+        wait "$crowd" || not_measured "$row-crowd/$driver" "the crowd's load failed"
+        stop "$server"
+    done
+}
+
+# cross_row: publish to the broker, deliver on a node; a bare subscriber of the same broker hears the same messages.
+cross_row() {
+    local row=cross-node driver nats nats_pid server
+    wanted "$row" || return 0
+    nats=$(broker)
+    if [ -z "$nats" ]; then
+        not_measured "$row/epoll" "no nats-server: run scripts/install-test-deps.sh"
+        return 0
+    fi
+    start nats "$LOAD_CORE" "$nats" -a 127.0.0.1 -p 10090
+    nats_pid=$PID
+    await_port 10090 "$nats_pid" || die "nats-server does not start: $(tail -1 "$RUN/logs/nats.log")"
+    for driver in "${DRIVERS[@]}"; do
+        gateway "$row-$driver" "$driver" --nats-url nats://127.0.0.1:10090 || continue
+        server=$PID
+        start subscriber "$SERVER_CORE" "$FLOOR" subscribe nats://127.0.0.1:10090 'tidegate.room.load.0' \
+            -t $((SECONDS_EACH + 4)) --label "$row/floor-beside-$driver" --json "$RESULTS"
+        load "$row/$driver" fanout "ws://127.0.0.1:$PORT/" -c 10 --rate 1000 --publish-url nats://127.0.0.1:10090 \
+            --publish-room 'tidegate.room.{room}' --server-pid "$server" "${TIMES[@]}" --exactly-once
+        wait "$PID" || not_measured "$row/floor-beside-$driver" "the bare subscriber failed"
+        stop "$server"
+    done
+    stop "$nats_pid"
+}
+
+idle_row
+for connections in $ECHO; do
+    echo_row "$connections" 1
+done
+echo_row 64 16
+self_row 64
+for pair in $FANOUT; do
+    fanout_row "fanout-${pair%:*}" -c "${pair%:*}" --rate "${pair#*:}"
+done
+fanout_row "fanout-$ROOMS-rooms" -c $((ROOMS * 10)) -r "$ROOMS" --rate "$MANY_RATE"
+fanout_row fanout-flat-out -c 1000 -r 10 --window 64
+storm_row
+bystander_row
+cross_row
+
+python3 benches/report/ratios.py "$RESULTS"
+say "results: $RESULTS"
