@@ -69,6 +69,11 @@ await_port() {
 # stop PID: ends one process that start started, and waits for it.
 stop() {
     kill "$1" 2>/dev/null || true
+    gone "$1"
+}
+
+# gone PID: waits until it has ended, and ends it for good after five seconds.
+gone() {
     local tries=0
     while kill -0 "$1" 2>/dev/null && [ "$tries" -lt 100 ]; do
         tries=$((tries + 1))
@@ -84,7 +89,7 @@ end_all() {
         kill "$pid" 2>/dev/null || true
     done
     for pid in "${STARTED[@]}"; do
-        kill -0 "$pid" 2>/dev/null && stop "$pid"
+        gone "$pid"
     done
     STARTED=()
 }

@@ -14,6 +14,9 @@ use crate::record::Record;
 /// Connections of a process to itself that show what one end costs the kernel.
 const CALIBRATION: u32 = 4_000;
 
+/// Connections from which the CPU of a million is extrapolated, at least: of fewer the server's own ticking is the most.
+const EXTRAPOLATED: u32 = 10_000;
+
 /// Memory at one moment.
 struct Memory {
     server: Option<u64>,
@@ -129,6 +132,7 @@ fn calibrate(args: &IdleArgs) -> Result<Option<(f64, f64)>, String> {
 
 fn heartbeats(args: &IdleArgs, cpu_ns: Option<u64>, idle: &crate::modes::Merged, record: &mut Record) {
     let seconds = args.publishing.seconds;
+    record.keep("ended_while_idle", &idle.ended);
     record.put("pings", idle.counts.pings, "pings answered", format!("{} in {seconds} s", idle.counts.pings));
     if idle.counts.pings == 0 {
         record
@@ -137,11 +141,14 @@ fn heartbeats(args: &IdleArgs, cpu_ns: Option<u64>, idle: &crate::modes::Merged,
     match cpu_ns {
         Some(ns) => {
             let cores = ns as f64 / 1e9 / seconds;
-            let million = cores / f64::from(args.common.connections) * 1e6;
             record.put("idle_cores", cores, "CPU while idle", format!("{cores:.4} cores"));
+            if args.common.connections < EXTRAPOLATED {
+                record.not_measured("CPU of a million idle connections (from fewer than 10,000 nothing is extrapolated)");
+                return;
+            }
+            let million = cores / f64::from(args.common.connections) * 1e6;
             record.put("idle_cores_per_million", million, "by a million", format!("{million:.3} cores (extrapolated)"));
         }
         None => without_server(record, &args.common.server_pid, "CPU while idle"),
     }
-    record.keep("ended_while_idle", &idle.ended);
 }
