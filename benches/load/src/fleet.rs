@@ -339,8 +339,11 @@ impl Fleet {
     }
 
     fn message(&mut self, client: u32, message: &[u8], now_ns: u64, ear: &mut impl Ear, say: &mut Vec<u8>) {
-        if self.lines.answer(message, say) && !self.lines.stream {
-            return;
+        if self.lines.answer(message, say) {
+            self.pings += 1;
+            if !self.lines.stream {
+                return;
+            }
         }
         let has = |finder: &Option<memchr::memmem::Finder<'static>>| {
             finder.as_ref().is_some_and(|finder| finder.find(message).is_some())
