@@ -93,8 +93,14 @@ impl<W: Wire> Shard<W> {
         1 + self.random.below(5)
     }
 
+    /// Takes in a socket that was just accepted only to refuse it.
+    pub fn turn_away(&mut self, fd: RawFd) {
+        self.counters.accepted.add(1);
+        self.refuse_unasked(fd);
+    }
+
     /// Answers without having been asked, for want of room to wait for the question.
-    pub fn refuse_unasked(&mut self, fd: RawFd) {
+    fn refuse_unasked(&mut self, fd: RawFd) {
         let refusal = if self.refusing { Refusal::Draining } else { Refusal::Capacity };
         // What is read is not reset: a socket that is closed over unread octets resets the answer too.
         let _ = self.wire.recv(fd, &mut self.scratch);

@@ -199,7 +199,7 @@ fn refuse_with<W: Wire>(spare: &mut Option<File>, shard: &RefCell<Shard<W>>, lis
     *spare = None;
     for _ in 0..ACCEPTS {
         let Accepted::Socket(fd) = listener::accept(listener) else { break };
-        shard.borrow_mut().refuse_unasked(fd);
+        shard.borrow_mut().turn_away(fd);
     }
     *spare = File::open("/dev/null").ok();
 }
@@ -212,7 +212,7 @@ async fn empty_the_queue<W: Wire>(shard: &RefCell<Shard<W>>, listener: &OwnedFd)
     let end = Instant::now() + LAST_ACCEPTS;
     while Instant::now() < end {
         while let Accepted::Socket(fd) = listener::accept(listener) {
-            shard.borrow_mut().refuse_unasked(fd);
+            shard.borrow_mut().turn_away(fd);
         }
         sleep(Duration::from_millis(10)).await;
     }
