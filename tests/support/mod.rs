@@ -1,6 +1,17 @@
 //! What the integration tests share. Each test binary uses a part of it.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used, clippy::expect_used)]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr
+)]
 
+pub mod checker;
+pub mod client;
+pub mod gateway;
+pub mod http;
 pub mod log;
 pub mod nats;
 pub mod ports;

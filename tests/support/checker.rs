@@ -1,0 +1,120 @@
+//! The load checker: what publishers wrote and subscribers read, and the verdict. Its first line counts the losses.
+//!
+//! Publishers write `{"p":PUBLISHER,"n":NUMBER}` with numbers from 0 on; whoever listens records. A subscriber that misses
+//! a number was told if a gap, or the end of its connection, came after the hole: a gap says that anything before it may be
+//! missing, and may come after messages that the broker delivered before it.
+
+use std::collections::BTreeMap;
+
+use serde_json::{Value, json};
+
+/// What one subscriber heard, in order.
+#[derive(Clone, PartialEq, Debug)]
+pub enum Heard {
+    /// A message of a publisher.
+    Message(u64, u64),
+    /// A gap, or an end: something before or after may be missing.
+    Told,
+}
+
+impl Heard {
+    /// What a message of the native dialect means to the checker.
+    pub fn of(value: &Value) -> Option<Self> {
+        match value["type"].as_str()? {
+            "message" => Some(Self::Message(value["content"]["p"].as_u64()?, value["content"]["n"].as_u64()?)),
+            "gap" | "server-shutdown" => Some(Self::Told),
+            _ => None,
+        }
+    }
+}
+
+/// A publisher's message.
+pub fn numbered(publisher: u64, number: u64) -> Value {
+    json!({"p": publisher, "n": number})
+}
+
+/// The verdict on one room.
+#[derive(Clone, Default, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    pub told: u64,
+    pub untold: u64,
+    pub twice: u64,
+    pub disordered: u64,
+}
+
+impl Verdict {
+    /// The first line of a report.
+    pub fn line(&self) -> String {
+        let Self { told, untold, twice, disordered } = self;
+        format!("told losses {told}, untold losses {untold}; twice {twice}, out of order {disordered}")
+    }
+
+    /// Prints the line; fails unless G1, G2 and G3 hold.
+    pub fn assert_promises(&self) {
+        println!("{}", self.line());
+        assert_eq!((self.untold, self.twice, self.disordered), (0, 0, 0), "{}", self.line());
+    }
+
+    fn add_lost(&mut self, missing: u64, told: bool) {
+        *(if told { &mut self.told } else { &mut self.untold }) += missing;
+    }
+
+    /// Nothing at all was lost.
+    pub fn assert_nothing_lost(&self) {
+        self.assert_promises();
+        assert_eq!(self.told, 0, "{}", self.line());
+    }
+}
+
+/// Judges what each subscriber heard of publishers that published `0..count` each.
+pub fn judge(published: &BTreeMap<u64, u64>, subscribers: &[Vec<Heard>]) -> Verdict {
+    let mut verdict = Verdict::default();
+    for heard in subscribers {
+        judge_one(published, heard, &mut verdict);
+    }
+    verdict
+}
+
+fn judge_one(published: &BTreeMap<u64, u64>, heard: &[Heard], verdict: &mut Verdict) {
+    let last_notice = heard.iter().rposition(|item| *item == Heard::Told);
+    for (publisher, count) in published {
+        // The next number, and where the one before it was heard.
+        let (mut next, mut before) = (0, 0);
+        let told = |since: usize| last_notice.is_some_and(|notice| notice >= since);
+        for (place, item) in heard.iter().enumerate() {
+            let Heard::Message(from, number) = item else { continue };
+            if from != publisher {
+                continue;
+            }
+            match number.checked_sub(next) {
+                Some(missing) => verdict.add_lost(missing, told(before)),
+                None if number + 1 == next => verdict.twice += 1,
+                None => verdict.disordered += 1,
+            }
+            next = next.max(number + 1);
+            before = place;
+        }
+        verdict.add_lost(count.saturating_sub(next), told(before));
+    }
+}
+
+mod tests {
+    use super::*;
+
+    fn verdict(heard: &[Heard]) -> Verdict {
+        judge(&BTreeMap::from([(1, 4)]), &[heard.to_vec()])
+    }
+
+    #[test]
+    fn the_checker_sees_what_is_lost_doubled_or_out_of_order() {
+        let m = |n| Heard::Message(1, n);
+        assert_eq!(verdict(&[m(0), m(1), m(2), m(3)]), Verdict::default());
+        assert_eq!(verdict(&[m(0), m(3)]), Verdict { untold: 2, ..Verdict::default() });
+        assert_eq!(verdict(&[m(0), Heard::Told, m(3)]), Verdict { told: 2, ..Verdict::default() });
+        assert_eq!(verdict(&[m(0), m(3), Heard::Told]), Verdict { told: 2, ..Verdict::default() });
+        assert_eq!(verdict(&[Heard::Told, m(0), m(3)]), Verdict { untold: 2, ..Verdict::default() });
+        assert_eq!(verdict(&[m(0), m(1), m(1), m(2), m(3)]), Verdict { twice: 1, ..Verdict::default() });
+        assert_eq!(verdict(&[m(0), m(2), m(1), m(3)]), Verdict { untold: 1, disordered: 1, ..Verdict::default() });
+        assert_eq!(verdict(&[m(0), m(1)]), Verdict { untold: 2, ..Verdict::default() });
+    }
+}

@@ -1,0 +1,320 @@
+//! The real binary, started as an operator would start it, and held to its accounts at the end (G8).
+
+use std::collections::BTreeMap;
+use std::os::unix::process::ExitStatusExt;
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::Signal;
+use nix::unistd::Pid;
+
+use super::http::{self, Answer, PATIENCE};
+use super::nats::free_port;
+
+/// Which wire a story runs on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Driver {
+    Epoll,
+    IoUring,
+}
+
+impl Driver {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Epoll => "epoll",
+            Self::IoUring => "io_uring",
+        }
+    }
+}
+
+/// How a gateway is started.
+#[derive(Clone)]
+pub struct Setup {
+    driver: Driver,
+    args: Vec<String>,
+    config: String,
+    ready: bool,
+}
+
+impl Setup {
+    /// More arguments.
+    pub fn args(mut self, args: &[&str]) -> Self {
+        self.args.extend(args.iter().map(ToString::to_string));
+        self
+    }
+
+    /// A configuration file.
+    pub fn config(mut self, toml: &str) -> Self {
+        self.config.push_str(toml);
+        self.config.push('\n');
+        self
+    }
+
+    /// Does not wait for /ready: it will not come.
+    pub fn unready(mut self) -> Self {
+        self.ready = false;
+        self
+    }
+
+    /// Starts it and waits until it is ready.
+    pub fn start(self) -> Gateway {
+        Gateway::begin(self, free_port(), free_port())
+    }
+}
+
+/// One running gateway. Ends with the value: asked to, unless the test failed, and then its accounts must be closed.
+pub struct Gateway {
+    /// The public port.
+    pub port: u16,
+    /// The admin port.
+    pub admin: u16,
+    setup: Setup,
+    child: Child,
+    ended: bool,
+    directory: PathBuf,
+    descriptors: usize,
+}
+
+impl Gateway {
+    /// A gateway with two shards and nothing else out of the ordinary.
+    pub fn on(driver: Driver) -> Setup {
+        Setup { driver, args: Vec::new(), config: String::new(), ready: true }
+    }
+
+    /// Starts one with two shards and these arguments.
+    pub fn start(driver: Driver, args: &[&str]) -> Self {
+        Self::on(driver).args(args).start()
+    }
+
+    fn begin(setup: Setup, port: u16, admin: u16) -> Self {
+        let directory = std::env::temp_dir().join(format!("tidegate-e2e-{}-{port}", std::process::id()));
+        std::fs::create_dir_all(&directory).unwrap();
+        let config = directory.join("tidegate.toml");
+        std::fs::write(&config, &setup.config).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        command.args(["--listen", &format!("127.0.0.1:{port}"), "--admin", &format!("127.0.0.1:{admin}")]);
+        command.args(["--driver", setup.driver.name(), "--config"]).arg(&config).args(&setup.args);
+        if !setup.args.iter().any(|arg| arg == "--shards") {
+            command.args(["--shards", "2"]);
+        }
+        let log = std::fs::OpenOptions::new().append(true).create(true).open(directory.join("log")).unwrap();
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).current_dir(&directory);
+        let child = command.spawn().unwrap();
+        let ready = setup.ready;
+        let mut gateway = Self { port, admin, setup, child, ended: false, directory, descriptors: 0 };
+        gateway.wait("answers", |gateway| gateway.try_get(if ready { "/ready" } else { "/live" }) == Some(200));
+        // A shard that answers twice has made all its descriptors.
+        for _ in 0..2 {
+            gateway.wait("every shard turns", |gateway| gateway.try_get("/v1/rooms") == Some(200));
+        }
+        gateway.descriptors = gateway.open_descriptors();
+        gateway
+    }
+
+    /// Starts it again on the same ports, as a restarted node.
+    pub fn restart(&mut self) {
+        assert!(self.ended, "end it first");
+        let next = Self::begin(self.setup.clone(), self.port, self.admin);
+        let mut before = std::mem::replace(self, next);
+        // The directory goes on with the new one.
+        before.directory = PathBuf::new();
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        nix::sys::signal::kill(Pid::from_raw(self.pid() as i32), signal).unwrap();
+    }
+
+    /// Ends it at once, as a crash would.
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.ended = true;
+    }
+
+    /// Waits until it has ended.
+    pub fn exit(&mut self) -> ExitStatus {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                self.ended = true;
+                return status;
+            }
+            assert!(Instant::now() < deadline, "it does not end; its log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+
+    /// SIGTERM, and the exit code that follows.
+    pub fn terminate(&mut self) -> i32 {
+        self.signal(Signal::SIGTERM);
+        let status = self.exit();
+        status.code().unwrap_or_else(|| panic!("ended by signal {:?}:\n{}", status.signal(), self.log()))
+    }
+
+    /// What it logged.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+
+    /// A request to the admin port.
+    pub fn ask(&self, method: &str, path: &str, headers: &[&str], body: &[u8]) -> Answer {
+        http::request(self.admin, method, path, headers, body)
+    }
+
+    /// GET on the admin port.
+    pub fn get(&self, path: &str) -> Answer {
+        self.ask("GET", path, &[], b"")
+    }
+
+    fn try_get(&self, path: &str) -> Option<u16> {
+        http::try_request(self.admin, "GET", path, &[], b"").ok().map(|answer| answer.status)
+    }
+
+    /// Publishes over HTTP; the status.
+    pub fn publish(&self, room: &str, body: &str) -> u16 {
+        let path = format!("/v1/rooms/{room}/messages");
+        self.ask("POST", &path, &["Content-Type: application/json"], body.as_bytes()).status
+    }
+
+    /// All metrics now.
+    pub fn metrics(&self) -> Metrics {
+        Metrics::parse(&self.get("/metrics").text())
+    }
+
+    /// Waits until a sample has this value.
+    pub fn wait_for(&mut self, sample: &str, value: f64) {
+        self.wait(&format!("{sample} = {value}"), |gateway| gateway.metrics().value(sample) == value);
+    }
+
+    /// Waits until the counter has at least this value.
+    pub fn wait_for_at_least(&mut self, sample: &str, value: f64) {
+        self.wait(&format!("{sample} >= {value}"), |gateway| gateway.metrics().value(sample) >= value);
+    }
+
+    /// Waits until `/ready` answers so.
+    pub fn wait_ready(&mut self, status: u16) {
+        self.wait(&format!("/ready = {status}"), |gateway| gateway.try_get("/ready") == Some(status));
+    }
+
+    /// Waits until something holds.
+    pub fn wait(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds(self) {
+            let ended = self.child.try_wait().unwrap();
+            assert!(ended.is_none(), "it ended ({ended:?}) while a test waited: {what}; its log:\n{}", self.log());
+            assert!(Instant::now() < deadline, "never came: {what}; its log:\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Descriptors that it has open.
+    pub fn open_descriptors(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.pid())).map_or(0, Iterator::count)
+    }
+
+    /// Lowers both limits of its open files while it runs (prlimit(2)).
+    pub fn limit_descriptors(&self, files: u64) {
+        let limit = nix::libc::rlimit { rlim_cur: files, rlim_max: files };
+        // SAFETY: `limit` outlives the call, and no old limit is asked for.
+        let result = unsafe {
+            nix::libc::prlimit(self.pid() as i32, nix::libc::RLIMIT_NOFILE, &raw const limit, std::ptr::null_mut())
+        };
+        assert_eq!(result, 0, "{}", std::io::Error::last_os_error());
+    }
+
+    /// Anonymous memory in use, in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    /// CPU time used so far, in ticks of the kernel (USER_HZ, a hundredth of a second).
+    pub fn cpu_ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.pid())).unwrap();
+        let fields: Vec<&str> = stat.rsplit_once(") ").unwrap().1.split(' ').collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    /// Nobody is connected, and every socket ever accepted is accounted for: accepted = closed + refused + plain, the
+    /// gauges are 0, no descriptor is left.
+    pub fn assert_accounts_are_closed(&mut self) {
+        self.wait_for("ws_sockets", 0.0);
+        let metrics = self.metrics();
+        let (closed, handshakes) = (metrics.sum("ws_closes_total"), metrics.sum("ws_handshakes_total"));
+        let upgraded = metrics.value("ws_handshakes_total{result=\"upgraded\"}");
+        assert_eq!(
+            metrics.value("ws_accepted_total"),
+            handshakes,
+            "accepted = upgraded + refused + plain\n{metrics:?}"
+        );
+        assert_eq!(upgraded, closed, "every upgraded connection was closed for a reason\n{metrics:?}");
+        for gauge in ["ws_connections_active", "ws_connected_clients", "ws_outbox_bytes"] {
+            assert_eq!(metrics.value(gauge), 0.0, "{gauge}");
+        }
+        let descriptors = self.descriptors;
+        self.wait(&format!("{descriptors} descriptors, as at the start"), |gateway| {
+            gateway.open_descriptors() <= descriptors
+        });
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            eprintln!("log of the gateway at port {}:\n{}", self.port, self.log());
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        } else if !self.ended {
+            self.assert_accounts_are_closed();
+            assert_eq!(self.terminate(), 0, "{}", self.log());
+        }
+        if !self.directory.as_os_str().is_empty() {
+            let log = self.log();
+            let _ = std::fs::remove_dir_all(&self.directory);
+            assert!(std::thread::panicking() || !log.contains("panicked"), "{log}");
+        }
+    }
+}
+
+/// One scrape.
+#[derive(Debug)]
+pub struct Metrics(BTreeMap<String, f64>);
+
+impl Metrics {
+    fn parse(text: &str) -> Self {
+        let samples = text.lines().filter(|line| !line.starts_with('#')).filter_map(|line| line.rsplit_once(' '));
+        Self(samples.map(|(name, value)| (name.to_owned(), value.parse().unwrap())).collect())
+    }
+
+    /// One sample, by name and labels as they are written.
+    pub fn value(&self, sample: &str) -> f64 {
+        *self.0.get(sample).unwrap_or_else(|| panic!("no sample {sample} in {:#?}", self.0.keys()))
+    }
+
+    /// All samples of a family.
+    pub fn sum(&self, family: &str) -> f64 {
+        let labelled = format!("{family}{{");
+        self.0.iter().filter(|(name, _)| *name == family || name.starts_with(&labelled)).map(|(_, value)| value).sum()
+    }
+}
+
+/// Stories that run once on each wire: `fn story(driver: Driver)`.
+#[macro_export]
+macro_rules! on_both_drivers {
+    ($($story:ident)*) => {
+        mod on_epoll {
+            $(#[test] fn $story() { super::$story($crate::support::gateway::Driver::Epoll) })*
+        }
+        mod on_io_uring {
+            $(#[test] fn $story() { super::$story($crate::support::gateway::Driver::IoUring) })*
+        }
+    };
+}
