@@ -1,0 +1,200 @@
+//! The dependency rule of `src/lib.rs`: which module may name which, and that the core builds alone.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// What each module may name of the others (the rule is in `src/lib.rs`). A module that is not here fails the test: a
+/// new one has to say where it stands.
+const ALLOWED: &[(&str, &[&str])] = &[
+    // The pure core.
+    ("close", &[]),
+    ("id", &[]),
+    ("limits", &[]),
+    ("proto", &["close", "limits"]),
+    ("dialect", &["close", "id", "limits", "proto", "relay"]),
+    ("conn", &["close", "dialect", "id", "limits", "proto"]),
+    ("room", &["close", "id", "limits", "relay"]),
+    // Shared by the shell.
+    ("counters", &["close", "limits", "relay"]),
+    ("mailbox", &["limits"]),
+    ("config", &["limits", "relay", "check"]),
+    ("check", &["config", "limits", "conn", "wire", "shard"]),
+    ("log", &["config"]),
+    // The shell.
+    ("relay", &["config", "counters", "id", "limits", "mailbox"]),
+    ("wire", &["conn", "counters", "limits", "mailbox", "proto", "close"]),
+    ("control", &["check", "close", "config", "counters", "id", "limits", "mailbox", "relay"]),
+    ("client", &["config", "limits", "relay"]),
+    ("cli", &["config"]),
+    (
+        "shard",
+        &[
+            "close", "config", "conn", "control", "counters", "dialect", "id", "limits", "mailbox", "proto", "relay",
+            "room", "wire",
+        ],
+    ),
+    ("node", &["check", "close", "config", "control", "counters", "id", "limits", "mailbox", "relay", "shard", "wire"]),
+];
+
+/// Modules of the core: bytes and `now` in, values out.
+const PURE: [&str; 7] = ["close", "conn", "dialect", "id", "limits", "proto", "room"];
+
+/// What only a shell touches.
+const SYSTEM: [&str; 14] = [
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "std::fs",
+    "std::thread",
+    "std::os",
+    "Instant::now",
+    "SystemTime",
+    "monoio",
+    "tokio",
+    "async_nats",
+    "io_uring",
+    "libc::",
+    "nix::",
+];
+
+fn source() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("src")
+}
+
+/// Every file below, with its top-level module.
+fn files() -> Vec<(String, PathBuf)> {
+    let mut found = Vec::new();
+    let mut folders = vec![source()];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
+                let first = path.strip_prefix(source()).unwrap().components().next().unwrap();
+                let module = first.as_os_str().to_str().unwrap().trim_end_matches(".rs").to_owned();
+                found.push((module, path));
+            }
+        }
+    }
+    assert!(found.len() > 40, "the sources are not where they are looked for");
+    found
+}
+
+/// A file's code without its unit tests and comments; tests may reach further, in `tests.rs` too.
+fn code(path: &Path) -> String {
+    let text = std::fs::read_to_string(path).unwrap();
+    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+    text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
+}
+
+/// Modules that code names: `crate::a::…` and `crate::{a::…, b::…}`.
+fn named(code: &str) -> BTreeSet<String> {
+    let mut modules = BTreeSet::new();
+    for rest in code.split("crate::").skip(1) {
+        if let Some(list) = rest.strip_prefix('{') {
+            let mut depth = 0;
+            let mut item = String::new();
+            for character in list.chars() {
+                match character {
+                    '{' => depth += 1,
+                    '}' if depth == 0 => break,
+                    '}' => depth -= 1,
+                    ',' if depth == 0 => modules.extend(first_word(&std::mem::take(&mut item))),
+                    _ => {}
+                }
+                if depth == 0 && character != ',' {
+                    item.push(character);
+                }
+            }
+            modules.extend(first_word(&item));
+        } else {
+            modules.extend(first_word(rest));
+        }
+    }
+    modules
+}
+
+fn first_word(text: &str) -> Option<String> {
+    let word: String = text.trim_start().chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect();
+    (!word.is_empty()).then_some(word)
+}
+
+#[test]
+fn every_module_names_only_what_the_rule_allows() {
+    let mut offences = Vec::new();
+    for (module, path) in files() {
+        if matches!(module.as_str(), "lib" | "main") {
+            continue;
+        }
+        let (_, allowed) = ALLOWED
+            .iter()
+            .find(|(known, _)| *known == module)
+            .unwrap_or_else(|| panic!("the module {module} is new: say in ALLOWED what it may name"));
+        for other in named(&code(&path)) {
+            let own = other == module;
+            let is_module = ALLOWED.iter().any(|(known, _)| *known == other);
+            if is_module && !own && !allowed.contains(&other.as_str()) {
+                offences.push(format!("{} names {other}", path.display()));
+            }
+        }
+    }
+    assert!(offences.is_empty(), "{}", offences.join("\n"));
+}
+
+#[test]
+fn the_core_touches_no_system() {
+    let mut offences = Vec::new();
+    for (module, path) in files() {
+        if PURE.contains(&module.as_str()) {
+            let code = code(&path);
+            let touched = SYSTEM.iter().filter(|name| code.contains(*name));
+            offences.extend(touched.map(|name| format!("{} touches {name}", path.display())));
+        }
+    }
+    assert!(offences.is_empty(), "{}", offences.join("\n"));
+}
+
+#[test]
+fn the_core_never_names_the_shell() {
+    let shell: Vec<&str> =
+        ALLOWED.iter().map(|(module, _)| *module).filter(|m| !PURE.contains(m) && *m != "relay").collect();
+    for (module, allowed) in ALLOWED.iter().filter(|(module, _)| PURE.contains(module)) {
+        for name in *allowed {
+            assert!(!shell.contains(name), "{module} may name {name}, which is no part of the core");
+        }
+    }
+}
+
+#[test]
+fn the_core_is_built_without_any_runtime() {
+    let mut command = Command::new(env!("CARGO"));
+    command.current_dir(env!("CARGO_MANIFEST_DIR"));
+    command.args([
+        "tree",
+        "--package",
+        "tidegate",
+        "--edges",
+        "normal",
+        "--no-default-features",
+        "--prefix",
+        "none",
+        "--locked",
+    ]);
+    let output = command.output().unwrap();
+    let tree = String::from_utf8(output.stdout).unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(tree.contains("tungstenite"), "{tree}");
+    let crates: BTreeSet<&str> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
+    for runtime in ["monoio", "tokio", "async-nats", "io-uring", "mio", "nix", "monoio-http"] {
+        assert!(!crates.contains(runtime), "the core depends on {runtime}");
+    }
+}
+
+#[test]
+fn the_words_of_a_use_are_found() {
+    let code = "use crate::close::A;\nuse crate::{conn::{B, room::C}, proto as p};\nlet x = crate::limits::D;";
+    assert_eq!(named(code), BTreeSet::from(["close", "conn", "limits", "proto"].map(String::from)));
+}
