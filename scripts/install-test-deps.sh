@@ -10,7 +10,8 @@ PYTHON_PACKAGES=(
     websockets      # a client that is not ours
 )
 NODE_PACKAGES=(
-    ws # another one
+    ws              # another one
+    playwright-core # drives a browser over the demo page
 )
 
 # up_to_date STAMP WORD...: whether the stamp holds exactly these words.

@@ -1,0 +1,89 @@
+//! No descriptors, no capacity, too many at once: told with 503, and no spinning (G6, G12).
+
+use std::io::Write;
+use std::net::TcpStream;
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::client::Client;
+use crate::support::gateway::{Driver, Gateway};
+use crate::support::http;
+
+crate::on_both_drivers! {
+    over_the_capacity_clients_get_503_and_those_inside_are_served
+    without_descriptors_the_node_answers_rests_and_recovers
+    over_the_connection_rate_clients_get_503
+    a_crowd_of_unfinished_handshakes_does_not_keep_others_out_for_long
+}
+
+fn over_the_capacity_clients_get_503_and_those_inside_are_served(driver: Driver) {
+    let mut gateway = Gateway::start(driver, &["--max-connections", "10"]);
+    let mut inside: Vec<Client> = (0..10).map(|_| Client::connect(gateway.port)).collect();
+    inside.iter_mut().for_each(|client| client.join("lobby"));
+    assert_eq!(gateway.metrics().value("ws_connection_capacity"), 10.0);
+    for _ in 0..5 {
+        let mut stream = http::connect(gateway.port);
+        stream.write_all(http::upgrade("/", &[]).as_bytes()).unwrap();
+        let answer = http::read_answer(&mut stream).unwrap();
+        assert_eq!(answer.status, 503);
+        assert!(answer.header("retry-after").unwrap().parse::<u32>().unwrap() > 0);
+    }
+    gateway.wait_for("ws_handshakes_total{result=\"capacity\"}", 5.0);
+    inside[0].publish("lobby", json!("inside"));
+    inside.iter_mut().for_each(|client| assert_eq!(client.content("lobby"), "inside"));
+    inside.truncate(5);
+    gateway.wait("there is room again", |gateway| Client::try_connect(gateway.port, "/").is_ok());
+}
+
+fn without_descriptors_the_node_answers_rests_and_recovers(driver: Driver) {
+    let mut gateway = Gateway::start(driver, &["--connection-rate", "0"]);
+    // Fewer than it counted on when it started: its capacity is not what stops clients.
+    gateway.limit_descriptors(gateway.open_descriptors() as u64 + 40);
+    let mut inside: Vec<Client> = Vec::new();
+    while let Ok(client) = Client::try_connect(gateway.port, "/") {
+        inside.push(client);
+        assert!(inside.len() < 200, "the limit does not bind");
+    }
+    assert!((10..=45).contains(&inside.len()), "{}", inside.len());
+    for client in &mut inside {
+        assert_eq!(client.json()["type"], "welcome");
+    }
+    // They wait in the queue, for as long as they like.
+    let _waiting: Vec<TcpStream> = (0..20).map(|_| http::connect(gateway.port)).collect();
+    let (pid, before) = (gateway.pid(), gateway.cpu_ticks());
+    std::thread::sleep(Duration::from_secs(1));
+    let spent = gateway.cpu_ticks() - before;
+    // Two shards that spin are 200 ticks a second where they have a core each, and never less than 50.
+    assert!(spent < 30, "process {pid} spent {spent} hundredths of a second with nothing to do");
+    inside[0].join("lobby");
+    inside[0].publish("lobby", json!("served"));
+    assert_eq!(inside[0].content("lobby"), "served");
+    inside.truncate(1);
+    gateway.wait("it recovers", |gateway| Client::try_connect(gateway.port, "/").is_ok());
+}
+
+fn over_the_connection_rate_clients_get_503(driver: Driver) {
+    let gateway = Gateway::start(driver, &["--connection-rate", "10"]);
+    let mut statuses = Vec::new();
+    for _ in 0..100 {
+        let mut stream = http::connect(gateway.port);
+        stream.write_all(http::upgrade("/", &[]).as_bytes()).unwrap();
+        let answer = http::read_answer(&mut stream).unwrap();
+        if answer.status == 503 {
+            assert!(answer.header("retry-after").is_some());
+        }
+        statuses.push(answer.status);
+    }
+    assert!(statuses.contains(&101) && statuses.contains(&503), "{statuses:?}");
+    let refused = statuses.iter().filter(|status| **status == 503).count();
+    assert_eq!(gateway.metrics().value("ws_handshakes_total{result=\"connection-rate\"}"), refused as f64);
+}
+
+fn a_crowd_of_unfinished_handshakes_does_not_keep_others_out_for_long(driver: Driver) {
+    let config = "[limits]\nhandshakes_per_shard = 20\nhandshake_deadline = \"2s\"";
+    let mut gateway = Gateway::on(driver).config(config).start();
+    let _crowd: Vec<TcpStream> = (0..100).map(|_| http::connect(gateway.port)).collect();
+    gateway.wait_for_at_least("ws_handshakes_total{result=\"capacity\"}", 1.0);
+    gateway.wait("they time out", |gateway| Client::try_connect(gateway.port, "/").is_ok());
+}

@@ -1,0 +1,125 @@
+//! Clients, backends and a browser that nobody here wrote.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::support::gateway::{Driver, Gateway};
+use crate::support::nats::Nats;
+
+crate::on_both_drivers! {
+    python_websockets_talk_on_one_node_and_across_two
+    a_plain_node_ws_program_works_unchanged
+    a_nats_py_backend_publishes_json_text_bytes_and_headers
+    curl_is_told_what_to_do
+    a_browser_on_each_node_sees_a_message_cross_and_comes_back_after_a_restart
+}
+
+fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// What scripts/install-test-deps.sh installed, or a reason to fail that says what to do.
+fn installed(path: &str) -> PathBuf {
+    let path = root().join(".deps").join(path);
+    assert!(path.exists(), "{} is missing: run scripts/install-test-deps.sh", path.display());
+    path
+}
+
+/// Runs a program to its end; it must succeed.
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{command:?}: {}\n{out}\n{err}", output.status);
+    out.trim().to_owned()
+}
+
+fn python(arguments: &[&str]) -> String {
+    let script = root().join("tests/e2e/python_client.py");
+    run(Command::new(installed("venv/bin/python")).arg(script).args(arguments))
+}
+
+fn node(script: &str, arguments: &[&str]) -> String {
+    let modules = installed("node/node_modules");
+    let script = root().join("tests/e2e").join(script);
+    run(Command::new("node").env("NODE_PATH", modules).arg(script).args(arguments))
+}
+
+/// Two nodes over one broker.
+fn two_nodes(driver: Driver, more: &[&str]) -> (Nats, [Gateway; 2]) {
+    let broker = Nats::start();
+    let node = || Gateway::on(driver).args(&["--nats-url", &broker.url()]).args(more).start();
+    let nodes = [node(), node()];
+    (broker, nodes)
+}
+
+fn python_websockets_talk_on_one_node_and_across_two(driver: Driver) {
+    let single = Gateway::start(driver, &[]);
+    let port = single.port.to_string();
+    assert_eq!(python(&["websockets", &port, &port]), "ok");
+    let (_broker, [one, two]) = two_nodes(driver, &[]);
+    assert_eq!(python(&["websockets", &one.port.to_string(), &two.port.to_string()]), "ok");
+}
+
+fn a_plain_node_ws_program_works_unchanged(driver: Driver) {
+    let single = Gateway::start(driver, &[]);
+    let port = single.port.to_string();
+    assert_eq!(node("node_client.js", &[&port, &port]), "ok");
+    let (_broker, [one, two]) = two_nodes(driver, &[]);
+    assert_eq!(node("node_client.js", &[&one.port.to_string(), &two.port.to_string()]), "ok");
+}
+
+fn a_nats_py_backend_publishes_json_text_bytes_and_headers(driver: Driver) {
+    let broker = Nats::start();
+    let gateway = Gateway::start(driver, &["--nats-url", &broker.url()]);
+    assert_eq!(python(&["backend", &gateway.port.to_string(), &broker.url()]), "ok");
+}
+
+fn curl_is_told_what_to_do(driver: Driver) {
+    let gateway = Gateway::start(driver, &["--max-connections", "1000"]);
+    let curl = |arguments: &[&str], path: &str| {
+        let url = format!("http://127.0.0.1:{}{path}", gateway.port);
+        run(Command::new("curl").args(["-s", "-S", "-i", "--max-time", "30"]).args(arguments).arg(url))
+    };
+    let answer = curl(&[], "/");
+    assert!(answer.starts_with("HTTP/1.1 426 ") && answer.contains("WebSocket client"), "{answer}");
+    assert!(answer.to_ascii_lowercase().contains("sec-websocket-version: 13"), "{answer}");
+    assert!(curl(&[], "/nowhere").starts_with("HTTP/1.1 404 "));
+    assert!(curl(&["-X", "DELETE"], "/").starts_with("HTTP/1.1 405 "));
+    assert!(curl(&["-d", "body"], "/").starts_with("HTTP/1.1 405 "));
+    assert!(curl(&["--http1.0"], "/").starts_with("HTTP/1.1 505 "));
+    assert!(curl(&["-I"], "/").starts_with("HTTP/1.1 405 "));
+    assert!(curl(&[], "/health").starts_with("HTTP/1.1 200 "));
+    let upgrade = ["-H", "Connection: Upgrade", "-H", "Upgrade: websocket", "-H", "Sec-WebSocket-Version: 13"];
+    assert!(curl(&upgrade, "/").starts_with("HTTP/1.1 400 "), "no key");
+    let metrics = run(Command::new("curl").args(["-s", "-f", &format!("http://127.0.0.1:{}/metrics", gateway.admin)]));
+    assert!(metrics.contains("\nws_connections_active 0"), "{metrics}");
+}
+
+fn a_browser_on_each_node_sees_a_message_cross_and_comes_back_after_a_restart(driver: Driver) {
+    let names = ["chromium", "chromium-browser", "google-chrome"];
+    let paths = std::env::var_os("PATH").unwrap_or_default();
+    let browser =
+        std::env::split_paths(&paths).flat_map(|path| names.map(|name| path.join(name))).find(|path| path.exists());
+    let Some(browser) = browser else {
+        println!("skipped: no Chromium on the PATH (Debian: apt-get install chromium)");
+        return;
+    };
+    let (_broker, [one, mut two]) = two_nodes(driver, &["--demo", "--drain-window", "0s"]);
+    let modules = installed("node/node_modules");
+    let mut command = Command::new("node");
+    command.env("NODE_PATH", modules).arg(root().join("tests/e2e/demo_page.js")).arg(browser);
+    command.args([one.port.to_string(), two.port.to_string()]);
+    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    let mut says = |expected: &str| assert_eq!(lines.next().map(Result::unwrap).as_deref(), Some(expected));
+    let mut go_on = child.stdin.take().unwrap();
+    says("crossed");
+    assert_eq!(two.terminate(), 0);
+    says("disconnected");
+    two.restart();
+    std::io::Write::write_all(&mut go_on, b"restarted\n").unwrap();
+    says("crossed again");
+    assert!(child.wait().unwrap().success());
+    assert!(two.metrics().value("ws_reconnects_total") >= 1.0, "the page said its attempt");
+}
