@@ -1,0 +1,84 @@
+#!/usr/bin/env bash
+# Starts a broker and two gateways that share it, says what to try, and ends all of them on Ctrl-C.
+#
+#   scripts/two-nodes.sh             ports 8081 and 8082, admin 9091 and 9092, broker 4223
+#   TIDEGATE_BIN=… NATS_SERVER=…     other binaries than target/release/tidegate (or debug) and the installed nats-server
+#   FIRST_PORT=18080                 other ports: this one, the next, and those 10, 11 and 20 above it
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+first=${FIRST_PORT:-}
+one=${first:-8081} two=$((${first:-8081} + 1))
+admin_one=$((first ? first + 10 : 9091)) admin_two=$((first ? first + 11 : 9092))
+broker_port=$((first ? first + 20 : 4223))
+
+gateway=${TIDEGATE_BIN:-}
+if [ -z "$gateway" ]; then
+    for built in target/release/tidegate target/debug/tidegate; do
+        [ -x "$built" ] && { gateway=$built; break; }
+    done
+    [ -n "$gateway" ] || { cargo build --release && gateway=target/release/tidegate; }
+fi
+
+nats=${NATS_SERVER:-$(command -v nats-server || true)}
+[ -n "$nats" ] || nats=.deps/venv/bin/nats-server
+[ -x "$nats" ] || {
+    echo "two-nodes: no nats-server: run scripts/install-test-deps.sh, or set NATS_SERVER to one" >&2
+    exit 1
+}
+
+pids=()
+finish() {
+    trap - EXIT INT TERM
+    # The gateways first: they tell their clients while the broker is still there.
+    for pid in "${pids[@]:1}" "${pids[@]:0:1}"; do
+        kill "$pid" 2>/dev/null || true
+        wait "$pid" 2>/dev/null || true
+    done
+}
+trap 'finish; exit 0' INT TERM
+trap finish EXIT
+
+"$nats" --addr 127.0.0.1 --port "$broker_port" >/dev/null 2>&1 &
+pids+=($!)
+
+start() {
+    TIDEGATE_NODE_NAME=$1 "$gateway" --listen "127.0.0.1:$2" --admin "127.0.0.1:$3" \
+        --nats-url "nats://127.0.0.1:$broker_port" --demo --drain-window 2s --log warn &
+    pids+=($!)
+}
+start one "$one" "$admin_one"
+start two "$two" "$admin_two"
+
+# ready PORT: whether the gateway there wants clients.
+ready() {
+    exec 3<>"/dev/tcp/127.0.0.1/$1" || return 1
+    printf 'GET /ready HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n' >&3
+    local line
+    read -r line <&3
+    exec 3>&- 3<&-
+    [[ $line == *" 200 "* ]]
+}
+for admin in "$admin_one" "$admin_two"; do
+    for _ in $(seq 100); do
+        ready "$admin" 2>/dev/null && continue 2
+        sleep 0.1
+    done
+    echo "two-nodes: the gateway with the admin port $admin is not ready; what it says stands above" >&2
+    exit 1
+done
+
+cat <<TEXT
+
+Two gateways and a broker run. Try:
+
+  in a browser         http://127.0.0.1:$one/demo and http://127.0.0.1:$two/demo: what one says, both hear
+  in two terminals     $gateway sub lobby --listen 127.0.0.1:$two
+                       $gateway pub lobby '{"hello":"world"}' --admin 127.0.0.1:$admin_one
+  what they count      curl -s 127.0.0.1:$admin_one/metrics | grep ^ws_
+  a drain              curl -s -X POST 127.0.0.1:$admin_two/drain
+  the broker           nats://127.0.0.1:$broker_port, subjects tidegate.room.ROOM
+
+Ctrl-C ends all of it.
+TEXT
+wait "${pids[@]:1}"
