@@ -33,7 +33,7 @@ const SENDS: usize = 512;
 const ACCEPTS: usize = 64;
 /// Rest after the host ran out of descriptors or memory.
 const EXHAUSTED_REST: Duration = Duration::from_millis(100);
-/// How long a stopping shard goes on answering what its accept queue still holds.
+/// How long a stopping shard goes on answering requests that are on their way.
 const LAST_ACCEPTS: Duration = Duration::from_millis(100);
 /// Entries of monoio's own ring: it waits for the wire and the listener, no more.
 const RUNTIME_ENTRIES: u32 = 256;
@@ -82,11 +82,12 @@ async fn live<W: Wire + AsFd + 'static>(seat: Seat, wire: W) -> io::Result<Shard
     let accepting = pollable(&*listener)?;
     // The loop is a task like the accepting one: monoio polls a main future that is ready again and again before it looks
     // at its driver.
-    let turning = monoio::spawn(turn(shard.clone(), seat.port, seat.orders, seat.waker, events, seat.counters));
+    let turning =
+        monoio::spawn(turn(shard.clone(), listener.clone(), seat.port, seat.orders, seat.waker, events, seat.counters));
     let accepts = monoio::spawn(accept(shard.clone(), listener.clone(), accepting));
     turning.await?;
     drop(accepts);
-    empty_the_queue(&shard, &listener).await;
+    empty_the_queue(&shard, &listener);
     Ok(ShardExit::Stopped)
 }
 
@@ -97,6 +98,7 @@ fn pollable(fd: impl AsFd) -> io::Result<TcpStream> {
 
 async fn turn<W: Wire>(
     shard: Rc<RefCell<Shard<W>>>,
+    listener: Rc<OwnedFd>,
     mut port: Port,
     mut orders: Receiver<Order>,
     waker: Arc<Waker>,
@@ -105,6 +107,7 @@ async fn turn<W: Wire>(
 ) -> io::Result<()> {
     let start = Instant::now();
     let mut lag = Lag::new(start);
+    let mut end = None;
     loop {
         let busy = {
             let mut shard = shard.borrow_mut();
@@ -119,7 +122,7 @@ async fn turn<W: Wire>(
             shard.fan_out(SENDS);
             shard.submit();
             hand_over(&mut shard, &mut port);
-            if shard.is_stopped() {
+            if shard.is_stopped() && now >= *end.get_or_insert_with(|| last_moment(&listener, now)) {
                 shard.close_all();
                 return Ok(());
             }
@@ -204,18 +207,20 @@ fn refuse_with<W: Wire>(spare: &mut Option<File>, shard: &RefCell<Shard<W>>, lis
     *spare = File::open("/dev/null").ok();
 }
 
-/// At the end: no new connection is begun, and what the queue holds is answered.
-async fn empty_the_queue<W: Wire>(shard: &RefCell<Shard<W>>, listener: &OwnedFd) {
+/// At the very end: whoever still waits is answered.
+fn empty_the_queue<W: Wire>(shard: &RefCell<Shard<W>>, listener: &OwnedFd) {
+    while let Accepted::Socket(fd) = listener::accept(listener) {
+        shard.borrow_mut().turn_away(fd);
+    }
+}
+
+/// The shard's last moment: no new connection is begun, while requests that are on their way are still read and answered,
+/// because a socket that is closed over an unread request is reset.
+fn last_moment(listener: &OwnedFd, now: Instant) -> Instant {
     if let Err(error) = listener::drop_new_connections(listener) {
         tracing::warn!(%error, "cannot drop new connections; some may be reset");
     }
-    let end = Instant::now() + LAST_ACCEPTS;
-    while Instant::now() < end {
-        while let Accepted::Socket(fd) = listener::accept(listener) {
-            shard.borrow_mut().turn_away(fd);
-        }
-        sleep(Duration::from_millis(10)).await;
-    }
+    now + LAST_ACCEPTS
 }
 
 /// How long the loop's turns take: a shard that lags is one whose clients wait.
