@@ -39,11 +39,12 @@ finish() {
 trap 'finish; exit 0' INT TERM
 trap finish EXIT
 
-"$nats" --addr 127.0.0.1 --port "$broker_port" >/dev/null 2>&1 &
+# Sessions of their own: a Ctrl-C is for this script, which then asks each of them once.
+setsid "$nats" --addr 127.0.0.1 --port "$broker_port" >/dev/null 2>&1 &
 pids+=($!)
 
 start() {
-    TIDEGATE_NODE_NAME=$1 "$gateway" --listen "127.0.0.1:$2" --admin "127.0.0.1:$3" \
+    TIDEGATE_NODE_NAME=$1 setsid "$gateway" --listen "127.0.0.1:$2" --admin "127.0.0.1:$3" \
         --nats-url "nats://127.0.0.1:$broker_port" --demo --drain-window 2s --log warn &
     pids+=($!)
 }

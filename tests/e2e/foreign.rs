@@ -3,8 +3,34 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::support::client::{Client, End};
 use crate::support::gateway::{Driver, Gateway};
 use crate::support::nats::Nats;
+
+/// scripts/two-nodes.sh is what a newcomer runs first.
+#[test]
+fn the_script_starts_two_nodes_that_hear_each_other_and_ends_them_on_ctrl_c() {
+    let first = crate::support::nats::free_port();
+    let mut script = Command::new(root().join("scripts/two-nodes.sh"))
+        .env("TIDEGATE_BIN", env!("CARGO_BIN_EXE_tidegate"))
+        .env("FIRST_PORT", first.to_string())
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(script.stdout.take().unwrap()));
+    assert!(lines.map(Result::unwrap).any(|line| line.starts_with("Ctrl-C")), "it says what to try");
+    let mut members = [first, first + 1].map(Client::connect);
+    members.iter_mut().for_each(|member| member.join("lobby"));
+    members[0].publish("lobby", serde_json::json!("across"));
+    members.iter_mut().for_each(|member| assert_eq!(member.content("lobby"), "across"));
+    let pid = nix::unistd::Pid::from_raw(script.id() as i32);
+    nix::sys::signal::kill(pid, nix::sys::signal::Signal::SIGINT).unwrap();
+    members.iter_mut().for_each(|member| assert!(matches!(member.end(), End::Closed(1012, _))));
+    assert!(script.wait().unwrap().success());
+    for port in [first, first + 1, first + 20] {
+        assert!(std::net::TcpStream::connect(("127.0.0.1", port)).is_err(), "somebody still listens at {port}");
+    }
+}
 
 crate::on_both_drivers! {
     python_websockets_talk_on_one_node_and_across_two

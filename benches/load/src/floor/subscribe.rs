@@ -11,7 +11,13 @@ use crate::record::{self, Record};
 use crate::{stamp, sys};
 
 /// Listens for so long and tells what it heard.
-pub(crate) fn run(url: &str, subject: &str, seconds: f64, label: Option<&str>, json: Option<&Path>) -> Result<(), String> {
+pub(crate) fn run(
+    url: &str,
+    subject: &str,
+    seconds: f64,
+    label: Option<&str>,
+    json: Option<&Path>,
+) -> Result<(), String> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -143,7 +143,8 @@ fn heartbeats(args: &IdleArgs, cpu_ns: Option<u64>, idle: &crate::modes::Merged,
             let cores = ns as f64 / 1e9 / seconds;
             record.put("idle_cores", cores, "CPU while idle", format!("{cores:.4} cores"));
             if args.common.connections < EXTRAPOLATED {
-                record.not_measured("CPU of a million idle connections (from fewer than 10,000 nothing is extrapolated)");
+                record
+                    .not_measured("CPU of a million idle connections (from fewer than 10,000 nothing is extrapolated)");
                 return;
             }
             let million = cores / f64::from(args.common.connections) * 1e6;
