@@ -99,6 +99,7 @@ mod tests {
     use super::*;
 
     #[test]
+    #[allow(clippy::single_range_in_vec_init, reason = "one range is what is meant")]
     fn ranges_leave_out_what_is_not_wanted_and_join_what_is() {
         let encoded = Encoded { buffer: Rc::from(&[0; 10][..]), ends: Rc::from(&[2, 4, 7, 10][..]) };
         assert_eq!(encoded.ranges(|_| true), [0..10]);

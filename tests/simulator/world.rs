@@ -76,7 +76,7 @@ impl World {
         let mut nets = Vec::new();
         let shards = (0..SHARDS)
             .map(|n| {
-                let net = Net::new(Dice(seed + n as u64), seed % 3 != 0);
+                let net = Net::new(Dice(seed + n as u64), !seed.is_multiple_of(3));
                 let net = Rc::new(RefCell::new(net));
                 nets.push(net.clone());
                 let settings =
@@ -254,7 +254,7 @@ impl World {
                 .nets
                 .iter()
                 .any(|net| net.borrow().sockets.values().any(|s| !s.client_fin && !s.to_server.is_empty()));
-            if !busy && !unread && !(self.plan.drain && !self.clients.is_empty()) {
+            if !busy && !unread && (!self.plan.drain || self.clients.is_empty()) {
                 break;
             }
         }
