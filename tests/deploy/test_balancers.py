@@ -48,7 +48,7 @@ class Balancer:
             command = ["nginx", "-p", str(self.folder), "-c", str(self.file), "-g", "daemon off;"]
         else:
             command = ["haproxy", "-W", "-db", "-f", str(self.file)]
-        self.log = open(self.folder / "log", "w", encoding="utf-8")
+        self.log = open(self.folder / "log", "a", encoding="utf-8")
         self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
         self.url = f"ws://127.0.0.1:{self.port}"
         wait_until(self.up, 10, f"{kind} in front of ready gateways")
@@ -73,7 +73,19 @@ class Balancer:
     def reload(self):
         """New configuration, new workers; the old ones keep their connections."""
         self.write()
-        self.process.send_signal(signal.SIGHUP if self.kind == "nginx" else signal.SIGUSR2)
+        if self.kind == "nginx":
+            self.process.send_signal(signal.SIGHUP)
+            return
+        # HAProxy's worker serves before its master listens to signals: a reload right after the start is lost.
+        workers = self.workers_started()
+        while self.workers_started() == workers:
+            self.process.send_signal(signal.SIGUSR2)
+            with contextlib.suppress(AssertionError):
+                wait_until(lambda: self.workers_started() > workers, 2)
+
+    def workers_started(self):
+        """Workers of HAProxy so far, from its log."""
+        return (self.folder / "log").read_text().count("forked")
 
     def close(self):
         """Ends it and its workers."""
@@ -139,6 +151,20 @@ def test_an_idle_connection_outlives_the_balancers_limit_because_of_pings(kind, 
         with pytest.raises(TimeoutError):
             client.recv(timeout=8)
         speak(client)
+
+
+@pytest.mark.slow
+def test_an_idle_connection_outlives_a_minute_through_the_references_as_they_are(gateways, balancers):
+    gateway = gateways()
+    with contextlib.ExitStack() as stack:
+        clients = [stack.enter_context(connect(balancers(kind, [gateway]).url, ping_interval=None)) for kind in BALANCERS]
+        for client in clients:
+            welcome(client)
+        # Above both balancers' own defaults (60 s) and the references' limit (90 s).
+        with pytest.raises(TimeoutError):
+            clients[0].recv(timeout=100)
+        for client in clients:
+            speak(client)
 
 
 @pytest.mark.parametrize("kind", BALANCERS)

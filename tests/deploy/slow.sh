@@ -1,0 +1,17 @@
+#!/usr/bin/env bash
+# What takes longer than the tests of CI: slow.sh [--smoke]
+#   - the autoscaler's loop over real gateways and a real Prometheus (autoscale_live.py)
+#   - the load generator through each balancer (balancers_load.py)
+#   - idle connections for 100 s through the reference configurations (not with --smoke)
+# Needs cargo build -p tidegate -p tideload (release for figures) and tests/deploy/install.sh.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python=.deps/venv/bin/python
+case ${1:-} in
+'') ;;
+--smoke) smoke=--smoke ;;
+*) echo "slow.sh: unknown argument '$1'; use --smoke or nothing" >&2 && exit 2 ;;
+esac
+$python tests/deploy/autoscale_live.py ${smoke:-}
+$python tests/deploy/balancers_load.py ${smoke:-}
+[ -n "${smoke:-}" ] || $python -m pytest tests/deploy -m slow
