@@ -23,7 +23,7 @@ bad() {
 }
 
 readonly user=65532
-mode= out= binary=target/release/tidegate port=18080
+mode='' out='' binary=target/release/tidegate port=18080
 command=()
 
 parse() {

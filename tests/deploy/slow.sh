@@ -7,11 +7,12 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=.deps/venv/bin/python
+smoke=()
 case ${1:-} in
 '') ;;
---smoke) smoke=--smoke ;;
+--smoke) smoke=(--smoke) ;;
 *) echo "slow.sh: unknown argument '$1'; use --smoke or nothing" >&2 && exit 2 ;;
 esac
-$python tests/deploy/autoscale_live.py ${smoke:-}
-$python tests/deploy/balancers_load.py ${smoke:-}
-[ -n "${smoke:-}" ] || $python -m pytest tests/deploy -m slow
+$python tests/deploy/autoscale_live.py "${smoke[@]}"
+$python tests/deploy/balancers_load.py "${smoke[@]}"
+[ ${#smoke[@]} -gt 0 ] || $python -m pytest tests/deploy -m slow

@@ -4,8 +4,6 @@ import json
 import os
 import re
 import shutil
-import stat
-import subprocess
 import sys
 import tempfile
 
@@ -121,6 +119,18 @@ def test_a_host_that_has_more_is_never_lowered(host):
     assert (host / "sys/net/ipv4/tcp_mem").read_text() == "1048576 1572864 99999999\n"
     assert (host / "sys/net/ipv4/tcp_keepalive_time").read_text() == "30\n"
     assert (host / "sys/net/ipv4/ip_local_reserved_ports").read_text() == "4222,6222,8080-8090,8222,9090,9999\n"
+
+
+def test_it_works_with_nothing_but_busybox_as_on_the_nodes(host):
+    before, tools = snapshot(host), host / "bin"
+    tools.mkdir()
+    run("busybox", "--install", "-s", tools)
+    environment = {"PATH": str(tools), "TIDEGATE_TUNE_MEMINFO": str(host / "meminfo")}
+    for arguments, code in ((["--check"], 1), (["--apply"], 0), (["--check"], 0), (["--undo"], 0)):
+        result = run(tools / "sh", TUNING / "tune.sh", "--sysctls", host / "sys", "--state", host / "undo", *arguments, check=False,
+                     env=environment)
+        assert result.returncode == code, result.stdout + result.stderr
+    assert snapshot(host) == before
 
 
 def test_the_target_scales_what_grows_with_connections(host):
