@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from autoscaler import SYNC_PERIOD_S, Autoscaler
 from cluster import Cluster, Settings
 from conftest import one, rendered
-from test_k8s import gateway_pod, seconds, settings
+from relations import gateway_pod, seconds, settings
 
 DAY_S = 24 * 3600
 STORM_S = 19 * 3600

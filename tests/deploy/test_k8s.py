@@ -4,53 +4,21 @@ import copy
 import json
 import re
 import subprocess
+import sys
 import tomllib
 
-import jsonschema
-import kubernetes_validate
 import pytest
 import yaml
 
 from conftest import K8S, ROOT, one, rendered, run
 from pod_security import offences
+from relations import CLOSE_DEADLINE_S, DRAIN_WINDOW_S, complaints, gateway_pod, settings
+from schema import Invalid, validate
 
 BUILDS = ["k8s/base", "k8s/node-tuning"] + sorted(f"k8s/overlays/{p.name}" for p in (K8S / "overlays").iterdir())
 GATEWAYS = [build for build in BUILDS if build != "k8s/node-tuning"]
-SCHEMAS = {p.stem: json.loads(p.read_text()) for p in (ROOT / "tests/deploy/schemas").glob("*.json")}
 # The oldest and newest Kubernetes that the manifests are for: keep-alive sysctls and matchLabelKeys came with 1.29.
 KUBERNETES = ["1.29", "1.37"]
-
-
-def validate(document, version):
-    """Raises where a manifest is not what the API server (or the operator's schema) takes."""
-    if document["kind"] in SCHEMAS:
-        jsonschema.validate(document, SCHEMAS[document["kind"]])
-    else:
-        kubernetes_validate.validate(document, version, strict=True)
-
-
-def settings(objects):
-    """The gateway's own configuration in a build."""
-    maps = [o for o in objects if o["kind"] == "ConfigMap" and "tidegate.toml" in o["data"]]
-    assert len(maps) == 1
-    return tomllib.loads(maps[0]["data"]["tidegate.toml"])
-
-
-def seconds(text):
-    """A duration such as 5s or 2m in seconds."""
-    number, unit = re.fullmatch(r"(\d+)(ms|s|m|h)", text).groups()
-    return int(number) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[unit]
-
-
-def mebibytes(text):
-    """A Kubernetes quantity of memory in MiB."""
-    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", text).groups()
-    return int(number) * {"Mi": 1, "Gi": 1024}[unit]
-
-
-def gateway_pod(objects):
-    """The pod template's spec of the gateway."""
-    return one(objects, "Deployment", "tidegate")["spec"]["template"]["spec"]
 
 
 @pytest.mark.parametrize("version", KUBERNETES)
@@ -90,7 +58,7 @@ def test_a_wrong_field_is_refused(path, value):
     for step in steps:
         at = at[int(step) if isinstance(at, list) else step]
     at[last] = value
-    with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
+    with pytest.raises(Invalid):
         validate(document, KUBERNETES[-1])
 
 
@@ -134,41 +102,78 @@ def test_the_base_runs_on_the_runtimes_profile_and_the_overlay_on_ours():
 
 
 @pytest.mark.parametrize("build", GATEWAYS)
-def test_the_grace_period_outlasts_a_whole_drain(build):
-    objects = rendered(build)
-    drain, pod = settings(objects)["drain"], gateway_pod(objects)
+def test_every_relation_between_the_numbers_holds(build):
+    assert list(complaints(rendered(build))) == []
+
+
+def test_every_relation_holds_with_the_hpa_too(everything):
+    assert list(complaints(everything)) == []
+
+
+def test_the_relations_count_with_the_gateways_own_limits():
     limits = (ROOT / "src/limits.rs").read_text()
-    close_deadline = int(re.search(r"CLOSE_DEADLINE: Duration = Duration::from_secs\((\d+)\)", limits)[1])
-    needed = seconds(drain["delay"]) + seconds(drain["window"]) + close_deadline
-    pre_stop = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-    timeout = seconds(pre_stop[pre_stop.index("--timeout") + 1])
-    assert needed < timeout < pod["terminationGracePeriodSeconds"]
-    # The Service must have noticed before the pod refuses.
-    probe = pod["containers"][0]["readinessProbe"]
-    assert seconds(drain["delay"]) > probe["periodSeconds"] * probe["failureThreshold"]
+    for name, value in (("CLOSE_DEADLINE", CLOSE_DEADLINE_S), ("DRAIN_WINDOW", DRAIN_WINDOW_S)):
+        assert f"{name}: Duration = Duration::from_secs({value})" in limits
 
 
-@pytest.mark.parametrize("build", GATEWAYS)
-def test_memory_fits_the_connections_that_the_pod_admits(build):
-    resources = gateway_pod(rendered(build))["containers"][0]["resources"]
-    connections = settings(rendered(build))["max_connections"]
-    idle = 64 + connections * 4100 / 2**20
-    broadcast = idle + connections * 4096 / 2**20
-    limit = mebibytes(resources["limits"]["memory"])
-    assert mebibytes(resources["requests"]["memory"]) >= broadcast
-    assert limit * 0.9 >= broadcast, "a tenth is for outboxes"
+def changed(build, change):
+    """A build with one thing wrong."""
+    objects = copy.deepcopy(rendered(build))
+    change(objects)
+    return list(complaints(objects))
 
 
-@pytest.mark.parametrize("build", ["k8s/overlays/production", "k8s/overlays/million"])
-def test_the_autoscalers_threshold_leaves_room_in_every_pod(build):
-    objects = rendered(build)
-    spec, admits = one(objects, "ScaledObject")["spec"], settings(objects)["max_connections"]
-    threshold, fewest = float(spec["triggers"][0]["metadata"]["threshold"]), spec["minReplicaCount"]
-    assert threshold <= 0.8 * admits
-    assert fewest * threshold / (fewest - 1) <= admits, "one pod lost, and its clients fit in the others"
-    period = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]["policies"][0]["periodSeconds"]
-    drain = settings(objects)["drain"]
-    assert period > seconds(drain["delay"]) + seconds(drain["window"]), "one drain at a time"
+def toml(old, new):
+    """A change of the gateway's settings."""
+    def change(objects):
+        for o in objects:
+            if "tidegate.toml" in o.get("data", {}):
+                assert old in o["data"]["tidegate.toml"]
+                o["data"]["tidegate.toml"] = o["data"]["tidegate.toml"].replace(old, new)
+    return change
+
+
+def scaler(change):
+    """A change of the ScaledObject's spec."""
+    return lambda objects: change(one(objects, "ScaledObject")["spec"])
+
+
+@pytest.mark.parametrize("change, complaint", [
+    (lambda o: gateway_pod(o).update(terminationGracePeriodSeconds=40), "cut off untold"),
+    (toml('window = "30s"', 'window = "2m"'), "raise --timeout"),
+    (toml('delay = "5s"', 'delay = "1s"'), "the Service notices"),
+    (toml("max_connections = 10000", "max_connections = 7000"), "above 0.8"),
+    (toml("max_connections = 10000", "max_connections = 8000"), "a lost pod do not fit"),
+    (toml("max_connections = 10000", "max_connections = 100000"), "raise the memory request"),
+    (toml("max_connections = 10000", ""), "max_connections is not set"),
+    (scaler(lambda spec: spec["triggers"][0]["metadata"].update(threshold="9000")), "above 0.8"),
+    (scaler(lambda spec: spec.update(minReplicaCount=1)), "a lost pod do not fit"),
+    (scaler(lambda spec: spec.update(maxReplicaCount=2)), "at most 2 replicas"),
+    (scaler(lambda spec: spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]["scaleDown"]["policies"][0]
+            .update(periodSeconds=15)), "raise periodSeconds"),
+    (lambda o: o.append(copy.deepcopy(one(o, "PodMonitor"))), "2 monitors"),
+    (lambda o: o.append(copy.deepcopy(one(o, "ScaledObject"))), "two autoscalers"),
+    (lambda o: one(o, "PodMonitor")["spec"].pop("podTargetLabels"), "podTargetLabels"),
+])
+def test_each_broken_relation_is_told(change, complaint):
+    told = changed("k8s/overlays/production", change)
+    assert any(complaint in line for line in told), told
+
+
+def test_an_operators_own_overlay_can_be_checked(tmp_path):
+    script = ROOT / "scripts/render-check.py"
+    good = run(sys.executable, script, K8S / "overlays/production")
+    assert "0 wrong" in good.stdout
+    (tmp_path / "kustomization.yaml").write_text("resources: [missing.yaml]\n")
+    for arguments, complaint in (([tmp_path], "missing.yaml"), (["/nonexistent"], "no kustomization.yaml"),
+                                 ([K8S / "base", "--kubernetes", "latest"], "give a version")):
+        bad = run(sys.executable, script, *arguments, check=False)
+        assert bad.returncode != 0 and complaint in bad.stderr
+    (tmp_path / "pod.yaml").write_text(yaml.safe_dump(
+        {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "p"}, "spec": {"containers": [{"name": "c", "imaeg": "x"}]}}))
+    (tmp_path / "kustomization.yaml").write_text("resources: [pod.yaml]\n")
+    bad = run(sys.executable, script, tmp_path, check=False)
+    assert bad.returncode == 1 and "imaeg" in bad.stderr
 
 
 def test_the_scaled_object_is_what_was_agreed():

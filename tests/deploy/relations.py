@@ -1,0 +1,130 @@
+"""What must hold between the numbers of a rendered build; each complaint says what is wrong and what to change."""
+
+import re
+import tomllib
+
+# From src/limits.rs; a test compares them.
+CLOSE_DEADLINE_S = 5
+DRAIN_WINDOW_S = 30
+IDLE_BYTES, PAGE_BYTES, BASE_MIB = 4100, 4096, 64
+
+
+def seconds(text):
+    """A duration such as 5s or 2m in seconds."""
+    number, unit = re.fullmatch(r"(\d+)(ms|s|m|h)", text).groups()
+    return int(number) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[unit]
+
+
+def mebibytes(text):
+    """A Kubernetes quantity of memory in MiB."""
+    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", text).groups()
+    return int(number) * {"Mi": 1, "Gi": 1024}[unit]
+
+
+def settings(objects):
+    """The gateway's own configuration in a build."""
+    maps = [o for o in objects if o["kind"] == "ConfigMap" and "tidegate.toml" in o["data"]]
+    assert len(maps) == 1, "expected one ConfigMap with a tidegate.toml"
+    return tomllib.loads(maps[0]["data"]["tidegate.toml"])
+
+
+def gateway_pod(objects):
+    """The pod template's spec of the gateway."""
+    found = [o for o in objects if o["kind"] == "Deployment" and o["metadata"]["name"] == "tidegate"]
+    assert len(found) == 1, "expected one Deployment called tidegate"
+    return found[0]["spec"]["template"]["spec"]
+
+
+def of_kind(objects, *kinds):
+    """The objects of these kinds."""
+    return [o for o in objects if o["kind"] in kinds]
+
+
+def complaints(objects):
+    """All that is wrong with a build of the gateway."""
+    config, pod = settings(objects), gateway_pod(objects)
+    yield from drain(config, pod)
+    yield from memory(config, pod)
+    yield from monitors(objects)
+    yield from autoscalers(objects, config)
+
+
+def drain(config, pod):
+    """The grace period outlasts preStop, and preStop a whole drain."""
+    delay, window = drain_times(config)
+    command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    timeout = seconds(command[command.index("--timeout") + 1])
+    needed = delay + window + CLOSE_DEADLINE_S
+    if timeout <= needed:
+        yield f"preStop gives up after {timeout:g} s, a drain takes {needed:g} s; raise --timeout"
+    if pod["terminationGracePeriodSeconds"] <= timeout:
+        yield (f"terminationGracePeriodSeconds is {pod['terminationGracePeriodSeconds']}, preStop may take {timeout:g} s; raise it, or "
+               "clients are cut off untold")
+    probe = pod["containers"][0]["readinessProbe"]
+    notice = probe["periodSeconds"] * probe["failureThreshold"]
+    if delay <= notice:
+        yield f"drain.delay is {delay:g} s, but the Service notices after {notice} s; raise it"
+
+
+def drain_times(config):
+    """Delay and window in seconds."""
+    given = config.get("drain", {})
+    return seconds(given.get("delay", "0s")), seconds(given.get("window", f"{DRAIN_WINDOW_S}s"))
+
+
+def memory(config, pod):
+    """Memory for all that the pod admits, during a broadcast."""
+    if "max_connections" not in config:
+        yield "max_connections is not set; the autoscaler's threshold has nothing to be compared with"
+        return
+    broadcast = BASE_MIB + config["max_connections"] * (IDLE_BYTES + PAGE_BYTES) / 2**20
+    resources = pod["containers"][0]["resources"]
+    if mebibytes(resources["requests"]["memory"]) < broadcast:
+        yield f"{config['max_connections']} connections need {broadcast:.0f} MiB in a broadcast; raise the memory request"
+    if 0.9 * mebibytes(resources["limits"]["memory"]) < broadcast:
+        yield f"the memory limit leaves no tenth for outboxes above {broadcast:.0f} MiB; raise it"
+
+
+def monitors(objects):
+    """One, or the autoscaler's sum is double."""
+    found = of_kind(objects, "PodMonitor", "ServiceMonitor")
+    if len(found) > 1:
+        yield f"{len(found)} monitors scrape the gateways, and the sum of connections counts each pod as often; keep one"
+    for monitor in found:
+        if "app" not in monitor["spec"].get("podTargetLabels", []):
+            yield "the monitor needs podTargetLabels: [app]; every query selects by it"
+
+
+def autoscalers(objects, config):
+    """One, with a threshold that leaves room, and drains one at a time."""
+    found = of_kind(objects, "ScaledObject", "HorizontalPodAutoscaler")
+    if len(found) > 1:
+        yield "two autoscalers fight over the replicas; keep one"
+    for scaler in found:
+        yield from room_to_grow(*sizes(scaler), config)
+
+
+def sizes(scaler):
+    """Threshold, fewest and most replicas, seconds between two scale-downs."""
+    spec = scaler["spec"]
+    if scaler["kind"] == "ScaledObject":
+        behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+        threshold, least, most = spec["triggers"][0]["metadata"]["threshold"], spec["minReplicaCount"], spec["maxReplicaCount"]
+    else:
+        behavior = spec["behavior"]
+        threshold, least, most = spec["metrics"][0]["external"]["target"]["averageValue"], spec["minReplicas"], spec["maxReplicas"]
+    return float(threshold), least, most, behavior["scaleDown"]["policies"][0]["periodSeconds"]
+
+
+def room_to_grow(threshold, least, most, period, config):
+    """The relations of an autoscaler's numbers to the gateway's."""
+    admits = config.get("max_connections", 0)
+    if threshold > 0.8 * admits:
+        yield f"the threshold is {threshold:g}, above 0.8 × max_connections ({admits}); lower it, or pods refuse while others start"
+    if least < 2 or least * threshold / (least - 1) > admits:
+        yield f"the clients of a lost pod do not fit in the others ({least} pods at {threshold:g} each, {admits} at most)"
+    if most < least:
+        yield f"at most {most} replicas and at least {least}"
+    delay, window = drain_times(config)
+    if period <= delay + window:
+        yield f"a pod goes every {period} s, but a drain takes {delay + window:g} s; raise periodSeconds"
