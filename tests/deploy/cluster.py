@@ -105,6 +105,8 @@ class Cluster:
 
     def _admit(self, now):
         arriving = sum(self.knocking.pop(at) for at in [at for at in self.knocking if at <= now])
+        if not arriving:
+            return
         pods = self.ready(now)
         if not pods:
             self._again(now, arriving)
@@ -131,9 +133,10 @@ class Cluster:
 
     def _drain(self, now):
         s = self.settings
-        for pod in self.pods:
-            if pod.draining_since is None:
-                continue
+        draining = [pod for pod in self.pods if pod.draining_since is not None]
+        if not draining:
+            return
+        for pod in draining:
             into = now - pod.draining_since - s.drain_delay_s
             if 0 <= into and pod.clients:
                 left = max(1, s.drain_window_s - into)

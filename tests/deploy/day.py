@@ -25,6 +25,8 @@ BLIND_S = (15 * 3600, 15 * 3600 + 600)
 # A client stays for half an hour on average.
 SESSION_S = 1800
 SCRAPE_S = 15
+# How often clients come and go by themselves.
+CHANGE_S = 5
 
 
 @dataclass
@@ -73,7 +75,8 @@ def simulate(seed=1, until=DAY_S):
     cluster.arrive(0, population(0))
     record, seen = Record(), None
     for now in range(until):
-        change(cluster, now, chance)
+        if now % CHANGE_S == 0:
+            change(cluster, now, chance)
         if now == STORM_S:
             for lost in list(cluster.cut(1.0)):
                 for wait in range(10):
@@ -89,8 +92,8 @@ def simulate(seed=1, until=DAY_S):
 
 
 def change(cluster, now, chance):
-    """Clients that come and go in a second: sessions that end, and the day's growth."""
-    leaving = cluster.clients / SESSION_S
+    """Clients that come and go by themselves: sessions that end, and the day's growth."""
+    leaving = cluster.clients * CHANGE_S / SESSION_S
     leaving = int(leaving) + (chance.random() < leaving % 1)
     cluster.leave(leaving)
     missing = population(now) - cluster.clients - cluster.away
