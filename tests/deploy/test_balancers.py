@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import re
 import signal
@@ -49,9 +50,14 @@ class Balancer:
         else:
             command = ["haproxy", "-W", "-db", "-f", str(self.file)]
         self.log = open(self.folder / "log", "a", encoding="utf-8")
-        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log)
+        # A group of its own, so that no worker is left whatever becomes of the master.
+        self.process = subprocess.Popen(command, stdout=self.log, stderr=self.log, start_new_session=True)
         self.url = f"ws://127.0.0.1:{self.port}"
-        wait_until(self.up, 30, f"{kind} in front of ready gateways")
+        try:
+            wait_until(self.up, 30, f"{kind} in front of ready gateways")
+        except BaseException:
+            self.close()
+            raise
 
     def write(self):
         """The reference configuration with these gateways and this port; limits as small as a test machine."""
@@ -95,8 +101,10 @@ class Balancer:
         try:
             self.process.wait(5)
         except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+            pass
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.wait()
         self.log.close()
 
 
