@@ -6,19 +6,12 @@
 use std::fmt;
 use std::io;
 
-use io_uring::IoUring;
-use io_uring::cqueue;
-use io_uring::squeue;
-
-/// Entries of the submission queue that the probe asks for.
-const PROBE_SQ_ENTRIES: u32 = 256;
-/// Entries of the completion queue that the probe asks for: what a shard's ring has.
-const PROBE_CQ_ENTRIES: u32 = 32 * 1024;
+use crate::wire::uring::ring::try_rings;
 
 /// What became of the attempt to make a ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ProbeOutcome {
-    /// A ring with all flags that a shard uses was made.
+    /// A shard's rings were made and entered.
     Works,
     /// This kernel or its policy does not allow it; the errno says how. epoll is the answer.
     Refused(i32),
@@ -62,17 +55,10 @@ impl fmt::Display for ProbeOutcome {
     }
 }
 
-/// Makes a ring with the flags of a shard's ring, and drops it.
+/// Makes the rings that a shard makes, with their flags, and drops them.
 pub fn io_uring_probe() -> ProbeOutcome {
-    let ring: io::Result<IoUring<squeue::Entry, cqueue::Entry>> = IoUring::builder()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_taskrun_flag()
-        .setup_submit_all()
-        .setup_cqsize(PROBE_CQ_ENTRIES)
-        .build(PROBE_SQ_ENTRIES);
-    match ring {
-        Ok(_) => ProbeOutcome::Works,
+    match try_rings() {
+        Ok(()) => ProbeOutcome::Works,
         Err(error) => ProbeOutcome::from_error(&error),
     }
 }

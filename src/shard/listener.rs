@@ -86,7 +86,7 @@ pub enum Accepted {
     Socket(RawFd),
     /// Nobody waits.
     Nobody,
-    /// No descriptor or memory is left; they wait on.
+    /// No descriptor or memory is left, or the kernel cannot; they wait on.
     Exhausted(Errno),
 }
 
@@ -100,7 +100,9 @@ pub fn accept(listener: &OwnedFd) -> Accepted {
                 return Accepted::Exhausted(error);
             }
             // The connection died in the queue, or a signal came (accept(2)): the next one.
-            Err(_) => {}
+            Err(Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO | Errno::EPERM) => {}
+            // Whatever else it is, the same call would only say it again.
+            Err(error) => return Accepted::Exhausted(error),
         }
     }
 }

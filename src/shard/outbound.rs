@@ -79,7 +79,8 @@ impl<W: Wire> Shard<W> {
             return;
         }
         let now = self.clock.tick;
-        let Some(entry) = self.connections.find(token) else { return };
+        let alive = self.connections.find(token).filter(|entry| entry.state != State::Released);
+        let Some(entry) = alive else { return };
         let outbox = entry.outbox.get_or_insert_default();
         outbox.begin(chunk(), sent, now);
         self.counters.outbox_bytes.add(outbox.pinned_bytes() as u64);

@@ -22,6 +22,8 @@ use crate::mailbox::{Receiver, Waker};
 use crate::relay::Port;
 use crate::wire::Wire;
 use crate::wire::epoll::Epoll;
+use crate::wire::uring::Uring;
+use crate::wire::uring::ring::{RUNTIME_ENTRIES, runtime_builder};
 
 /// Reads in one turn.
 const READS: usize = 256;
@@ -35,8 +37,6 @@ const ACCEPTS: usize = 64;
 const EXHAUSTED_REST: Duration = Duration::from_millis(100);
 /// How long a stopping shard goes on answering requests that are on their way.
 const LAST_ACCEPTS: Duration = Duration::from_millis(100);
-/// Entries of monoio's own ring: it waits for the wire and the listener, no more.
-const RUNTIME_ENTRIES: u32 = 256;
 
 /// All that a shard's thread is given.
 pub struct Seat {
@@ -63,9 +63,12 @@ pub struct Seat {
 pub fn run(seat: Seat, uring: bool) -> io::Result<ShardExit> {
     seat.counters.uring.set(u64::from(uring));
     if uring {
-        let mut runtime =
-            RuntimeBuilder::<IoUringDriver>::new().with_entries(RUNTIME_ENTRIES).enable_timer().build()?;
-        let wire = Epoll::new(seat.waker.clone())?;
+        let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
+            .with_entries(RUNTIME_ENTRIES)
+            .uring_builder(runtime_builder()?)
+            .enable_timer()
+            .build()?;
+        let wire = Uring::new(seat.waker.clone())?;
         runtime.block_on(live(seat, wire))
     } else {
         let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
@@ -82,9 +85,9 @@ async fn live<W: Wire + AsFd + 'static>(seat: Seat, wire: W) -> io::Result<Shard
     let accepting = pollable(&*listener)?;
     // The loop is a task like the accepting one: monoio polls a main future that is ready again and again before it looks
     // at its driver.
+    let accepts = monoio::spawn(accept(shard.clone(), listener.clone(), accepting, seat.waker.clone()));
     let turning =
         monoio::spawn(turn(shard.clone(), listener.clone(), seat.port, seat.orders, seat.waker, events, seat.counters));
-    let accepts = monoio::spawn(accept(shard.clone(), listener.clone(), accepting));
     turning.await?;
     drop(accepts);
     empty_the_queue(&shard, &listener);
@@ -122,8 +125,13 @@ async fn turn<W: Wire>(
             shard.fan_out(SENDS);
             shard.submit();
             hand_over(&mut shard, &mut port);
+            if let Some(error) = shard.wire().failure() {
+                return Err(error);
+            }
             if shard.is_stopped() && now >= *end.get_or_insert_with(|| last_moment(&listener, now)) {
                 shard.close_all();
+                shard.submit();
+                shard.reap();
                 return Ok(());
             }
             lag.note(now, &counters);
@@ -133,10 +141,13 @@ async fn turn<W: Wire>(
             yield_now().await;
             continue;
         }
+        // The wire takes what was rung before the mailboxes are looked at: what comes after that look rings again.
         waker.will_sleep();
         if shard.borrow_mut().wire().may_sleep() && port.from_relay.is_empty() && orders.is_empty() {
             // Not relaxed: the legacy driver would report readiness again and again.
             events.readable(false).await?;
+        } else {
+            yield_now().await;
         }
         waker.stay_awake();
     }
@@ -169,7 +180,12 @@ fn hand_over<W: Wire>(shard: &mut Shard<W>, port: &mut Port) {
 }
 
 /// Takes connections in while the shard lives. A host without descriptors is met with patience, not with a spinning loop.
-async fn accept<W: Wire>(shard: Rc<RefCell<Shard<W>>>, listener: Rc<OwnedFd>, readiness: TcpStream) -> io::Result<()> {
+async fn accept<W: Wire>(
+    shard: Rc<RefCell<Shard<W>>>,
+    listener: Rc<OwnedFd>,
+    readiness: TcpStream,
+    waker: Arc<Waker>,
+) -> io::Result<()> {
     let mut spare = File::open("/dev/null").ok();
     loop {
         readiness.readable(false).await?;
@@ -188,6 +204,8 @@ async fn accept<W: Wire>(shard: Rc<RefCell<Shard<W>>>, listener: Rc<OwnedFd>, re
             }
             shard.submit();
         }
+        // Submitting may have found events, or left some behind; the loop may sleep.
+        waker.ring();
         if let Some(error) = exhausted {
             tracing::warn!(%error, "cannot accept: raise nofile, or lower max_connections below it");
             refuse_with(&mut spare, &shard, &listener);

@@ -1,6 +1,6 @@
 //! Where bytes meet sockets: one small interface, two drivers.
 //!
-//! [`epoll::Epoll`] is the reference. A shard is generic over [`Wire`], so that both drivers (and the simulator's) share
+//! [`epoll::Epoll`] is the reference, [`uring::Uring`] the other one. A shard is generic over [`Wire`], so that both drivers (and the simulator's) share
 //! every line above it. A wire knows sockets and tokens; it knows no frame and no state of a connection.
 //!
 //! The contract of [`Event::Ready`] is that of an edge: it is told once, and what it announced must be read until the
@@ -8,6 +8,7 @@
 //! it would block.
 
 pub mod epoll;
+pub mod uring;
 
 use std::io;
 use std::net::SocketAddr;
@@ -97,10 +98,10 @@ pub trait Wire {
     /// Does what is queued. Failures are in `events` when it returns.
     fn submit(&mut self, events: &mut Vec<Event>);
 
-    /// Sends our FIN.
+    /// Sends our FIN, after what is queued.
     fn finish(&mut self, fd: RawFd);
 
-    /// Stops watching and closes. [`Event::Released`] follows, at once or later.
+    /// Stops watching and closes, after what is queued. [`Event::Released`] follows, at once or later.
     fn release(&mut self, fd: RawFd, token: Token, events: &mut Vec<Event>);
 
     /// Makes the later close a reset: the kernel forgets what the peer never read (SO_LINGER 0).
@@ -114,6 +115,11 @@ pub trait Wire {
 
     /// Gets ready to sleep; false where there is more to reap first.
     fn may_sleep(&mut self) -> bool;
+
+    /// The error after which the wire cannot go on, once.
+    fn failure(&mut self) -> Option<io::Error> {
+        None
+    }
 }
 
 /// recv(2) without blocking; EINTR is tried again.

@@ -1,0 +1,382 @@
+//! The conditions under which a ring loses or mixes up what it is given, on rings so small that they are met.
+
+use std::io::{Read, Write as _};
+use std::net::{Shutdown, TcpListener, TcpStream};
+use std::os::fd::IntoRawFd;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use super::*;
+use crate::conn::Tag;
+use crate::wire::Ready;
+
+const TINY: Sizes = Sizes { submissions: 8, completions: 16 };
+/// When a test that waits for something gives up.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn tiny() -> Uring {
+    Uring::with_sizes(Waker::new().unwrap(), TINY).unwrap()
+}
+
+fn pairs(count: usize) -> Vec<(TcpStream, RawFd)> {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = listener.local_addr().unwrap();
+    let pair = |_| {
+        let client = TcpStream::connect(address).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        server.set_nonblocking(true).unwrap();
+        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        (client, server.into_raw_fd())
+    };
+    (0..count).map(pair).collect()
+}
+
+fn token(index: u32) -> Token {
+    Token { index, generation: index + 1 }
+}
+
+fn chunk(bytes: &[u8]) -> Chunk {
+    Chunk::whole(Rc::from(bytes), Tag::Control, 1)
+}
+
+/// Submits and reaps once.
+fn turn(wire: &mut Uring) -> Vec<Event> {
+    let mut events = Vec::new();
+    wire.submit(&mut events);
+    wire.reap(&mut events);
+    events
+}
+
+/// Turns until `done` says so; the hang is the failure.
+fn turn_until(wire: &mut Uring, mut done: impl FnMut(&[Event]) -> bool) {
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let events = turn(wire);
+        if done(&events) {
+            return;
+        }
+        assert!(Instant::now() < end, "it never came");
+        std::thread::yield_now();
+    }
+}
+
+fn readable(events: &[Event], index: u32) -> bool {
+    events
+        .iter()
+        .any(|event| matches!(event, Event::Ready(Ready { token, readable: true, .. }) if token.index == index))
+}
+
+fn released(events: &[Event], wanted: Token) -> bool {
+    events.iter().any(|event| matches!(event, Event::Released(token) if *token == wanted))
+}
+
+/// Fills a socket until it takes nothing more; returns what it took.
+fn stuff(fd: RawFd) -> usize {
+    let block = [b'x'; 16 * 1024];
+    let mut taken = 0;
+    while let Ok(length) = super::super::send(fd, &block) {
+        taken += length;
+    }
+    taken
+}
+
+#[test]
+fn a_short_send_whose_completion_overflowed_is_told_before_anything_else() {
+    // An unreaped completion in the kernel's overflow list let the next frame be spliced into the unfinished one.
+    let mut wire = tiny();
+    let mut sockets = pairs(40);
+    for (index, (_, fd)) in sockets.iter().enumerate() {
+        wire.arm(*fd, token(index as u32)).unwrap();
+    }
+    turn(&mut wire);
+    let slow = sockets[0].1;
+    stuff(slow);
+    for (client, _) in &mut sockets[1..] {
+        client.write_all(b"news").unwrap();
+    }
+    // Completions pile up unreaped: the queue is full, the rest overflows.
+    while !wire.ring.has_overflowed() {
+        wire.ring.enter(0).unwrap();
+    }
+    assert!(matches!(wire.queue(slow, token(0), &chunk(b"frame")), Queued::Later));
+    let mut events = Vec::new();
+    wire.submit(&mut events);
+    assert!(matches!(&events[0], Event::Unsent { token: unsent, result: Err(error), .. }
+        if *unsent == token(0) && error.kind() == io::ErrorKind::WouldBlock));
+    wire.reap(&mut events);
+    for index in 1..40 {
+        assert!(readable(&events, index), "the news of {index} came out of the overflow list");
+    }
+}
+
+#[test]
+fn a_poll_that_an_overflow_ended_is_armed_again() {
+    let mut wire = tiny();
+    let mut sockets = pairs(100);
+    for (index, (_, fd)) in sockets.iter().enumerate() {
+        wire.arm(*fd, token(index as u32)).unwrap();
+    }
+    turn(&mut wire);
+    for round in 0..3 {
+        for (client, _) in &mut sockets {
+            client.write_all(b"again").unwrap();
+        }
+        while !wire.ring.has_overflowed() {
+            wire.ring.enter(0).unwrap();
+        }
+        let mut heard = [false; 100];
+        turn_until(&mut wire, |events| {
+            for (index, heard) in heard.iter_mut().enumerate() {
+                *heard |= readable(events, index as u32);
+            }
+            heard.iter().all(|heard| *heard)
+        });
+        for (_, fd) in &sockets {
+            assert_eq!(wire.recv(*fd, &mut [0; 64]).unwrap(), 5, "in round {round}");
+        }
+    }
+}
+
+#[test]
+fn a_broken_entry_in_a_batch_does_not_strand_the_rest() {
+    let mut wire = tiny();
+    let mut sockets = pairs(3);
+    assert!(matches!(wire.queue(sockets[0].1, token(0), &chunk(b"first")), Queued::Later));
+    // Refused when it is prepared, before it is tried: a no-op with a buffer group.
+    let broken = opcode::Nop::new().build().flags(squeue::Flags::BUFFER_SELECT);
+    // SAFETY: it points to nothing.
+    assert!(unsafe { wire.ring.push(&broken) });
+    // And one that fails when it is tried: nobody has this number.
+    assert!(matches!(wire.queue(100_000, token(1), &chunk(b"nobody")), Queued::Later));
+    assert!(matches!(wire.queue(sockets[2].1, token(2), &chunk(b"last")), Queued::Later));
+    let mut events = Vec::new();
+    // One enter: what it leaves behind would keep a pointer to a chunk that may be gone.
+    let pending = wire.ring.pending();
+    wire.ring.enter(pending).unwrap();
+    assert_eq!(wire.ring.pending(), 0);
+    wire.submit(&mut events);
+    assert!(matches!(&events[0], Event::Unsent { token: unsent, result: Err(error), .. }
+        if *unsent == token(1) && error.raw_os_error() == Some(libc::EBADF)));
+    let mut bytes = [0; 8];
+    assert_eq!(sockets[0].0.read(&mut bytes).unwrap(), 5);
+    assert_eq!(sockets[2].0.read(&mut bytes).unwrap(), 4);
+    assert_eq!(&bytes[..4], b"last");
+}
+
+#[test]
+fn a_short_send_tells_how_much_is_out() {
+    // Without MSG_WAITALL a short send counts as a success, and its completion is skipped.
+    let mut wire = tiny();
+    let (mut client, fd) = pairs(1).remove(0);
+    let frame = vec![b'f'; 16 << 20];
+    assert!(matches!(wire.queue(fd, token(0), &chunk(&frame)), Queued::Later));
+    let mut events = Vec::new();
+    wire.submit(&mut events);
+    let Some(Event::Unsent { result: Ok(sent), chunk, .. }) = events.first() else { panic!("nothing was short") };
+    assert!(*sent > 0 && *sent < frame.len());
+    assert_eq!(chunk.bytes().len(), frame.len());
+    wire.discard(fd);
+    let mut got = Vec::new();
+    client.read_to_end(&mut got).unwrap();
+    assert_eq!(got.len(), *sent);
+}
+
+#[test]
+fn a_chunk_is_kept_until_its_batch_is_out_and_no_longer() {
+    let mut wire = tiny();
+    let sockets = pairs(2);
+    let frame = chunk(b"shared");
+    let batch = wire.batch();
+    for (index, (_, fd)) in sockets.iter().enumerate() {
+        wire.queue(*fd, token(index as u32), &frame);
+    }
+    assert_eq!((Rc::strong_count(&frame.buffer), wire.batch()), (3, batch));
+    turn(&mut wire);
+    assert_eq!(Rc::strong_count(&frame.buffer), 1);
+    assert_ne!(wire.batch(), batch);
+}
+
+#[test]
+fn the_number_of_a_batch_is_never_the_one_that_means_none() {
+    let mut wire = tiny();
+    wire.ledger.batch = u32::MAX;
+    let (_client, fd) = pairs(1).remove(0);
+    wire.queue(fd, token(0), &chunk(b"x"));
+    turn(&mut wire);
+    assert_eq!(wire.batch(), 1);
+}
+
+#[test]
+fn a_thousand_connections_on_a_tiny_ring_lose_nothing() {
+    const CONNECTIONS: u32 = 1000;
+    let mut wire = tiny();
+    let mut sockets = pairs(CONNECTIONS as usize);
+    for (index, (_, fd)) in sockets.iter().enumerate() {
+        wire.arm(*fd, token(index as u32)).unwrap();
+    }
+    turn(&mut wire);
+    for (index, (client, _)) in sockets.iter_mut().enumerate() {
+        client.write_all(&(index as u32).to_be_bytes()).unwrap();
+    }
+    let mut answered = 0;
+    turn_until(&mut wire, |events| {
+        // Each is read at its event and never again.
+        for event in events {
+            if let Event::Ready(Ready { token, readable: true, .. }) = event {
+                let mut bytes = [0; 8];
+                answered += u32::from(matches!(super::super::recv(sockets[token.index as usize].1, &mut bytes), Ok(4)));
+            }
+        }
+        answered == CONNECTIONS
+    });
+    for (index, (_, fd)) in sockets.iter().enumerate() {
+        match wire.queue(*fd, token(index as u32), &chunk(&(index as u32).to_be_bytes())) {
+            Queued::Later => {}
+            Queued::Now(result) => assert_eq!(result.unwrap(), 4),
+        }
+    }
+    let events = turn(&mut wire);
+    assert!(!events.iter().any(|event| matches!(event, Event::Unsent { .. })));
+    for (index, (client, _)) in sockets.iter_mut().enumerate() {
+        let mut bytes = [0; 4];
+        client.read_exact(&mut bytes).unwrap();
+        assert_eq!(u32::from_be_bytes(bytes), index as u32);
+    }
+    let mut free = 0;
+    for (index, (_, fd)) in sockets.iter().enumerate() {
+        wire.release(*fd, token(index as u32), &mut Vec::new());
+    }
+    turn_until(&mut wire, |events| {
+        free += events.iter().filter(|event| matches!(event, Event::Released(_))).count();
+        free == CONNECTIONS as usize
+    });
+}
+
+#[test]
+fn a_slot_is_free_only_when_its_poll_has_said_its_last() {
+    let mut wire = tiny();
+    let mut sockets = pairs(2);
+    let (first, second) = (Token { index: 7, generation: 1 }, Token { index: 7, generation: 2 });
+    wire.arm(sockets[0].1, first).unwrap();
+    turn(&mut wire);
+    // The poll has fired and its event is still with the kernel when the connection is released.
+    sockets[0].0.write_all(b"late").unwrap();
+    let mut events = Vec::new();
+    wire.release(sockets[0].1, first, &mut events);
+    assert!(events.is_empty(), "the poll is still armed");
+    turn_until(&mut wire, |events| released(events, first));
+    wire.arm(sockets[1].1, second).unwrap();
+    let mut seen = Vec::new();
+    sockets[1].0.write_all(b"mine").unwrap();
+    turn_until(&mut wire, |events| {
+        seen.extend(events.iter().filter_map(|event| match event {
+            Event::Ready(ready) => Some(ready.token),
+            _ => None,
+        }));
+        readable(events, 7)
+    });
+    assert!(seen.iter().all(|token| *token == second), "{seen:?}");
+}
+
+#[test]
+fn a_connection_released_before_its_poll_was_handed_over_is_released_all_the_same() {
+    let mut wire = tiny();
+    let (mut client, fd) = pairs(1).remove(0);
+    wire.arm(fd, token(0)).unwrap();
+    wire.release(fd, token(0), &mut Vec::new());
+    turn_until(&mut wire, |events| released(events, token(0)));
+    assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
+}
+
+#[test]
+fn what_is_queued_goes_before_the_fin_and_before_the_close() {
+    let mut wire = tiny();
+    let mut sockets = pairs(2);
+    for (index, (_, fd)) in sockets.iter().enumerate() {
+        wire.arm(*fd, token(index as u32)).unwrap();
+    }
+    turn(&mut wire);
+    wire.queue(sockets[0].1, token(0), &chunk(b"bye"));
+    wire.queue(sockets[1].1, token(1), &chunk(b"bye"));
+    wire.finish(sockets[0].1);
+    wire.release(sockets[1].1, token(1), &mut Vec::new());
+    turn_until(&mut wire, |events| released(events, token(1)));
+    for (client, _) in &mut sockets {
+        let mut got = Vec::new();
+        client.read_to_end(&mut got).unwrap();
+        assert_eq!(got, b"bye");
+    }
+}
+
+#[test]
+fn a_reset_is_a_reset_although_a_poll_was_armed() {
+    let mut wire = tiny();
+    let (mut client, fd) = pairs(1).remove(0);
+    wire.arm(fd, token(0)).unwrap();
+    turn(&mut wire);
+    wire.reset(fd);
+    wire.release(fd, token(0), &mut Vec::new());
+    turn_until(&mut wire, |events| released(events, token(0)));
+    assert_eq!(client.read(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+}
+
+#[test]
+fn a_poll_that_the_kernel_refuses_is_tried_again_at_the_next_tick() {
+    let mut wire = tiny();
+    // No socket has this number now; then one gets it.
+    let (mut client, fd) = pairs(1).remove(0);
+    let later = 9_000;
+    wire.arm(later, token(0)).unwrap();
+    turn_until(&mut wire, |events| events.iter().any(|event| matches!(event, Event::Ready(ready) if ready.hangup)));
+    // SAFETY: the number is free; the socket is moved to it and then belongs to the wire.
+    assert_eq!(unsafe { libc::dup2(fd, later) }, later);
+    super::super::close(fd);
+    client.write_all(b"here").unwrap();
+    turn_until(&mut wire, |events| readable(events, 0));
+    wire.release(later, token(0), &mut Vec::new());
+    turn_until(&mut wire, |events| released(events, token(0)));
+    assert_eq!(client.read(&mut [0; 8]).unwrap_or(0), 0);
+}
+
+#[test]
+fn nothing_that_comes_while_the_shard_falls_asleep_is_slept_through() {
+    const ROUNDS: u32 = 20_000;
+    let waker = Waker::new().unwrap();
+    let mut wire = Uring::with_sizes(waker.clone(), TINY).unwrap();
+    wire.ledger.stop_timer();
+    let (mut client, fd) = pairs(1).remove(0);
+    wire.arm(fd, token(0)).unwrap();
+    let (said, heard) = std::sync::mpsc::channel();
+    let writer = std::thread::spawn(move || {
+        let mut random = 88_172_645_463_325_252_u64;
+        for _ in 0..ROUNDS {
+            random ^= random << 13;
+            random ^= random >> 7;
+            random ^= random << 17;
+            for _ in 0..random % 2_000 {
+                std::hint::spin_loop();
+            }
+            client.write_all(b"!").unwrap();
+            // Never two under way: a lost one cannot hide behind the next.
+            heard.recv().unwrap();
+        }
+        client.shutdown(Shutdown::Both).unwrap();
+    });
+    let mut count = 0;
+    while count < ROUNDS {
+        let events = turn(&mut wire);
+        if readable(&events, 0) && matches!(wire.recv(fd, &mut [0; 8]), Ok(1..)) {
+            count += 1;
+            said.send(()).unwrap();
+        }
+        waker.will_sleep();
+        if wire.may_sleep() && count < ROUNDS {
+            let mut fds = [nix::poll::PollFd::new(wire.as_fd(), nix::poll::PollFlags::POLLIN)];
+            // The timer alone would end the sleep, and hide a lost wake-up: it is stopped above.
+            assert_eq!(nix::poll::poll(&mut fds, 60_000u16).unwrap(), 1, "slept through round {count}");
+        }
+        waker.stay_awake();
+    }
+    writer.join().unwrap();
+    wire.discard(fd);
+}
