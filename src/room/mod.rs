@@ -47,7 +47,7 @@ struct Pass {
 pub enum Step {
     /// This member is next.
     Member(u32),
-    /// The pass is over; its batch is handed back, and [`Room::close_holes`] is due.
+    /// The pass is over; its batch is handed back, and [`Room::finish`] is due.
     Over,
     /// There is nothing to send.
     Idle,
