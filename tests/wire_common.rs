@@ -1,5 +1,7 @@
 //! What a shard may rely on, held for both wires by the same stories on real sockets.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::os::fd::{AsFd, IntoRawFd, RawFd};

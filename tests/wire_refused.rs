@@ -1,6 +1,8 @@
 //! What the program does where the kernel answers io_uring's calls as container runtimes and empty hosts do: a seccomp
 //! filter in front of the real binary gives the answers.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 mod support;
 
 use std::fs::File;
