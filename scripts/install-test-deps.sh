@@ -51,3 +51,6 @@ else
 fi
 
 .deps/venv/bin/nats-server --version
+
+# Prometheus, balancers, a kustomize and schemas, for tests/deploy.
+tests/deploy/install.sh
