@@ -24,7 +24,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("log", &["config"]),
     // The shell.
     ("relay", &["config", "counters", "id", "limits", "mailbox"]),
-    ("wire", &["conn", "counters", "limits", "mailbox", "proto", "close"]),
+    ("wire", &["conn", "counters", "id", "limits", "mailbox", "proto", "close"]),
     ("control", &["check", "close", "config", "counters", "id", "limits", "mailbox", "relay"]),
     ("client", &["config", "limits", "relay"]),
     ("cli", &["config"]),

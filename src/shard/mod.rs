@@ -87,6 +87,8 @@ pub struct Shard<W> {
     gaps: VecDeque<gaps::Walk>,
     to_relay: VecDeque<ToRelay>,
     to_relay_bytes: usize,
+    /// Publications that wait for a room's confirmation.
+    held: usize,
     acks: Slab<AwaitedAck>,
     backlogged: Vec<u32>,
     events: Vec<Event>,
@@ -125,6 +127,7 @@ impl<W: Wire> Shard<W> {
             gaps: VecDeque::new(),
             to_relay: VecDeque::new(),
             to_relay_bytes: 0,
+            held: 0,
             acks: Slab::new(),
             backlogged: Vec::new(),
             events: Vec::new(),

@@ -81,13 +81,14 @@ impl<W: Wire> Shard<W> {
     ) -> Result<(), (ErrorCode, &'static str)> {
         let known = self.by_name.get_key_value(publish.room).map(|(name, index)| (name.clone(), *index));
         self.may_publish(token, publish.room, known.as_ref().map(|(_, index)| *index))?;
-        let full = self.to_relay.len() >= PUBLISH_QUEUE_MESSAGES
+        let full = self.to_relay.len() + self.held >= PUBLISH_QUEUE_MESSAGES
             || self.to_relay_bytes + publish.payload.len() > PUBLISH_QUEUE_BYTES
             || self.acks.len() >= PUBLISH_QUEUE_MESSAGES;
         if full {
             self.counters.dropped[DropReason::Unavailable as usize].add(1);
             return Err((ErrorCode::Unavailable, "the node cannot take more messages just now; try again"));
         }
+        let index = known.as_ref().map(|(_, index)| *index as usize);
         let publication = Publication {
             room: known.map_or_else(|| RoomName::from(publish.room), |(name, _)| name),
             kind: publish.kind,
@@ -98,7 +99,14 @@ impl<W: Wire> Shard<W> {
         };
         self.to_relay_bytes += publication.payload.len();
         let ack = awaited.map(|awaited| self.acks.insert(awaited) as AckToken);
-        self.to_relay.push_back(ToRelay::Publish(publication, ack));
+        let publish = ToRelay::Publish(publication, ack);
+        match index.and_then(|index| self.subscriptions.get_mut(index)) {
+            Some(subscription) if subscription.waiters.is_some() => {
+                subscription.held.push(publish);
+                self.held += 1;
+            }
+            _ => self.to_relay.push_back(publish),
+        }
         Ok(())
     }
 

@@ -23,6 +23,9 @@ pub(super) struct Subscription {
     pub(super) policy: Policy,
     /// Who waits for the confirmation; `None` once it came.
     pub(super) waiters: Option<Vec<Waiter>>,
+    /// What clients of this shard publish meanwhile. It goes to the relay after the confirmation, so that whoever joins and
+    /// speaks in one breath hears itself.
+    pub(super) held: Vec<ToRelay>,
 }
 
 /// Somebody whose `joined` waits.
@@ -76,7 +79,9 @@ impl<W: Wire> Shard<W> {
         let name = RoomName::from(name);
         let policy = self.settings.policy(&name);
         let room = Room::new(name.clone());
-        let index = self.subscriptions.insert(Subscription { room, policy, waiters: Some(Vec::new()) }) as u32;
+        let index =
+            self.subscriptions.insert(Subscription { room, policy, waiters: Some(Vec::new()), held: Vec::new() })
+                as u32;
         self.by_name.insert(name.clone(), index);
         self.counters.rooms.set(self.subscriptions.len() as u64);
         self.to_relay.push_back(ToRelay::Subscribe(name));
@@ -159,12 +164,21 @@ impl<W: Wire> Shard<W> {
             self.reply_joined(waiter.token, name, waiter.reference.as_deref());
             self.flush_reply(waiter.token);
         }
+        self.release_held(index);
         self.unsubscribe_if_empty(index);
+    }
+
+    fn release_held(&mut self, index: u32) {
+        let Some(subscription) = self.subscriptions.get_mut(index as usize) else { return };
+        let held = std::mem::take(&mut subscription.held);
+        self.held -= held.len();
+        self.to_relay.extend(held);
     }
 
     /// The broker did not confirm in time: whoever waits is told, and the room is forgotten.
     fn handle_refused(&mut self, name: &RoomName) {
         let Some(index) = self.by_name.remove(name) else { return };
+        self.release_held(index);
         let subscription = self.subscriptions.remove(index as usize);
         self.counters.rooms.set(self.subscriptions.len() as u64);
         for waiter in subscription.waiters.unwrap_or_default() {
