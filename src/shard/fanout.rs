@@ -17,15 +17,16 @@ const AHEAD: usize = 4;
 impl<W: Wire> Shard<W> {
     /// Sends to up to `budget` members.
     pub fn fan_out(&mut self, budget: usize) {
+        // A gap goes before whatever was published after the loss.
+        if !self.gaps.is_empty() {
+            return self.tell_gaps(budget);
+        }
         let mut left = budget;
         while left > 0 {
             let Some(room) = self.fanout.pop_front() else { break };
             let turn = TURN.min(left);
             let sent = self.go_on(room, turn);
             left -= sent.clamp(1, turn);
-        }
-        if !self.gaps.is_empty() {
-            self.tell_gaps(budget);
         }
     }
 

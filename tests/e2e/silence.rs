@@ -148,7 +148,7 @@ fn a_broadcast_reaches_two_thousand_idle_clients_once_while_another_room_talks(d
         }
         talking.join().unwrap();
     });
-    assert_eq!(gateway.metrics().value("ws_connections_active"), IDLE as f64);
+    gateway.wait_for("ws_connections_active", IDLE as f64);
     // Nothing more comes: what each of them hears next is the answer to its own question.
     for client in &mut idle {
         client.say(json!({"type": "ping"}));

@@ -47,7 +47,8 @@ impl Bus {
                 let interested = self.interest.get(&publication.room).cloned().unwrap_or_default();
                 for to in interested {
                     let waiting = self.mailboxes[to].iter().filter(|item| matches!(item, ToShard::Deliver(_))).count();
-                    if waiting < self.mailbox_items {
+                    // After a loss nothing is delivered before the gap is told, as the relay does it.
+                    if waiting < self.mailbox_items && self.lost[to].is_empty() {
                         self.mailboxes[to].push_back(ToShard::Deliver(publication.clone()));
                     } else {
                         self.lost[to].insert(publication.room.clone());

@@ -70,7 +70,9 @@ impl Oracle {
         } else {
             assert!(at >= view.next, "repeated or out of order after a gap");
         }
-        *view = View { next: at + 1, fresh: false, hole_allowed: false };
+        // A gap may be told before older messages that were already on their way: it stands until there is a hole.
+        let contiguous = view.fresh || order[view.next..at].iter().all(own);
+        *view = View { next: at + 1, fresh: false, hole_allowed: view.hole_allowed && contiguous };
         self.delivered += 1;
     }
 

@@ -249,7 +249,8 @@ impl World {
         for _ in 0..2_000 {
             self.turn();
             self.clients_read(true);
-            let busy = self.shards.iter().any(Shard::has_work) || !self.bus.is_quiet();
+            let waiting = self.counters.iter().any(|counters| counters.outbox_bytes.value() > 0);
+            let busy = waiting || self.shards.iter().any(Shard::has_work) || !self.bus.is_quiet();
             let unread = self
                 .nets
                 .iter()
