@@ -1,0 +1,116 @@
+//! What clients and backends say inside messages: the native dialect, and the relay's header.
+
+use arbitrary::Arbitrary;
+use bytes::Bytes;
+use serde::de::IgnoredAny;
+use tidegate::dialect::native::{self, Content, ErrorCode, Request};
+use tidegate::id::ConnectionId;
+use tidegate::limits::REF_BYTES;
+use tidegate::relay::{Kind, Publication, envelope, valid_room};
+
+/// Any text is a request or a refusal, and whatever is written in answer is one JSON object that says it unchanged.
+pub fn native_dialect(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    match native::parse(text) {
+        Ok(request) => answered(&request),
+        Err(refused) => {
+            reference_is_sane(refused.reference);
+            assert!(matches!(refused.code, ErrorCode::BadMessage | ErrorCode::BadRoom));
+            written(|out| native::error(out, refused.code, &refused.message, refused.reference), refused.reference);
+        }
+    }
+    // Text of a raw client, and names that an operator chose, may hold anything.
+    let message = written(|out| native::message(out, text, None, Content::Text(text), 0), None);
+    let (room, content) = (message["roomId"].as_str(), message["content"].as_str());
+    assert_eq!((room, content), (Some(text), Some(text)), "text did not survive");
+    written(|out| native::message(out, "r", None, Content::Binary(data), u64::MAX), None);
+    written(|out| native::welcome(out, &[b'0'; 24], text, 1, u64::MAX), None);
+    written(|out| native::gap(out, Some(text), "broker", 0), None);
+    written(|out| native::shutdown(out, 1), None);
+}
+
+fn answered(request: &Request<'_>) {
+    match request {
+        Request::Join { room, reference } => {
+            assert_eq!(valid_room(room), Ok(()));
+            written(|out| native::joined(out, room, *reference), *reference);
+        }
+        Request::Leave { room, reference } => {
+            assert_eq!(valid_room(room), Ok(()));
+            written(|out| native::left(out, room, *reference), *reference);
+        }
+        Request::Message { room, content, reference, .. } => {
+            assert_eq!(valid_room(room), Ok(()));
+            written(|out| native::ack(out, *reference, "node"), *reference);
+            assert_eq!(envelope::kind_of(content.as_bytes(), None), Kind::Json, "content is no JSON");
+            let mut out = Vec::new();
+            native::message(&mut out, room, Some(&[b'f'; 24]), Content::Json(content.as_bytes()), 1);
+            assert!(serde_json::from_slice::<IgnoredAny>(&out).is_ok(), "{}", String::from_utf8_lossy(&out));
+        }
+        Request::Ping { reference } => drop(written(|out| native::pong(out, *reference), *reference)),
+    }
+}
+
+fn reference_is_sane(reference: Option<&str>) {
+    let Some(token) = reference else { return };
+    // Each octet of a string takes six when it is escaped.
+    assert!(token.len() <= 6 * REF_BYTES + 2, "a reference of {} octets is echoed", token.len());
+    assert!(serde_json::from_str::<IgnoredAny>(token).is_ok());
+}
+
+/// What a writer wrote, as JSON.
+fn written(write: impl FnOnce(&mut Vec<u8>), reference: Option<&str>) -> serde_json::Value {
+    reference_is_sane(reference);
+    let mut out = Vec::new();
+    write(&mut out);
+    assert!(serde_json::from_slice::<IgnoredAny>(&out).is_ok(), "{}", String::from_utf8_lossy(&out));
+    // A number as reference may be beyond what a Value holds.
+    serde_json::from_slice(&out).unwrap_or_default()
+}
+
+#[derive(Arbitrary)]
+struct FromBroker<'a> {
+    header: Option<&'a str>,
+    payload: &'a [u8],
+    kind: u8,
+    from: Option<(u32, u8, u32, u32)>,
+    echo: bool,
+    time_unix_ns: u64,
+}
+
+/// Any header beside any payload is read as what the payload bears out; what the gateway writes, it reads back.
+pub fn relay_header(data: &[u8]) {
+    let Ok(input) = FromBroker::arbitrary_take_rest(arbitrary::Unstructured::new(data)) else { return };
+    let payload = Bytes::copy_from_slice(input.payload);
+    let read = envelope::read("room".into(), input.header, payload.clone(), || 7);
+    kind_is_borne_out(&read);
+
+    let announced = [None, Some(Kind::Json), Some(Kind::Text), Some(Kind::Binary)][usize::from(input.kind % 4)];
+    let from = input.from.map(|(node, shard, index, generation)| ConnectionId {
+        node,
+        shard,
+        index: index & ConnectionId::MAX_INDEX,
+        generation,
+    });
+    let publication = Publication {
+        room: "room".into(),
+        kind: envelope::kind_of(input.payload, announced),
+        payload: payload.clone(),
+        from,
+        // Without a sender nobody is left out.
+        echo: input.echo || from.is_none(),
+        time_unix_ns: input.time_unix_ns,
+    };
+    let header = envelope::write(&publication);
+    assert!(header.bytes().all(|octet| octet.is_ascii_graphic() || octet == b' '), "{header:?}");
+    assert_eq!(envelope::read("room".into(), Some(&header), payload, || 0), publication, "{header}");
+}
+
+fn kind_is_borne_out(publication: &Publication) {
+    let text = std::str::from_utf8(&publication.payload);
+    match publication.kind {
+        Kind::Json => assert!(text.is_ok_and(|text| serde_json::from_str::<IgnoredAny>(text).is_ok())),
+        Kind::Text => assert!(text.is_ok()),
+        Kind::Binary => {}
+    }
+}

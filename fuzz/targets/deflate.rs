@@ -1,0 +1,4 @@
+//! Drives the body of the same name with libFuzzer.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| tidegate_fuzz::bodies::deflate(data));
