@@ -67,7 +67,11 @@ impl Model {
             Act::Join(connection) => self.join(u32::from(connection)),
             Act::Leave(connection) => self.leave(u32::from(connection)),
             Act::Publish(size) => self.publish(size),
-            Act::Steps(steps) => (0..steps).for_each(|_| drop(self.step())),
+            Act::Steps(steps) => {
+                for _ in 0..steps {
+                    self.step();
+                }
+            }
         }
     }
 

@@ -31,6 +31,9 @@ pub fn world(data: &[u8]) {
             refuse_percent: usize::from(story.refuse_percent % 100),
             drain: story.drain,
         };
-        World::new(story.seed, plan).play();
+        let nothing_lost = plan.slow_percent == 0 && plan.mailbox_items > plan.steps;
+        let seen = World::new(story.seed, plan).play();
+        let (delivered, gaps) = (seen.delivered, seen.told_gaps);
+        assert!(gaps == 0 || !nothing_lost, "{gaps} gaps beside {delivered} deliveries, and nothing could be lost");
     });
 }
