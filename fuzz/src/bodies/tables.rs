@@ -270,9 +270,9 @@ impl Wanted {
         assert_eq!(table.len(), self.subscribed.len());
         for (room, key) in &self.subscribed {
             assert_eq!(table.key(&room.to_string()), Some(*key));
-            let ports = table.subscribers(*key).map(|(_, ports)| ports.iter().collect::<BTreeSet<_>>());
-            let expected = self.confirmed.contains(room).then(|| self.ports.get(room).cloned().unwrap_or_default());
-            assert_eq!(ports, expected, "room {room}");
+            let ports: BTreeSet<u16> = table.subscribers(*key).into_iter().flat_map(|(_, ports)| ports.iter()).collect();
+            let expected = if self.confirmed.contains(room) { self.ports.get(room).cloned() } else { None };
+            assert_eq!(ports, expected.unwrap_or_default(), "room {room}");
         }
     }
 }
