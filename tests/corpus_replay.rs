@@ -4,6 +4,7 @@
 //! `TIDEGATE_FUZZ_INPUTS=100000` makes that many for each target, `TIDEGATE_FUZZ_SEED=7` others.
 
 #![cfg(feature = "gateway")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 #![allow(unreachable_pub, reason = "the same source is a library for the fuzzers")]
 
 #[path = "../fuzz/src/bodies/mod.rs"]
@@ -28,7 +29,7 @@ use bodies::{TARGETS, Target};
 use socket::Dice;
 
 /// Inputs that the generator makes for each target, whose bodies take microseconds.
-const INPUTS: usize = 2_000;
+const INPUTS: usize = 400;
 /// The simulator's bodies take tens of milliseconds.
 const WORLDS: usize = 12;
 /// Octets of an input at most.
@@ -67,11 +68,8 @@ fn number(variable: &str) -> Option<usize> {
 /// An input that resembles those of the corpus, or none of them.
 fn made(dice: &mut Dice, corpus: &[(String, Vec<u8>)]) -> Vec<u8> {
     let any = |dice: &mut Dice, most: usize| (0..dice.below(most)).map(|_| dice.below(256) as u8).collect::<Vec<u8>>();
-    let mut input = if corpus.is_empty() || dice.percent(20) {
-        any(dice, 300)
-    } else {
-        corpus[dice.below(corpus.len())].1.clone()
-    };
+    let mut input =
+        if corpus.is_empty() || dice.percent(20) { any(dice, 300) } else { corpus[dice.below(corpus.len())].1.clone() };
     for _ in 0..dice.below(5) {
         let at = dice.below(input.len() + 1);
         let end = at + dice.below((input.len() - at).min(32) + 1);
@@ -135,7 +133,11 @@ fn every_body_has_a_driver_and_a_small_corpus_and_nothing_else_is_there() {
     for name in &expected {
         assert!(manifest.contains(&format!("name = \"{name}\"\npath = \"targets/{name}.rs\"")), "{name} is not built");
         let files = corpus(name);
-        assert!((1..=CORPUS_FILES).contains(&files.len()), "{name} has {} files; see scripts/fuzz.sh --keep", files.len());
+        assert!(
+            (1..=CORPUS_FILES).contains(&files.len()),
+            "{name} has {} files; see scripts/fuzz.sh --keep",
+            files.len()
+        );
         bytes += files.iter().map(|(_, input)| input.len() as u64).sum::<u64>();
     }
     assert!(bytes <= CORPORA_BYTES, "the corpora take {bytes} bytes; see scripts/fuzz.sh --keep");

@@ -127,7 +127,7 @@ fn a_gateway_that_stood_still_blames_nobody(driver: Driver) {
 
 fn a_broadcast_reaches_two_thousand_idle_clients_once_while_another_room_talks(driver: Driver) {
     const IDLE: usize = 2_000;
-    let gateway = Gateway::start(driver, &["--connection-rate", "0", "--message-rate", "0"]);
+    let mut gateway = Gateway::start(driver, &["--connection-rate", "0", "--message-rate", "0"]);
     let mut idle: Vec<Client> = (0..IDLE).map(|_| Client::connect(gateway.port)).collect();
     idle.iter_mut().for_each(|client| client.join("stadium"));
     let (mut one, mut two) = (Client::connect(gateway.port), Client::connect(gateway.port));

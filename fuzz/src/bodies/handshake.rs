@@ -59,7 +59,10 @@ fn served_request(request: &Request<'_>) {
     };
     assert!(path.starts_with('/') && !host.is_empty() && path.len() + query.len() <= TARGET_BYTES);
     for text in [path, query, host] {
-        assert!(text.bytes().all(|octet| octet.is_ascii_graphic()), "{text:?} could break a line of a log or an answer");
+        assert!(
+            text.bytes().all(|octet| octet.is_ascii_graphic()),
+            "{text:?} could break a line of a log or an answer"
+        );
     }
     if let Some(Served::Raw(room)) = built_in(path) {
         assert_eq!(valid_room(&room), Ok(()), "the path names a room that is none");

@@ -220,7 +220,7 @@ fn close(payload: &[u8]) -> Result<Option<(u16, String)>, CloseReason> {
         [_] => return Err(CloseReason::Protocol),
         [high, low, reason @ ..] => (u16::from(*high) * 256 + u16::from(*low), reason),
     };
-    if code < 1000 || code > 4999 || matches!(code, 1004..=1006 | 1015..=2999) {
+    if !(1000..=4999).contains(&code) || matches!(code, 1004..=1006 | 1015..=2999) {
         return Err(CloseReason::Protocol);
     }
     String::from_utf8(reason.to_vec()).map(|reason| Some((code, reason))).map_err(|_| CloseReason::InvalidPayload)

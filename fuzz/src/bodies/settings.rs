@@ -16,8 +16,22 @@ struct Typed<'a> {
 
 /// Settings of every kind: number, duration, choice, list, address, secret.
 const NAMES: &[&str] = &[
-    "listen", "admin", "shards", "driver", "profile", "message_rate", "drain_window", "origins", "max_connections",
-    "nats_url", "nats_password", "compression", "limits_message_bytes", "ping_interval", "log_level", "node_name",
+    "listen",
+    "admin",
+    "shards",
+    "driver",
+    "profile",
+    "message_rate",
+    "drain_window",
+    "origins",
+    "max_connections",
+    "nats_url",
+    "nats_password",
+    "compression",
+    "limits_message_bytes",
+    "ping_interval",
+    "log_level",
+    "node_name",
 ];
 
 /// Nothing that is typed panics; what is wrong is told, and what is right prints as TOML that is merged again.

@@ -39,7 +39,10 @@ pub fn connections(data: &[u8]) {
                 }
                 Slot::Stale(pick) => {
                     let Some(token) = gone.get(usize::from(pick) % gone.len().max(1)).copied() else { continue };
-                    assert!(slab.find(token).is_none() && slab.remove(token).is_none(), "a stale name reached somebody");
+                    assert!(
+                        slab.find(token).is_none() && slab.remove(token).is_none(),
+                        "a stale name reached somebody"
+                    );
                 }
             }
             assert_eq!((slab.len(), slab.is_empty(), slab.end()), (model.len(), model.is_empty(), highest));
@@ -270,7 +273,8 @@ impl Wanted {
         assert_eq!(table.len(), self.subscribed.len());
         for (room, key) in &self.subscribed {
             assert_eq!(table.key(&room.to_string()), Some(*key));
-            let ports: BTreeSet<u16> = table.subscribers(*key).into_iter().flat_map(|(_, ports)| ports.iter()).collect();
+            let ports: BTreeSet<u16> =
+                table.subscribers(*key).into_iter().flat_map(|(_, ports)| ports.iter()).collect();
             let expected = if self.confirmed.contains(room) { self.ports.get(room).cloned() } else { None };
             assert_eq!(ports, expected.unwrap_or_default(), "room {room}");
         }
