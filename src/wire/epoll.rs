@@ -18,6 +18,8 @@ use crate::mailbox::Waker;
 const WAKER: u64 = u64::MAX;
 const TICK: u64 = u64::MAX - 1;
 const EVENTS_PER_WAIT: usize = 512;
+/// Waits in one reaping; what is left stays in the kernel, where it costs nothing, for the next turn.
+const WAITS: usize = 8;
 
 /// See the module.
 pub struct Epoll {
@@ -25,6 +27,7 @@ pub struct Epoll {
     timer: TimerFd,
     waker: Arc<Waker>,
     ready: Vec<EpollEvent>,
+    more: bool,
 }
 
 impl Epoll {
@@ -37,7 +40,7 @@ impl Epoll {
         let timer = tick_timer()?;
         instance.add(&*waker, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, WAKER))?;
         instance.add(&timer, EpollEvent::new(EpollFlags::EPOLLIN | EpollFlags::EPOLLET, TICK))?;
-        Ok(Self { instance, timer, waker, ready: vec![EpollEvent::empty(); EVENTS_PER_WAIT] })
+        Ok(Self { instance, timer, waker, ready: vec![EpollEvent::empty(); EVENTS_PER_WAIT], more: false })
     }
 
     fn event(&self, event: EpollEvent) -> Event {
@@ -75,11 +78,13 @@ impl Wire for Epoll {
 
     fn reap(&mut self, events: &mut Vec<Event>) {
         let mut ready = std::mem::take(&mut self.ready);
-        loop {
+        self.more = true;
+        for _ in 0..WAITS {
             // EINTR is an empty look; the next turn looks again.
             let found = self.instance.wait(&mut ready, EpollTimeout::ZERO).unwrap_or(0);
             events.extend(ready[..found].iter().map(|event| self.event(*event)));
             if found < ready.len() {
+                self.more = false;
                 break;
             }
         }
@@ -127,7 +132,7 @@ impl Wire for Epoll {
     }
 
     fn may_sleep(&mut self) -> bool {
-        true
+        !self.more
     }
 }
 

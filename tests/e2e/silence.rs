@@ -16,6 +16,7 @@ crate::on_both_drivers! {
     a_client_that_talks_is_not_pinged
     a_gateway_that_stood_still_blames_nobody
     a_broadcast_reaches_two_thousand_idle_clients_once_while_another_room_talks
+    an_idle_client_in_a_room_costs_less_than_192_bytes
 }
 
 const SHORT: &str = "[heartbeat]\nping_interval = \"1s\"\npong_timeout = \"1s\"";
@@ -157,4 +158,22 @@ fn a_broadcast_reaches_two_thousand_idle_clients_once_while_another_room_talks(d
         let Said::Text(text) = client.next() else { panic!("no pong") };
         assert_eq!(text, "{\"type\":\"pong\"}");
     }
+}
+
+/// Measured between two crowds, so that what a node costs without clients does not count.
+fn an_idle_client_in_a_room_costs_less_than_192_bytes(driver: Driver) {
+    const FIRST: usize = 500;
+    const MORE: usize = 3_000;
+    let mut gateway = Gateway::start(driver, &["--connection-rate", "0", "--message-rate", "0"]);
+    let crowd = |count: usize| {
+        let mut clients: Vec<Client> = (0..count).map(|_| Client::connect(gateway.port)).collect();
+        clients.iter_mut().for_each(|client| client.join("stadium"));
+        clients
+    };
+    let _first = crowd(FIRST);
+    let before = gateway.memory_bytes();
+    let _more = crowd(MORE);
+    let grown = gateway.memory_bytes().saturating_sub(before);
+    assert!(grown <= 192 * MORE as u64, "{grown} bytes for {MORE} clients: {} each", grown / MORE as u64);
+    gateway.wait_for("ws_connections_active", (FIRST + MORE) as f64);
 }
