@@ -163,7 +163,8 @@ pub struct Entry {
     pub fd: i32,
     /// Tells this connection from earlier ones at the same index.
     pub generation: u32,
-    /// The wire's batch in which a send for this connection was last queued.
+    /// The wire's batch in which a send for this connection was last queued. Before the upgrade, when nothing is queued: when
+    /// it was accepted, in µs modulo 2³².
     pub batch: u32,
     /// When the current state's patience ends; 0 is never.
     pub deadline: Tick,

@@ -55,11 +55,13 @@ impl<W: Wire> Shard<W> {
         let rate = self.settings.message_burst;
         let proxied = self.settings.config.proxies.protocol_v2
             && self.wire.peer(fd).is_some_and(|peer| self.settings.trusts(peer.ip()));
+        let accepted_us = self.clock.mono_us();
         let token = self.connections.insert(|generation| {
             let mut entry = Entry::new(fd, generation, now, deadline);
             // The first ping comes at a random moment of the interval, so that a crowd's pings are spread.
             entry.heard = entry.heard.wrapping_sub(jitter);
             entry.tokens = rate;
+            entry.batch = accepted_us;
             if refusal.is_some() {
                 entry.flags.set(Flags::REFUSED);
             }

@@ -93,10 +93,9 @@ impl<W: Wire> Shard<W> {
     fn note_latency(&mut self, room: u32) {
         let now = self.clock.unix_ns;
         let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return };
-        let members = subscription.room.len() as u64;
         let Some(batch) = subscription.room.batch() else { return };
         for publication in batch.publications() {
-            self.counters.publish_delivery.record(now.saturating_sub(publication.time_unix_ns), members.min(1));
+            self.counters.publish_delivery.record(now.saturating_sub(publication.time_unix_ns), 1);
         }
     }
 }

@@ -95,11 +95,11 @@ impl<W: Wire> Shard<W> {
         entry.state = State::Open;
         entry.flags.set(Flags::UPGRADED);
         entry.dialect = destination.dialect;
-        let waited = u64::from(self.clock.tick - entry.born) * 100_000_000;
+        let waited_us = self.clock.mono_us().wrapping_sub(std::mem::take(&mut entry.batch));
         entry.deadline = 0;
         self.counters.upgraded.add(1);
         self.counters.connections.add(1);
-        self.counters.handshake_duration.record(waited, 1);
+        self.counters.handshake_duration.record(u64::from(waited_us) * 1_000, 1);
         if destination.dialect == Dialect::Native {
             let id = self.id(token).text();
             let config = self.settings.config.clone();

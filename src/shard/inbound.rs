@@ -102,6 +102,7 @@ impl<W: Wire> Shard<W> {
                 }
             }
         }
+        self.handled += messages;
         self.keep_partial(token, partial, was_partial && messages == 0);
         self.flush_reply(token);
         if let Some(reason) = offence {

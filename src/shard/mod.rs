@@ -52,6 +52,13 @@ pub struct Clock {
     pub unix_ns: u64,
 }
 
+impl Clock {
+    /// Monotonic µs modulo 2³², for short durations.
+    fn mono_us(self) -> u32 {
+        (self.mono_ns / 1_000) as u32
+    }
+}
+
 /// Who waits for an acknowledgement.
 struct AwaitedAck {
     token: Token,
@@ -78,6 +85,8 @@ pub struct Shard<W> {
     /// Client addresses that a trusted proxy told, by slab index.
     forwarded: HashMap<u32, IpAddr>,
     handshakes: usize,
+    /// Messages handled in this turn.
+    handled: u32,
     admission: admit::Bucket,
     ready: VecDeque<Token>,
     subscriptions: Slab<Subscription>,
@@ -118,6 +127,7 @@ impl<W: Wire> Shard<W> {
             heads: HashMap::new(),
             forwarded: HashMap::new(),
             handshakes: 0,
+            handled: 0,
             admission: admit::Bucket::new(settings.connection_rate),
             ready: VecDeque::new(),
             subscriptions: Slab::new(),
@@ -148,6 +158,18 @@ impl<W: Wire> Shard<W> {
     pub fn set_time(&mut self, mono_ns: u64, unix_ns: u64) {
         self.clock.mono_ns = mono_ns;
         self.clock.unix_ns = unix_ns;
+    }
+
+    /// Whether messages were handled that [`Shard::note_handled`] has not heard of.
+    pub fn has_handled(&self) -> bool {
+        self.handled > 0
+    }
+
+    /// Notes that everything read in this turn was handled `ns` after the turn began: for each of the messages the longest
+    /// that it can have waited.
+    pub fn note_handled(&mut self, ns: u64) {
+        let handled = std::mem::take(&mut self.handled);
+        self.counters.message_duration.record(ns, u64::from(handled));
     }
 
     /// Collects and handles what the wire has to tell.

@@ -85,9 +85,10 @@ async fn live<W: Wire + AsFd + 'static>(seat: Seat, wire: W) -> io::Result<Shard
     let accepting = pollable(&*listener)?;
     // The loop is a task like the accepting one: monoio polls a main future that is ready again and again before it looks
     // at its driver.
-    let accepts = monoio::spawn(accept(shard.clone(), listener.clone(), accepting, seat.waker.clone()));
-    let turning =
-        monoio::spawn(turn(shard.clone(), listener.clone(), seat.port, seat.orders, seat.waker, events, seat.counters));
+    let start = Instant::now();
+    let accepts = monoio::spawn(accept(shard.clone(), listener.clone(), accepting, seat.waker.clone(), start));
+    let inbox = Inbox { port: seat.port, orders: seat.orders, waker: seat.waker };
+    let turning = monoio::spawn(turn(shard.clone(), listener.clone(), inbox, events, seat.counters, start));
     turning.await?;
     drop(accepts);
     empty_the_queue(&shard, &listener);
@@ -102,22 +103,24 @@ fn pollable(fd: impl AsFd) -> io::Result<TcpStream> {
 async fn turn<W: Wire>(
     shard: Rc<RefCell<Shard<W>>>,
     listener: Rc<OwnedFd>,
-    mut port: Port,
-    mut orders: Receiver<Order>,
-    waker: Arc<Waker>,
+    inbox: Inbox,
     events: TcpStream,
     counters: Arc<ShardCounters>,
+    start: Instant,
 ) -> io::Result<()> {
-    let start = Instant::now();
+    let Inbox { mut port, mut orders, waker } = inbox;
     let mut lag = Lag::new(start);
     let mut end = None;
     loop {
         let busy = {
             let mut shard = shard.borrow_mut();
             let now = Instant::now();
-            shard.set_time(now.duration_since(start).as_nanos() as u64, unix_ns());
+            tell_time(&mut shard, start, now);
             shard.reap();
             shard.serve_ready(READS);
+            if shard.has_handled() {
+                shard.note_handled(now.elapsed().as_nanos() as u64);
+            }
             take_deliveries(&mut shard, &mut port);
             while let Some(order) = orders.pop() {
                 shard.handle_order(order);
@@ -153,6 +156,17 @@ async fn turn<W: Wire>(
     }
 }
 
+/// What others put in for the shard, and what they ring.
+struct Inbox {
+    port: Port,
+    orders: Receiver<Order>,
+    waker: Arc<Waker>,
+}
+
+fn tell_time<W: Wire>(shard: &mut Shard<W>, start: Instant, now: Instant) {
+    shard.set_time(now.duration_since(start).as_nanos() as u64, unix_ns());
+}
+
 fn take_deliveries<W: Wire>(shard: &mut Shard<W>, port: &mut Port) {
     for _ in 0..DELIVERIES {
         if !shard.takes_deliveries() {
@@ -185,6 +199,7 @@ async fn accept<W: Wire>(
     listener: Rc<OwnedFd>,
     readiness: TcpStream,
     waker: Arc<Waker>,
+    start: Instant,
 ) -> io::Result<()> {
     let mut spare = File::open("/dev/null").ok();
     loop {
@@ -192,6 +207,7 @@ async fn accept<W: Wire>(
         let mut exhausted = None;
         {
             let mut shard = shard.borrow_mut();
+            tell_time(&mut shard, start, Instant::now());
             for _ in 0..ACCEPTS {
                 match listener::accept(&listener) {
                     Accepted::Socket(fd) => shard.handle_accepted(fd),
