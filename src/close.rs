@@ -62,6 +62,8 @@ table! {
     TooBig Policy 1009 "too-big" "message too big";
     /// A message was begun and not finished in time.
     MessageTimeout Policy 1008 "message-timeout" "the message was not finished in time";
+    /// All unfinished messages together are over the node's budget, and this one was the largest.
+    MessageBudget Policy 1013 "message-budget" "the node holds too many unfinished messages; reconnect and send it again";
     /// The message rate was exceeded and the dialect cannot tell otherwise.
     RateLimited Policy 1008 "rate-limited" "too many messages";
     /// Empty frames, pings or the like beyond the budget.

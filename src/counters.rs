@@ -194,6 +194,8 @@ pub struct ShardCounters {
     pub outbox_bytes: Cell,
     /// Bytes of the largest outbox, as of the last whole sweep.
     pub outbox_max_bytes: Cell,
+    /// Bytes that all unfinished messages take.
+    pub unfinished_bytes: Cell,
     /// Longest time between two turns of the loop while it had work, as of the last second, in ns.
     pub loop_lag_ns: Cell,
     /// From a message's last octet read to the end of its handling.

@@ -24,6 +24,8 @@ pub const MESSAGE_DEADLINE: Duration = Duration::from_secs(10);
 pub const OUTBOX_BYTES: usize = 256 * 1024;
 /// Share of the memory limit that all outboxes together may take, in percent.
 pub const OUTBOX_MEMORY_PERCENT: u64 = 10;
+/// Share of the memory limit that all unfinished messages together may take, in percent.
+pub const UNFINISHED_MEMORY_PERCENT: u64 = 5;
 /// Age of the oldest frame in an outbox at which its reader counts as stalled.
 pub const WRITE_STALL: Duration = Duration::from_secs(10);
 /// Unsent bytes that the kernel takes for one connection (TCP_NOTSENT_LOWAT).
@@ -97,6 +99,8 @@ pub struct Limits {
     pub outbox_bytes: usize,
     /// All outboxes of the node together, in bytes; computed from memory when absent.
     pub outbox_total_bytes: Option<u64>,
+    /// All unfinished messages of the node together, in bytes; computed from memory when absent.
+    pub unfinished_total_bytes: Option<u64>,
     /// See [`WRITE_STALL`].
     pub write_stall: Duration,
     /// See [`CLOSE_DEADLINE`].
@@ -125,6 +129,7 @@ impl Default for Limits {
             message_deadline: MESSAGE_DEADLINE,
             outbox_bytes: OUTBOX_BYTES,
             outbox_total_bytes: None,
+            unfinished_total_bytes: None,
             write_stall: WRITE_STALL,
             close_deadline: CLOSE_DEADLINE,
             rooms_per_connection: ROOMS_PER_CONNECTION,

@@ -18,7 +18,7 @@ use crate::counters::{Cell, RelayCounters, ShardCounters};
 use crate::mailbox::{Sender, Waker, mailbox};
 use crate::relay;
 use crate::shard::run::Seat;
-use crate::shard::{self, Settings, listener};
+use crate::shard::{self, Budgets, Settings, listener};
 
 /// The host cannot run the node.
 const EXIT_HOST: u8 = 3;
@@ -102,9 +102,12 @@ fn start(config: Arc<Config>) -> Result<Node, CannotStart> {
     tracing::info!(%capacity, %memory, "bounds");
     tracing::info!(driver = driver.name, why = %driver.why, shards = config.shards, "driver");
     let settings = |shard: usize| {
-        let outboxes = check::outbox_total_bytes(&host, &config);
-        let all = counters.clone();
-        Settings::new(config.clone(), node_id, shard as u8, capacity.connections, outboxes, all, shared.clone())
+        let budgets = Budgets {
+            connections: capacity.connections,
+            outbox_bytes: memory.outbox_bytes,
+            unfinished_bytes: memory.unfinished_bytes,
+        };
+        Settings::new(config.clone(), node_id, shard as u8, budgets, counters.clone(), shared.clone())
     };
     let mut shards = Vec::new();
     for (number, (listener, port)) in listeners.into_iter().zip(ports).enumerate() {

@@ -116,6 +116,13 @@ pub fn outbox_total_bytes(host: &Host, config: &Config) -> u64 {
     config.limits.outbox_total_bytes.unwrap_or(share).max(config.limits.outbox_bytes as u64)
 }
 
+/// Bytes that all unfinished messages of the node may take: as configured, else a twentieth of memory, and at least one
+/// message.
+pub fn unfinished_total_bytes(host: &Host, config: &Config) -> u64 {
+    let share = host.memory_bytes() / 100 * limits::UNFINISHED_MEMORY_PERCENT;
+    config.limits.unfinished_total_bytes.unwrap_or(share).max(config.limits.message_bytes as u64)
+}
+
 /// What a node can take at most in its caps (G6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MemoryBound {
@@ -127,6 +134,8 @@ pub struct MemoryBound {
     pub connection_bytes: u64,
     /// All outboxes, in bytes.
     pub outbox_bytes: u64,
+    /// All unfinished messages, in bytes.
+    pub unfinished_bytes: u64,
     /// All mailboxes, in bytes.
     pub mailbox_bytes: u64,
     /// What waits for the broker, in bytes.
@@ -147,6 +156,7 @@ impl MemoryBound {
             connections,
             connection_bytes: connection_bytes(host, config),
             outbox_bytes: outbox_total_bytes(host, config),
+            unfinished_bytes: unfinished_total_bytes(host, config),
             mailbox_bytes: shards * limits::MAILBOX_BYTES as u64,
             publish_queue_bytes: limits::PUBLISH_QUEUE_BYTES as u64,
             handshake_bytes: shards.saturating_mul(heads),
@@ -156,7 +166,13 @@ impl MemoryBound {
 
     /// The sum, in bytes.
     pub fn total_bytes(&self) -> u64 {
-        let caps = [self.outbox_bytes, self.mailbox_bytes, self.publish_queue_bytes, self.handshake_bytes];
+        let caps = [
+            self.outbox_bytes,
+            self.unfinished_bytes,
+            self.mailbox_bytes,
+            self.publish_queue_bytes,
+            self.handshake_bytes,
+        ];
         let idle = self.connections.saturating_mul(self.connection_bytes);
         caps.iter().fold(self.base_bytes.saturating_add(idle), |sum, cap| sum.saturating_add(*cap))
     }
@@ -171,13 +187,14 @@ impl fmt::Display for MemoryBound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "memory bound {} of {}: base {} + {} connections × {} B + outboxes {} + mailboxes {} + publish queue {} + handshakes {}",
+            "memory bound {} of {}: base {} + {} connections × {} B + outboxes {} + unfinished messages {} + mailboxes {} + publish queue {} + handshakes {}",
             shown_bytes(self.total_bytes()),
             shown_bytes(self.available_bytes),
             shown_bytes(self.base_bytes),
             grouped(self.connections),
             grouped(self.connection_bytes),
             shown_bytes(self.outbox_bytes),
+            shown_bytes(self.unfinished_bytes),
             shown_bytes(self.mailbox_bytes),
             shown_bytes(self.publish_queue_bytes),
             shown_bytes(self.handshake_bytes),

@@ -9,7 +9,9 @@ pub mod host;
 pub mod probe;
 pub mod report;
 
-pub use capacity::{Bound, Capacity, MemoryBound, capacity, connection_bytes, outbox_total_bytes};
+pub use capacity::{
+    Bound, Capacity, MemoryBound, capacity, connection_bytes, outbox_total_bytes, unfinished_total_bytes,
+};
 pub use host::{Host, raise_nofile};
 pub use probe::{ProbeOutcome, io_uring_probe};
 pub use report::{Report, Row};

@@ -217,9 +217,10 @@ fn the_memory_bound_is_the_sum_of_its_parts() {
     let host = tuned().host(ProbeOutcome::Works);
     let config = Config { shards: 4, ..Config::default() };
     let bound = MemoryBound::of(&host, &config, 1_000_000);
-    let caps = bound.outbox_bytes + bound.mailbox_bytes + bound.publish_queue_bytes + bound.handshake_bytes;
+    let buffers = bound.outbox_bytes + bound.unfinished_bytes + bound.mailbox_bytes;
+    let caps = buffers + bound.publish_queue_bytes + bound.handshake_bytes;
     assert_eq!(bound.total_bytes(), bound.base_bytes + 1_000_000 * 4_216 + caps);
-    assert_eq!(bound.outbox_bytes, 30 * GIB / 100 * 10);
+    assert_eq!((bound.outbox_bytes, bound.unfinished_bytes), (30 * GIB / 100 * 10, 30 * GIB / 100 * 5));
     assert!(bound.fits());
     assert!(bound.to_string().contains("1,000,000 connections × 4,216 B"), "{bound}");
 }

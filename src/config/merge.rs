@@ -171,6 +171,7 @@ fn conformance(draft: &mut Draft, origins: &mut BTreeMap<&'static str, Origin>) 
     config.limits.message_bytes = CONFORMANCE_MESSAGE_BYTES;
     config.limits.outbox_bytes = 4 * CONFORMANCE_MESSAGE_BYTES;
     config.limits.outbox_total_bytes = Some(16 * CONFORMANCE_MESSAGE_BYTES as u64);
+    config.limits.unfinished_total_bytes = Some(16 * CONFORMANCE_MESSAGE_BYTES as u64);
     config.limits.message_deadline = 6 * limits::MESSAGE_DEADLINE;
     config.limits.message_rate = 0;
     config.limits.connection_rate = Some(0);
@@ -179,6 +180,7 @@ fn conformance(draft: &mut Draft, origins: &mut BTreeMap<&'static str, Origin>) 
         "limits_message_bytes",
         "limits_outbox_bytes",
         "limits_outbox_total_bytes",
+        "limits_unfinished_total_bytes",
         "limits_message_deadline",
         "message_rate",
         "connection_rate",

@@ -8,7 +8,7 @@ use crate::limits::COALESCED_BYTES;
 
 /// Every relation that does not hold; adds to `warnings` what an operator should know.
 pub(super) fn check(draft: &Draft, warnings: &mut Vec<String>) -> Vec<Problem> {
-    let broken = addresses(&draft.config).into_iter().chain(outboxes(&draft.config)).chain(credentials(draft));
+    let broken = addresses(&draft.config).into_iter().chain(buffers(&draft.config)).chain(credentials(draft));
     let problems = broken.map(Problem::between).collect();
     exposure(&draft.config, warnings);
     broker(draft, warnings);
@@ -22,7 +22,7 @@ fn addresses(config: &Config) -> Option<String> {
         .then(|| format!("listen ({public}) and admin ({admin}) need two ports; change one of them"))
 }
 
-fn outboxes(config: &Config) -> Vec<String> {
+fn buffers(config: &Config) -> Vec<String> {
     let limits = &config.limits;
     let mut broken = Vec::new();
     let outbox = limits.outbox_bytes;
@@ -44,6 +44,13 @@ fn outboxes(config: &Config) -> Vec<String> {
             "limits.outbox_total_bytes ({}) is for all outboxes and must hold one ({}): raise it",
             size(total),
             size(outbox as u64),
+        ));
+    }
+    if let Some(total) = limits.unfinished_total_bytes.filter(|total| *total < limits.message_bytes as u64) {
+        broken.push(format!(
+            "limits.unfinished_total_bytes ({}) is for all unfinished messages and must hold one ({}): raise it",
+            size(total),
+            size(limits.message_bytes as u64),
         ));
     }
     broken

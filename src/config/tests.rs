@@ -165,6 +165,10 @@ const MISTAKES: &[(&str, &str)] = &[
         "limits.outbox_total_bytes (64KiB) is for all outboxes and must hold one (256KiB): raise it",
     ),
     (
+        "[limits]\nunfinished_total_bytes = \"32KiB\"",
+        "limits.unfinished_total_bytes (32KiB) is for all unfinished messages and must hold one (64KiB): raise it",
+    ),
+    (
         "listen = \"0.0.0.0:9090\"",
         "listen (0.0.0.0:9090) and admin (127.0.0.1:9090) need two ports; change one of them",
     ),

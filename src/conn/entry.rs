@@ -51,6 +51,9 @@ impl Flags {
     /// permessage-deflate was negotiated, with the small window.
     pub const DEFLATE_SMALL: Self = Self(1024);
 
+    /// On the shard's list of those that hold memory.
+    pub const HOLDER: Self = Self(2048);
+
     /// Whether all bits of `other` are set.
     pub const fn has(self, other: Self) -> bool {
         self.0 & other.0 == other.0

@@ -120,6 +120,7 @@ fn limits(config: &Config) -> Value {
         "roomsPerConnection": limits.rooms_per_connection,
         "outboxBytes": limits.outbox_bytes,
         "outboxTotalBytes": limits.outbox_total_bytes,
+        "unfinishedTotalBytes": limits.unfinished_total_bytes,
         "writeStallMs": limits.write_stall.as_millis() as u64,
         "handshakeDeadlineMs": limits.handshake_deadline.as_millis() as u64,
         "pingIntervalMs": config.ping_interval.as_millis() as u64,

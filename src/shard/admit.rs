@@ -83,7 +83,7 @@ impl<W: Wire> Shard<W> {
             return Some(Refusal::Draining);
         }
         let open: u64 = self.settings.node_counters.iter().map(|shard| shard.sockets.value()).sum();
-        if open >= self.settings.capacity {
+        if open >= self.settings.budgets.connections {
             return Some(Refusal::Capacity);
         }
         let now = self.clock.tick;

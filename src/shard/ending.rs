@@ -21,7 +21,7 @@ impl<W: Wire> Shard<W> {
         entry.state = State::Closing;
         entry.reason = Some(reason);
         entry.deadline = self.clock.tick + self.settings.close_deadline;
-        entry.partial = None;
+        self.take_partial(token);
         self.leave_all(token);
         if matches!(reason, CloseReason::SlowReader | CloseReason::WriteStall | CloseReason::OutboxBudget) {
             self.shrink_outbox(token, true);
@@ -59,7 +59,7 @@ impl<W: Wire> Shard<W> {
                 entry.state = State::Closing;
                 entry.reason = Some(CloseReason::ClosedByPeer);
                 entry.deadline = self.clock.tick + self.settings.close_deadline;
-                entry.partial = None;
+                self.take_partial(token);
                 self.leave_all(token);
                 match code {
                     Some(code) => frame::write_close(&mut self.reply, code, ""),
@@ -142,10 +142,10 @@ impl<W: Wire> Shard<W> {
         }
         self.leave_all(token);
         self.shrink_outbox(token, false);
+        self.take_partial(token);
         let Some(entry) = self.connections.find(token) else { return };
         entry.state = State::Released;
         entry.deadline = 0;
-        entry.partial = None;
         if abandoned {
             self.wire.reset(fd);
         }

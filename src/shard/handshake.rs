@@ -136,7 +136,7 @@ impl<W: Wire> Shard<W> {
             (true, _) => Some(Refusal::Draining),
             (false, true) => {
                 let full = self.settings.node_counters.iter().map(|shard| shard.sockets.value()).sum::<u64>()
-                    >= self.settings.capacity;
+                    >= self.settings.budgets.connections;
                 Some(if full { Refusal::Capacity } else { Refusal::ConnectionRate })
             }
             (false, false) => None,

@@ -80,10 +80,10 @@ impl<W: Wire> Shard<W> {
     }
 
     fn handle_frames(&mut self, token: Token, bytes: &mut [u8]) {
-        let Some(entry) = self.connections.find(token) else { return };
         // The decoder's state leaves the entry while the shard acts on what it says.
-        let mut partial = entry.partial.take();
+        let mut partial = self.take_partial(token);
         let was_partial = partial.is_some();
+        let Some(entry) = self.connections.find(token) else { return };
         let rules = Rules { deflate: entry.deflate(), ..self.settings.rules };
         let mut position = 0;
         let (mut offence, mut messages) = (None, 0);
@@ -103,23 +103,25 @@ impl<W: Wire> Shard<W> {
             }
         }
         self.handled += messages;
-        self.keep_partial(token, partial, was_partial && messages == 0);
         self.flush_reply(token);
+        self.note_unfinished(token, partial, was_partial && messages == 0);
         if let Some(reason) = offence {
             self.close(token, reason);
         }
     }
 
     /// Keeps what is unfinished, and gives it its deadline if it is new.
-    fn keep_partial(&mut self, token: Token, partial: Option<Box<message::Partial>>, same: bool) {
+    fn note_unfinished(&mut self, token: Token, partial: Option<Box<message::Partial>>, same: bool) {
         let deadline = self.clock.tick + self.settings.message_deadline;
         let Some(entry) = self.connections.find(token).filter(|entry| entry.state == State::Open) else { return };
-        if partial.is_none() {
+        let Some(partial) = partial else {
             entry.deadline = 0;
-        } else if !same {
+            return;
+        };
+        if !same {
             entry.deadline = deadline;
         }
-        entry.partial = partial;
+        self.keep_partial(token, partial);
     }
 
     /// Acts on one event; false where nothing more may be decoded.

@@ -11,6 +11,7 @@
 //! (`room`), how octets reach a socket (`wire`), and where publications go (`relay`).
 
 mod admit;
+mod budget;
 mod encode;
 mod ending;
 mod fanout;
@@ -39,7 +40,7 @@ use crate::limits;
 use crate::relay::{RoomName, ToRelay};
 use crate::wire::{Event, Wire};
 use rooms::Subscription;
-pub use settings::Settings;
+pub use settings::{Budgets, Settings};
 
 /// What time it is, as the loop last looked.
 #[derive(Clone, Copy, Debug, Default)]
@@ -99,7 +100,7 @@ pub struct Shard<W> {
     /// Publications that wait for a room's confirmation.
     held: usize,
     acks: Slab<AwaitedAck>,
-    backlogged: Vec<u32>,
+    holders: budget::Holders,
     events: Vec<Event>,
     released: Vec<Event>,
     scratch: Box<[u8]>,
@@ -116,7 +117,7 @@ pub struct Shard<W> {
 const READ_BYTES: usize = 64 * 1024;
 
 impl<W: Wire> Shard<W> {
-    /// An empty shard for up to `settings.capacity` connections.
+    /// An empty shard for up to `settings.slots` connections.
     pub fn new(wire: W, settings: Arc<Settings>, counters: Arc<ShardCounters>, seed: u64) -> Self {
         Self {
             wire,
@@ -139,7 +140,7 @@ impl<W: Wire> Shard<W> {
             to_relay_bytes: 0,
             held: 0,
             acks: Slab::new(),
-            backlogged: Vec::new(),
+            holders: budget::Holders::default(),
             events: Vec::new(),
             released: Vec::new(),
             scratch: vec![0; READ_BYTES].into_boxed_slice(),

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use super::Shard;
 use crate::close::CloseReason;
 use crate::config::SlowPolicy;
-use crate::conn::{Chunk, Dropped, Entry, Flags, Overflow, State, Tag, Token};
+use crate::conn::{Chunk, Dropped, Flags, Overflow, State, Tag, Token};
 use crate::counters::{DropReason, MessageType};
 use crate::relay::GapReason;
 use crate::wire::{Queued, Wire};
@@ -84,15 +84,13 @@ impl<W: Wire> Shard<W> {
         let outbox = entry.outbox.get_or_insert_default();
         outbox.begin(chunk(), sent, now);
         self.counters.outbox_bytes.add(outbox.pinned_bytes() as u64);
-        self.backlogged.push(token.index);
+        self.holders.note(token, entry);
     }
 
     /// Queues a chunk in an outbox that exists; over the cap, the policy of the chunk's room decides.
     fn put(&mut self, token: Token, chunk: Chunk) {
         let (now, cap) = (self.clock.tick, self.settings.config.limits.outbox_bytes);
-        if self.outboxes_are_over_budget() {
-            self.close_largest_outbox();
-        }
+        self.hold_outboxes_to_budget();
         let drop_oldest = match chunk.tag {
             Tag::Room(room) => self.drops_oldest(room),
             Tag::Control | Tag::Gap(_) => false,
@@ -182,7 +180,6 @@ impl<W: Wire> Shard<W> {
     fn outbox_is_empty(&mut self, token: Token) {
         let Some(entry) = self.connections.find(token) else { return };
         entry.outbox = None;
-        self.backlogged.retain(|index| *index != token.index);
         if entry.flags.has(Flags::FIN_AFTER_OUTBOX) {
             self.finish(token);
         }
@@ -197,23 +194,9 @@ impl<W: Wire> Shard<W> {
         }
         if !keep_begun || entry.outbox.as_ref().is_some_and(|outbox| outbox.is_empty()) {
             entry.outbox = None;
-            self.backlogged.retain(|index| *index != token.index);
         }
         let after = entry.outbox_bytes() as u64;
         self.counters.outbox_bytes.sub(before - after);
-    }
-
-    fn outboxes_are_over_budget(&self) -> bool {
-        let total: u64 = self.settings.node_counters.iter().map(|shard| shard.outbox_bytes.value()).sum();
-        total > self.settings.outbox_total_bytes
-    }
-
-    fn close_largest_outbox(&mut self) {
-        let size = |index: &u32| self.connections.peek(*index).map_or(0, Entry::outbox_bytes);
-        let Some(largest) = self.backlogged.iter().copied().max_by_key(size) else { return };
-        if let Some(token) = self.connections.token_at(largest) {
-            self.close(token, CloseReason::OutboxBudget);
-        }
     }
 
     fn drops_oldest(&self, room: u32) -> bool {

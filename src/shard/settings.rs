@@ -20,6 +20,17 @@ pub struct Policy {
     pub slow: SlowPolicy,
 }
 
+/// What all shards of the node share.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Budgets {
+    /// Connections that the node admits.
+    pub connections: u64,
+    /// Bytes that all outboxes of the node may pin.
+    pub outbox_bytes: u64,
+    /// Bytes that all unfinished messages of the node may take.
+    pub unfinished_bytes: u64,
+}
+
 /// See the module. Built once for each shard; never changes.
 pub struct Settings {
     /// The node's settings.
@@ -28,14 +39,12 @@ pub struct Settings {
     pub node_id: u32,
     /// This shard's number.
     pub shard: u8,
-    /// Connections that the node admits.
-    pub capacity: u64,
+    /// What it shares with the node's other shards.
+    pub budgets: Budgets,
     /// Slab entries: the shard's connections and the few above them that are answered 503.
     pub slots: usize,
     /// Counters of all shards of the node, to add up what they hold.
     pub node_counters: Vec<Arc<ShardCounters>>,
-    /// Bytes that all outboxes of the node may pin.
-    pub outbox_total_bytes: u64,
     /// Bytes of publications that the shard's rooms may hold before the mailbox waits.
     pub fanout_bytes: usize,
     /// New connections a second on this shard; 0 is no limit.
@@ -85,13 +94,12 @@ impl Settings {
         self.trusted.iter().any(|(network, prefix)| within(address, *network, *prefix))
     }
 
-    /// Derives a shard's settings. `capacity` and `outbox_total_bytes` are the node's.
+    /// Derives a shard's settings.
     pub fn new(
         config: Arc<Config>,
         node_id: u32,
         shard: u8,
-        capacity: u64,
-        outbox_total_bytes: u64,
+        budgets: Budgets,
         node_counters: Vec<Arc<ShardCounters>>,
         state: Arc<NodeState>,
     ) -> Self {
@@ -100,11 +108,10 @@ impl Settings {
         Self {
             node_id,
             shard,
-            capacity,
+            budgets,
             // Any one shard may get all of the node's connections: untouched entries cost nothing.
-            slots: (capacity as usize + config.limits.handshakes_per_shard).min(1 << 24),
+            slots: (budgets.connections as usize + config.limits.handshakes_per_shard).min(1 << 24),
             node_counters,
-            outbox_total_bytes,
             fanout_bytes: limits::MAILBOX_BYTES / 4,
             connection_rate: share,
             heartbeat: Heartbeat::new(config.ping_interval, config.pong_timeout),

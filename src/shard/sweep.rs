@@ -26,6 +26,7 @@ impl<W: Wire> Shard<W> {
             }
         }
         if last {
+            self.holders.forget_empty(&mut self.connections);
             self.counters.outbox_max_bytes.set(std::mem::take(&mut self.sweep_max_outbox));
         }
     }

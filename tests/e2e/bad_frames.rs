@@ -73,7 +73,7 @@ pub(crate) fn read_frame(stream: &mut TcpStream) -> Option<(u8, Vec<u8>)> {
 }
 
 /// Frames until the close frame: its code; `None` where the stream ends without one.
-fn close_code(stream: &mut TcpStream) -> Option<u16> {
+pub(crate) fn close_code(stream: &mut TcpStream) -> Option<u16> {
     loop {
         let (first, payload) = read_frame(stream)?;
         if first == 0x88 {

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::json;
 
+use crate::bad_frames::{close_code, masked, open, read_frame};
 use crate::support::client::Client;
 use crate::support::gateway::{Driver, Gateway};
 use crate::support::http;
@@ -14,6 +15,7 @@ crate::on_both_drivers! {
     over_the_capacity_clients_get_503_and_those_inside_are_served
     without_descriptors_the_node_answers_rests_and_recovers
     over_the_connection_rate_clients_get_503
+    all_unfinished_messages_together_are_bounded_and_the_largest_goes
     a_crowd_of_unfinished_handshakes_does_not_keep_others_out_for_long
 }
 
@@ -86,4 +88,29 @@ fn a_crowd_of_unfinished_handshakes_does_not_keep_others_out_for_long(driver: Dr
     let _crowd: Vec<TcpStream> = (0..100).map(|_| http::connect(gateway.port)).collect();
     gateway.wait_for_at_least("ws_handshakes_total{result=\"capacity\"}", 1.0);
     gateway.wait("they time out", |gateway| Client::try_connect(gateway.port, "/").is_ok());
+}
+
+fn all_unfinished_messages_together_are_bounded_and_the_largest_goes(driver: Driver) {
+    const TOTAL: u64 = 256 * 1024;
+    let config = "[limits]\nunfinished_total_bytes = \"256KiB\"";
+    // One shard: the one that notices closes the largest of its own.
+    let mut gateway = Gateway::on(driver).args(&["--shards", "1"]).config(config).start();
+    let begin = |payload_bytes: usize| {
+        let mut stream = http::connect(gateway.port);
+        open(&mut stream, "/raw/lobby");
+        let message = masked(0x82, &vec![b'x'; payload_bytes]);
+        let (first, rest) = message.split_at(message.len() - 1);
+        stream.write_all(first).unwrap();
+        (stream, rest.to_vec())
+    };
+    let (mut small, rest) = begin(1_000);
+    let mut large: Vec<TcpStream> = (0..6).map(|_| begin(60_000).0).collect();
+    gateway.wait_for_at_least("ws_closes_total{reason=\"message-budget\"}", 2.0);
+    assert!(gateway.metrics().value("ws_unfinished_bytes") <= TOTAL as f64);
+    // Whoever holds little is not bothered.
+    small.write_all(&rest).unwrap();
+    assert_eq!(read_frame(&mut small), Some((0x82, vec![b'x'; 1_000])));
+    large.iter().for_each(|stream| stream.shutdown(std::net::Shutdown::Write).unwrap());
+    let told = large.iter_mut().filter_map(close_code).filter(|code| *code == 1013).count();
+    assert_eq!(told as f64, gateway.metrics().value("ws_closes_total{reason=\"message-budget\"}"));
 }

@@ -10,7 +10,7 @@ use tidegate::config::{Config, PublishPolicy, RoomRule, SlowPolicy};
 use tidegate::control::{NodeState, Order};
 use tidegate::counters::{RelayCounters, ShardCounters};
 use tidegate::proto::frame;
-use tidegate::shard::{Settings, Shard};
+use tidegate::shard::{Budgets, Settings, Shard};
 
 use crate::bus::Bus;
 use crate::client::{Client, REQUEST};
@@ -79,8 +79,8 @@ impl World {
                 let net = Net::new(Dice(seed + n as u64), !seed.is_multiple_of(3));
                 let net = Rc::new(RefCell::new(net));
                 nets.push(net.clone());
-                let settings =
-                    Settings::new(config.clone(), 7, n as u8, 100_000, 1 << 30, counters.clone(), state.clone());
+                let budgets = Budgets { connections: 100_000, outbox_bytes: 1 << 30, unfinished_bytes: 1 << 30 };
+                let settings = Settings::new(config.clone(), 7, n as u8, budgets, counters.clone(), state.clone());
                 Shard::new(SimWire(net), Arc::new(settings), counters[n].clone(), seed)
             })
             .collect();

@@ -256,7 +256,7 @@ impl Gateway {
             "accepted = upgraded + refused + plain\n{metrics:?}"
         );
         assert_eq!(upgraded, closed, "every upgraded connection was closed for a reason\n{metrics:?}");
-        for gauge in ["ws_connections_active", "ws_connected_clients", "ws_outbox_bytes"] {
+        for gauge in ["ws_connections_active", "ws_connected_clients", "ws_outbox_bytes", "ws_unfinished_bytes"] {
             assert_eq!(metrics.value(gauge), 0.0, "{gauge}");
         }
         let descriptors = self.descriptors;
