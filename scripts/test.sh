@@ -11,7 +11,7 @@ step() {
 }
 
 step scripts/install-test-deps.sh
-# 2,000 clients in one story.
+# 15,000 clients in one story.
 ulimit -n "$(ulimit -H -n)" 2>/dev/null || true
 
 if cargo nextest --version >/dev/null 2>&1; then

@@ -98,7 +98,7 @@ table! {
     /// The Origin header is not on the allow-list.
     ForbiddenOrigin Policy 403 "forbidden-origin" "this Origin may not connect; add it to `origins`";
     /// Nothing is served at this path.
-    NotFound Peer 404 "not-found" "nothing is served here; connect a WebSocket client to /, /ws, /socket or /raw/ROOM";
+    NotFound Peer 404 "not-found" "nothing is served here; connect a WebSocket client to /, /ws, /socket or /raw/ROOM with a valid room name";
     /// Only GET is served.
     Method Peer 405 "method" "only GET is served here";
     /// The request did not arrive in time.

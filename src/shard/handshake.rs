@@ -13,7 +13,6 @@ use crate::dialect::{self, Dialect, Served, native};
 use crate::proto::deflate::{self, Deflate};
 use crate::proto::handshake::{self, Request, Upgrade};
 use crate::proto::proxy;
-use crate::relay::valid_room;
 use crate::wire::Wire;
 
 /// Where an upgrade leads.
@@ -58,9 +57,6 @@ impl<W: Wire> Shard<W> {
         let Some(destination) = self.destination(upgrade.path) else {
             return self.refuse(token, Refusal::NotFound);
         };
-        if destination.room.as_ref().is_some_and(|room| valid_room(room).is_err()) {
-            return self.refuse(token, Refusal::BadRequest);
-        }
         if !handshake::origin_allowed(&self.settings.config.origins, upgrade) {
             return self.refuse(token, Refusal::ForbiddenOrigin);
         }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 use tungstenite::client::IntoClientRequest;
 use tungstenite::handshake::HandshakeError;
+use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Error, Message, WebSocket};
 
 use super::http::{self, PATIENCE};
@@ -76,7 +77,9 @@ impl Client {
         for (name, value) in headers {
             request.headers_mut().insert(*name, value.parse().unwrap());
         }
-        match tungstenite::client(request, stream) {
+        // Its default reads into 128 KiB for each client; some stories have thousands.
+        let config = WebSocketConfig::default().read_buffer_size(4096);
+        match tungstenite::client::client_with_config(request, stream, Some(config)) {
             Ok((socket, answer)) => {
                 let client = Self {
                     socket,
