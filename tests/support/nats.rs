@@ -64,6 +64,11 @@ impl Nats {
         format!("nats://{}", self.address())
     }
 
+    /// The server's own directory, which goes with it.
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
     /// The server's process.
     pub fn pid(&self) -> u32 {
         self.child.as_ref().expect("the server runs").id()
