@@ -4,7 +4,6 @@
 //! there is one thing to wait for.
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 
@@ -91,14 +90,6 @@ impl Wire for Epoll {
         self.ready = ready;
     }
 
-    fn recv(&mut self, fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
-        super::recv(fd, buffer)
-    }
-
-    fn send(&mut self, fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
-        super::send(fd, bytes)
-    }
-
     fn queue(&mut self, fd: RawFd, _: Token, chunk: &Chunk) -> Queued {
         Queued::Now(super::send(fd, chunk.bytes()))
     }
@@ -117,18 +108,6 @@ impl Wire for Epoll {
         // Closing the last descriptor of a socket takes it out of the epoll instance.
         super::close(fd);
         events.push(Event::Released(token));
-    }
-
-    fn reset(&mut self, fd: RawFd) {
-        super::reset(fd);
-    }
-
-    fn discard(&mut self, fd: RawFd) {
-        super::close(fd);
-    }
-
-    fn peer(&self, fd: RawFd) -> Option<SocketAddr> {
-        super::peer(fd)
     }
 
     fn may_sleep(&mut self) -> bool {

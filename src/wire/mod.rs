@@ -65,7 +65,7 @@ pub enum Queued {
     Later,
 }
 
-/// One shard's sockets. All calls come from the shard's thread.
+/// One shard's sockets. All calls come from the shard's thread. What every driver leaves to the system is here.
 pub trait Wire {
     /// Starts watching a non-blocking socket.
     ///
@@ -80,13 +80,17 @@ pub trait Wire {
     ///
     /// # Errors
     /// Those of the socket; `WouldBlock` where nothing is there.
-    fn recv(&mut self, fd: RawFd, buffer: &mut [u8]) -> io::Result<usize>;
+    fn recv(&mut self, fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
+        recv(fd, buffer)
+    }
 
     /// send(2), never blocking, never raising SIGPIPE.
     ///
     /// # Errors
     /// Those of the socket; `WouldBlock` where nothing fits.
-    fn send(&mut self, fd: RawFd, bytes: &[u8]) -> io::Result<usize>;
+    fn send(&mut self, fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+        send(fd, bytes)
+    }
 
     /// Sends a shared chunk now or with the next [`Wire::submit`]. At most one for each connection between two submits: the
     /// caller compares [`Wire::batch`] with what it noted.
@@ -105,13 +109,19 @@ pub trait Wire {
     fn release(&mut self, fd: RawFd, token: Token, events: &mut Vec<Event>);
 
     /// Makes the later close a reset: the kernel forgets what the peer never read (SO_LINGER 0).
-    fn reset(&mut self, fd: RawFd);
+    fn reset(&mut self, fd: RawFd) {
+        reset(fd);
+    }
 
     /// Closes a socket that was never armed.
-    fn discard(&mut self, fd: RawFd);
+    fn discard(&mut self, fd: RawFd) {
+        close(fd);
+    }
 
     /// The peer's address.
-    fn peer(&self, fd: RawFd) -> Option<SocketAddr>;
+    fn peer(&self, fd: RawFd) -> Option<SocketAddr> {
+        peer(fd)
+    }
 
     /// Gets ready to sleep; false where there is more to reap first.
     fn may_sleep(&mut self) -> bool;

@@ -21,7 +21,6 @@ pub mod ring;
 mod tests;
 
 use std::io;
-use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 
@@ -138,14 +137,6 @@ impl Wire for Uring {
         self.ledger.hand_out(events);
     }
 
-    fn recv(&mut self, fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
-        super::recv(fd, buffer)
-    }
-
-    fn send(&mut self, fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
-        super::send(fd, bytes)
-    }
-
     fn queue(&mut self, fd: RawFd, token: Token, chunk: &Chunk) -> Queued {
         let bytes = chunk.bytes();
         let entry = opcode::Send::new(types::Fd(fd), bytes.as_ptr(), bytes.len() as u32)
@@ -187,18 +178,6 @@ impl Wire for Uring {
         if self.ledger.release(fd, token) {
             events.push(Event::Released(token));
         }
-    }
-
-    fn reset(&mut self, fd: RawFd) {
-        super::reset(fd);
-    }
-
-    fn discard(&mut self, fd: RawFd) {
-        super::close(fd);
-    }
-
-    fn peer(&self, fd: RawFd) -> Option<SocketAddr> {
-        super::peer(fd)
     }
 
     /// What was rung is taken first and the ring looked at after: whatever the kernel adds later rings again.
