@@ -32,7 +32,7 @@ impl<W: Wire> Shard<W> {
         if entry.batch != 0 && entry.batch == self.wire.batch() {
             self.submit();
         }
-        let Some(entry) = self.connections.find(token) else { return };
+        let Some(entry) = self.connections.find(token).filter(|entry| entry.state != State::Released) else { return };
         if entry.outbox.is_some() {
             return self.put(token, Chunk::whole(Rc::from(bytes), Tag::Control, 0));
         }
@@ -41,9 +41,9 @@ impl<W: Wire> Shard<W> {
         self.handle_sent(token, bytes.len(), result, chunk);
     }
 
-    /// Delivers a chunk that others get too.
+    /// Delivers a chunk that others get too, unless the connection was closed meanwhile.
     pub(super) fn deliver(&mut self, token: Token, chunk: &Chunk) {
-        let Some(entry) = self.connections.find(token) else { return };
+        let Some(entry) = self.connections.find(token).filter(|entry| entry.state == State::Open) else { return };
         if entry.outbox.is_some() {
             return self.put(token, chunk.clone());
         }
@@ -90,7 +90,12 @@ impl<W: Wire> Shard<W> {
     /// Queues a chunk in an outbox that exists; over the cap, the policy of the chunk's room decides.
     fn put(&mut self, token: Token, chunk: Chunk) {
         let (now, cap) = (self.clock.tick, self.settings.config.limits.outbox_bytes);
+        let was_open = self.is_open(token);
         self.hold_outboxes_to_budget();
+        if was_open && !self.is_open(token) {
+            // It was this one that was closed, and nothing follows a close frame (RFC 6455 §5.5.1).
+            return;
+        }
         let drop_oldest = match chunk.tag {
             Tag::Room(room) => self.drops_oldest(room),
             Tag::Control | Tag::Gap(_) => false,
@@ -122,7 +127,8 @@ impl<W: Wire> Shard<W> {
             rooms.into_iter().filter(|room| self.drops_oldest(*room)).collect()
         };
         loop {
-            let Some(outbox) = self.connections.find(token).and_then(|entry| entry.outbox.as_mut()) else {
+            let open = self.connections.find(token).filter(|entry| entry.state == State::Open);
+            let Some(outbox) = open.and_then(|entry| entry.outbox.as_mut()) else {
                 return Ok(());
             };
             if outbox.push(chunk.clone(), cap, now).is_ok() {

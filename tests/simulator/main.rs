@@ -58,6 +58,20 @@ fn slow_readers_are_closed_or_told_and_nobody_else_notices() {
 }
 
 #[test]
+fn over_the_budget_of_all_outboxes_the_largest_is_closed_and_hears_nothing_after_that() {
+    let seen = |seed| Plan {
+        clients: 40,
+        rooms: 3,
+        steps: 3_000,
+        slow_percent: 40,
+        drop_oldest: seed % 2 == 0,
+        outbox_budget: 6 * 1024,
+        ..Plan::default()
+    };
+    play("outbox budget", seen);
+}
+
+#[test]
 fn an_overflowing_mailbox_is_told_as_a_gap() {
     play("mailbox", |_| Plan { clients: 40, rooms: 3, steps: 3_000, mailbox_items: 4, ..Plan::default() });
 }

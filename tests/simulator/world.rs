@@ -30,6 +30,8 @@ pub struct Plan {
     pub mailbox_items: usize,
     pub refuse_percent: usize,
     pub drain: bool,
+    /// Bytes that all outboxes together may pin.
+    pub outbox_budget: u64,
 }
 
 impl Default for Plan {
@@ -43,6 +45,7 @@ impl Default for Plan {
             mailbox_items: 100_000,
             refuse_percent: 0,
             drain: false,
+            outbox_budget: 1 << 30,
         }
     }
 }
@@ -79,7 +82,8 @@ impl World {
                 let net = Net::new(Dice(seed + n as u64), !seed.is_multiple_of(3));
                 let net = Rc::new(RefCell::new(net));
                 nets.push(net.clone());
-                let budgets = Budgets { connections: 100_000, outbox_bytes: 1 << 30, unfinished_bytes: 1 << 30 };
+                let budgets =
+                    Budgets { connections: 100_000, outbox_bytes: plan.outbox_budget, unfinished_bytes: 1 << 30 };
                 let settings = Settings::new(config.clone(), 7, n as u8, budgets, counters.clone(), state.clone());
                 Shard::new(SimWire(net), Arc::new(settings), counters[n].clone(), seed)
             })

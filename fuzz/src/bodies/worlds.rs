@@ -30,6 +30,7 @@ pub fn world(data: &[u8]) {
             mailbox_items: 1 + usize::from(story.mailbox_items),
             refuse_percent: usize::from(story.refuse_percent % 100),
             drain: story.drain,
+            ..Plan::default()
         };
         let nothing_lost = plan.slow_percent == 0 && plan.mailbox_items > plan.steps;
         let seen = World::new(story.seed, plan).play();
