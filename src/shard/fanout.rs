@@ -10,7 +10,7 @@ use crate::room::Step;
 use crate::wire::Wire;
 
 /// Sends in a row for one room before the next room's turn.
-const TURN: usize = 64;
+const TURN: usize = 32;
 /// How many members ahead an entry is fetched into the cache.
 const AHEAD: usize = 4;
 

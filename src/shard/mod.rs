@@ -221,7 +221,12 @@ impl<W: Wire> Shard<W> {
 
     /// Whether there is work that no event will announce.
     pub fn has_work(&self) -> bool {
-        !self.ready.is_empty() || !self.fanout.is_empty() || !self.gaps.is_empty()
+        !self.ready.is_empty() || self.is_fanning_out()
+    }
+
+    /// Whether [`Shard::fan_out`] has more to send.
+    pub fn is_fanning_out(&self) -> bool {
+        !self.fanout.is_empty() || !self.gaps.is_empty()
     }
 
     /// Whether deliveries may be taken from the mailbox: what the rooms hold is bounded, and the mailbox then tells a gap.

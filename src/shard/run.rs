@@ -29,8 +29,10 @@ use crate::wire::uring::ring::{RUNTIME_ENTRIES, runtime_builder};
 const READS: usize = 256;
 /// Items taken from the relay's mailbox in one turn.
 const DELIVERIES: usize = 1024;
-/// Sends of the fan-out in one turn.
-const SENDS: usize = 512;
+/// Sends of the fan-out between two looks at the clock.
+const SENDS: usize = 32;
+/// How long the fan-out may go on in one turn; meanwhile nobody is read from.
+const FAN_OUT_TIME: Duration = Duration::from_micros(250);
 /// Connections accepted in a row.
 const ACCEPTS: usize = 64;
 /// Rest after the host ran out of descriptors or memory.
@@ -125,8 +127,7 @@ async fn turn<W: Wire>(
             while let Some(order) = orders.pop() {
                 shard.handle_order(order);
             }
-            shard.fan_out(SENDS);
-            shard.submit();
+            fan_out(&mut shard);
             hand_over(&mut shard, &mut port);
             if let Some(error) = shard.wire().failure() {
                 return Err(error);
@@ -178,7 +179,22 @@ fn take_deliveries<W: Wire>(shard: &mut Shard<W>, port: &mut Port) {
     }
 }
 
+/// Sends until nothing is left or the turn's time is up: a send takes 2 µs or 10, so that a count bounds no latency.
+fn fan_out<W: Wire>(shard: &mut Shard<W>) {
+    let began = Instant::now();
+    loop {
+        shard.fan_out(SENDS);
+        shard.submit();
+        if !shard.is_fanning_out() || began.elapsed() >= FAN_OUT_TIME {
+            return;
+        }
+    }
+}
+
 /// Gives the relay what the shard has for it. What does not fit waits: the next tick at the latest tries again.
+///
+/// The relay may share the shard's core. While the shard has work of its own it lets the relay run first, or what one client
+/// says would wait for the end of a broadcast to others.
 fn hand_over<W: Wire>(shard: &mut Shard<W>, port: &mut Port) {
     let mut any = false;
     while let Some(item) = shard.poll_relay() {
@@ -190,6 +206,9 @@ fn hand_over<W: Wire>(shard: &mut Shard<W>, port: &mut Port) {
     }
     if any {
         port.to_relay.wake();
+        if shard.has_work() {
+            std::thread::yield_now();
+        }
     }
 }
 
