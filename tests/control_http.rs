@@ -238,6 +238,37 @@ fn requests_on_one_connection_are_answered_in_order_pipelined_or_not() {
     node.stop();
 }
 
+/// Health checks of older programs: HAProxy's default is this version, without a Host.
+#[test]
+fn http_1_0_is_served_without_a_host_and_the_connection_ends_with_the_answer() {
+    let (node, mut relay) = TestNode::with_fake_relay(config(), [Shard::Obedient]);
+    node.relay_counters.was_connected.set(1);
+    let answered = |request: &str| {
+        let mut client = node.connect();
+        client.say(request);
+        let answer = client.hear();
+        assert_eq!(answer.header("connection"), Some("close"), "{request}");
+        assert!(client.is_closed(), "{request}");
+        answer.status
+    };
+    for (request, status) in [
+        ("GET /live HTTP/1.0\r\n\r\n", 200),
+        ("GET /ready HTTP/1.0\r\n\r\n", 200),
+        ("GET /ready HTTP/1.0\r\nhost: a\r\nconnection: keep-alive\r\n\r\n", 200),
+        ("GET /metrics HTTP/1.0\r\n\r\n", 200),
+        ("GET /v1/node HTTP/1.0\r\n\r\n", 200),
+        ("GET / HTTP/1.0\r\n\r\n", 404),
+        ("OPTIONS /ready HTTP/1.0\r\n\r\n", 405),
+    ] {
+        assert_eq!(answered(request), status, "{request}");
+    }
+    let mut client = node.connect();
+    client.say("POST /v1/rooms/a/messages HTTP/1.0\r\ncontent-length: 2\r\n\r\nhi");
+    acknowledge(&mut relay, |token| ToShard::Acked(token, AckLevel::Broker));
+    assert_eq!(client.hear().status, 202);
+    node.stop();
+}
+
 #[test]
 fn a_chunked_body_is_one_message_however_it_is_cut() {
     let (node, relay, mut subscriber) = TestNode::start(config());

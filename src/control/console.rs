@@ -166,7 +166,10 @@ impl Console {
 
     /// A signal came.
     pub(super) fn handle_signal(&self) {
-        tracing::info!(connections = self.connections(), "signal: draining; a second one ends at once");
+        let connections = self.connections();
+        tracing::info!(connections, "signal: draining; a second one ends at once");
+        // The service manager counts from its own signal, whenever the drain began.
+        self.notify.draining(connections, self.drain.borrow().longest());
         self.drain.borrow_mut().handle_signal(Instant::now());
         self.apply();
     }

@@ -141,6 +141,11 @@ impl Drain {
         self.phase
     }
 
+    /// From a drain's first moment to the process's end, at most.
+    pub const fn longest(&self) -> Duration {
+        self.delay.saturating_add(self.patience).saturating_add(STOP_DEADLINE)
+    }
+
     fn begin(&mut self, now: Instant) {
         if self.phase != Phase::Serving {
             return;
@@ -280,6 +285,17 @@ mod tests {
             drain.handle_signal(t);
             assert_eq!(effects(&mut drain), [], "it ends once");
         }
+    }
+
+    #[test]
+    fn no_drain_takes_longer_than_it_says_even_if_nobody_goes_and_nothing_ends() {
+        let (mut drain, t) = drain(5);
+        drain.handle_signal(t);
+        let end = (0..).map(|seconds| t + Duration::from_secs(seconds)).find(|now| {
+            drain.handle_progress(*now, 1, 2);
+            drain.phase() == Phase::Done
+        });
+        assert_eq!(end, Some(t + drain.longest()));
     }
 
     #[test]

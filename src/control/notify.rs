@@ -1,5 +1,9 @@
 //! Telling systemd how the service does: sd_notify(3) without the library. Datagrams to the socket that `NOTIFY_SOCKET`
 //! names; nothing where it is not set.
+//!
+//! A start lasts until the node wants traffic and a stop until its last client is gone, and only the node knows how long
+//! that is: it asks for the time (`EXTEND_TIMEOUT_USEC`) instead of being killed at the unit's timeouts, which count for
+//! a process that says nothing.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;
@@ -47,14 +51,24 @@ impl Notify {
         Ok(Self { target, watchdog })
     }
 
-    /// The service takes connections.
+    /// The service is alive and not ready yet, for this reason; to be said again within `patience`.
+    pub(super) fn starting(&self, why: &str, patience: Duration) {
+        self.send(&format!("STATUS=starting: {why}\nEXTEND_TIMEOUT_USEC={}", patience.as_micros()));
+    }
+
+    /// The service wants traffic.
     pub(super) fn ready(&self) {
-        self.send("READY=1");
+        self.send("READY=1\nSTATUS=serving");
+    }
+
+    /// The service sends its clients away, which takes `longest` at most.
+    pub(super) fn draining(&self, clients: u64, longest: Duration) {
+        self.send(&format!("STATUS=draining {clients} clients\nEXTEND_TIMEOUT_USEC={}", longest.as_micros()));
     }
 
     /// The service is about to end.
     pub(super) fn stopping(&self) {
-        self.send("STOPPING=1");
+        self.send("STOPPING=1\nSTATUS=stopping");
     }
 
     /// The service is alive.
@@ -81,20 +95,30 @@ mod tests {
     use super::*;
 
     fn heard(manager: &UnixDatagram) -> String {
-        let mut buffer = [0; 64];
+        let mut buffer = [0; 200];
         let n = manager.recv(&mut buffer).unwrap();
         String::from_utf8(buffer[..n].to_vec()).unwrap()
     }
 
     #[test]
-    fn a_manager_hears_ready_alive_and_stopping() {
+    fn a_manager_hears_what_the_service_does_and_how_long_that_may_take() {
         let name = format!("tidegate-notify-{}", std::process::id());
         let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         let notify = Notify::new(Some(&format!("@{name}")), Some("3000000")).unwrap();
+        notify.starting("no broker", Duration::from_secs(15));
         notify.ready();
         notify.alive();
+        notify.draining(7, Duration::from_millis(1500));
         notify.stopping();
-        assert_eq!([heard(&manager), heard(&manager), heard(&manager)], ["READY=1", "WATCHDOG=1", "STOPPING=1"]);
+        for expected in [
+            "STATUS=starting: no broker\nEXTEND_TIMEOUT_USEC=15000000",
+            "READY=1\nSTATUS=serving",
+            "WATCHDOG=1",
+            "STATUS=draining 7 clients\nEXTEND_TIMEOUT_USEC=1500000",
+            "STOPPING=1\nSTATUS=stopping",
+        ] {
+            assert_eq!(heard(&manager), expected);
+        }
         assert_eq!(notify.alive_interval(), Some(Duration::from_millis(1500)));
     }
 

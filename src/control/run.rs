@@ -5,7 +5,7 @@ use std::net::TcpStream as StdTcpStream;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use monoio::io::AsyncReadRent;
 use monoio::net::{TcpListener, TcpStream, UnixStream};
@@ -13,12 +13,15 @@ use monoio::time::sleep;
 use monoio::{LegacyDriver, RuntimeBuilder};
 
 use super::console::Console;
-use super::{Control, Outcome, server};
+use super::{Control, Outcome, Readiness, server};
 
 /// Between two looks at what a drain has left, and at whether every shard's thread is there.
 const TICK: Duration = Duration::from_millis(50);
 /// Between two signs of life asked of each shard.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two words to the service manager while the node is not ready yet, and how long each of them counts.
+const START_INTERVAL: Duration = Duration::from_secs(5);
+const START_PATIENCE: Duration = Duration::from_secs(15);
 
 /// Builds the runtime and steers the node to its end.
 ///
@@ -40,7 +43,7 @@ async fn steer(control: Control, signals: StdUnixStream) -> io::Result<Outcome> 
     if let Some(interval) = console.notify.alive_interval() {
         monoio::spawn(feed_watchdog(interval, console.clone()));
     }
-    console.notify.ready();
+    monoio::spawn(report_start(console.clone()));
     loop {
         if let Some(outcome) = console.tick() {
             return Ok(outcome);
@@ -92,6 +95,23 @@ async fn heartbeat(console: Rc<Console>) {
     loop {
         console.ping();
         sleep(PING_INTERVAL).await;
+    }
+}
+
+/// `READY=1` comes with the first 200 of `/ready`. A node that waits for its broker asks for more time: a restart brings
+/// no broker nearer, and cuts off whoever connected meanwhile. One with a shard that stands still does not ask.
+async fn report_start(console: Rc<Console>) {
+    let mut next = Instant::now();
+    while !console.state.is_draining() {
+        let readiness = console.state.readiness();
+        if readiness == Readiness::Ready {
+            return console.notify.ready();
+        }
+        if Instant::now() >= next && console.silent_shard().is_none() {
+            console.notify.starting(readiness.reason(), START_PATIENCE);
+            next = Instant::now() + START_INTERVAL;
+        }
+        sleep(TICK).await;
     }
 }
 

@@ -27,6 +27,16 @@ impl Readiness {
         }
     }
 
+    /// In a few words, for the service manager's status line.
+    pub const fn reason(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Draining => "the node drains",
+            Self::NeverConnected => "the broker was not reached yet",
+            Self::Disconnected => "the broker is away",
+        }
+    }
+
     /// The JSON body, one line: says why not, and what to do.
     pub const fn body(self) -> &'static str {
         match self {

@@ -1,19 +1,16 @@
-"""The image: its root file system started without an engine, and the gateway under what runtimes and systemd do to it."""
+"""The image: its root file system started without an engine, and the gateway under what runtimes do to it."""
 
 import fnmatch
 import json
 import os
 import re
 import shutil
-import signal
-import socket
-import subprocess
 import sys
 
 import pytest
 
 from conftest import ROOT, TUNING, run
-from gateway import free_port, http, wait_until
+from gateway import free_port
 
 ROOTFS = ROOT / "scripts/rootfs.sh"
 SECCOMP = [sys.executable, ROOT / "tests/deploy/seccomp.py", TUNING / "seccomp/tidegate-io-uring.json"]
@@ -103,29 +100,6 @@ def test_under_our_profile_the_gateway_runs_on_io_uring(gateways):
     gateway = gateways(prefix=SECCOMP)
     gateway.hear_one_message()
     assert gateway.get("/v1/node")["driver"]["name"] == "io_uring"
-
-
-def test_systemd_hears_ready_alive_and_stopping(tidegate, tmp_path):
-    manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    manager.bind(str(tmp_path / "notify"))
-    manager.settimeout(10)
-    port = free_port()
-    process = subprocess.Popen(
-        [tidegate, "serve", "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{free_port()}", "--drain-window", "0s"],
-        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-        env={**os.environ, "NOTIFY_SOCKET": str(tmp_path / "notify"), "WATCHDOG_USEC": "1000000"})
-    try:
-        assert manager.recv(200) == b"READY=1"
-        # The relay, even on the local bus, may say a moment later that messages go through.
-        wait_until(lambda: http(f"http://127.0.0.1:{port}/health")[0] == 200, 10, "health")
-        assert manager.recv(200) == b"WATCHDOG=1"
-        process.send_signal(signal.SIGTERM)
-        wait_until(lambda: b"STOPPING=1" in manager.recv(200), 10, "STOPPING=1")
-        assert process.wait(10) == 0
-    finally:
-        process.kill()
-        process.wait()
-        manager.close()
 
 
 def test_check_asks_for_nothing_that_the_tuning_does_not_give(tidegate):

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import shutil
 import sys
 import tempfile
 
@@ -211,30 +210,6 @@ def test_on_a_real_kernel_apply_and_undo_work_in_a_network_namespace(tmp_path):
         read_all >{tmp_path}/after
         cmp {tmp_path}/before {tmp_path}/after"""
     run("unshare", "--net", "sh", "-c", script)
-
-
-def test_the_unit_passes_systemds_own_verification(tmp_path):
-    unit = tmp_path / "tidegate.service"
-    unit.write_text(UNIT.read_text().replace("/usr/bin/tidegate", sys.executable))
-    result = run("systemd-analyze", "verify", "--man=no", unit, check=False)
-    complaints = [line for line in result.stderr.splitlines() if "tidegate.service" in line]
-    assert result.returncode == 0 and not complaints, result.stderr
-
-
-def test_the_unit_is_hardened(tmp_path):
-    shutil.copy(UNIT, tmp_path / "tidegate.service")
-    # 0 is a fortress, 10 is none; what is left is the network itself.
-    run("systemd-analyze", "security", "--offline=true", "--threshold=20", tmp_path / "tidegate.service")
-
-
-def test_systemd_waits_longer_than_a_drain_takes():
-    unit = UNIT.read_text()
-    stop = int(re.search(r"^TimeoutStopSec=(\d+)$", unit, re.M)[1])
-    limits = (ROOT / "src" / "limits.rs").read_text()
-    window = int(re.search(r"DRAIN_WINDOW: Duration = Duration::from_secs\((\d+)\)", limits)[1])
-    close = int(re.search(r"CLOSE_DEADLINE: Duration = Duration::from_secs\((\d+)\)", limits)[1])
-    assert stop > window + close
-    assert "Type=notify" in unit and re.search(r"^WatchdogSec=\d+$", unit, re.M)
 
 
 IO_URING = ["io_uring_setup", "io_uring_enter", "io_uring_register"]
