@@ -1,12 +1,15 @@
 //! The process's own figures, from /proc, under the names that every Prometheus client library gives them.
 
 use std::fs;
+use std::io;
 
 use nix::sys::resource::{Resource, getrlimit};
 use prometheus::proto::MetricFamily;
 
 use super::family::{counter, gauge};
 
+/// One entry for each open descriptor.
+const DESCRIPTORS: &str = "/proc/self/fd";
 /// Fields of /proc/self/stat (proc(5)), counted from the one after the command's closing parenthesis.
 const UTIME: usize = 11;
 const STIME: usize = 12;
@@ -21,15 +24,27 @@ pub(super) fn families() -> Vec<MetricFamily> {
     if let Some(stat) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(after_command) {
         families.extend(of_stat(stat));
     }
-    if let Ok(entries) = fs::read_dir("/proc/self/fd") {
-        // One of them is the directory that is being read.
-        let open = entries.count().saturating_sub(1);
+    if let Ok(open) = open_descriptors() {
         families.push(gauge("process_open_fds", "Open file descriptors.").value(open as f64));
     }
     if let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) {
         families.push(gauge("process_max_fds", "File descriptors that the process may open.").value(soft as f64));
     }
     families
+}
+
+/// Open descriptors of the process. Since Linux 6.2 the directory's size is their number; older kernels say 0, and
+/// listing a million of them takes the better part of a second.
+fn open_descriptors() -> io::Result<u64> {
+    match fs::metadata(DESCRIPTORS)?.len() {
+        0 => listed_descriptors(),
+        open => Ok(open),
+    }
+}
+
+fn listed_descriptors() -> io::Result<u64> {
+    // One of them is the directory that is being read.
+    Ok((fs::read_dir(DESCRIPTORS)?.count() as u64).saturating_sub(1))
 }
 
 fn after_command(stat: &str) -> Option<&str> {
@@ -92,6 +107,19 @@ mod tests {
         let names: Vec<_> = families().iter().map(|family| family.name().to_owned()).collect();
         for name in ["process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds"] {
             assert!(names.iter().any(|seen| seen == name), "{name} of {names:?}");
+        }
+    }
+
+    #[test]
+    fn both_ways_to_count_descriptors_see_those_that_are_opened_and_closed() {
+        for count in [open_descriptors, listed_descriptors] {
+            let before = count().unwrap();
+            let opened: Vec<_> = (0..500).map(|_| fs::File::open("/dev/null").unwrap()).collect();
+            let meanwhile = count().unwrap();
+            drop(opened);
+            // Other tests of this process open and close a few, too.
+            assert!(meanwhile >= before + 400, "{before}, then {meanwhile}");
+            assert!(count().unwrap() <= meanwhile - 400);
         }
     }
 }
