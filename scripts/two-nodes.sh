@@ -2,7 +2,7 @@
 # Starts a broker and two gateways that share it, says what to try, and ends all of them on Ctrl-C.
 #
 #   scripts/two-nodes.sh             ports 8081 and 8082, admin 9091 and 9092, broker 4223
-#   TIDEGATE_BIN=… NATS_SERVER=…     other binaries than target/release/tidegate (or debug) and the installed nats-server
+#   GATEWAY=… NATS_SERVER=…          other binaries than target/release/tidegate (or debug) and the installed nats-server
 #   FIRST_PORT=18080                 other ports: this one, the next, and those 10, 11 and 20 above it
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -12,7 +12,7 @@ one=${first:-8081} two=$((${first:-8081} + 1))
 admin_one=$((first ? first + 10 : 9091)) admin_two=$((first ? first + 11 : 9092))
 broker_port=$((first ? first + 20 : 4223))
 
-gateway=${TIDEGATE_BIN:-}
+gateway=${GATEWAY:-}
 if [ -z "$gateway" ]; then
     for built in target/release/tidegate target/debug/tidegate; do
         [ -x "$built" ] && { gateway=$built; break; }

@@ -12,7 +12,7 @@ use crate::support::nats::Nats;
 fn the_script_starts_two_nodes_that_hear_each_other_and_ends_them_on_ctrl_c() {
     let first = crate::support::nats::free_port();
     let mut script = Command::new(root().join("scripts/two-nodes.sh"))
-        .env("TIDEGATE_BIN", env!("CARGO_BIN_EXE_tidegate"))
+        .env("GATEWAY", env!("CARGO_BIN_EXE_tidegate"))
         .env("FIRST_PORT", first.to_string())
         .stdout(std::process::Stdio::piped())
         .spawn()
