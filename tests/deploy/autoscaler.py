@@ -41,11 +41,6 @@ class Rules:
         defaults = [{"type": "Percent", "value": 100, "periodSeconds": 15}]
         return cls(spec.get("stabilizationWindowSeconds", 300), spec.get("policies", defaults), spec.get("selectPolicy", "Max"))
 
-    def scaled(self, factor):
-        """The same rules with every time divided by a factor, for a demonstration that does not take a day."""
-        policies = [{**p, "periodSeconds": p["periodSeconds"] / factor} for p in self.policies]
-        return Rules(self.stabilization_s / factor, policies, self.select)
-
 
 @dataclass
 class Fallback:

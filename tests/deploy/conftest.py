@@ -3,6 +3,7 @@
 import functools
 import os
 import pathlib
+import re
 import shutil
 import subprocess
 
@@ -14,6 +15,9 @@ from gateway import Gateway
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TUNING = ROOT / "tuning"
 K8S = ROOT / "k8s"
+# What can be applied as it is: each of them but the nodes' tuning has gateways in it.
+BUILDS = ["k8s/base", "k8s/node-tuning"] + sorted(f"k8s/overlays/{p.name}" for p in (K8S / "overlays").iterdir() if not p.name.startswith("."))
+GATEWAYS = [build for build in BUILDS if build != "k8s/node-tuning"]
 
 
 def run(*command, check=True, **options):
@@ -43,6 +47,29 @@ def one(objects, kind, name=None):
     return found[0]
 
 
+@functools.cache
+def commented_triggers():
+    """The ScaledObject's alternatives, which stand in its file as comments."""
+    lines = (K8S / "autoscaling/keda/scaledobject.yaml").read_text().splitlines()
+    commented = [line.removeprefix("    # ") for line in lines if re.match(r"    # (- type: prometheus$|  \S|    \S)", line)]
+    return yaml.safe_load("\n".join(commented))
+
+
+def uncommented(text, *starts):
+    """A file with some of the options that stand in its comments switched on."""
+    lines = []
+    for line in text.splitlines():
+        bare = line.lstrip().removeprefix("# ")
+        on = line.lstrip().startswith("# ") and any(bare.startswith(start) for start in starts)
+        lines.append(line.replace("# ", "", 1) if on else line)
+    return "\n".join(lines) + "\n"
+
+
+def alternative_triggers():
+    """Their queries."""
+    return [trigger["metadata"]["query"] for trigger in commented_triggers()]
+
+
 def binary():
     """The gateway: $TIDEGATE_BIN, or the newest build of this tree; None where there is none."""
     named = os.environ.get("TIDEGATE_BIN")
@@ -54,12 +81,10 @@ def binary():
 
 @pytest.fixture(scope="session")
 def tidegate():
-    """The gateway's binary. CI sets TIDEGATE_REQUIRE_BIN, so that a missing build fails there instead of skipping."""
+    """The gateway's binary."""
     path = binary()
     if path is None:
-        if os.environ.get("TIDEGATE_REQUIRE_BIN"):
-            pytest.fail("no gateway binary: cargo build, or set TIDEGATE_BIN")
-        pytest.skip("no gateway binary: cargo build, or set TIDEGATE_BIN")
+        pytest.fail("no gateway binary: cargo build, or set TIDEGATE_BIN")
     return path
 
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from autoscaler import SYNC_PERIOD_S, Autoscaler
 from cluster import Cluster, Settings
 from conftest import one, rendered
-from relations import gateway_pod, seconds, settings
+from relations import CLOSE_DEADLINE_S, drain_times, gateway_pod, settings
 
 DAY_S = 24 * 3600
 STORM_S = 19 * 3600
@@ -56,8 +56,8 @@ def population(at):
 def cluster_settings(objects):
     """Of the model, from the manifests."""
     config, pod = settings(objects), gateway_pod(objects)
-    return Settings(config["max_connections"], int(seconds(config["drain"]["delay"])), int(seconds(config["drain"]["window"])), 5,
-                    pod["terminationGracePeriodSeconds"])
+    delay, window = drain_times(config)
+    return Settings(config["max_connections"], int(delay), int(window), CLOSE_DEADLINE_S, pod["terminationGracePeriodSeconds"])
 
 
 def prometheus(at, seen):
@@ -114,8 +114,16 @@ def note(record, cluster, now):
     record.refused.append(cluster.refused)
 
 
-def plot(record, path):
-    """Draws the day."""
+def thinned(record):
+    """About 700 entries of many: of each run of neighbours the one with the fewest clients, so that no hole is lost."""
+    step = max(1, len(record.at) // 700)
+    kept = [min(range(n, min(n + step, len(record.at))), key=record.connected.__getitem__) for n in range(0, len(record.at), step)]
+    return Record(*([values[n] for n in kept] for values in (record.at, record.wanted, record.connected, record.capacity, record.replicas,
+                                                             record.ready, record.fullest, record.refused)))
+
+
+def plot(record, path, title):
+    """Draws a day."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -123,17 +131,17 @@ def plot(record, path):
     from matplotlib import pyplot
 
     figure, (clients, pods, fill) = pyplot.subplots(3, 1, figsize=(11, 9), sharex=True, height_ratios=[3, 2, 2])
-    thin = slice(None, None, 4)
-    clients.plot(record.at[thin], record.capacity[thin], color="tab:gray", label="capacity of the ready pods", drawstyle="steps-post")
-    clients.plot(record.at[thin], record.connected[thin], color="tab:blue", label="connected clients")
+    record = thinned(record)
+    clients.plot(record.at, record.capacity, color="tab:gray", label="capacity of the ready pods", drawstyle="steps-post")
+    clients.plot(record.at, record.connected, color="tab:blue", label="connected clients")
     clients.set_ylabel("clients")
     clients.legend(loc="upper left")
-    clients.set_title("A day under k8s/autoscaling/keda: 6,000 clients a pod, pods of 10,000 (model)")
-    pods.plot(record.at[thin], record.replicas[thin], color="tab:orange", label="replicas wanted by the autoscaler", drawstyle="steps-post")
-    pods.plot(record.at[thin], record.ready[thin], color="tab:green", label="pods that take clients", drawstyle="steps-post", alpha=0.7)
+    clients.set_title(title)
+    pods.plot(record.at, record.replicas, color="tab:orange", label="replicas wanted by the autoscaler", drawstyle="steps-post")
+    pods.plot(record.at, record.ready, color="tab:green", label="pods that take clients", drawstyle="steps-post", alpha=0.7)
     pods.set_ylabel("pods")
     pods.legend(loc="upper left")
-    fill.plot(record.at[thin], [100 * f for f in record.fullest[thin]], color="tab:red", label="fullest pod, % of its capacity")
+    fill.plot(record.at, [100 * f for f in record.fullest], color="tab:red", label="fullest pod, % of its capacity")
     fill.axhline(60, color="tab:gray", linewidth=0.8, linestyle="--", label="the autoscaler's threshold")
     fill.set_ylim(0, 110)
     fill.set_ylabel("%")
@@ -155,12 +163,14 @@ def main():
     parser.add_argument("--plot", metavar="FILE", help="write a picture, .svg or .png")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
+    if arguments.plot and not arguments.plot.endswith((".svg", ".png")):
+        parser.error(f"--plot: '{arguments.plot}' is no .svg or .png")
     record = simulate(arguments.seed)
     print(f"told losses {record.told}, untold losses {record.untold}")
     print(f"replicas {min(record.replicas)} to {max(record.replicas)}, most clients {max(record.connected)}, "
           f"fullest pod {max(record.fullest):.0%}, refused upgrades {record.refused[-1]}")
     if arguments.plot:
-        plot(record, arguments.plot)
+        plot(record, arguments.plot, "A day under k8s/autoscaling/keda: 6,000 clients a pod, pods of 10,000 (model)")
     sys.exit(1 if record.untold else 0)
 
 

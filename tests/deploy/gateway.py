@@ -30,7 +30,7 @@ def free_port():
 
 def http(url, method="GET", body=None, timeout=5):
     """The status and text of an answer, refusals included."""
-    request = urllib.request.Request(url, method=method, data=body)
+    request = urllib.request.Request(url, method=method, data=body, headers={"Content-Type": "text/plain"} if body else {})
     try:
         with urllib.request.urlopen(request, timeout=timeout) as answer:
             return answer.status, answer.read().decode()
@@ -52,8 +52,8 @@ def wait_until(true, seconds=10, what="the condition"):
 class Gateway:
     """One process of the gateway."""
 
-    def __init__(self, binary, toml="", prefix=(), **variables):
-        self.port, self.admin_port = free_port(), free_port()
+    def __init__(self, binary, toml="", prefix=(), ports=None, **variables):
+        self.port, self.admin_port = ports or (free_port(), free_port())
         self.url, self.admin = f"ws://127.0.0.1:{self.port}", f"http://127.0.0.1:{self.admin_port}"
         self.log = tempfile.NamedTemporaryFile("w+", prefix="tidegate-", suffix=".log")
         self.config = tempfile.NamedTemporaryFile("w", prefix="tidegate-", suffix=".toml")

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # What takes longer than the tests of CI: slow.sh [--smoke]
-#   - the autoscaler's loop over real gateways and a real Prometheus (autoscale_live.py)
+#   - a day of the autoscaler's loop over real gateways and a real Prometheus, in eight minutes (autoscale_live.py)
 #   - the load generator through each balancer (balancers_load.py)
 #   - idle connections for 100 s through the reference configurations (not with --smoke)
 # Needs cargo build -p tidegate -p tideload (release for figures) and tests/deploy/install.sh.

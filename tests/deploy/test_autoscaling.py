@@ -1,13 +1,14 @@
-"""The autoscaler's model against documented examples, and a day of load through it."""
+"""The autoscaler's model against documented examples, a day of load through it, and a short story over real parts."""
 
 import random
+import sys
 
 import pytest
 
 import day
 from autoscaler import Autoscaler, Fallback, Rules
 from cluster import Cluster, Settings
-from conftest import one, rendered
+from conftest import ROOT, one, rendered, run
 
 
 def autoscaler(**changes):
@@ -191,3 +192,23 @@ def test_no_client_of_a_whole_day_is_dropped_untold():
     blind = [r for hour, r in zip(record.at, record.replicas) if day.BLIND_S[0] <= hour * 3600 < day.BLIND_S[1]]
     assert blind == sorted(blind), "blind, nothing is scaled in"
     assert min(record.replicas) == 3 and record.refused[-1] == 0
+
+
+def test_over_real_gateways_clients_and_prometheus_a_storm_and_a_scale_in_drop_nobody_untold(tidegate):
+    told = run(sys.executable, ROOT / "tests/deploy/autoscale_live.py", "--smoke", "--binary", tidegate).stdout
+    assert "untold losses 0\n" in told and "gateways 3 → 5 → 3" in told
+
+
+@pytest.mark.parametrize("script, arguments, complaint", [
+    ("autoscale_live.py", ["--binary", "/nonexistent"], "no gateway binary"),
+    ("autoscale_live.py", ["--plot", "picture.gif"], "no .svg or .png"),
+    ("autoscale_live.py", ["--json", "/nonexistent/file"], "is no directory"),
+    ("autoscale_live.py", ["--smoke", "--plot", "day.svg"], "leave --smoke out"),
+    ("day.py", ["--plot", "picture.gif"], "no .svg or .png"),
+    ("day.py", ["--seed", "one"], "invalid int value"),
+    ("balancers_load.py", ["--connections", "0"], "1 to 900"),
+    ("balancers_load.py", ["--rate", "0"], "at least 1"),
+])
+def test_a_wrong_argument_is_told_before_anything_starts(script, arguments, complaint, tidegate):
+    refused = run(sys.executable, ROOT / "tests/deploy" / script, *arguments, check=False)
+    assert refused.returncode == 2 and complaint in refused.stderr
