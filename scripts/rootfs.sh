@@ -33,26 +33,31 @@ parse() {
             [ -z "$mode" ] || bad "--$mode and $1 exclude each other; give one of them"
             [ $# -ge 2 ] || bad "$1 needs a directory; see --help"
             mode=${1#--} out=$2
-            shift
             if [ "$mode" = run ]; then
-                shift
+                shift 2
+                [ $# -gt 0 ] || bad "--run needs a command of the file system; see --help"
                 command=("$@")
                 return
             fi
+            shift 2
             ;;
-        --binary) binary=${2:-} && shift ;;
-        --port) port=${2:-} && shift ;;
+        --binary | --port)
+            [ $# -ge 2 ] || bad "$1 needs a value; see --help"
+            if [ "$1" = --binary ]; then binary=$2; else port=$2; fi
+            shift 2
+            ;;
         -h | --help) usage && exit 0 ;;
         *) bad "unknown argument '$1'; see --help" ;;
         esac
-        shift
     done
     [ -n "$mode" ] || bad "give --out, --check or --run; see --help"
+    [[ $port =~ ^[0-9]{4,5}$ ]] && [ "$port" -ge 1024 ] && [ "$port" -le 32766 ] ||
+        bad "--port is '$port'; give a number from 1024 to 32766"
 }
 
 # Where a directory has to be a root file system that --out made.
 need_rootfs() {
-    [ -x "$out/usr/bin/tidegate" ] || bad "'$out' is no root file system of tidegate; make one with --out"
+    [ -x "$out/usr/bin/tidegate" ] && [ -d "$out/proc" ] || bad "'$out' is no root file system of tidegate; make one with --out"
     [ "$(id -u)" -eq 0 ] || bad "--$mode needs root for its namespaces; run it with sudo"
 }
 
@@ -126,8 +131,6 @@ gateway_pid() {
 }
 
 check() {
-    case $port in '' | *[!0-9]*) bad "--port is '$port'; give a number from 1024 to 32766" ;; esac
-    [ "$port" -ge 1024 ] && [ "$port" -le 32766 ] || bad "--port is '$port'; give a number from 1024 to 32766"
     failed=0
     local log
     log=$(mktemp)

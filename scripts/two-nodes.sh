@@ -7,7 +7,19 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
+bad() {
+    echo "two-nodes: $1" >&2
+    exit 2
+}
+
+case ${1:-} in
+'') ;;
+-h | --help) sed -n 's/^# \{0,1\}//; 2,6p' "$0" && exit 0 ;;
+*) bad "unknown argument '$1'; it takes none, --help shows the variables" ;;
+esac
 first=${FIRST_PORT:-}
+[[ $first =~ ^([0-9]{4,5})?$ ]] && { [ -z "$first" ] || { [ "$first" -ge 1024 ] && [ "$first" -le 65500 ]; }; } ||
+    bad "FIRST_PORT is '$first'; give a number from 1024 to 65500"
 one=${first:-8081} two=$((${first:-8081} + 1))
 admin_one=$((first ? first + 10 : 9091)) admin_two=$((first ? first + 11 : 9092))
 broker_port=$((first ? first + 20 : 4223))
@@ -19,6 +31,7 @@ if [ -z "$gateway" ]; then
     done
     [ -n "$gateway" ] || { cargo build --release && gateway=target/release/tidegate; }
 fi
+[ -x "$(command -v "$gateway")" ] || bad "GATEWAY is '$gateway', which is no program; build it (cargo build --release) or leave GATEWAY out"
 
 nats=${NATS_SERVER:-$(command -v nats-server || true)}
 [ -n "$nats" ] || nats=.deps/venv/bin/nats-server
@@ -60,9 +73,16 @@ ready() {
     exec 3>&- 3<&-
     [[ $line == *" 200 "* ]]
 }
+# all_run: whether the broker and both gateways are still there.
+all_run() {
+    local pid
+    for pid in "${pids[@]}"; do kill -0 "$pid" 2>/dev/null || return 1; done
+}
 for admin in "$admin_one" "$admin_two"; do
     for _ in $(seq 100); do
         ready "$admin" 2>/dev/null && continue 2
+        # One that ended has said why.
+        all_run || break
         sleep 0.1
     done
     echo "two-nodes: the gateway with the admin port $admin is not ready; what it says stands above" >&2

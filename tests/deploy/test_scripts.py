@@ -1,0 +1,54 @@
+"""Each script says what is wrong with its arguments before it does anything. Those with more to say have their own places:
+test_tuning.py (tune.sh), test_container.py (rootfs.sh), test_relations.py (render-check.py), test_autoscaling.py."""
+
+import os
+import sys
+
+import pytest
+
+from conftest import ROOT, run
+from gateway import free_port
+
+TWO_NODES, INSTALL = ROOT / "scripts/two-nodes.sh", ROOT / "tests/deploy/install.sh"
+
+
+@pytest.mark.parametrize("arguments, variables, complaint", [
+    (["--ports", "1"], {}, "unknown argument '--ports'"),
+    ([], {"FIRST_PORT": "abc"}, "FIRST_PORT is 'abc'"),
+    ([], {"FIRST_PORT": "70000"}, "from 1024 to 65500"),
+    ([], {"FIRST_PORT": "80"}, "from 1024 to 65500"),
+    ([], {"GATEWAY": "/nonexistent"}, "is no program; build it"),
+])
+def test_two_nodes_refuses_nonsense(arguments, variables, complaint):
+    refused = run(TWO_NODES, *arguments, check=False, env={**os.environ, **variables}, timeout=30)
+    assert refused.returncode == 2 and complaint in refused.stderr
+
+
+def test_two_nodes_ends_when_a_gateway_does():
+    ended = run(TWO_NODES, check=False, env={**os.environ, "GATEWAY": "/bin/true", "FIRST_PORT": str(free_port())}, timeout=60)
+    assert ended.returncode == 1 and "is not ready; what it says stands above" in ended.stderr
+
+
+def test_two_nodes_says_what_it_takes():
+    told = run(TWO_NODES, "--help").stdout
+    assert "GATEWAY" in told and "NATS_SERVER" in told and "FIRST_PORT" in told
+
+
+@pytest.mark.parametrize("script, arguments, complaint", [
+    (INSTALL, ["--quiet"], "unknown argument '--quiet'"),
+    (ROOT / "tests/deploy/slow.sh", ["--fast"], "unknown argument '--fast'"),
+])
+def test_scripts_without_parameters_take_none(script, arguments, complaint):
+    refused = run(script, *arguments, check=False)
+    assert refused.returncode == 2 and complaint in refused.stderr
+
+
+@pytest.mark.parametrize("arguments, complaint", [
+    ([], "seccomp.py PROFILE"),
+    (["/nonexistent", "true"], "'/nonexistent' is no profile"),
+    ([INSTALL, "true"], "is no profile"),
+    ([ROOT / "tuning/seccomp/tidegate-io-uring.json", "--without", "bpf"], "give a command"),
+])
+def test_the_seccomp_runner_refuses_nonsense(arguments, complaint):
+    refused = run(sys.executable, ROOT / "tests/deploy/seccomp.py", *arguments, check=False)
+    assert refused.returncode == 1 and complaint in refused.stderr
