@@ -9,29 +9,56 @@ DRAIN_WINDOW_S = 30
 IDLE_BYTES, PAGE_BYTES, BASE_MIB = 4100, 4096, 64
 
 
-def seconds(text):
+class Unreadable(Exception):
+    """A parameter that is not what it should be; the text says what is accepted."""
+
+
+def seconds(text, what):
     """A duration such as 5s or 2m in seconds."""
-    number, unit = re.fullmatch(r"(\d+)(ms|s|m|h)", text).groups()
-    return int(number) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[unit]
+    found = re.fullmatch(r"(\d+)(ms|s|m|h)", str(text))
+    if not found:
+        raise Unreadable(f"{what} is '{text}'; give a duration such as 500ms, 30s or 2m")
+    return int(found[1]) * {"ms": 0.001, "s": 1, "m": 60, "h": 3600}[found[2]]
 
 
-def mebibytes(text):
+def mebibytes(text, what):
     """A Kubernetes quantity of memory in MiB."""
-    number, unit = re.fullmatch(r"(\d+)(Mi|Gi)", text).groups()
-    return int(number) * {"Mi": 1, "Gi": 1024}[unit]
+    found = re.fullmatch(r"(\d+)(k|M|G|Ki|Mi|Gi|)", str(text))
+    if not found:
+        raise Unreadable(f"{what} is '{text}'; give a quantity such as 512Mi or 2Gi")
+    unit = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3, "Ki": 2**10, "Mi": 2**20, "Gi": 2**30}[found[2]]
+    return int(found[1]) * unit / 2**20
+
+
+def number(text, what):
+    """A number of connections, which KEDA and the HPA want as text."""
+    try:
+        return float(text)
+    except (TypeError, ValueError):
+        raise Unreadable(f"{what} is '{text}'; give a number of connections") from None
+
+
+def gateway_toml(objects):
+    """The text of the gateway's own configuration in a build."""
+    maps = [o for o in objects if o["kind"] == "ConfigMap" and "tidegate.toml" in o.get("data", {})]
+    if len(maps) != 1:
+        raise Unreadable(f"{len(maps)} ConfigMaps have a tidegate.toml; the gateway reads one")
+    return maps[0]["data"]["tidegate.toml"]
 
 
 def settings(objects):
     """The gateway's own configuration in a build."""
-    maps = [o for o in objects if o["kind"] == "ConfigMap" and "tidegate.toml" in o["data"]]
-    assert len(maps) == 1, "expected one ConfigMap with a tidegate.toml"
-    return tomllib.loads(maps[0]["data"]["tidegate.toml"])
+    try:
+        return tomllib.loads(gateway_toml(objects))
+    except tomllib.TOMLDecodeError as error:
+        raise Unreadable(f"tidegate.toml: {error}") from error
 
 
 def gateway_pod(objects):
     """The pod template's spec of the gateway."""
     found = [o for o in objects if o["kind"] == "Deployment" and o["metadata"]["name"] == "tidegate"]
-    assert len(found) == 1, "expected one Deployment called tidegate"
+    if len(found) != 1:
+        raise Unreadable(f"{len(found)} Deployments are called tidegate; the gateway is one")
     return found[0]["spec"]["template"]["spec"]
 
 
@@ -42,26 +69,34 @@ def of_kind(objects, *kinds):
 
 def complaints(objects):
     """All that is wrong with a build of the gateway."""
-    config, pod = settings(objects), gateway_pod(objects)
-    yield from drain(config, pod)
-    yield from memory(config, pod)
-    yield from monitors(objects)
-    yield from autoscalers(objects, config)
+    try:
+        config, pod = settings(objects), gateway_pod(objects)
+    except Unreadable as error:
+        yield str(error)
+        return
+    for check, arguments in ((drain, (config, pod)), (memory, (config, pod)), (monitors, (objects,)), (autoscalers, (objects, config))):
+        try:
+            yield from check(*arguments)
+        except Unreadable as error:
+            yield str(error)
 
 
 def drain(config, pod):
     """The grace period outlasts preStop, and preStop a whole drain."""
     delay, window = drain_times(config)
-    command = pod["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
-    timeout = seconds(command[command.index("--timeout") + 1])
+    command = pod["containers"][0].get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", [])
+    if "drain" not in command or "--timeout" not in command[:-1]:
+        raise Unreadable("the preStop hook is not `tidegate drain --timeout SECONDS`; without it the pod ends before its clients are told")
+    timeout = seconds(command[command.index("--timeout") + 1], "preStop's --timeout")
     needed = delay + window + CLOSE_DEADLINE_S
     if timeout <= needed:
         yield f"preStop gives up after {timeout:g} s, a drain takes {needed:g} s; raise --timeout"
     if pod["terminationGracePeriodSeconds"] <= timeout:
         yield (f"terminationGracePeriodSeconds is {pod['terminationGracePeriodSeconds']}, preStop may take {timeout:g} s; raise it, or "
                "clients are cut off untold")
-    probe = pod["containers"][0]["readinessProbe"]
-    notice = probe["periodSeconds"] * probe["failureThreshold"]
+    probe = pod["containers"][0].get("readinessProbe", {})
+    # Kubernetes' defaults where it does not say.
+    notice = probe.get("periodSeconds", 10) * probe.get("failureThreshold", 3)
     if delay <= notice:
         yield f"drain.delay is {delay:g} s, but the Service notices after {notice} s; raise it"
 
@@ -69,7 +104,7 @@ def drain(config, pod):
 def drain_times(config):
     """Delay and window in seconds."""
     given = config.get("drain", {})
-    return seconds(given.get("delay", "0s")), seconds(given.get("window", f"{DRAIN_WINDOW_S}s"))
+    return seconds(given.get("delay", "0s"), "drain.delay"), seconds(given.get("window", f"{DRAIN_WINDOW_S}s"), "drain.window")
 
 
 def memory(config, pod):
@@ -78,10 +113,11 @@ def memory(config, pod):
         yield "max_connections is not set; the autoscaler's threshold has nothing to be compared with"
         return
     broadcast = BASE_MIB + config["max_connections"] * (IDLE_BYTES + PAGE_BYTES) / 2**20
-    resources = pod["containers"][0]["resources"]
-    if mebibytes(resources["requests"]["memory"]) < broadcast:
+    resources = pod["containers"][0].get("resources", {})
+    request, limit = (mebibytes(resources.get(kind, {}).get("memory"), f"the memory in resources.{kind}") for kind in ("requests", "limits"))
+    if request < broadcast:
         yield f"{config['max_connections']} connections need {broadcast:.0f} MiB in a broadcast; raise the memory request"
-    if 0.9 * mebibytes(resources["limits"]["memory"]) < broadcast:
+    if 0.9 * limit < broadcast:
         yield f"the memory limit leaves no tenth for outboxes above {broadcast:.0f} MiB; raise it"
 
 
@@ -107,13 +143,17 @@ def autoscalers(objects, config):
 def sizes(scaler):
     """Threshold, fewest and most replicas, seconds between two scale-downs."""
     spec = scaler["spec"]
-    if scaler["kind"] == "ScaledObject":
-        behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
-        threshold, least, most = spec["triggers"][0]["metadata"]["threshold"], spec["minReplicaCount"], spec["maxReplicaCount"]
-    else:
-        behavior = spec["behavior"]
-        threshold, least, most = spec["metrics"][0]["external"]["target"]["averageValue"], spec["minReplicas"], spec["maxReplicas"]
-    return float(threshold), least, most, behavior["scaleDown"]["policies"][0]["periodSeconds"]
+    try:
+        if scaler["kind"] == "ScaledObject":
+            behavior = spec["advanced"]["horizontalPodAutoscalerConfig"]["behavior"]
+            threshold, least, most = spec["triggers"][0]["metadata"]["threshold"], spec["minReplicaCount"], spec["maxReplicaCount"]
+        else:
+            behavior = spec["behavior"]
+            threshold, least, most = spec["metrics"][0]["external"]["target"]["averageValue"], spec["minReplicas"], spec["maxReplicas"]
+        period = behavior["scaleDown"]["policies"][0]["periodSeconds"]
+    except (KeyError, IndexError) as error:
+        raise Unreadable(f"the {scaler['kind']} has no {error}; its defaults scale in faster than clients can be told") from error
+    return number(threshold, "the threshold"), least, most, period
 
 
 def room_to_grow(threshold, least, most, period, config):
