@@ -8,12 +8,13 @@ import re
 import signal
 import socket
 import subprocess
+import sys
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import connect
 
-from conftest import TUNING, run
+from conftest import ROOT, TUNING, run, uncommented
 from gateway import free_port, http, wait_until
 
 PROXIES = '[proxies]\ntrusted = ["127.0.0.1"]\n'
@@ -256,6 +257,33 @@ def test_a_draining_gateway_is_left_out_and_nobody_hears_of_it(kind, gateways, b
     assert second.metric('ws_handshakes_total{result="upgraded"}') == 10
 
 
+def plain_check(gateways):
+    """HAProxy's own default check (HTTP/1.0, no Host) against the admin ports: the commented option of the reference."""
+    def change(text):
+        text = uncommented(text, "option httpchk GET /ready").replace("    option httpchk\n", "")
+        lines = [line for line in text.splitlines() if "http-check send" not in line]
+        ports = {str(gateway.port): gateway.admin_port for gateway in gateways}
+        for n, line in enumerate(lines):
+            server = re.match(r" +server \w 127\.0\.0\.1:(\d+)", line)
+            if server:
+                lines[n] = f"{line} check port {ports[server[1]]}"
+        return "\n".join(lines) + "\n"
+    return change
+
+
+def test_haproxys_plain_health_check_finds_out_at_the_admin_port_who_is_ready(gateways, balancers):
+    nodes = [gateways(drain_window="20s"), gateways()]
+    balancer = balancers("haproxy", nodes, change=plain_check(nodes))
+    assert "HTTP/1.1" not in balancer.file.read_text() and "option httpchk GET /ready\n" in balancer.file.read_text()
+    with connect(balancer.url) as client:
+        welcome(client)
+        speak(client)
+    nodes[0].drain()
+    log = balancer.folder / "log"
+    wait_until(lambda: "Server tidegate/a is DOWN" in log.read_text(), 60, "HAProxy's notice")
+    assert "tidegate/b is DOWN" not in log.read_text() and 'code: 503' in log.read_text()
+
+
 @pytest.mark.parametrize("kind", BALANCERS)
 def test_a_drained_client_is_told_and_comes_back_through_the_balancer(kind, gateways, balancers):
     first, second = gateways(drain_window="1s"), gateways(drain_window="1s")
@@ -290,16 +318,6 @@ def test_a_reload_of_the_balancer_keeps_connections(kind, gateways, balancers):
         wait_until(after, 30, "new connections at the new gateway")
         speak(before)
         assert first.metric("ws_connections_active") == 1
-
-
-def uncommented(text, *starts):
-    """The reference with some of its options switched on."""
-    lines = []
-    for line in text.splitlines():
-        bare = line.lstrip().removeprefix("# ")
-        on = line.lstrip().startswith("# ") and any(bare.startswith(start) for start in starts)
-        lines.append(line.replace("# ", "", 1) if on else line)
-    return "\n".join(lines) + "\n"
 
 
 def hashed(kind):
@@ -359,3 +377,10 @@ def test_the_reference_configurations_are_accepted_as_they_are(tmp_path):
 
 def test_envoys_reference_says_that_it_was_not_run():
     assert "WAS NOT RUN" in (TUNING / "balancers/envoy.yaml").read_text()
+
+
+def test_the_load_generator_gets_every_message_once_and_in_order_through_each_balancer(tidegate):
+    table = run(sys.executable, ROOT / "tests/deploy/balancers_load.py", "--smoke", env={**os.environ, "TIDEGATE_BIN": str(tidegate)}).stdout
+    for way in ("direct", "nginx", "haproxy"):
+        delivered, lost, doubled, reordered = (int(n) for n in re.search(rf"^{way} +(\d+) +(\d+) +(\d+) +(\d+)", table, re.M).groups())
+        assert delivered >= 50 * 20 and (lost, doubled, reordered) == (0, 0, 0)
