@@ -117,8 +117,9 @@ def memory(config, pod):
     request, limit = (mebibytes(resources.get(kind, {}).get("memory"), f"the memory in resources.{kind}") for kind in ("requests", "limits"))
     if request < broadcast:
         yield f"{config['max_connections']} connections need {broadcast:.0f} MiB in a broadcast; raise the memory request"
-    if 0.9 * limit < broadcast:
-        yield f"the memory limit leaves no tenth for outboxes above {broadcast:.0f} MiB; raise it"
+    # Outboxes may take a tenth of it, unfinished messages a twentieth.
+    if 0.85 * limit < broadcast:
+        yield f"the memory limit leaves no 15 % for outboxes and unfinished messages above {broadcast:.0f} MiB; raise it"
 
 
 def monitors(objects):

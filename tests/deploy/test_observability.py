@@ -69,7 +69,7 @@ def test_prometheus_can_parse_every_query_of_the_dashboard(tmp_path):
 def test_the_dashboard_shows_what_an_operator_asks_first():
     drawn = set().union(*(metrics_of(query) for _, query in dashboard_queries()))
     asked = {"ws_connections_active", "ws_connection_capacity", "ws_messages_total", "ws_publish_delivery_seconds_bucket",
-             "ws_outbox_bytes", "ws_loop_lag_seconds", "ws_gaps_total", "ws_closes_total", "ws_relay_connected", "ws_relay_rtt_seconds"}
+             "ws_outbox_bytes", "ws_unfinished_bytes", "ws_loop_lag_seconds", "ws_gaps_total", "ws_closes_total", "ws_relay_connected", "ws_relay_rtt_seconds"}
     assert asked <= drawn
     assert all(panel["title"] and panel["fieldConfig"]["defaults"]["unit"] for panel in panels())
     ids = [panel["id"] for panel in DASHBOARD["panels"]]

@@ -70,6 +70,7 @@ def scaler(change):
     (lambda o: o.append(copy.deepcopy(one(o, "PodMonitor"))), "2 monitors"),
     (lambda o: o.append(copy.deepcopy(one(o, "ScaledObject"))), "two autoscalers"),
     (lambda o: one(o, "PodMonitor")["spec"].pop("podTargetLabels"), "podTargetLabels"),
+    (container(lambda c: c["resources"]["limits"].update(memory="160Mi")), "leaves no 15 %"),
     # Parameters that are no such thing.
     (toml('window = "30s"', 'window = "30 seconds"'), "drain.window is '30 seconds'; give a duration"),
     (toml('window = "30s"', "window = 30s"), "tidegate.toml: "),
