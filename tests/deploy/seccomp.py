@@ -1,8 +1,10 @@
 #!/usr/bin/env python3
-"""Runs a command under an OCI seccomp profile, as a container runtime would: seccomp.py PROFILE [--without NAME,...] COMMAND...
+"""Runs a command under an OCI seccomp profile, as a container runtime would:
+seccomp.py PROFILE [--without NAME,...] [--root DIR] COMMAND...
 
 Uses libseccomp, which the runtimes use too. The filter is installed with no_new_privs, so no privilege is needed.
---without leaves system calls out of the profile: the runtime default, where the profile adds to it.
+--without leaves system calls out of the profile: the runtime default, where the profile adds to it. --root (needs root) is the image's
+root file system, whose command then runs as the image's user.
 """
 
 import ctypes
@@ -13,6 +15,7 @@ import platform
 import sys
 
 ALLOW = 0x7FFF0000
+USER = 65532
 OPERATORS = {"SCMP_CMP_NE": 1, "SCMP_CMP_EQ": 4, "SCMP_CMP_MASKED_EQ": 7}
 ARCHITECTURES = {"x86_64": ["SCMP_ARCH_X86", "SCMP_ARCH_X32"], "aarch64": ["SCMP_ARCH_ARM"]}
 
@@ -37,9 +40,8 @@ def comparison(arg):
     return Comparison(arg["index"], OPERATORS[arg["op"]], arg["value"], arg.get("valueTwo", 0))
 
 
-def load(profile, without=()):
+def load(lib, profile, without=()):
     """Installs the profile on this thread."""
-    lib = ctypes.CDLL("libseccomp.so.2", use_errno=True)
     lib.seccomp_init.restype = ctypes.c_void_p
     filter_ = ctypes.c_void_p(lib.seccomp_init(action(profile["defaultAction"], profile.get("defaultErrnoRet"))))
     for name in ARCHITECTURES[platform.machine()]:
@@ -61,6 +63,15 @@ def load(profile, without=()):
         raise OSError("the kernel refused the filter")
 
 
+def enter(root):
+    """Becomes the image's user in its file system."""
+    os.chroot(root)
+    os.chdir("/")
+    os.setgroups([])
+    os.setgid(USER)
+    os.setuid(USER)
+
+
 def main():
     arguments = sys.argv[1:]
     if len(arguments) < 2:
@@ -75,9 +86,18 @@ def main():
     if arguments[0] == "--without":
         without = arguments[1].split(",")
         arguments = arguments[2:]
+    root = None
+    if arguments and arguments[0] == "--root":
+        root = arguments[1] if len(arguments) > 1 else ""
+        arguments = arguments[2:]
+        if not os.path.isdir(root) or os.geteuid() != 0:
+            sys.exit(f"seccomp.py: --root is '{root}'; give a directory, as root")
     if not arguments:
         sys.exit("seccomp.py: give a command to run under the profile")
-    load(profile, without)
+    lib = ctypes.CDLL("libseccomp.so.2", use_errno=True)
+    if root is not None:
+        enter(root)
+    load(lib, profile, without)
     os.execvp(arguments[0], arguments)
 
 

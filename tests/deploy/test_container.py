@@ -3,15 +3,17 @@
 import fnmatch
 import json
 import os
+import pathlib
 import re
 import shutil
+import subprocess
 import sys
 
 import pytest
 from websockets.sync.client import connect
 
 from conftest import ROOT, TUNING, rendered, run
-from gateway import free_port
+from gateway import free_port, http, wait_until
 from relations import gateway_pod
 
 ROOTFS = ROOT / "scripts/rootfs.sh"
@@ -54,6 +56,33 @@ def test_every_command_works_in_the_image(rootfs):
     assert '"binding"' in run(ROOTFS, "--run", rootfs, "/usr/bin/tidegate", "check", "--json").stdout
     refused = run(ROOTFS, "--run", rootfs, "/usr/bin/tidegate", "--no-such-flag", check=False)
     assert refused.returncode == 2
+
+
+@needs_root
+@pytest.mark.parametrize("without, driver, why", [([], "io_uring", "the probe succeeded"), (WITHOUT, "epoll", "io_uring is refused")])
+def test_the_image_runs_on_io_uring_under_our_profile_and_on_epoll_under_the_runtimes(without, driver, why, rootfs):
+    port, admin = free_port(), free_port()
+    # A mount namespace for its /proc; each step becomes the next one, so the process id stays.
+    namespace = ["unshare", "--mount", "sh", "-c", 'mount -t proc proc "$0/proc" && exec "$@"', rootfs]
+    serve = ["/usr/bin/tidegate", "serve", "--listen", f"127.0.0.1:{port}", "--admin", f"127.0.0.1:{admin}"]
+    process = subprocess.Popen([*namespace, *SECCOMP, *without, "--root", rootfs, *serve], stdout=subprocess.DEVNULL,
+                               stderr=subprocess.DEVNULL)
+    try:
+        def node():
+            try:
+                return json.loads(http(f"http://127.0.0.1:{admin}/v1/node")[1])
+            except OSError:
+                return None
+
+        told = wait_until(node, 30, "the gateway in the image")
+        assert told["driver"]["name"] == driver and told["driver"]["why"].startswith(why)
+        status = pathlib.Path(f"/proc/{process.pid}/status").read_text()
+        assert re.search(r"^Uid:\t65532\t", status, re.M) and re.search(r"^Seccomp:\t2$", status, re.M)
+        with connect(f"ws://127.0.0.1:{port}") as client:
+            assert json.loads(client.recv(timeout=5))["type"] == "welcome"
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_the_pods_pre_stop_hook_drains_a_gateway_that_has_a_token_and_returns_when_it_is_empty(tidegate, gateways):

@@ -48,6 +48,7 @@ def test_scripts_without_parameters_take_none(script, arguments, complaint):
     (["/nonexistent", "true"], "'/nonexistent' is no profile"),
     ([INSTALL, "true"], "is no profile"),
     ([ROOT / "tuning/seccomp/tidegate-io-uring.json", "--without", "bpf"], "give a command"),
+    ([ROOT / "tuning/seccomp/tidegate-io-uring.json", "--root", "/nonexistent", "true"], "--root is '/nonexistent'"),
 ])
 def test_the_seccomp_runner_refuses_nonsense(arguments, complaint):
     refused = run(sys.executable, ROOT / "tests/deploy/seccomp.py", *arguments, check=False)
