@@ -196,7 +196,7 @@ pub struct ShardCounters {
     pub outbox_max_bytes: Cell,
     /// Bytes that all unfinished messages take.
     pub unfinished_bytes: Cell,
-    /// Longest time between two turns of the loop while it had work, as of the last second, in ns.
+    /// Longest turn of the loop, with how late it began, as of the last second, in ns.
     pub loop_lag_ns: Cell,
     /// From a message's last octet read to the end of its handling.
     pub message_duration: Histogram,

@@ -18,6 +18,7 @@ use super::listener::{self, Accepted};
 use super::{Settings, Shard};
 use crate::control::{Order, ShardExit};
 use crate::counters::ShardCounters;
+use crate::limits::SWEEP_TICK;
 use crate::mailbox::{Receiver, Waker};
 use crate::relay::Port;
 use crate::wire::Wire;
@@ -276,21 +277,25 @@ fn last_moment(listener: &OwnedFd, now: Instant) -> Instant {
     now + LAST_ACCEPTS
 }
 
-/// How long the loop's turns take: a shard that lags is one whose clients wait.
+/// How long the loop's turns take, and how late they begin: a shard that lags is one whose clients wait.
 struct Lag {
     since: Instant,
+    ended: Instant,
     longest: Duration,
 }
 
 impl Lag {
     fn new(now: Instant) -> Self {
-        Self { since: now, longest: Duration::ZERO }
+        Self { since: now, ended: now, longest: Duration::ZERO }
     }
 
-    /// Notes a turn that began at `began` and has just ended; tells the longest one once a second.
+    /// Notes a turn that began at `began` and has just ended; tells the longest one once a second. There is a turn with
+    /// every tick: where there was none for longer, the thread did not run.
     fn note(&mut self, began: Instant, counters: &ShardCounters) {
         let now = Instant::now();
-        self.longest = self.longest.max(now - began);
+        let late = began.saturating_duration_since(self.ended).saturating_sub(SWEEP_TICK);
+        self.longest = self.longest.max(late + (now - began));
+        self.ended = now;
         if now - self.since >= Duration::from_secs(1) {
             counters.loop_lag_ns.set(self.longest.as_nanos() as u64);
             *self = Self::new(now);

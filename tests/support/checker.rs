@@ -70,16 +70,29 @@ impl Verdict {
 pub fn judge(published: &BTreeMap<u64, u64>, subscribers: &[Vec<Heard>]) -> Verdict {
     let mut verdict = Verdict::default();
     for heard in subscribers {
-        judge_one(published, heard, &mut verdict);
+        judge_one(published, 0, heard, &mut verdict);
     }
     verdict
 }
 
-fn judge_one(published: &BTreeMap<u64, u64>, heard: &[Heard], verdict: &mut Verdict) {
+/// Judges subscribers that joined later: what was published before number `since` they may have missed.
+pub fn judge_since(published: &BTreeMap<u64, u64>, subscribers: &[(u64, Vec<Heard>)]) -> Verdict {
+    let mut verdict = Verdict::default();
+    for (since, heard) in subscribers {
+        judge_one(published, *since, heard, &mut verdict);
+    }
+    verdict
+}
+
+fn judge_one(published: &BTreeMap<u64, u64>, since: u64, heard: &[Heard], verdict: &mut Verdict) {
     let last_notice = heard.iter().rposition(|item| *item == Heard::Told);
     for (publisher, count) in published {
+        let first = heard.iter().find_map(|item| match item {
+            Heard::Message(from, number) if from == publisher => Some(*number),
+            _ => None,
+        });
         // The next number, and where the one before it was heard.
-        let (mut next, mut before) = (0, 0);
+        let (mut next, mut before) = (first.unwrap_or(since).min(since), 0);
         let told = |since: usize| last_notice.is_some_and(|notice| notice >= since);
         for (place, item) in heard.iter().enumerate() {
             let Heard::Message(from, number) = item else { continue };
@@ -116,5 +129,17 @@ mod tests {
         assert_eq!(verdict(&[m(0), m(1), m(1), m(2), m(3)]), Verdict { twice: 1, ..Verdict::default() });
         assert_eq!(verdict(&[m(0), m(2), m(1), m(3)]), Verdict { untold: 1, disordered: 1, ..Verdict::default() });
         assert_eq!(verdict(&[m(0), m(1)]), Verdict { untold: 2, ..Verdict::default() });
+    }
+
+    #[test]
+    fn who_joined_later_need_not_have_heard_what_was_said_before() {
+        let m = |n| Heard::Message(1, n);
+        let since = |since, heard: &[Heard]| judge_since(&BTreeMap::from([(1, 4)]), &[(since, heard.to_vec())]);
+        assert_eq!(since(2, &[m(2), m(3)]), Verdict::default());
+        assert_eq!(since(2, &[m(1), m(2), m(3)]), Verdict::default());
+        assert_eq!(since(2, &[m(3)]), Verdict { untold: 1, ..Verdict::default() });
+        assert_eq!(since(2, &[m(1), m(3)]), Verdict { untold: 1, ..Verdict::default() });
+        assert_eq!(since(2, &[]), Verdict { untold: 2, ..Verdict::default() });
+        assert_eq!(since(2, &[Heard::Told]), Verdict { told: 2, ..Verdict::default() });
     }
 }

@@ -1,8 +1,8 @@
 //! The real binary, started as an operator would start it, and held to its accounts at the end (G8).
 
 use std::collections::BTreeMap;
-use std::os::unix::process::ExitStatusExt;
-use std::path::PathBuf;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
@@ -20,7 +20,8 @@ pub enum Driver {
 }
 
 impl Driver {
-    fn name(self) -> &'static str {
+    /// As `--driver` names it.
+    pub fn name(self) -> &'static str {
         match self {
             Self::Epoll => "epoll",
             Self::IoUring => "io_uring",
@@ -34,6 +35,8 @@ pub struct Setup {
     driver: Driver,
     args: Vec<String>,
     config: String,
+    environment: Vec<(String, String)>,
+    memory_group: Option<PathBuf>,
     ready: bool,
 }
 
@@ -48,6 +51,18 @@ impl Setup {
     pub fn config(mut self, toml: &str) -> Self {
         self.config.push_str(toml);
         self.config.push('\n');
+        self
+    }
+
+    /// One more variable of its environment.
+    pub fn variable(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// Starts it inside a control group.
+    pub fn inside(mut self, group: &Path) -> Self {
+        self.memory_group = Some(group.join("cgroup.procs"));
         self
     }
 
@@ -79,7 +94,8 @@ pub struct Gateway {
 impl Gateway {
     /// A gateway with two shards and nothing else out of the ordinary.
     pub fn on(driver: Driver) -> Setup {
-        Setup { driver, args: Vec::new(), config: String::new(), ready: true }
+        let (args, environment) = (Vec::new(), Vec::new());
+        Setup { driver, args, config: String::new(), environment, memory_group: None, ready: true }
     }
 
     /// Starts one with two shards and these arguments.
@@ -100,6 +116,11 @@ impl Gateway {
         }
         let log = std::fs::OpenOptions::new().append(true).create(true).open(directory.join("log")).unwrap();
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(log).current_dir(&directory);
+        command.envs(setup.environment.iter().map(|(name, value)| (name, value)));
+        if let Some(processes) = setup.memory_group.clone() {
+            // SAFETY: between fork and exec nothing but open, write and close of a path that was made before.
+            unsafe { command.pre_exec(move || std::fs::write(&processes, "0")) };
+        }
         let child = command.spawn().unwrap();
         let ready = setup.ready;
         let mut gateway = Self { port, admin, setup, child, ended: false, directory, descriptors: 0 };
@@ -161,6 +182,13 @@ impl Gateway {
     /// What it logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.join("log")).unwrap_or_default()
+    }
+
+    /// What it logged, panics included; it may have panicked. Without this a panic in the log fails the test.
+    pub fn take_log_of_a_panic(&mut self) -> String {
+        let log = self.log();
+        std::fs::write(self.directory.join("log"), "").unwrap();
+        log
     }
 
     /// A request to the admin port.
@@ -315,6 +343,21 @@ macro_rules! on_both_drivers {
         }
         mod on_io_uring {
             $(#[test] fn $story() { super::$story($crate::support::gateway::Driver::IoUring) })*
+        }
+    };
+}
+
+/// The same for stories that take a minute: left to `scripts/reliability.sh`.
+#[macro_export]
+macro_rules! long_on_both_drivers {
+    ($($story:ident)*) => {
+        mod long_on_epoll {
+            $(#[test] #[ignore = "takes up to two minutes; scripts/reliability.sh runs it"]
+            fn $story() { super::$story($crate::support::gateway::Driver::Epoll) })*
+        }
+        mod long_on_io_uring {
+            $(#[test] #[ignore = "takes up to two minutes; scripts/reliability.sh runs it"]
+            fn $story() { super::$story($crate::support::gateway::Driver::IoUring) })*
         }
     };
 }

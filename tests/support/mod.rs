@@ -10,8 +10,12 @@
 
 pub mod checker;
 pub mod client;
+#[cfg(target_arch = "x86_64")]
+pub mod debugger;
 pub mod gateway;
 pub mod http;
+pub mod incident;
+pub mod load;
 pub mod log;
 pub mod nats;
 pub mod ports;

@@ -5,7 +5,7 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -14,6 +14,8 @@ use std::time::{Duration, Instant};
 const TICK: Duration = Duration::from_millis(10);
 /// Chunks in flight in one direction; then the sender is held back.
 const CHUNKS: usize = 4096;
+/// Bytes that the kernel takes from a sender while the proxy does not.
+const RECEIVE_BYTES: usize = 64 * 1024;
 
 /// The proxy. Ends with the value, and its connections with it.
 pub struct Proxy {
@@ -29,7 +31,8 @@ struct Switches {
     one_byte_slices: AtomicBool,
     /// Counts resets: a connection of an earlier number ends.
     generation: AtomicU64,
-    garbage: Mutex<Vec<u8>>,
+    /// For the client, and for the server.
+    garbage: [Mutex<Vec<u8>>; 2],
     stopped: AtomicBool,
 }
 
@@ -83,7 +86,12 @@ impl Proxy {
 
     /// Puts bytes that the server never sent before what it sends next.
     pub fn inject_garbage(&self, bytes: &[u8]) {
-        self.switches.garbage.lock().unwrap().extend_from_slice(bytes);
+        self.switches.inject(Direction::ToClient, bytes);
+    }
+
+    /// Puts bytes that the client never sent after what the server has got so far, on one connection.
+    pub fn inject_garbage_upstream(&self, bytes: &[u8]) {
+        self.switches.inject(Direction::ToServer, bytes);
     }
 }
 
@@ -94,6 +102,14 @@ impl Drop for Proxy {
 }
 
 impl Switches {
+    fn inject(&self, direction: Direction, bytes: &[u8]) {
+        self.garbage[direction as usize].lock().unwrap().extend_from_slice(bytes);
+    }
+
+    fn take_garbage(&self, direction: Direction) -> Vec<u8> {
+        std::mem::take(&mut *self.garbage[direction as usize].lock().unwrap())
+    }
+
     fn ended(&self, generation: u64) -> bool {
         self.stopped.load(Ordering::Relaxed) || self.generation.load(Ordering::Relaxed) != generation
     }
@@ -128,14 +144,17 @@ fn join(client: TcpStream, upstream: SocketAddr, switches: &Arc<Switches>) {
         stream.set_nodelay(true).unwrap();
         stream.set_read_timeout(Some(TICK)).unwrap();
         stream.set_write_timeout(Some(TICK)).unwrap();
+        nix::sys::socket::setsockopt(&stream.as_fd(), nix::sys::socket::sockopt::RcvBuf, &RECEIVE_BYTES).unwrap();
     }
     let ways = [(&client, &server, Direction::ToServer), (&server, &client, Direction::ToClient)];
     for (from, to, direction) in ways {
         let (chunks, outlet) = sync_channel(CHUNKS);
         let (from, to) = (from.try_clone().unwrap(), to.try_clone().unwrap());
         let (for_reader, for_writer) = (switches.clone(), switches.clone());
-        thread::spawn(move || read(from, &chunks, &for_reader, generation));
-        thread::spawn(move || write(to, &outlet, &for_writer, generation, direction));
+        let in_flight = Arc::new(AtomicU64::new(0));
+        let counted = in_flight.clone();
+        thread::spawn(move || read(from, &chunks, &for_reader, generation, &counted));
+        thread::spawn(move || write(to, &outlet, &for_writer, generation, direction, &in_flight));
     }
     while !switches.ended(generation) {
         thread::sleep(TICK);
@@ -147,13 +166,26 @@ fn join(client: TcpStream, upstream: SocketAddr, switches: &Arc<Switches>) {
     }
 }
 
-fn read(mut from: TcpStream, chunks: &SyncSender<(Instant, Vec<u8>)>, switches: &Switches, generation: u64) {
-    let mut buffer = vec![0; 64 * 1024];
+fn read(
+    mut from: TcpStream,
+    chunks: &SyncSender<(Instant, Vec<u8>)>,
+    switches: &Switches,
+    generation: u64,
+    in_flight: &AtomicU64,
+) {
+    let mut buffer = vec![0; 16 * 1024];
     while !switches.ended(generation) {
         switches.wait_while_blackholed(generation);
+        // A thin pipe holds its sender back.
+        let bytes_per_second = switches.bytes_per_second.load(Ordering::Relaxed);
+        if bytes_per_second > 0 && in_flight.load(Ordering::Relaxed) > bytes_per_second {
+            thread::sleep(TICK);
+            continue;
+        }
         match from.read(&mut buffer) {
             Ok(0) => return,
             Ok(length) => {
+                in_flight.fetch_add(length as u64, Ordering::Relaxed);
                 let due = Instant::now() + Duration::from_millis(switches.delay_ms.load(Ordering::Relaxed));
                 if chunks.send((due, buffer[..length].to_vec())).is_err() {
                     return;
@@ -171,19 +203,26 @@ fn write(
     switches: &Switches,
     generation: u64,
     direction: Direction,
+    in_flight: &AtomicU64,
 ) {
     // Ends when the reader has ended and everything it read has been passed on.
-    while let Ok((due, mut chunk)) = chunks.recv() {
+    loop {
+        let (due, mut chunk) = match chunks.recv_timeout(TICK) {
+            Ok(chunk) => chunk,
+            // A client may have nothing to say.
+            Err(RecvTimeoutError::Timeout) if direction == Direction::ToServer => (Instant::now(), Vec::new()),
+            Err(RecvTimeoutError::Timeout) => continue,
+            Err(RecvTimeoutError::Disconnected) => break,
+        };
+        let length = chunk.len() as u64;
         thread::sleep(due.saturating_duration_since(Instant::now()));
         switches.wait_while_blackholed(generation);
-        if direction == Direction::ToClient {
-            let mut garbage = std::mem::take(&mut *switches.garbage.lock().unwrap());
-            garbage.append(&mut chunk);
-            chunk = garbage;
-        }
-        if !write_chunk(&mut to, &chunk, switches, generation) {
+        let mut garbage = switches.take_garbage(direction);
+        garbage.append(&mut chunk);
+        if !write_chunk(&mut to, &garbage, switches, generation) {
             return;
         }
+        in_flight.fetch_sub(length, Ordering::Relaxed);
     }
     if !switches.ended(generation) {
         let _ = to.shutdown(Shutdown::Write);

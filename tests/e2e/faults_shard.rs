@@ -1,0 +1,174 @@
+//! One thread that stands still, lags or panics, while the others run on: held from outside, as by a debugger.
+#![cfg(target_arch = "x86_64")]
+
+use std::time::Duration;
+
+use serde_json::json;
+
+use crate::support::checker::{self, Heard};
+use crate::support::client::{Client, End};
+use crate::support::debugger::Held;
+use crate::support::gateway::{Driver, Gateway};
+use crate::support::incident::Incident;
+use crate::support::load::Load;
+use crate::support::nats::Nats;
+
+crate::on_both_drivers! {
+    a_shard_that_stands_still_stalls_neither_the_relay_nor_other_shards
+    a_shard_whose_mailbox_overflowed_tells_its_rooms
+    a_shard_that_lags_shows_in_the_metrics
+    a_shard_that_stands_still_for_long_makes_the_node_unfit_to_live
+    a_panic_in_a_shard_ends_the_process_with_a_failure
+    a_relay_that_stands_still_leaves_connections_and_other_rooms_alone
+}
+
+/// Members of a room on each of the two shards, three on either.
+fn members(gateway: &Gateway) -> [Vec<Client>; 2] {
+    let mut members = [Vec::new(), Vec::new()];
+    while members.iter().any(|members| members.len() < 3) {
+        let mut client = Client::connect(gateway.port);
+        client.join("lobby");
+        members[shard_of(&client)].push(client);
+    }
+    members
+}
+
+/// The shard that serves a client: its id names it.
+fn shard_of(client: &Client) -> usize {
+    usize::from_str_radix(&client.id[8..10], 16).unwrap()
+}
+
+/// A client on shard 1.
+fn on_the_other_shard(gateway: &Gateway) -> Client {
+    std::iter::repeat_with(|| Client::connect(gateway.port)).find(|client| shard_of(client) == 1).unwrap()
+}
+
+fn a_shard_that_stands_still_stalls_neither_the_relay_nor_other_shards(driver: Driver) {
+    let broker = Nats::start();
+    let gateway = Gateway::start(driver, &["--nats-url", &broker.url(), "--message-rate", "0"]);
+    let [mut stalled, mut others] = members(&gateway);
+    let mut publisher = on_the_other_shard(&gateway);
+    let held = Held::hold(gateway.pid(), "shard-0");
+    let incident = Incident::begin("one shard of two stands still", driver);
+    // Clients of the other shard come, go, join, talk and are acknowledged; backends publish.
+    for number in 0..500 {
+        publisher.publish("lobby", checker::numbered(0, number));
+        others.iter_mut().for_each(|member| assert_eq!(member.content("lobby")["n"], number));
+    }
+    publisher.join("news");
+    publisher.say(json!({"type": "message", "roomId": "news", "content": 1, "ack": true, "ref": 1}));
+    assert_eq!(publisher.answer("ack")["level"], "broker");
+    assert_eq!(gateway.publish("lobby", &checker::numbered(0, 500).to_string()), 202);
+    assert_eq!(gateway.get("/live").status, 200);
+    drop(held);
+    let heard: Vec<Vec<Heard>> =
+        stalled.iter_mut().map(|member| (0..501).filter_map(|_| Heard::of(&member.json())).collect()).collect();
+    incident.recovered();
+    checker::judge(&[(0, 501)].into(), &heard).assert_nothing_lost();
+}
+
+fn a_shard_whose_mailbox_overflowed_tells_its_rooms(driver: Driver) {
+    let config = "[limits]\nmailbox_messages = 16";
+    let mut gateway = Gateway::on(driver).args(&["--message-rate", "0"]).config(config).start();
+    let [mut stalled, mut others] = members(&gateway);
+    let load = Load::default();
+    let mut publisher = on_the_other_shard(&gateway);
+    let [stalled, others] = std::thread::scope(|scope| {
+        let load = &load;
+        let stalled: Vec<_> = stalled.iter_mut().map(|client| scope.spawn(move || load.hear(client).0)).collect();
+        let others: Vec<_> = others.iter_mut().map(|client| scope.spawn(move || load.hear(client).0)).collect();
+        scope.spawn(|| load.publish(&mut publisher, "lobby"));
+        let stop = load.stop_at_the_end();
+        load.wait_for_more(50);
+        let held = Held::hold(gateway.pid(), "shard-0");
+        let mut incident = Incident::begin("mailbox of a shard full", driver);
+        gateway.wait_for_at_least("ws_dropped_total{reason=\"mailbox\"}", 1.0);
+        incident.detected();
+        load.wait_for_more(100);
+        drop(held);
+        incident.lifted();
+        gateway.wait_for_at_least("ws_gaps_total{reason=\"mailbox\"}", 3.0);
+        incident.recovered();
+        load.wait_for_more(50);
+        drop(stop);
+        [stalled, others].map(|threads| threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>())
+    });
+    let verdict = checker::judge(&load.ledger(), &stalled);
+    verdict.assert_promises();
+    assert!(verdict.told > 0, "the mailbox overflowed");
+    checker::judge(&load.ledger(), &others).assert_nothing_lost();
+}
+
+fn a_shard_that_lags_shows_in_the_metrics(driver: Driver) {
+    const LAG: &str = "ws_loop_lag_seconds{shard=\"0\"}";
+    let mut gateway = Gateway::start(driver, &[]);
+    // In the middle of a turn, and while it waits for something to do.
+    for in_a_turn in [true, false] {
+        gateway.wait("no lag", |gateway| gateway.metrics().value(LAG) < 1.0);
+        let held = Held::hold(gateway.pid(), "shard-0");
+        if in_a_turn {
+            held.step_into_turn();
+        }
+        let mut incident = Incident::begin("shard stalled for 2 s", driver);
+        // The stall is the story.
+        std::thread::sleep(Duration::from_secs(2));
+        drop(held);
+        incident.lifted();
+        gateway.wait("it shows", |gateway| gateway.metrics().value(LAG) >= 1.5);
+        incident.detected();
+        assert!(gateway.metrics().value("ws_loop_lag_seconds{shard=\"1\"}") < 1.5, "the other one does not lag");
+        gateway.wait("it is over", |gateway| gateway.metrics().value(LAG) < 1.0);
+        incident.recovered();
+    }
+}
+
+fn a_shard_that_stands_still_for_long_makes_the_node_unfit_to_live(driver: Driver) {
+    let mut gateway = Gateway::start(driver, &[]);
+    let held = Held::hold(gateway.pid(), "shard-0");
+    let mut incident = Incident::begin("shard stalled until /live says so", driver);
+    gateway.wait("/live = 503", |gateway| gateway.get("/live").status == 503);
+    incident.detected();
+    drop(held);
+    incident.lifted();
+    gateway.wait("/live = 200", |gateway| gateway.get("/live").status == 200);
+    incident.recovered();
+}
+
+fn a_panic_in_a_shard_ends_the_process_with_a_failure(driver: Driver) {
+    let mut gateway = Gateway::start(driver, &[]);
+    let [mut one, mut two] = members(&gateway);
+    let mut incident = Incident::begin("panic in a shard", driver);
+    Held::hold(gateway.pid(), "shard-0").panic();
+    let status = gateway.exit();
+    incident.detected();
+    // A build that unwinds exits with 1, one that aborts by SIGABRT.
+    assert!(!status.success(), "{status}");
+    let log = gateway.take_log_of_a_panic();
+    assert!(log.contains("called `Option::unwrap()` on a `None` value"), "{log}");
+    assert!(status.code().is_none() || log.contains("the node ends"), "{log}");
+    one.iter_mut().chain(&mut two).for_each(|client| assert_eq!(client.end(), End::Lost, "nobody is left behind"));
+    gateway.restart();
+    let [mut again, _] = members(&gateway);
+    assert_eq!(gateway.publish("lobby", "\"again\""), 202);
+    assert_eq!(again[0].content("lobby"), "again");
+    incident.recovered();
+}
+
+fn a_relay_that_stands_still_leaves_connections_and_other_rooms_alone(driver: Driver) {
+    let gateway = Gateway::start(driver, &[]);
+    let mut client = Client::connect(gateway.port);
+    client.join("lobby");
+    let held = Held::hold(gateway.pid(), "relay");
+    let incident = Incident::begin("relay's thread stalled", driver);
+    // What needs no relay goes on; what does waits.
+    client.publish("lobby", json!("waits"));
+    let mut late = Client::connect(gateway.port);
+    late.say(json!({"type": "ping"}));
+    assert_eq!(late.json()["type"], "pong");
+    client.say(json!({"type": "ping"}));
+    assert_eq!(client.json()["type"], "pong");
+    assert_eq!(gateway.get("/live").status, 200);
+    drop(held);
+    assert_eq!(client.content("lobby"), "waits");
+    incident.recovered();
+}
