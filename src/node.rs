@@ -4,12 +4,12 @@
 //! connect is one line that says what to do, and exit code 3.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::check::{self, Host, ProbeOutcome};
 use crate::config::{Config, Driver, PublishPolicy};
@@ -26,6 +26,9 @@ const EXIT_HOST: u8 = 3;
 const EXIT_FAILURE: u8 = 1;
 /// Orders that wait for one shard.
 const ORDERS: usize = 64;
+/// How long a port may be in use before that is an error: the kernel lets go of an io_uring's sockets a moment after the
+/// end of their process, and a node that is restarted at once would not start.
+const PORT_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Why a node does not start.
 struct CannotStart(String);
@@ -158,16 +161,29 @@ fn choose_driver(config: &Config, probe: ProbeOutcome) -> Result<DriverInfo, Can
 fn bind(config: &Config) -> Result<Vec<OwnedFd>, CannotStart> {
     let cannot = |error: io::Error| CannotStart(explain_bind("listen", config.listen, &error));
     if !config.share_port {
-        listener::probe(config.listen).map_err(cannot)?;
+        probe_patiently(config.listen).map_err(cannot)?;
     }
     (0..config.shards).map(|_| listener::listen_at(config.listen)).collect::<io::Result<_>>().map_err(cannot)
+}
+
+/// Finds out whether somebody listens at the address, and goes on to: the node that this one replaces may just have ended.
+fn probe_patiently(address: SocketAddr) -> io::Result<()> {
+    let deadline = Instant::now() + PORT_PATIENCE;
+    loop {
+        match listener::probe(address) {
+            Err(error) if error.kind() == io::ErrorKind::AddrInUse && Instant::now() < deadline => {
+                std::thread::sleep(PORT_PATIENCE / 40);
+            }
+            outcome => return outcome,
+        }
+    }
 }
 
 fn bind_admin(config: &Config) -> Result<TcpListener, CannotStart> {
     TcpListener::bind(config.admin).map_err(|error| CannotStart(explain_bind("admin", config.admin, &error)))
 }
 
-fn explain_bind(flag: &str, address: std::net::SocketAddr, error: &io::Error) -> String {
+fn explain_bind(flag: &str, address: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => {
             format!("{address} is in use by another process: stop it, or choose another address with --{flag}")

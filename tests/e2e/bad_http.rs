@@ -11,6 +11,7 @@ crate::on_both_drivers! {
     every_bad_request_gets_its_status_and_its_label
     every_good_request_is_upgraded_however_it_is_spelled
     a_head_may_be_cut_at_every_octet
+    a_bad_head_gets_its_status_wherever_it_is_cut
     a_head_that_is_not_finished_gets_408_and_silence_too
     garbage_without_end_is_cut_off
     an_origin_is_held_to_the_list
@@ -36,7 +37,7 @@ fn extra(header: &str) -> Vec<u8> {
     http::upgrade("/", &[header]).into_bytes()
 }
 
-fn bad_requests() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> {
+pub(crate) fn bad_requests() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> {
     let many = |count: usize| (0..count).map(|n| format!("X-{n}: 1\r\n")).collect::<String>();
     let key = KEY.trim_end();
     vec![
@@ -78,6 +79,10 @@ fn bad_requests() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> {
         ("bad room", replaced("GET / ", "GET /raw/a..b "), 404, "not-found"),
         ("TLS ClientHello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03".to_vec(), 400, "bad-request"),
         ("foreign origin", extra("Origin: https://evil.example"), 403, "forbidden-origin"),
+        ("origin null", extra("Origin: null"), 403, "forbidden-origin"),
+        ("origin with a near-miss suffix", extra("Origin: http://localhost.evil.example"), 403, "forbidden-origin"),
+        ("two lengths", extra("Content-Length: 0\r\nContent-Length: 5"), 400, "bad-request"),
+        ("length and chunked", extra("Content-Length: 5\r\nTransfer-Encoding: chunked"), 400, "bad-request"),
     ]
 }
 
@@ -149,6 +154,22 @@ fn a_head_may_be_cut_at_every_octet(driver: Driver) {
         stream.write_all(&[*octet]).unwrap();
     }
     assert_eq!(http::read_answer(&mut stream).unwrap().status, 101, "one octet at a time");
+}
+
+fn a_bad_head_gets_its_status_wherever_it_is_cut(driver: Driver) {
+    let gateway = Gateway::start(driver, &["--connection-rate", "0"]);
+    for (name, head, status, _) in bad_requests().iter().filter(|(_, head, ..)| head.len() < 400) {
+        // All at once, as above; what is refused before it is complete takes no more.
+        let mut streams: Vec<TcpStream> = (1..head.len()).map(|_| http::connect(gateway.port)).collect();
+        for (stream, cut) in streams.iter_mut().zip(1..) {
+            stream.write_all(&head[..cut]).unwrap();
+        }
+        for (stream, cut) in streams.iter_mut().zip(1..) {
+            let _ = stream.write_all(&head[cut..]);
+            let answer = http::read_answer(stream).unwrap_or_else(|error| panic!("{name} cut at {cut}: {error}"));
+            assert_eq!(answer.status, *status, "{name} cut at {cut}");
+        }
+    }
 }
 
 fn a_head_that_is_not_finished_gets_408_and_silence_too(driver: Driver) {

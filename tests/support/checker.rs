@@ -5,6 +5,7 @@
 //! missing, and may come after messages that the broker delivered before it.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use serde_json::{Value, json};
 
@@ -42,6 +43,17 @@ pub struct Verdict {
     pub disordered: u64,
 }
 
+impl std::iter::Sum for Verdict {
+    fn sum<I: Iterator<Item = Self>>(verdicts: I) -> Self {
+        verdicts.fold(Self::default(), |sum, one| Self {
+            told: sum.told + one.told,
+            untold: sum.untold + one.untold,
+            twice: sum.twice + one.twice,
+            disordered: sum.disordered + one.disordered,
+        })
+    }
+}
+
 impl Verdict {
     /// The first line of a report.
     pub fn line(&self) -> String {
@@ -75,12 +87,10 @@ pub fn judge(published: &BTreeMap<u64, u64>, subscribers: &[Vec<Heard>]) -> Verd
     verdict
 }
 
-/// Judges subscribers that joined later: what was published before number `since` they may have missed.
-pub fn judge_since(published: &BTreeMap<u64, u64>, subscribers: &[(u64, Vec<Heard>)]) -> Verdict {
+/// Judges one subscriber of one publisher, number 0, for a time: of messages `range` each must have been heard or told.
+pub fn judge_range(range: Range<u64>, heard: &[Heard]) -> Verdict {
     let mut verdict = Verdict::default();
-    for (since, heard) in subscribers {
-        judge_one(published, *since, heard, &mut verdict);
-    }
+    judge_one(&BTreeMap::from([(0, range.end)]), range.start, heard, &mut verdict);
     verdict
 }
 
@@ -133,8 +143,8 @@ mod tests {
 
     #[test]
     fn who_joined_later_need_not_have_heard_what_was_said_before() {
-        let m = |n| Heard::Message(1, n);
-        let since = |since, heard: &[Heard]| judge_since(&BTreeMap::from([(1, 4)]), &[(since, heard.to_vec())]);
+        let m = |n| Heard::Message(0, n);
+        let since = |since, heard: &[Heard]| judge_range(since..4, heard);
         assert_eq!(since(2, &[m(2), m(3)]), Verdict::default());
         assert_eq!(since(2, &[m(1), m(2), m(3)]), Verdict::default());
         assert_eq!(since(2, &[m(3)]), Verdict { untold: 1, ..Verdict::default() });

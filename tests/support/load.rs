@@ -4,12 +4,16 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
+
 use super::checker::{self, Heard};
 use super::client::{Client, End, Said};
 use super::http::PATIENCE;
 
 /// The publisher of a room: number 0.
 pub struct Load {
+    /// Messages that are published, or about to be.
+    begun: AtomicU64,
     /// Messages published so far.
     published: AtomicU64,
     /// The same, once it is the last word.
@@ -28,20 +32,29 @@ impl Drop for Stop<'_> {
 
 impl Default for Load {
     fn default() -> Self {
-        Self { published: AtomicU64::new(0), last: AtomicU64::new(u64::MAX), stopping: AtomicBool::new(false) }
+        let last = AtomicU64::new(u64::MAX);
+        Self { begun: AtomicU64::new(0), published: AtomicU64::new(0), last, stopping: AtomicBool::new(false) }
     }
 }
 
 impl Load {
     /// Publishes about a thousand messages a second until the value of [`Self::stop_at_the_end`] ends.
     pub fn publish(&self, client: &mut Client, room: &str) {
-        let mut number = 0;
-        while !self.stopping.load(SeqCst) {
-            client.publish(room, checker::numbered(0, number));
-            number += 1;
-            self.published.store(number, SeqCst);
+        self.publish_with(|content| {
+            client.publish(room, content);
             // What it is told (that the broker is away) must not fill its own connection.
             client.next_within(Duration::from_millis(1));
+        });
+    }
+
+    /// The same in another way.
+    pub fn publish_with(&self, mut publish: impl FnMut(Value)) {
+        let mut number = 0;
+        while !self.stopping.load(SeqCst) {
+            self.begun.store(number + 1, SeqCst);
+            publish(checker::numbered(0, number));
+            number += 1;
+            self.published.store(number, SeqCst);
         }
         self.last.store(number, SeqCst);
     }
@@ -51,7 +64,12 @@ impl Load {
         Stop(self)
     }
 
-    /// How many messages there are: every member of the room gets those with this number and later ones.
+    /// The first message that is published after this moment, if not a later one: who is a member now gets it.
+    pub fn next_number(&self) -> u64 {
+        self.begun.load(SeqCst)
+    }
+
+    /// How many messages were published.
     pub fn published(&self) -> u64 {
         self.published.load(SeqCst)
     }
@@ -72,7 +90,12 @@ impl Load {
 
     /// Listens until the last word, or until the end of the connection.
     pub fn hear(&self, client: &mut Client) -> (Vec<Heard>, Option<End>) {
-        let (mut heard, mut next) = (Vec::new(), 0);
+        self.hear_since(0, client)
+    }
+
+    /// The same for who became a member when `since` was [`Self::next_number`].
+    pub fn hear_since(&self, since: u64, client: &mut Client) -> (Vec<Heard>, Option<End>) {
+        let (mut heard, mut next) = (Vec::new(), since);
         let mut silent_since = Instant::now();
         while next < self.last.load(SeqCst) {
             let text = match client.next_within(Duration::from_millis(100)) {

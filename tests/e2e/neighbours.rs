@@ -1,0 +1,114 @@
+//! One hostile or slow client beside others (G7): they get everything, and how long that takes is measured, not judged.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::json;
+
+use crate::bad_frames::{masked, open};
+use crate::support::client::Client;
+use crate::support::gateway::{Driver, Gateway};
+use crate::support::http;
+
+crate::long_on_both_drivers! {
+    beside_one_hostile_client_the_others_get_everything_in_their_usual_time
+}
+
+/// Round trips of one measurement, and measurements of each kind.
+const ROUND_TRIPS: usize = 300;
+const ROUNDS: usize = 9;
+
+/// What a hostile client does until it is told to stop.
+type Hostility = fn(&Gateway, &AtomicBool);
+
+const HOSTILITIES: [(&str, Hostility); 4] = [
+    ("a flood of messages", flood_of_messages),
+    ("a flood of pings that is never read", flood_of_pings),
+    ("connections that come and go with garbage", garbage),
+    ("a reader that has stopped", stopped_reader),
+];
+
+fn beside_one_hostile_client_the_others_get_everything_in_their_usual_time(driver: Driver) {
+    let gateway = Gateway::start(driver, &["--shards", "1", "--connection-rate", "0", "--message-rate", "1000"]);
+    let mut pair = [Client::connect(gateway.port), Client::connect(gateway.port)];
+    pair.iter_mut().for_each(|client| client.join("pair"));
+    for (name, hostility) in HOSTILITIES {
+        let (mut alone, mut beside) = (Vec::new(), Vec::new());
+        // In turns, so that whatever else the host does falls on both alike.
+        for _ in 0..ROUNDS {
+            alone.push(p99(&mut pair));
+            let stop = AtomicBool::new(false);
+            std::thread::scope(|scope| {
+                scope.spawn(|| hostility(&gateway, &stop));
+                beside.push(p99(&mut pair));
+                stop.store(true, Ordering::Relaxed);
+            });
+        }
+        let [alone, beside] = [alone, beside].map(|mut rounds| {
+            rounds.sort();
+            rounds[ROUNDS / 2].as_micros()
+        });
+        println!("measured: {name} | {} | {alone} | {beside}", driver.name());
+    }
+}
+
+/// The 99th percentile of what a message takes from one client to the other, at 500 a second.
+fn p99(pair: &mut [Client; 2]) -> Duration {
+    let [one, two] = pair;
+    let mut times: Vec<Duration> = (0..ROUND_TRIPS)
+        .map(|number| {
+            std::thread::sleep(Duration::from_millis(2));
+            let begun = Instant::now();
+            one.publish("pair", json!(number));
+            assert_eq!(two.content("pair"), number);
+            let took = begun.elapsed();
+            assert_eq!(one.content("pair"), number);
+            took
+        })
+        .collect();
+    times.sort();
+    times[ROUND_TRIPS * 99 / 100]
+}
+
+fn flood_of_messages(gateway: &Gateway, stop: &AtomicBool) {
+    let message = masked(0x81, b"{\"type\":\"message\",\"roomId\":\"flood\",\"content\":0}").repeat(200);
+    write_until(gateway, "/", &message, stop, true);
+}
+
+fn flood_of_pings(gateway: &Gateway, stop: &AtomicBool) {
+    write_until(gateway, "/raw/flood", &masked(0x89, &[b'p'; 100]).repeat(200), stop, false);
+}
+
+fn write_until(gateway: &Gateway, path: &str, octets: &[u8], stop: &AtomicBool, reads: bool) {
+    let mut stream = http::connect(gateway.port);
+    open(&mut stream, path);
+    stream.set_nonblocking(true).unwrap();
+    let mut scratch = [0; 4096];
+    while !stop.load(Ordering::Relaxed) {
+        let written = stream.write(octets);
+        let heard = if reads { stream.read(&mut scratch) } else { Ok(1) };
+        if matches!(heard, Ok(0)) || written.is_err_and(|error| error.kind() != std::io::ErrorKind::WouldBlock) {
+            return;
+        }
+    }
+}
+
+fn garbage(gateway: &Gateway, stop: &AtomicBool) {
+    while !stop.load(Ordering::Relaxed) {
+        let mut stream = http::connect(gateway.port);
+        let _ = stream.write_all(&[0xff; 512]);
+        let _ = stream.read(&mut [0; 1024]);
+    }
+}
+
+fn stopped_reader(gateway: &Gateway, stop: &AtomicBool) {
+    let mut stream: TcpStream = http::connect(gateway.port);
+    open(&mut stream, "/raw/stopped");
+    let padding = format!("\"{}\"", "x".repeat(16 * 1024));
+    while !stop.load(Ordering::Relaxed) {
+        gateway.publish("stopped", &padding);
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
