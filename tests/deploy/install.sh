@@ -26,6 +26,9 @@ install_system() {
     command -v nginx >/dev/null || missing+=(nginx-light)
     command -v haproxy >/dev/null || missing+=(haproxy)
     command -v busybox >/dev/null || missing+=(busybox-static)
+    # For the faults of tests/e2e: another wall clock, and where functions are.
+    compgen -G '/usr/lib/*/faketime/libfaketimeMT.so.1' >/dev/null || missing+=(libfaketime)
+    command -v nm >/dev/null || missing+=(binutils)
     command -v systemd-analyze >/dev/null || missing+=(systemd)
     [ ${#missing[@]} -eq 0 ] && return
     local as_root=()

@@ -109,6 +109,7 @@ fn every_bad_request_gets_its_status_and_its_label(driver: Driver) {
     }
     gateway.wait_for("ws_sockets", 0.0);
     Client::connect(gateway.port).join("lobby");
+    println!("bad inputs: {} requests", bad_requests().len());
 }
 
 fn every_good_request_is_upgraded_however_it_is_spelled(driver: Driver) {
@@ -158,6 +159,7 @@ fn a_head_may_be_cut_at_every_octet(driver: Driver) {
 
 fn a_bad_head_gets_its_status_wherever_it_is_cut(driver: Driver) {
     let gateway = Gateway::start(driver, &["--connection-rate", "0"]);
+    let mut cuts = 0;
     for (name, head, status, _) in bad_requests().iter().filter(|(_, head, ..)| head.len() < 400) {
         // All at once, as above. After the end of the head it would be another request, or none.
         let end = head.windows(4).position(|octets| octets == b"\r\n\r\n").map_or(head.len(), |at| at + 4);
@@ -169,8 +171,10 @@ fn a_bad_head_gets_its_status_wherever_it_is_cut(driver: Driver) {
             let _ = stream.write_all(&head[cut..]);
             let answer = http::read_answer(stream).unwrap_or_else(|error| panic!("{name} cut at {cut}: {error}"));
             assert_eq!(answer.status, *status, "{name} cut at {cut}");
+            cuts += 1;
         }
     }
+    println!("bad inputs: {cuts} cuts of their heads");
 }
 
 fn a_head_that_is_not_finished_gets_408_and_silence_too(driver: Driver) {

@@ -24,9 +24,10 @@ crate::on_both_drivers! {
 
 /// Names that name no room: empty, huge, wildcards, white space, control characters, no ASCII, reserved, empty tokens.
 fn bad_rooms() -> Vec<String> {
-    let mut names: Vec<String> = ["", "a.*", "*", "a.>", ">", "a b", " ", "a\tb", "a\r\nPUB x 0\r\n\r\n", "a\0b", "é", "\u{202e}a"]
-        .map(String::from)
-        .to_vec();
+    let mut names: Vec<String> =
+        ["", "a.*", "*", "a.>", ">", "a b", " ", "a\tb", "a\r\nPUB x 0\r\n\r\n", "a\0b", "é", "\u{202e}a"]
+            .map(String::from)
+            .to_vec();
     names.extend(["$SYS", "$JS.API", ".", "a.", ".a", "a..b", "a\"b", "a\\b", "\u{7f}"].map(String::from));
     names.extend([201, 5_000, 60_000].map(|length| "r".repeat(length)));
     names
@@ -62,6 +63,7 @@ fn every_bad_name_of_a_room_is_refused_wherever_it_is_said(driver: Driver) {
     assert_eq!(gateway.metrics().value("ws_messages_total{direction=\"outbound\",type=\"error\"}"), told);
     assert_eq!(gateway.metrics().value("ws_rooms_active"), 0.0);
     client.join("served");
+    println!("bad inputs: {told} names of rooms");
 }
 
 fn a_room_that_injects_reaches_no_broker(driver: Driver) {
@@ -176,7 +178,9 @@ fn leaving_while_messages_fly_neither_hangs_nor_doubles(driver: Driver) {
         let moving: Vec<_> = members
             .iter_mut()
             .enumerate()
-            .map(|(number, member)| scope.spawn(move || if number % 2 == 0 { stay(member) } else { come_and_go(member) }))
+            .map(|(number, member)| {
+                scope.spawn(move || if number % 2 == 0 { stay(member) } else { come_and_go(member) })
+            })
             .collect();
         for number in 0..300 {
             assert_eq!(gateway.publish("lobby", &number.to_string()), 202);

@@ -153,7 +153,8 @@ fn a_final_block_ends_a_message(driver: Driver) {
     let gateway = compressing(driver).start();
     let mut stream = open(&gateway, "/raw/lobby", OFFER).0;
     // RFC 7692 §7.2.3.4, with and without the octet that makes room for the tail.
-    for payload in [&[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00][..], &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00]] {
+    for payload in [&[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00, 0x00][..], &[0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00]]
+    {
         stream.write_all(&masked(COMPRESSED, payload)).unwrap();
         assert_eq!(read_frame(&mut stream), Some((0x81, b"Hello".to_vec())));
     }
@@ -170,10 +171,20 @@ fn bad_messages() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> {
         ("truncated", masked(COMPRESSED, &whole[..whole.len() / 2]), 1007, "invalid-payload"),
         ("reserved block type", masked(COMPRESSED, &[0x07]), 1007, "invalid-payload"),
         ("distance too far back", masked(COMPRESSED, &[0x4a, 0x04, 0x11, 0x00, 0x00]), 1007, "invalid-payload"),
-        ("stored block, lengths differ", masked(COMPRESSED, &[0x00, 0x05, 0x00, 0x05, 0x00, 1]), 1007, "invalid-payload"),
+        (
+            "stored block, lengths differ",
+            masked(COMPRESSED, &[0x00, 0x05, 0x00, 0x05, 0x00, 1]),
+            1007,
+            "invalid-payload",
+        ),
         ("inflates to no UTF-8", masked(COMPRESSED, &deflated(b"\xff\xfe")), 1007, "invalid-payload"),
         ("RSV1 on a continuation", [masked(COMPRESSED_FIRST, front), masked(0xc0, back)].concat(), 1002, "protocol"),
-        ("RSV1 on the second fragment of plain text", [masked(0x01, b"a"), masked(0xc0, b"b")].concat(), 1002, "protocol"),
+        (
+            "RSV1 on the second fragment of plain text",
+            [masked(0x01, b"a"), masked(0xc0, b"b")].concat(),
+            1002,
+            "protocol",
+        ),
         ("RSV1 on a ping", masked(0xc9, b""), 1002, "protocol"),
         ("RSV1 on a close", masked(0xc8, &[3, 232]), 1002, "protocol"),
         ("RSV2 beside RSV1", masked(0xe1, b"a"), 1002, "protocol"),
@@ -198,6 +209,7 @@ fn every_bad_compressed_message_gets_its_close_code_and_its_label(driver: Driver
     stream.write_all(&masked(COMPRESSED, &deflated(&vec![b' '; 64 * 1024]))).unwrap();
     let (first, payload) = read_frame(&mut stream).unwrap();
     assert_eq!((first, inflated(&payload, 15).len()), (COMPRESSED, 64 * 1024));
+    println!("bad inputs: {} compressed messages", bad_messages().len());
 }
 
 fn a_thousand_bombs_leave_no_memory_behind(driver: Driver) {

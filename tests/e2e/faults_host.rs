@@ -9,15 +9,19 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::bad_frames::{masked, open, read_frame};
+use crate::support::checker;
 use crate::support::client::Client;
 use crate::support::gateway::{Driver, Gateway};
 use crate::support::http;
 use crate::support::incident::Incident;
+use crate::support::load::Load;
 use crate::support::nats::free_port;
 
 crate::on_both_drivers! {
     a_wall_clock_that_jumps_an_hour_closes_nobody_and_moves_no_deadline
     an_accept_queue_is_answered_and_not_reset_by_a_drain
+    connections_that_died_in_the_accept_queue_cost_nothing
+    a_storm_of_signals_interrupts_every_call_and_nothing_is_lost
     under_a_memory_limit_admission_stops_before_the_kernel_kills
     hostile_clients_under_a_memory_limit_are_bounded
 }
@@ -30,7 +34,9 @@ crate::long_on_both_drivers! {
 fn faketime() -> PathBuf {
     let folders = std::fs::read_dir("/usr/lib").unwrap().map(|entry| entry.unwrap().path());
     let mut libraries = folders.map(|folder| folder.join("faketime/libfaketimeMT.so.1"));
-    libraries.find(|library| library.exists()).expect("no libfaketime: install it (Debian: apt-get install libfaketime)")
+    libraries
+        .find(|library| library.exists())
+        .expect("no libfaketime: install it (Debian: apt-get install libfaketime)")
 }
 
 /// A file of a test. Ends with the value.
@@ -139,6 +145,60 @@ fn an_accept_queue_is_answered_and_not_reset_by_a_drain(driver: Driver) {
     incident.recovered();
 }
 
+fn connections_that_died_in_the_accept_queue_cost_nothing(driver: Driver) {
+    const DEAD: usize = 200;
+    let mut gateway = Gateway::start(driver, &["--connection-rate", "0"]);
+    gateway.signal(Signal::SIGSTOP);
+    for number in 0..DEAD {
+        let mut stream = http::connect(gateway.port);
+        stream.write_all(http::upgrade("/", &[]).as_bytes()).unwrap();
+        if number % 2 == 0 {
+            // A close is a reset then.
+            let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+            nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::Linger, &linger).unwrap();
+        }
+    }
+    let incident = Incident::begin("200 connections that died in the accept queue", driver);
+    gateway.signal(Signal::SIGCONT);
+    Client::connect(gateway.port).join("lobby");
+    gateway.wait_for_at_least("ws_accepted_total", DEAD as f64 / 2.0);
+    gateway.wait_for("ws_sockets", 0.0);
+    incident.recovered();
+}
+
+/// A hangup is ignored, and what it interrupts (EINTR) goes on.
+fn a_storm_of_signals_interrupts_every_call_and_nothing_is_lost(driver: Driver) {
+    let gateway = Gateway::start(driver, &["--message-rate", "0"]);
+    let mut members: Vec<Client> = (0..4).map(|_| Client::connect(gateway.port)).collect();
+    members.iter_mut().for_each(|member| member.join("lobby"));
+    let mut publisher = Client::connect(gateway.port);
+    let process = gateway.pid() as i32;
+    let threads: Vec<i32> = std::fs::read_dir(format!("/proc/{process}/task"))
+        .unwrap()
+        .map(|thread| thread.unwrap().file_name().to_str().unwrap().parse().unwrap())
+        .collect();
+    let load = Load::default();
+    let heard = std::thread::scope(|scope| {
+        let load = &load;
+        let listening: Vec<_> = members.iter_mut().map(|member| scope.spawn(move || load.hear(member))).collect();
+        scope.spawn(move || load.publish(&mut publisher, "lobby"));
+        let stop = load.stop_at_the_end();
+        for _ in 0..2_000 {
+            for thread in &threads {
+                // SAFETY: numbers only.
+                let sent = unsafe { nix::libc::syscall(nix::libc::SYS_tgkill, process, *thread, nix::libc::SIGHUP) };
+                assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
+            }
+            std::thread::sleep(Duration::from_micros(200));
+        }
+        load.wait_for_more(100);
+        drop(stop);
+        let heard = listening.into_iter().map(|thread| thread.join().unwrap());
+        heard.inspect(|(_, end)| assert_eq!(*end, None)).map(|(heard, _)| heard).collect::<Vec<_>>()
+    });
+    checker::judge(&load.ledger(), &heard).assert_nothing_lost();
+}
+
 /// A control group with a memory limit. Ends with the value, which must outlive the gateway in it.
 struct MemoryGroup {
     folder: PathBuf,
@@ -217,7 +277,7 @@ fn under_a_memory_limit_admission_stops_before_the_kernel_kills(driver: Driver) 
     drop((inside, gateway));
 }
 
-/// Slow readers, unfinished heads and floods together, each up to its own bound and all up to the node's (G6).
+/// Slow readers, unfinished heads and messages and floods together, each up to its own bound and all up to the node's (G6).
 fn hostile_clients_under_a_memory_limit_are_bounded(driver: Driver) {
     let Some(group) = MemoryGroup::new(LIMIT_BYTES) else { return };
     let args = ["--connection-rate", "0", "--shards", "1", "--message-rate", "0"];
@@ -232,6 +292,17 @@ fn hostile_clients_under_a_memory_limit_are_bounded(driver: Driver) {
     let head = http::upgrade("/", &[]);
     let half = format!("{}X: {}", &head[..head.len() - 2], "x".repeat(7_000));
     let heads: Vec<TcpStream> = (0..300).map(|_| connect(half.as_bytes())).collect();
+    // Messages that are never finished: together more than there is.
+    let unfinished = masked(0x82, &[b'x'; 60_000]);
+    let messages: Vec<TcpStream> = (0..1_500)
+        .map(|_| {
+            let mut stream = http::connect(gateway.port);
+            open(&mut stream, "/raw/unfinished");
+            let _ = stream.write_all(&unfinished[..unfinished.len() - 1]);
+            stream
+        })
+        .collect();
+    gateway.wait_for_at_least("ws_closes_total{reason=\"message-budget\"}", 1.0);
     // Readers that never read a room in which 16 KiB messages fly.
     let readers: Vec<TcpStream> = (0..100)
         .map(|_| {
@@ -254,7 +325,7 @@ fn hostile_clients_under_a_memory_limit_are_bounded(driver: Driver) {
     });
     incident.detected();
     Client::connect(gateway.port).join("served");
-    drop((heads, readers));
+    drop((heads, messages, readers));
     gateway.wait_for("ws_outbox_bytes", 0.0);
     incident.recovered();
     assert_eq!(group.kills(), 0);

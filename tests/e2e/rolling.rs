@@ -90,7 +90,11 @@ fn a_rolling_restart_of_two_nodes_under_load_loses_nothing_untold(driver: Driver
     // One membership ends where the next one begins, the last one with the last message.
     let judged = memberships.iter().map(|memberships| {
         let ends = memberships.iter().skip(1).map(|(since, _)| *since).chain([load.published()]);
-        memberships.iter().zip(ends).map(|((since, heard), end)| checker::judge_range(*since..end, heard)).sum::<Verdict>()
+        memberships
+            .iter()
+            .zip(ends)
+            .map(|((since, heard), end)| checker::judge_range(*since..end, heard))
+            .sum::<Verdict>()
     });
     judged.sum::<Verdict>().assert_promises();
 }

@@ -109,7 +109,8 @@ fn thread_named(process: u32, name: &str) -> pid_t {
 /// Where functions of this name are in the memory of the process.
 fn addresses(process: u32, function: &str) -> Vec<u64> {
     let binary = env!("CARGO_BIN_EXE_tidegate");
-    let symbols = Command::new("nm").args(["-C", binary]).output().expect("no nm: install binutils, a C compiler has it");
+    let symbols =
+        Command::new("nm").args(["-C", binary]).output().expect("no nm: install binutils, a C compiler has it");
     let symbols = String::from_utf8_lossy(&symbols.stdout).into_owned();
     let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
     let first = maps.lines().find(|line| line.ends_with("/tidegate")).and_then(|line| line.split_once('-')).unwrap();
@@ -120,6 +121,9 @@ fn addresses(process: u32, function: &str) -> Vec<u64> {
         (name == function).then(|| base + u64::from_str_radix(address, 16).unwrap())
     });
     let found: Vec<u64> = named.collect();
-    assert!(!found.is_empty(), "{binary} has no function {function}: build it with the dev profile, which does not inline it");
+    assert!(
+        !found.is_empty(),
+        "{binary} has no function {function}: build it with the dev profile, which does not inline it"
+    );
     found
 }

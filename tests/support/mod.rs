@@ -12,6 +12,7 @@ pub mod checker;
 pub mod client;
 #[cfg(target_arch = "x86_64")]
 pub mod debugger;
+pub mod drivers;
 pub mod gateway;
 pub mod http;
 pub mod incident;

@@ -135,8 +135,11 @@ fn outboxes_and_loops(sources: &Sources<'_>) -> Vec<MetricFamily> {
         gauge("ws_outbox_max_bytes", "Bytes that the largest outbox of a client pins.").value(largest as f64),
         gauge("ws_unfinished_bytes", "Bytes that the unfinished messages of all clients take.")
             .value(sources.sum(|shard| &shard.unfinished_bytes)),
-        gauge("ws_loop_lag_seconds", "Longest turn of a shard's loop in the last second, with how late it began, in seconds.")
-            .labelled("shard", lags),
+        gauge(
+            "ws_loop_lag_seconds",
+            "Longest turn of a shard's loop in the last second, with how late it began, in seconds.",
+        )
+        .labelled("shard", lags),
         gauge("tidegate_admin_connections", "Open connections of the admin port.")
             .value(sources.admin_connections as f64),
         gauge("tidegate_build_info", "1; the labels say what runs.")

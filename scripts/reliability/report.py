@@ -1,0 +1,207 @@
+#!/usr/bin/env python3
+"""Writes docs/reliability.md from the tree, from the maps beside this file, and from what the test scripts left under target/.
+
+Nothing in the report is typed by hand. "not run" and "not tested" mean what they say.
+"""
+
+import json
+import re
+import subprocess
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+STORIES = ROOT / "target/reliability/stories.log"
+MAPS = {name: ROOT / f"scripts/reliability/{name}.txt" for name in ("guarantees", "faults", "bad-inputs")}
+
+
+def rows(name):
+    """Rows of a map: what it is about, and the tests that show it as (file, function), or a reason why none does."""
+    for line in MAPS[name].read_text().splitlines():
+        if not line or line.startswith("#"):
+            continue
+        about, *cells = [cell.strip() for cell in line.split("|")]
+        reasons = [cell[1:].strip() for cell in cells if cell.startswith("-")]
+        tests = [tuple(cell.rsplit(" ", 1)) for cell in cells if cell and not cell.startswith("-")]
+        yield about, tests, reasons
+
+
+def outcomes():
+    """Of each test function in the last run of the stories: how many times it passed and failed."""
+    found = defaultdict(lambda: {"PASS": 0, "FAIL": 0})
+    if STORIES.exists():
+        # The status of a story that failed is printed again at the end.
+        lines = set(re.findall(r"^ *(PASS|FAIL|TIMEOUT|SIG\w+) \[[^]]*\] (?:\([^)]*\) )?(\S+ \S+)", STORIES.read_text(), re.M))
+        for status, test in lines:
+            found[test.split("::")[-1].split(" ")[-1]]["PASS" if status == "PASS" else "FAIL"] += 1
+    return found
+
+
+def shown_by(tests, reasons, ran):
+    if not tests:
+        return "not tested: " + "; ".join(reasons) if reasons else "not tested"
+    cells = []
+    for file, function in tests:
+        path = ROOT / file
+        text = path.read_text() if path.exists() else ""
+        if not re.search(rf"(fn|def) {re.escape(function)}\b", text):
+            cells.append(f"**missing**: `{function}`")
+            continue
+        seen = ran.get(function)
+        verdict = "not run" if not seen else f"FAILED {seen['FAIL']} of {sum(seen.values())}" if seen["FAIL"] else f"passed {seen['PASS']}×"
+        cells.append(f"`{file}` `{function}`: {verdict}")
+    return "<br>".join(cells + [f"({reason})" for reason in reasons])
+
+
+def table(head, body):
+    yield "| " + " | ".join(head) + " |"
+    yield "|" + "---|" * len(head)
+    for row in body:
+        yield "| " + " | ".join(str(cell) for cell in row) + " |"
+
+
+def mapped(name, head):
+    ran = outcomes()
+    yield from table((head, "shown by"), ((about, shown_by(tests, reasons, ran)) for about, tests, reasons in rows(name)))
+
+
+def losses():
+    """The report's first line."""
+    found = re.findall(r"told losses (\d+), untold losses (\d+); twice (\d+), out of order (\d+)", log())
+    if not found:
+        return "Told and untold losses: not run (`scripts/reliability.sh`)."
+    told, untold, twice, disordered = (sum(int(row[n]) for row in found) for n in range(4))
+    return (
+        f"Told losses {told}, **untold losses {untold}**; twice {twice}, out of order {disordered}; "
+        f"in {len(found)} verdicts of the load checker under faults."
+    )
+
+
+def log():
+    return STORIES.read_text() if STORIES.exists() else ""
+
+
+def recoveries():
+    """What the stories saw: the longest of all times, in ms, for each fault and driver."""
+    seen = defaultdict(lambda: [0, None, 0])
+    pattern = r"recovered: (.+?) \| (epoll|io_uring) \| (nothing to detect|detected in (\d+) ms) \| recovered in (\d+) ms"
+    for fault, driver, _, detected, recovered in set(re.findall(pattern, log())):
+        entry = seen[fault, driver]
+        entry[0] += 1
+        if detected:
+            entry[1] = max(entry[1] or 0, int(detected))
+        entry[2] = max(entry[2], int(recovered))
+    if not seen:
+        yield "not run (`scripts/reliability.sh`)"
+        return
+    body = ((f, d, "–" if t is None else f"{t} ms", f"{r} ms") for (f, d), (_, t, r) in sorted(seen.items()))
+    yield from table(("fault", "driver", "detected after", "recovered after"), body)
+
+
+def neighbours():
+    found = sorted(set(re.findall(r"measured: (.+?) \| (\S+) \| (\d+) \| (\d+)", log())))
+    if not found:
+        yield "not run (`scripts/reliability.sh`)"
+        return
+    body = ((n, d, f"{a} µs", f"{b} µs", f"{(int(b) - int(a)) * 100 / int(a):+.0f} %") for n, d, a, b in found)
+    yield from table(("beside", "driver", "p99 alone", "p99 beside it", "change"), body)
+
+
+def conformance():
+    reports = sorted(ROOT.glob("target/conformance/*/index.json"))
+    for report in reports:
+        cases = [case for agent in json.loads(report.read_text()).values() for case in agent.values()]
+        good = sum(case["behavior"] in ("OK", "NON-STRICT", "INFORMATIONAL") for case in cases)
+        yield f"- {report.parent.name}: {good} passed, {len(cases) - good} failed"
+    if not reports:
+        yield "- not run (`scripts/conformance.sh --all`)"
+
+
+def saved(folder, head, script):
+    """Rows that another script left in target/FOLDER/summary.tsv."""
+    path = ROOT / f"target/{folder}/summary.tsv"
+    if path.exists() and path.stat().st_size:
+        yield from table(head, (line.split("\t") for line in path.read_text().splitlines()))
+    else:
+        yield f"not run (`scripts/{script}`)"
+
+
+def count(pattern, folder):
+    return sum(len(re.findall(pattern, path.read_text())) for top in folder for path in (ROOT / top).rglob("*.rs"))
+
+
+def unsafe_lines():
+    """Lines inside unsafe blocks and functions, their first and last ones included."""
+    total = 0
+    for path in (ROOT / "src").rglob("*.rs"):
+        depth = 0
+        for line in path.read_text().splitlines():
+            code = line.split("//")[0]
+            if depth == 0 and not re.search(r"\bunsafe\s*(\{|impl|fn)", code):
+                continue
+            start = code if depth else code[re.search(r"\bunsafe\b", code).start():]
+            total += 1
+            depth = max(0, depth + start.count("{") - start.count("}"))
+    return total
+
+
+def tree():
+    dependencies = subprocess.run(
+        ["cargo", "tree", "--locked", "-e", "normal", "--prefix", "none"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    simulator = (ROOT / "tests/simulator/main.rs").read_text()
+    seeds = re.search(r"^const SEEDS: u64 = (\d+);", simulator, re.M)
+    corpus = [path for path in (ROOT / "fuzz/corpus").rglob("*") if path.is_file()]
+    yield f"- `unsafe` in src: {count(r'unsafe (?:{|impl|fn)', ['src'])} blocks, {unsafe_lines()} lines"
+    yield f"- dependencies of the gateway: {len({line for line in dependencies[1:] if line and not line.endswith('(*)')})}"
+    yield f"- simulator seeds on every test run: {seeds and seeds[1]} for each of {simulator.count('#[test]')} stories"
+    stories = sum(text.count("(driver: Driver) {") for text in (p.read_text() for p in (ROOT / "tests/e2e").glob("*.rs")))
+    yield f"- test functions: {count(r'#\[test\]', ['src', 'tests'])}, and {stories} end-to-end stories on each of two drivers"
+    yield f"- fuzz targets: {len(list((ROOT / 'fuzz/targets').glob('*.rs')))}, with {len(corpus)} committed corpus files that every test run replays"
+
+
+def inputs():
+    """How many bad inputs the tables hold, counted where the stories print them."""
+    found = sorted(set(re.findall(r"bad inputs: (\d+) (.+)", log())), key=lambda pair: pair[1])
+    if not found:
+        return "Inputs tried: not run (`scripts/reliability.sh`)."
+    return "Inputs tried, each with its expected answer: " + ", ".join(f"{number} {what}" for number, what in found) + "."
+
+
+def report():
+    yield "# Reliability"
+    yield ""
+    yield losses()
+    yield ""
+    yield 'Generated by `scripts/reliability.sh` from its last run. "not run" and "not tested" mean what they say; "passed 2×" is once on each wire driver.'
+    for title, lines in (
+        ("Guarantees", mapped("guarantees", "promise")),
+        ("Faults", mapped("faults", "fault")),
+        ("Detection and recovery", recoveries()),
+        ("Neighbours", neighbours()),
+        ("Bad inputs", [inputs(), "", *mapped("bad-inputs", "input")]),
+        ("Conformance", conformance()),
+        ("Fuzzing", saved("fuzz", ("target", "executions", "seconds", "corpus files", "corpus bytes", "verdict"), "fuzz.sh")),
+        ("Sanitizers", saved("sanitize", ("check", "outcome"), "sanitize.sh")),
+        ("The tree", tree()),
+    ):
+        yield f"\n## {title}\n"
+        yield from PREFACES.get(title, [])
+        yield from lines
+
+
+PREFACES = {
+    "Detection and recovery": [
+        "The longest of what the stories saw, on the machine that ran them, tests in parallel; figures, not promises. Detection counts",
+        "from the fault, recovery from the end of its cause where it has one, else from the fault.",
+        "",
+    ],
+    "Neighbours": [
+        "Round trips of two clients of one shard at 500 a second, alone and beside one hostile client, by turns; medians of nine 99th",
+        "percentiles (G7: no more than 10 % beside). On a machine that does other work at the same time they say little.",
+        "",
+    ],
+}
+
+if __name__ == "__main__":
+    (ROOT / "docs/reliability.md").write_text("\n".join(report()) + "\n")
