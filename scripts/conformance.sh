@@ -13,7 +13,7 @@ conformance.sh [--smoke | --all | --deflate] [--driver epoll|io_uring] [--binary
   --driver NAME   this driver only; without it both, and io_uring is left out, aloud, where the host refuses it
   --binary FILE   the gateway; without it, it is built (release)
   --port N        its public port, the admin port is the next one (default 18600)
-  --out DIR       reports: DIR/DRIVER/index.html (default target/conformance)
+  --out DIR       reports: DIR/DRIVER/index.html, and the last line in DIR/DRIVER/result.txt (default target/conformance)
 
 The gateway runs with `--profile conformance`, which raises the message limit to the 16 MiB that group 9 sends. The suite is
 installed on first use into .venv/autobahn, for which CPython 3.9 to 3.12 is needed (PYTHON=...).
@@ -91,11 +91,13 @@ stop() {
 
 run() {
     mkdir -p "$out/$1"
+    rm -f "$out/$1/result.txt"
     local status=0
     start "$1" || status=$?
     if [ $status -ne 0 ]; then
         cat "$out/$1/gateway.log" >&2
         if [ "$1" = io_uring ] && [ -n "$all_drivers" ] && grep -qi 'io_uring' "$out/$1/gateway.log"; then
+            echo 'not run: this host refuses io_uring' >"$out/$1/result.txt"
             echo "$1: NOT RUN, this host refuses io_uring (above)"
             return 0
         fi
