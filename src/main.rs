@@ -9,6 +9,7 @@ use tidegate::cli::{CheckArgs, Cli, Command, NodeArgs, ServeArgs};
 use tidegate::config::{self, Problem, Settings};
 use tidegate::{client, log, node};
 
+#[cfg(feature = "mimalloc")]
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
