@@ -26,6 +26,8 @@ mod rooms;
 pub mod run;
 mod settings;
 mod sweep;
+#[cfg(test)]
+mod tests;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;

@@ -59,6 +59,8 @@ pub struct Net {
     pub dice: Dice,
     events: VecDeque<Event>,
     queued: Vec<(RawFd, Token, Chunk)>,
+    /// Sockets whose FIN goes out after what is queued.
+    finished: Vec<RawFd>,
     /// Sends are queued as the io_uring wire does, instead of done at once as epoll's.
     deferred: bool,
     batch: u32,
@@ -66,7 +68,15 @@ pub struct Net {
 
 impl Net {
     pub fn new(dice: Dice, deferred: bool) -> Self {
-        Self { sockets: HashMap::new(), dice, events: VecDeque::new(), queued: Vec::new(), deferred, batch: 1 }
+        Self {
+            sockets: HashMap::new(),
+            dice,
+            events: VecDeque::new(),
+            queued: Vec::new(),
+            finished: Vec::new(),
+            deferred,
+            batch: 1,
+        }
     }
 
     pub fn tick(&mut self) {
@@ -103,6 +113,16 @@ impl Net {
         socket.blocked = room < bytes.len();
         if room == 0 && !bytes.is_empty() { Err(ErrorKind::WouldBlock.into()) } else { Ok(room) }
     }
+
+    fn finish(&mut self, fd: RawFd) {
+        if let Some(socket) = self.sockets.get_mut(&fd) {
+            socket.server_fin = true;
+        }
+    }
+
+    fn finish_after_queued(&mut self, fd: RawFd) {
+        if self.queued.is_empty() { self.finish(fd) } else { self.finished.push(fd) }
+    }
 }
 
 /// The shard's end of a [`Net`].
@@ -136,8 +156,8 @@ impl Wire for SimWire {
         for (place, octet) in buffer.iter_mut().zip(socket.to_server.drain(..length)) {
             *place = octet;
         }
-        if !socket.to_server.is_empty() {
-            // The rest arrives later: a short read is the end of what was there.
+        if !socket.to_server.is_empty() && !socket.client_fin {
+            // The rest arrives later: a short read is the end of what was there. After a FIN nothing comes that could be told.
             net.announce(fd, false);
         }
         Ok(length)
@@ -173,21 +193,22 @@ impl Wire for SimWire {
                 events.push(Event::Unsent { token, chunk, result });
             }
         }
+        for fd in std::mem::take(&mut net.finished) {
+            net.finish(fd);
+        }
     }
 
     fn finish(&mut self, fd: RawFd) {
-        if let Some(socket) = self.0.borrow_mut().sockets.get_mut(&fd) {
-            socket.server_fin = true;
-        }
+        self.0.borrow_mut().finish_after_queued(fd);
     }
 
     fn release(&mut self, fd: RawFd, token: Token, events: &mut Vec<Event>) {
         let mut net = self.0.borrow_mut();
-        net.queued.retain(|(queued, ..)| *queued != fd);
+        net.finish_after_queued(fd);
         let deferred = net.deferred;
         let socket = net.sockets.get_mut(&fd).expect("released twice");
         assert!(!socket.released, "released twice");
-        (socket.released, socket.server_fin) = (true, true);
+        socket.released = true;
         if deferred {
             net.events.push_back(Event::Released(token));
         } else {

@@ -1,0 +1,227 @@
+//! What a shard owes a wire that tells edges once and sends later, on a wire that plays its part with one socket.
+
+use std::collections::VecDeque;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+
+use super::*;
+use crate::close::CloseReason;
+use crate::config::Config;
+use crate::conn::{Chunk, Flags, State, Tag};
+use crate::control::NodeState;
+use crate::proto::frame;
+use crate::wire::{Queued, Ready};
+
+const FD: RawFd = 7;
+const REQUEST: &str = "GET / HTTP/1.1\r\nHost: stage\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
+/// What the shard had its wire do, in order.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Deed {
+    Sent(Vec<u8>),
+    Fin,
+    Closed,
+}
+
+/// One socket, as io_uring's wire serves it: what is queued is done by the next submit, before a FIN or a close.
+struct Stage {
+    incoming: VecDeque<u8>,
+    peer_ended: bool,
+    events: Vec<Event>,
+    batch: u32,
+    queued: Vec<(Token, Chunk)>,
+    /// Octets that the socket still takes.
+    room: usize,
+    after: Vec<Deed>,
+    deeds: Vec<Deed>,
+}
+
+impl Stage {
+    fn take(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        let taken = bytes.len().min(self.room);
+        self.room -= taken;
+        if taken == 0 {
+            return Err(std::io::ErrorKind::WouldBlock.into());
+        }
+        self.deeds.push(Deed::Sent(bytes[..taken].to_vec()));
+        Ok(taken)
+    }
+
+    fn do_or_wait(&mut self, deed: Deed) {
+        if self.queued.is_empty() { self.deeds.push(deed) } else { self.after.push(deed) }
+    }
+}
+
+impl Wire for Stage {
+    fn arm(&mut self, _: RawFd, _: Token) -> std::io::Result<()> {
+        Ok(())
+    }
+
+    fn reap(&mut self, events: &mut Vec<Event>) {
+        events.append(&mut self.events);
+    }
+
+    fn recv(&mut self, _: RawFd, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let length = buffer.len().min(self.incoming.len());
+        for (place, octet) in buffer.iter_mut().zip(self.incoming.drain(..length)) {
+            *place = octet;
+        }
+        if length == 0 && !self.peer_ended { Err(std::io::ErrorKind::WouldBlock.into()) } else { Ok(length) }
+    }
+
+    fn send(&mut self, _: RawFd, bytes: &[u8]) -> std::io::Result<usize> {
+        assert!(self.queued.is_empty(), "a send overtakes a queued one");
+        self.take(bytes)
+    }
+
+    fn queue(&mut self, _: RawFd, token: Token, chunk: &Chunk) -> Queued {
+        self.queued.push((token, chunk.clone()));
+        Queued::Later
+    }
+
+    fn batch(&self) -> u32 {
+        self.batch
+    }
+
+    fn submit(&mut self, events: &mut Vec<Event>) {
+        self.batch += 1;
+        for (token, chunk) in std::mem::take(&mut self.queued) {
+            let result = self.take(chunk.bytes());
+            if !matches!(result, Ok(sent) if sent == chunk.bytes().len()) {
+                events.push(Event::Unsent { token, chunk, result });
+            }
+        }
+        self.deeds.append(&mut self.after);
+    }
+
+    fn finish(&mut self, _: RawFd) {
+        self.do_or_wait(Deed::Fin);
+    }
+
+    fn release(&mut self, _: RawFd, token: Token, _: &mut Vec<Event>) {
+        self.do_or_wait(Deed::Closed);
+        self.events.push(Event::Released(token));
+    }
+
+    fn reset(&mut self, _: RawFd) {}
+
+    fn discard(&mut self, _: RawFd) {}
+
+    fn peer(&self, _: RawFd) -> Option<SocketAddr> {
+        None
+    }
+
+    fn may_sleep(&mut self) -> bool {
+        self.events.is_empty()
+    }
+}
+
+/// A shard with one open connection that was welcomed and has said nothing yet.
+fn stage() -> (Shard<Stage>, Token) {
+    let wire = Stage {
+        incoming: REQUEST.bytes().collect(),
+        peer_ended: false,
+        events: Vec::new(),
+        batch: 1,
+        queued: Vec::new(),
+        room: usize::MAX,
+        after: Vec::new(),
+        deeds: Vec::new(),
+    };
+    let mut config = Config { shards: 1, ..Config::default() };
+    config.limits.message_rate = 0;
+    let counters: Arc<ShardCounters> = Arc::default();
+    let state = NodeState::new(Arc::default(), false);
+    let settings = Settings::new(Arc::new(config), 1, 0, 10, 1 << 30, vec![counters.clone()], state);
+    let mut shard = Shard::new(wire, Arc::new(settings), counters, 1);
+    shard.handle_accepted(FD);
+    let token = shard.connections.token_at(0).unwrap();
+    ready(&mut shard, token, false);
+    turns(&mut shard);
+    assert!(shard.is_open(token), "{:?}", shard.wire.deeds);
+    shard.wire.deeds.clear();
+    (shard, token)
+}
+
+fn ready(shard: &mut Shard<Stage>, token: Token, hangup: bool) {
+    shard.wire.events.push(Event::Ready(Ready { token, readable: true, writable: true, hangup }));
+}
+
+/// Turns of the loop until there is nothing that no event announces.
+fn turns(shard: &mut Shard<Stage>) {
+    loop {
+        shard.reap();
+        shard.serve_ready(10);
+        shard.fan_out(10);
+        shard.submit();
+        if !shard.has_work() && shard.wire.may_sleep() {
+            return;
+        }
+    }
+}
+
+fn pings(total_bytes: usize) -> Vec<u8> {
+    let mut one = Vec::new();
+    frame::write_masked(&mut one, frame::TEXT, [1, 2, 3, 4], br#"{"type":"ping"}"#);
+    one.repeat(total_bytes / one.len() + 1)
+}
+
+fn chunk(bytes: &[u8]) -> Chunk {
+    Chunk::whole(Rc::from(bytes), Tag::Control, 1)
+}
+
+#[test]
+fn what_filled_the_buffer_is_read_on_from_although_no_event_tells_the_rest() {
+    let (mut shard, token) = stage();
+    shard.wire.incoming.extend(pings(3 * READ_BYTES));
+    ready(&mut shard, token, false);
+    turns(&mut shard);
+    assert_eq!(shard.wire.incoming.len(), 0, "the edge was told once, and these octets wait for ever");
+    assert!(shard.is_open(token));
+}
+
+#[test]
+fn data_and_fin_of_one_event_are_both_found_although_the_read_was_short() {
+    let (mut shard, token) = stage();
+    shard.wire.incoming.extend(pings(1));
+    shard.wire.peer_ended = true;
+    ready(&mut shard, token, true);
+    turns(&mut shard);
+    assert_eq!(shard.wire.deeds.last(), Some(&Deed::Closed), "the end was never told again");
+    assert_eq!(shard.sockets(), 0);
+}
+
+#[test]
+fn a_short_send_that_is_told_after_its_connection_ended_leaves_nothing_behind() {
+    // The outbox that it began on the released entry stayed on the gauge for ever.
+    let (mut shard, token) = stage();
+    shard.wire.room = 2;
+    shard.deliver(token, &chunk(b"frame"));
+    shard.ended(token, CloseReason::Reset);
+    shard.submit();
+    assert_eq!(shard.counters.outbox_bytes.value(), 0);
+    assert!(shard.backlogged.is_empty());
+    turns(&mut shard);
+    assert_eq!(shard.sockets(), 0);
+}
+
+#[test]
+fn a_fin_waits_for_what_a_queued_frame_leaves_unsent() {
+    // The FIN went out behind the first part of the frame, and the rest of it after the FIN, into a broken pipe.
+    let (mut shard, token) = stage();
+    shard.close(token, CloseReason::Drain);
+    shard.wire.deeds.clear();
+    shard.wire.room = 2;
+    shard.deliver(token, &chunk(b"frame"));
+    shard.handle_close(token, None);
+    turns(&mut shard);
+    assert_eq!(shard.wire.deeds, [Deed::Sent(b"fr".to_vec())]);
+    assert!(shard.connections.find(token).unwrap().flags.has(Flags::FIN_AFTER_OUTBOX));
+    shard.wire.room = usize::MAX;
+    ready(&mut shard, token, false);
+    turns(&mut shard);
+    assert_eq!(shard.wire.deeds[1..], [Deed::Sent(b"ame".to_vec()), Deed::Fin]);
+    assert_eq!(shard.connections.find(token).unwrap().state, State::Lingering);
+}
