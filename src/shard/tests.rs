@@ -225,3 +225,11 @@ fn a_fin_waits_for_what_a_queued_frame_leaves_unsent() {
     assert_eq!(shard.wire.deeds[1..], [Deed::Sent(b"ame".to_vec()), Deed::Fin]);
     assert_eq!(shard.connections.find(token).unwrap().state, State::Lingering);
 }
+
+#[test]
+fn an_answer_does_not_overtake_a_frame_that_is_queued() {
+    let (mut shard, token) = stage();
+    shard.deliver(token, &chunk(b"frame"));
+    shard.send(token, b"answer");
+    assert_eq!(shard.wire.deeds, [Deed::Sent(b"frame".to_vec()), Deed::Sent(b"answer".to_vec())]);
+}

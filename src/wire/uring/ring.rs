@@ -93,7 +93,7 @@ impl Ring {
     }
 
     /// Takes the completions that are in the queue.
-    pub(super) fn completions(&mut self) -> impl Iterator<Item = cqueue::Entry> + '_ {
+    pub(super) fn completions(&mut self) -> impl ExactSizeIterator<Item = cqueue::Entry> + '_ {
         self.inner.completion()
     }
 
