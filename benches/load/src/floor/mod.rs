@@ -25,6 +25,8 @@ enum What {
     Echo { port: u16 },
     /// accept, setsockopt, arm, recv, send a ready 101: load it with `tideload storm ws://127.0.0.1:PORT/`
     Handshake { port: u16 },
+    /// the same, and a ping to every connection once in 25 s: load it with `tideload idle ws://127.0.0.1:PORT/ --dialect raw`
+    Idle { port: u16 },
     /// send the same octets to every member of a room, one send each: load it with `tideload fanout tcp://127.0.0.1:PORT`
     Fanout { port: u16 },
     /// A bare async-nats subscriber: publish-to-delivery latency of what `tideload` publishes meanwhile
@@ -50,6 +52,7 @@ pub(crate) fn run() -> ExitCode {
     let ran = match Cli::parse().what {
         What::Echo { port } => serve::run(loopback(port), serve::Echo),
         What::Handshake { port } => serve::run(loopback(port), serve::Handshake),
+        What::Idle { port } => serve::run(loopback(port), serve::Idle::default()),
         What::Fanout { port } => serve::run(loopback(port), serve::Fanout::default()),
         What::Subscribe { url, subject, seconds, label, json } => {
             subscribe::run(&url, &subject, seconds, label.as_deref(), json.as_deref())

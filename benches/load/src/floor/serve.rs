@@ -3,6 +3,7 @@
 
 use std::net::{SocketAddrV4, TcpListener, TcpStream};
 use std::os::fd::AsRawFd;
+use std::sync::LazyLock;
 
 use crate::lines::ACCEPT;
 use crate::sys::{self, Epoll, Watch};
@@ -16,11 +17,17 @@ type Sockets = Vec<Option<TcpStream>>;
 
 /// What a bare server does with octets that came.
 pub(crate) trait Task {
+    /// Between two calls of [`Task::tick`]; who does not tick asks no clock.
+    const TICK_NS: u64 = FOREVER_NS;
     /// `bytes` came from the connection with this descriptor.
     fn came(&mut self, fd: usize, bytes: &[u8], sockets: &Sockets);
     /// The connection with this descriptor is no more.
     fn gone(&mut self, fd: usize) {
         let _ = fd;
+    }
+    /// [`Task::TICK_NS`] went by.
+    fn tick(&mut self, sockets: &Sockets) {
+        let _ = sockets;
     }
 }
 
@@ -31,13 +38,23 @@ pub(crate) fn run(at: SocketAddrV4, mut task: impl Task) -> Result<(), String> {
     serve(&listener, &mut task).map_err(|error| format!("the loop ended: {error}"))
 }
 
-fn serve(listener: &TcpListener, task: &mut impl Task) -> std::io::Result<()> {
+fn serve<T: Task>(listener: &TcpListener, task: &mut T) -> std::io::Result<()> {
     let mut epoll = Epoll::new(1024)?;
     epoll.add(listener, Watch::Read, LISTENER)?;
     let mut sockets: Sockets = Vec::new();
     let mut buffer = vec![0; READ_BYTES];
+    let mut next_ns = sys::now_ns();
     loop {
-        for index in 0..epoll.wait(FOREVER_NS)? {
+        let mut wait_ns = FOREVER_NS;
+        if T::TICK_NS < FOREVER_NS {
+            let now_ns = sys::now_ns();
+            if now_ns >= next_ns {
+                task.tick(&sockets);
+                next_ns += T::TICK_NS;
+            }
+            wait_ns = next_ns.saturating_sub(now_ns);
+        }
+        for index in 0..epoll.wait(wait_ns)? {
             let token = epoll.ready(index).token;
             if token == LISTENER {
                 accept_all(listener, &epoll, &mut sockets)?;
@@ -86,16 +103,47 @@ impl Task for Echo {
     }
 }
 
-/// Answers whatever came with the 101 that `tideload` waits for.
+/// The 101 that `tideload` waits for.
+static ANSWER: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    const HEAD: &str =
+        "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
+    [HEAD, ACCEPT, "\r\n\r\n"].concat().into_bytes()
+});
+
+/// Answers whatever came with a ready 101.
 pub(crate) struct Handshake;
 
 impl Task for Handshake {
     fn came(&mut self, fd: usize, _bytes: &[u8], sockets: &Sockets) {
-        const HEAD: &str =
-            "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: ";
-        static ANSWER: std::sync::LazyLock<Vec<u8>> =
-            std::sync::LazyLock::new(|| [HEAD, ACCEPT, "\r\n\r\n"].concat().into_bytes());
         send(sockets, fd, &ANSWER);
+    }
+}
+
+/// Answers requests with a ready 101, and pings every connection once in 25 s, spread evenly.
+#[derive(Default)]
+pub(crate) struct Idle {
+    tick: usize,
+}
+
+/// Ticks of a tenth of a second in a ping interval.
+const PING_TICKS: usize = 250;
+
+impl Task for Idle {
+    const TICK_NS: u64 = 100_000_000;
+
+    fn came(&mut self, fd: usize, bytes: &[u8], sockets: &Sockets) {
+        // What begins otherwise is a pong, which nobody waits for.
+        if bytes.starts_with(b"GET ") {
+            send(sockets, fd, &ANSWER);
+        }
+    }
+
+    fn tick(&mut self, sockets: &Sockets) {
+        const PING: &[u8] = &[0x89, 0];
+        for fd in (self.tick % PING_TICKS..sockets.len()).step_by(PING_TICKS) {
+            send(sockets, fd, PING);
+        }
+        self.tick += 1;
     }
 }
 
