@@ -98,69 +98,21 @@ pub(crate) struct Common {
     pub(crate) patience: f64,
     #[command(flatten)]
     #[serde(skip)]
-    pub(crate) words: Words,
+    pub(crate) words: Script,
 }
 
-/// Templates for servers that are not built in. Placeholders: {room} {n} {client} {content} {len}; \r and \n are understood.
-#[derive(Args, Clone)]
-#[command(next_help_heading = "Templates, for servers that are not built in")]
-pub(crate) struct Words {
-    /// Said as soon as a connection is open
-    #[arg(long, value_name = "TEXT")]
-    hello: Option<String>,
-    /// Heard before a client joins
-    #[arg(long, value_name = "TEXT")]
-    greeted: Option<String>,
-    /// Said to join a room
-    #[arg(long, value_name = "TEXT")]
-    join: Option<String>,
-    /// Heard once a client has joined
-    #[arg(long, value_name = "TEXT")]
-    joined: Option<String>,
-    /// Said to publish
-    #[arg(long, value_name = "TEXT")]
-    publish: Option<String>,
-    /// Heard for each publication that was taken
-    #[arg(long, value_name = "TEXT")]
-    acknowledged: Option<String>,
-    /// Heard for each publication that was refused
-    #[arg(long, value_name = "TEXT")]
-    refused: Option<String>,
-    /// Only messages that contain this are deliveries; the stamp is found anywhere in them
-    #[arg(long = "match", value_name = "TEXT")]
-    matching: Option<String>,
-    /// The server's own heartbeats, as HEARD=>SAID
-    #[arg(long, value_name = "HEARD=>SAID")]
-    answer: Option<String>,
-    /// Heard where the server tells that messages may be missing
-    #[arg(long, value_name = "TEXT")]
-    gap: Option<String>,
-    /// Send binary messages
+/// For how long is measured, and whether the account is held against the server.
+#[derive(Args, Clone, Serialize)]
+pub(crate) struct Span {
+    /// Seconds to measure
+    #[arg(short = 't', long, default_value_t = 10.0)]
+    pub(crate) seconds: f64,
+    /// Seconds of the same before, not measured
+    #[arg(long, default_value_t = 1.0)]
+    pub(crate) warmup: f64,
+    /// Exit with 1 unless every message arrived once and in order
     #[arg(long)]
-    binary: bool,
-    /// One message may hold several deliveries
-    #[arg(long)]
-    stream: bool,
-}
-
-impl Words {
-    /// As a script; empty texts take a preset's words away.
-    pub(crate) fn script(&self) -> Script {
-        Script {
-            hello: self.hello.clone(),
-            greeted: self.greeted.clone(),
-            join: self.join.clone(),
-            joined: self.joined.clone(),
-            publish: self.publish.clone(),
-            acknowledged: self.acknowledged.clone(),
-            refused: self.refused.clone(),
-            matching: self.matching.clone(),
-            answer: self.answer.clone(),
-            gap: self.gap.clone(),
-            binary: self.binary,
-            stream: self.stream,
-        }
-    }
+    pub(crate) exactly_once: bool,
 }
 
 /// How publications are made.
@@ -184,15 +136,9 @@ pub(crate) struct Publishing {
     /// As fast as they are acknowledged, with so many under way
     #[arg(long, value_name = "N")]
     pub(crate) window: Option<u64>,
-    /// Seconds to publish
-    #[arg(short = 't', long, default_value_t = 10.0)]
-    pub(crate) seconds: f64,
-    /// Seconds to publish before, not measured
-    #[arg(long, default_value_t = 1.0)]
-    pub(crate) warmup: f64,
-    /// Exit with 1 unless every member got every message once and in order
-    #[arg(long)]
-    pub(crate) exactly_once: bool,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) span: Span,
 }
 
 #[derive(Args, Clone, Serialize)]
@@ -219,15 +165,9 @@ pub(crate) struct EchoArgs {
     /// Messages a second over all connections, whatever comes back, instead of a fixed number under way
     #[arg(long, value_name = "N")]
     pub(crate) rate: Option<f64>,
-    /// Seconds to send
-    #[arg(short = 't', long, default_value_t = 10.0)]
-    pub(crate) seconds: f64,
-    /// Seconds to send before, not measured
-    #[arg(long, default_value_t = 1.0)]
-    pub(crate) warmup: f64,
-    /// Exit with 1 unless every message came back once and in order
-    #[arg(long)]
-    pub(crate) exactly_once: bool,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pub(crate) span: Span,
 }
 
 #[derive(Args, Clone, Serialize)]
@@ -340,6 +280,7 @@ fn check(common: &Common) -> Result<(), String> {
     if common.connections == 0 || common.connecting == 0 || common.processes == Some(0) {
         return Err(String::from("--connections, --connecting and --processes are at least 1"));
     }
+    common.words.check()?;
     if let Some(core) = common.pin {
         sys::pin(core).map_err(|error| format!("--pin {core} does not work here: {error}"))?;
     }

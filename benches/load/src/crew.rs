@@ -15,6 +15,7 @@ struct Member {
     orders: Option<ChildStdin>,
     open: u32,
     heard: u64,
+    waits_for: Option<String>,
 }
 
 /// Workers by number, in the order of their plans.
@@ -51,9 +52,21 @@ impl Crew {
         line.push(b'\n');
         for worker in workers {
             let Some(orders) = &mut self.members[*worker].orders else { continue };
-            orders.write_all(&line).map_err(|error| format!("worker {worker} takes no orders: {error}"))?;
+            if let Err(error) = orders.write_all(&line) {
+                return Err(self.last_words().unwrap_or_else(|| format!("worker {worker} takes no orders: {error}")));
+            }
         }
         Ok(())
+    }
+
+    /// Why a worker that takes no orders has ended, if it told.
+    fn last_words(&mut self) -> Option<String> {
+        while let Ok((_, Some(event))) = self.events.recv_timeout(Duration::from_secs(1)) {
+            if let Event::Failed(why) = event {
+                return Some(why);
+            }
+        }
+        None
     }
 
     /// Waits until each of `workers` has said something that `wanted` takes; progress is shown meanwhile.
@@ -115,8 +128,9 @@ impl Crew {
 
     fn hear(&mut self, worker: usize, event: Option<Event>) -> Result<Option<Event>, String> {
         match event {
-            Some(Event::Progress { open, heard }) => {
-                (self.members[worker].open, self.members[worker].heard) = (open, heard);
+            Some(Event::Progress { open, heard, waits_for }) => {
+                let member = &mut self.members[worker];
+                (member.open, member.heard, member.waits_for) = (open, heard, waits_for);
                 Ok(None)
             }
             Some(Event::Ready) => {
@@ -132,7 +146,13 @@ impl Crew {
 
     fn too_late(&self, what: &str) -> String {
         let open: u32 = self.members.iter().map(|member| member.open).sum();
-        format!("{what} took too long ({open} connections are open): raise --patience, or see what the server does")
+        let waits = match self.members.iter().find_map(|member| member.waits_for.as_ref()) {
+            Some(what) => format!(", the next one waits for {what}"),
+            None => String::new(),
+        };
+        format!(
+            "{what} took too long ({open} connections are ready{waits}): raise --patience, or see what the server says"
+        )
     }
 
     fn show(&mut self, what: &str) {
@@ -192,5 +212,5 @@ fn spawn(number: usize, plan: &Plan, sender: &Sender<(usize, Option<Event>)>) ->
             let _ = sender.send((number, None));
         });
     }
-    Ok(Member { child, orders, open: 0, heard: 0 })
+    Ok(Member { child, orders, open: 0, heard: 0, waits_for: None })
 }

@@ -85,8 +85,8 @@ pub(crate) enum Pace {
 /// What a worker tells.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Event {
-    /// Several times a second.
-    Progress { open: u32, heard: u64 },
+    /// Several times a second; and while connecting, what a connection that is not ready waits for.
+    Progress { open: u32, heard: u64, waits_for: Option<String> },
     /// All connections are open and joined; or, of a storm, restored.
     Connected(Box<Connected>),
     /// The last order is carried out.

@@ -3,7 +3,7 @@
 //! Placeholders: `{room}` the room's name, `{n}` its number, `{content}` the stamped content, `{len}` the content's octets,
 //! `{client}` the connection's number. `\r`, `\n` and `\\` are understood, so that line protocols fit into a shell's quotes.
 
-use clap::ValueEnum;
+use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
 use crate::target::Scheme;
@@ -32,31 +32,48 @@ pub(crate) enum Dialect {
 }
 
 /// What is said and listened for, as typed.
-#[derive(Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+///
+/// Placeholders: {room} {n} {client} {content} {len}; \r and \n are understood.
+#[derive(Args, Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[command(
+    next_help_heading = "Templates, for servers that are not built in; an empty text takes a preset's words away"
+)]
 pub(crate) struct Script {
-    /// Said as soon as the connection is open.
+    /// Said as soon as a connection is open
+    #[arg(long, value_name = "TEXT")]
     pub(crate) hello: Option<String>,
-    /// A client is greeted once it heard this.
+    /// Heard before a client joins
+    #[arg(long, value_name = "TEXT")]
     pub(crate) greeted: Option<String>,
-    /// Said to join a room.
+    /// Said to join a room
+    #[arg(long, value_name = "TEXT")]
     pub(crate) join: Option<String>,
-    /// A client has joined once it heard this.
+    /// Heard once a client has joined
+    #[arg(long, value_name = "TEXT")]
     pub(crate) joined: Option<String>,
-    /// Said to publish.
+    /// Said to publish; {content} stands for what is measured
+    #[arg(long, value_name = "TEXT")]
     pub(crate) publish: Option<String>,
-    /// Heard for each publication that the server took.
+    /// Heard for each publication that was taken
+    #[arg(long, value_name = "TEXT")]
     pub(crate) acknowledged: Option<String>,
-    /// Heard for each publication that the server refused.
+    /// Heard for each publication that was refused
+    #[arg(long, value_name = "TEXT")]
     pub(crate) refused: Option<String>,
-    /// Only messages that contain this count as deliveries.
+    /// Only messages that contain this are deliveries; the stamp is found anywhere in them
+    #[arg(long = "match", value_name = "TEXT")]
     pub(crate) matching: Option<String>,
-    /// `HEARD=>SAID`: a server's own heartbeats.
+    /// The server's own heartbeats, as HEARD=>SAID
+    #[arg(long, value_name = "HEARD=>SAID")]
     pub(crate) answer: Option<String>,
-    /// Heard where the server tells that messages may be missing.
+    /// Heard where the server tells that messages may be missing
+    #[arg(long, value_name = "TEXT")]
     pub(crate) gap: Option<String>,
-    /// Messages go out as binary frames.
+    /// Send binary messages
+    #[arg(long)]
     pub(crate) binary: bool,
-    /// Deliveries may stand anywhere in the stream of octets, several in a message or one over two.
+    /// One message may hold several deliveries, or one delivery stand over two
+    #[arg(long)]
     pub(crate) stream: bool,
 }
 
@@ -129,19 +146,36 @@ impl Script {
         }
     }
 
-    /// What `self` says, else what `preset` says.
+    /// What is wrong with the templates, in one line.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        let wrong = |flag: &str, text: &str, why: &str| Err(format!("{flag} '{text}' {why}"));
+        for (flag, text) in [("--publish", &self.publish), ("--join", &self.join), ("--hello", &self.hello)] {
+            let Some(unknown) = text.as_deref().and_then(unknown_placeholder) else { continue };
+            return Err(format!("{flag} names {unknown}, which stands for nothing: {PLACEHOLDERS}"));
+        }
+        if let Some(text) = self.publish.as_deref().filter(|text| !text.is_empty() && !text.contains("{content}")) {
+            return wrong("--publish", text, "holds no {content}: without it no delivery can be recognised");
+        }
+        if let Some(text) = self.answer.as_deref().filter(|text| !text.is_empty() && !text.contains("=>")) {
+            return wrong("--answer", text, "has no =>: write what is heard, =>, and what is said, as in '2=>3'");
+        }
+        Ok(())
+    }
+
+    /// What `self` says, else what `preset` says. An empty text takes the preset's words away.
     pub(crate) fn or(self, preset: Self) -> Self {
+        let first = |typed: Option<String>, preset| typed.or(preset).filter(|text| !text.is_empty());
         Self {
-            hello: self.hello.or(preset.hello),
-            greeted: self.greeted.or(preset.greeted),
-            join: self.join.or(preset.join),
-            joined: self.joined.or(preset.joined),
-            publish: self.publish.or(preset.publish),
-            acknowledged: self.acknowledged.or(preset.acknowledged),
-            refused: self.refused.or(preset.refused),
-            matching: self.matching.or(preset.matching),
-            answer: self.answer.or(preset.answer),
-            gap: self.gap.or(preset.gap),
+            hello: first(self.hello, preset.hello),
+            greeted: first(self.greeted, preset.greeted),
+            join: first(self.join, preset.join),
+            joined: first(self.joined, preset.joined),
+            publish: first(self.publish, preset.publish),
+            acknowledged: first(self.acknowledged, preset.acknowledged),
+            refused: first(self.refused, preset.refused),
+            matching: first(self.matching, preset.matching),
+            answer: first(self.answer, preset.answer),
+            gap: first(self.gap, preset.gap),
             binary: self.binary || preset.binary,
             stream: self.stream || preset.stream,
         }
@@ -237,6 +271,17 @@ impl Template {
     }
 }
 
+const PLACEHOLDERS: &str = "use {room}, {n}, {client}, {content}, {len} or {path}";
+
+/// The first word in braces that is no placeholder. JSON's braces hold more than a word.
+fn unknown_placeholder(text: &str) -> Option<&str> {
+    text.match_indices('{').find_map(|(start, _)| {
+        let length = text[start + 1..].find(|letter: char| !letter.is_ascii_lowercase())?;
+        let name = &text[start..start + length + 2];
+        (length > 0 && name.ends_with('}') && placeholder(name).is_none()).then_some(name)
+    })
+}
+
 fn placeholder(text: &str) -> Option<(Piece, usize)> {
     [
         ("{room}", Piece::Room),
@@ -311,16 +356,33 @@ mod tests {
     }
 
     #[test]
+    fn a_wrong_template_is_told_in_one_line() {
+        let publish = |text: &str| Script { publish: Some(String::from(text)), ..Script::default() };
+        for (script, part) in [
+            (publish("hello"), "no {content}"),
+            (publish(r#"{"to":"{rooom}","text":"{content}"}"#), "{rooom}"),
+            (Script { join: Some(String::from("J {romm}")), ..Script::default() }, "{romm}"),
+            (Script { answer: Some(String::from("2")), ..Script::default() }, "=>"),
+        ] {
+            let told = script.check().unwrap_err();
+            assert!(told.contains(part) && !told.contains('\n'), "{told}");
+        }
+        assert_eq!(publish(r#"{"a":{},"to":"{room}","text":"{content}"}"#).check(), Ok(()));
+    }
+
+    #[test]
     fn what_is_typed_wins_over_the_preset() {
-        let typed = Script { join: Some(String::from("J")), ..Script::default() };
+        let typed = Script { join: Some(String::from("J")), greeted: Some(String::new()), ..Script::default() };
         let script = typed.or(Script::preset(Dialect::Native));
         assert_eq!(script.join.as_deref(), Some("J"));
+        assert_eq!(script.greeted, None, "an empty text takes the preset's away");
         assert_eq!(script.joined.as_deref(), Some(r#""type":"joined""#));
     }
 
     #[test]
     fn every_preset_can_publish_or_says_that_it_does_not() {
         for dialect in Dialect::value_variants() {
+            assert_eq!(Script::preset(*dialect).check(), Ok(()), "{dialect:?}");
             let publish = Script::preset(*dialect).publish;
             assert_eq!(publish.is_none(), *dialect == Dialect::Pusher, "{dialect:?}");
             assert!(publish.is_none_or(|text| text.contains("{content}")), "{dialect:?}");

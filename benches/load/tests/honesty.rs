@@ -138,16 +138,105 @@ fn everybody_comes_back_after_a_cut() {
     assert!(record["not_measured"][0].as_str().unwrap().contains("server CPU per upgrade"));
 }
 
+/// A run whose record is wanted: arguments, then `--json - -q`.
+fn recorded(arguments: &[&str]) -> (Value, Option<i32>) {
+    let output = tideload(&[arguments, &["--json", "-", "-q"]].concat());
+    let record = serde_json::from_slice(&output.stdout)
+        .unwrap_or_else(|_| panic!("no record: {}", String::from_utf8_lossy(&output.stderr)));
+    (record, output.status.code())
+}
+
+#[test]
+fn idle_members_get_a_broadcast_each_and_what_was_not_measured_is_said() {
+    let url = format!("ws://{}/raw/{{room}}", toy::start(Fault::Honest));
+    let (record, code) =
+        recorded(&["idle", &url, "-c", "10", "-t", "0.2", "--settle", "0.1", "--broadcasts", "1", "--exactly-once"]);
+    assert_eq!(code, Some(0), "{record}");
+    // Ten members, and the publisher, whose path makes it a member too.
+    assert_eq!((number(&record, "published"), number(&record, "delivered")), (1, 11));
+    let missing: Vec<&str> = record["not_measured"].as_array().unwrap().iter().filter_map(Value::as_str).collect();
+    assert!(missing.iter().any(|what| what.contains("user memory") && what.contains("--server-pid")), "{missing:?}");
+    assert!(missing.iter().any(|what| what.contains("heartbeats")), "{missing:?}");
+}
+
+#[test]
+fn readers_that_stop_reading_are_not_counted_as_losses() {
+    let url = format!("ws://{}/raw/{{room}}", toy::start(Fault::Honest));
+    let (record, code) =
+        recorded(&["slow", &url, "-c", "5", "-k", "2", "--rate", "50", "-t", "0.4", "--warmup", "0", "--exactly-once"]);
+    assert_eq!(code, Some(0), "{record}");
+    assert_eq!((number(&record, "published"), number(&record, "lost")), (20, 0));
+    assert!(record["results"]["p99_ratio"].as_f64().is_some(), "{record}");
+}
+
+#[test]
+fn a_soak_with_churn_keeps_its_account_over_all_rounds() {
+    let url = format!("ws://{}/raw/{{room}}", toy::start(Fault::Honest));
+    let (record, code) = recorded(&[
+        "soak",
+        &url,
+        "-c",
+        "5",
+        "--rate",
+        "50",
+        "-t",
+        "0.3",
+        "--minutes",
+        "0.04",
+        "--churn",
+        "5",
+        "--exactly-once",
+    ]);
+    assert_eq!(code, Some(0), "{record}");
+    // At least two rounds of fifteen publications.
+    assert!(number(&record, "published") >= 30, "{record}");
+    assert_eq!(record["results"]["counts"]["lost"], 0);
+}
+
+#[test]
+fn any_server_can_be_loaded_through_templates() {
+    let url = format!("ws://{}/", toy::start(Fault::Honest));
+    let (record, code) = recorded(&[
+        "fanout",
+        &url,
+        "--dialect",
+        "raw",
+        "--publish",
+        r#"{"text":"{content}","to":"{room}"}"#,
+        "--match",
+        "text",
+        "-c",
+        "3",
+        "--rate",
+        "100",
+        "-t",
+        "0.2",
+        "--warmup",
+        "0",
+        "--exactly-once",
+    ]);
+    assert_eq!(code, Some(0), "{record}");
+    assert_eq!((number(&record, "published"), number(&record, "delivered")), (20, 80));
+}
+
 #[test]
 fn bad_input_gets_one_clear_line() {
     let refusing = format!("ws://{}/", toy::start(Fault::Refuses));
+    let silent = format!("ws://{}/", toy::start(Fault::Honest));
+    let nowhere = "ws://127.0.0.1:9/";
     for (arguments, code, part) in [
         (vec!["echo", &refusing, "-c", "3"], 3, "404"),
-        (vec!["echo", "ws://127.0.0.1:9/", "-c", "3"], 3, "nothing listens there"),
+        (vec!["echo", nowhere, "-c", "3"], 3, "nothing listens there"),
         (vec!["echo", "ws://example.org/"], 2, "no IPv4 address"),
-        (vec!["fanout", "ws://127.0.0.1:9/", "--size", "10"], 2, "too short"),
-        (vec!["fanout", "ws://127.0.0.1:9/", "--dialect", "pusher"], 3, "--publish"),
-        (vec!["storm", "ws://127.0.0.1:9/", "-c", "500000", "--processes", "1"], 3, "--processes"),
+        (vec!["fanout", nowhere, "--size", "10"], 2, "too short"),
+        (vec!["fanout", nowhere, "--dialect", "pusher"], 3, "--publish"),
+        (vec!["storm", nowhere, "-c", "500000", "--processes", "1"], 3, "--processes"),
+        (vec!["fanout", nowhere, "--publish", "hello"], 2, "no {content}"),
+        (vec!["fanout", nowhere, "--join", "JOIN {rooom}"], 2, "{rooom}, which stands for nothing"),
+        (vec!["fanout", nowhere, "--answer", "2"], 2, "has no =>"),
+        (vec!["fanout", nowhere, "--rate", "0"], 3, "--rate is above 0"),
+        (vec!["echo", nowhere, "--pin", "4000"], 2, "--pin 4000"),
+        (vec!["fanout", &silent, "--greeted", "", "--joined", "never", "-c", "3", "--patience", "1"], 3, "--joined"),
     ] {
         let output = tideload(&arguments);
         let told = String::from_utf8_lossy(&output.stderr);

@@ -20,10 +20,10 @@ pub(crate) fn measure(args: &EchoArgs) -> Result<Outcome, String> {
     let all = crew.all();
     crew.order(&all, &Order::Connect)?;
     crew.gather(&all, "connecting", Duration::ZERO, as_connected)?;
-    if args.warmup > 0.0 {
-        round(&mut crew, args, args.warmup)?;
+    if args.span.warmup > 0.0 {
+        round(&mut crew, args, args.span.warmup)?;
     }
-    let (merged, cpu_ns) = round(&mut crew, args, args.seconds)?;
+    let (merged, cpu_ns) = round(&mut crew, args, args.span.seconds)?;
     let mut record = Record::default();
     let messages = merged.counts.delivered;
     let rate = messages as f64 / merged.seconds();
@@ -36,7 +36,7 @@ pub(crate) fn measure(args: &EchoArgs) -> Result<Outcome, String> {
     }
     record.client_bound = merged.client_bound(common.pin.is_some());
     let exact = merged.account(&mut record);
-    Ok(Outcome { record, held: exact || !args.exactly_once })
+    Ok(Outcome { record, held: exact || !args.span.exactly_once })
 }
 
 /// Sends for so long; returns what was counted and the server's CPU, from idle to idle.

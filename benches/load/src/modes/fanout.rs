@@ -65,7 +65,7 @@ impl Stage {
             (None, None) => Pace::Rate(10.0),
         };
         let stride = match pace {
-            Pace::Rate(rate) => (rate * publishing.seconds / SAMPLES).ceil().max(1.0) as u64,
+            Pace::Rate(rate) => (rate * publishing.span.seconds / SAMPLES).ceil().max(1.0) as u64,
             Pace::Window(_) => 64,
         };
         let mut common = common.clone();
@@ -162,8 +162,9 @@ fn publisher(common: &Common, publishing: &Publishing, listening: &Plan, pace: P
     let mut plan = Plan { role: Role::Publish, first: 0, retry: false, ..listening.clone() };
     if let Some(url) = &publishing.publish_url {
         plan.target = Target::parse(url)?;
-        let dialect = dialect_of(plan.target.scheme, &plan.target.path);
-        let words = if plan.target.scheme == Scheme::WebSocket { common.words.script() } else { Script::default() };
+        let spoken = common.dialect.filter(|_| plan.target.scheme == Scheme::WebSocket);
+        let dialect = spoken.unwrap_or_else(|| dialect_of(plan.target.scheme, &plan.target.path));
+        let words = if plan.target.scheme == Scheme::WebSocket { common.words.clone() } else { Script::default() };
         plan.script = words.or(Script::preset(dialect));
         if dialect == Dialect::Nats {
             broker(&mut plan.script, pace);
@@ -228,12 +229,12 @@ pub(crate) fn measure(args: &FanoutArgs) -> Result<Outcome, String> {
     let mut stage = Stage::set(&args.common, &args.publishing, None)?;
     stage.connect()?;
     let mut exact = true;
-    if args.publishing.warmup > 0.0 {
-        let counts = stage.round(args.publishing.warmup)?.merged.counts;
+    if args.publishing.span.warmup > 0.0 {
+        let counts = stage.round(args.publishing.span.warmup)?.merged.counts;
         exact = counts.lost + counts.duplicate + counts.reordered == 0;
     }
-    let round = stage.round(args.publishing.seconds)?;
+    let round = stage.round(args.publishing.span.seconds)?;
     let mut record = Record::default();
     exact &= describe(&round, &args.common, &mut record);
-    Ok(Outcome { record, held: exact || !args.publishing.exactly_once })
+    Ok(Outcome { record, held: exact || !args.publishing.span.exactly_once })
 }

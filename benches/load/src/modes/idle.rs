@@ -46,7 +46,7 @@ pub(crate) fn measure(args: &IdleArgs) -> Result<Outcome, String> {
     let all = stage.crew.all();
     stage.crew.order(&all, &Order::Begin { published: 0 })?;
     stage.crew.gather(&all, "preparing", Duration::ZERO, as_ready)?;
-    stage.crew.watch(Duration::from_secs_f64(args.publishing.seconds), "idle")?;
+    stage.crew.watch(Duration::from_secs_f64(args.publishing.span.seconds), "idle")?;
     let cpu = cpu_before.zip(server_cpu_ns(pids)).map(|(before, after)| after - before);
     let listeners = stage.listeners.clone();
     let idle = merge(&stage.reports(&listeners)?);
@@ -58,7 +58,7 @@ pub(crate) fn measure(args: &IdleArgs) -> Result<Outcome, String> {
         let round = stage.round_at(f64::from(args.broadcasts), Pace::Rate(f64::from(args.publishing.rooms)))?;
         held &= describe(&round, common, &mut record) && round.published > 0;
     }
-    Ok(Outcome { record, held: held || !args.publishing.exactly_once })
+    Ok(Outcome { record, held: held || !args.publishing.span.exactly_once })
 }
 
 /// Refuses what would not fit into memory: both ends of a connection are on this host.
@@ -131,7 +131,7 @@ fn calibrate(args: &IdleArgs) -> Result<Option<(f64, f64)>, String> {
 }
 
 fn heartbeats(args: &IdleArgs, cpu_ns: Option<u64>, idle: &crate::modes::Merged, record: &mut Record) {
-    let seconds = args.publishing.seconds;
+    let seconds = args.publishing.span.seconds;
     record.keep("ended_while_idle", &idle.ended);
     record.put("pings", idle.counts.pings, "pings answered", format!("{} in {seconds} s", idle.counts.pings));
     if idle.counts.pings == 0 {

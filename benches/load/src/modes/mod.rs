@@ -33,7 +33,7 @@ fn plan(common: &Common, role: Role, rooms: u32) -> Result<Plan, String> {
     Ok(Plan {
         run: run_number(),
         role,
-        script: common.words.script().or(Script::preset(dialect)),
+        script: common.words.clone().or(Script::preset(dialect)),
         target,
         headers: common.header.clone(),
         rooms: rooms.max(1),

@@ -16,15 +16,15 @@ pub(crate) fn measure(args: &SlowArgs) -> Result<Outcome, String> {
     }
     let mut stage = Stage::set(common, publishing, Some((args.stalled, args.stalled_buffer)))?;
     stage.connect()?;
-    if publishing.warmup > 0.0 {
-        stage.round(publishing.warmup)?;
+    if publishing.span.warmup > 0.0 {
+        stage.round(publishing.span.warmup)?;
     }
-    let before = stage.round(publishing.seconds)?.merged.latency.summary();
+    let before = stage.round(publishing.span.seconds)?.merged.latency.summary();
     let stalled = stage.stalled.clone();
     stage.crew.order(&stalled, &Order::Stall { clients: args.stalled })?;
     stage.crew.gather(&stalled, "stalling", Duration::ZERO, as_ready)?;
     let memory = server_bytes(&common.server_pid);
-    let round = stage.round(publishing.seconds)?;
+    let round = stage.round(publishing.span.seconds)?;
     let mut record = Record::default();
     record.distribution_summary("latency_before", &before, "before: publish to delivery");
     let exact = describe(&round, common, &mut record);
@@ -37,5 +37,5 @@ pub(crate) fn measure(args: &SlowArgs) -> Result<Outcome, String> {
     }
     let cut = merge(&stage.reports(&stalled)?).ended;
     record.put("stalled_ended", &cut, "stalled readers that were cut off", format!("{cut:?}"));
-    Ok(Outcome { record, held: exact || !publishing.exactly_once })
+    Ok(Outcome { record, held: exact || !publishing.span.exactly_once })
 }

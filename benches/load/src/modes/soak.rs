@@ -41,7 +41,7 @@ pub(crate) fn measure(args: &SoakArgs) -> Result<Outcome, String> {
         worst_p99_us: 0.0,
     };
     while started.elapsed().as_secs_f64() < args.minutes * 60.0 {
-        let round = stage.round(publishing.seconds)?;
+        let round = stage.round(publishing.span.seconds)?;
         sums.counts.add(&round.merged.counts);
         sums.published += round.published;
         sums.latency.add(&round.merged.latency.recorded());
@@ -53,7 +53,7 @@ pub(crate) fn measure(args: &SoakArgs) -> Result<Outcome, String> {
     }
     let mut record = Record::default();
     let exact = describe(&sums, &mut record, &common.server_pid);
-    Ok(Outcome { record, held: exact || !publishing.exactly_once })
+    Ok(Outcome { record, held: exact || !publishing.span.exactly_once })
 }
 
 fn describe(sums: &Sums, record: &mut Record, pids: &[u32]) -> bool {

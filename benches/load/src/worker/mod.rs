@@ -124,7 +124,8 @@ fn run_part(mut part: impl Part, plan: Plan, desk: &mut Desk) -> io::Result<()> 
         stand.tell_what_is_done(&mut fleet, &mut part)?;
         if now_ns > progress_ns {
             progress_ns = now_ns + PROGRESS_NS;
-            tell(&Event::Progress { open: fleet.open(), heard: part.heard_so_far() })?;
+            let waits_for = if stand.connecting { fleet.waits_for().map(String::from) } else { None };
+            tell(&Event::Progress { open: fleet.open(), heard: part.heard_so_far(), waits_for })?;
         }
     }
 }
