@@ -1,15 +1,40 @@
-# What the measuring scripts share: starting servers pinned, loading them, ending exactly what was started.
+# What the measuring scripts share: their options, starting servers pinned, loading them, ending exactly what was started.
 # Sourced by scripts/bench.sh, scripts/bench-peers.sh and scripts/million.sh, from the repository's root.
 
 SERVER_CORE=${SERVER_CORE:-0}
 LOAD_CORE=${LOAD_CORE:-1}
 STARTED=()
+# Functions that end_all calls last.
+AT_END=()
 
 say() { printf '%s\n' "$*" >&2; }
 
 die() {
     say "$(basename "$0"): $*"
     exit 3
+}
+
+# usage_error TEXT: a wrong argument.
+usage_error() {
+    say "$(basename "$0"): $*; see --help"
+    exit 2
+}
+
+# show_help: the comment that the script begins with, without the shebang.
+show_help() {
+    sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"
+    exit 0
+}
+
+# matches NAME PATTERN: whether one of the alternatives of a pattern of `case`, parted by |, matches.
+matches() {
+    local alternative alternatives
+    IFS='|' read -ra alternatives <<<"$2"
+    for alternative in "${alternatives[@]}"; do
+        # shellcheck disable=SC2254 # the pattern is meant to be one
+        case $1 in $alternative) return 0 ;; esac
+    done
+    return 1
 }
 
 # The files of a run: RUN/results.jsonl, and the servers' logs beside it.
@@ -38,9 +63,14 @@ describe_run() {
 
 # not_measured LABEL WHY: a row that says so.
 not_measured() {
-    printf '{"tool":"bench","label":"%s","not_measured":["%s"]}\n' "$1" "$2" >>"$RESULTS"
-    say "  $1: not measured: $2"
+    local why
+    why=$(printf '%s' "$2" | tr -d '"\\' | tr -c '[:print:]' ' ' | cut -c1-200)
+    printf '{"tool":"bench","label":"%s","not_measured":["%s"]}\n' "$1" "$why" >>"$RESULTS"
+    say "  $1: not measured: $why"
 }
+
+# last_words NAME: the last line of a server's log.
+last_words() { tail -1 "$RUN/logs/$1.log" 2>/dev/null || true; }
 
 # start NAME CORE COMMAND...: starts a server pinned to a core (- for none); its pid is in PID.
 start() {
@@ -84,7 +114,7 @@ gone() {
 }
 
 end_all() {
-    local pid
+    local pid action
     for pid in "${STARTED[@]}"; do
         kill "$pid" 2>/dev/null || true
     done
@@ -92,6 +122,8 @@ end_all() {
         gone "$pid"
     done
     STARTED=()
+    for action in "${AT_END[@]}"; do "$action"; done
+    AT_END=()
 }
 
 # load LABEL ARGUMENT...: one run of tideload on the load's core; a failure is a row that says so.
@@ -99,7 +131,7 @@ load() {
     local label=$1 told
     shift
     if ! told=$("$TIDELOAD" "$@" --label "$label" --pin "$LOAD_CORE" --json "$RESULTS" 2>&1); then
-        not_measured "$label" "$(printf '%s' "$told" | tail -1 | tr -d '"\\' | cut -c1-200)"
+        not_measured "$label" "$(printf '%s' "$told" | tail -1)"
         return 0
     fi
     say "  $label"
@@ -115,12 +147,30 @@ broker() {
     true
 }
 
-# build_load: the load generator and the bare loops, optimised; TIDELOAD and FLOOR name ones that are already built.
-build_load() {
-    if [ -n "${TIDELOAD:-}" ] && [ -n "${FLOOR:-}" ]; then
-        return
+# prepare: the load generator, the bare loops and the gateway, optimised, and the run's files. TIDELOAD, FLOOR and GATEWAY name
+# programs that are already built.
+prepare() {
+    local program built=${CARGO_TARGET_DIR:-target}/release
+    if [ -z "${TIDELOAD:-}" ] || [ -z "${FLOOR:-}" ]; then
+        cargo build --release --quiet -p tideload || die "the load generator does not build"
+        TIDELOAD=$built/tideload FLOOR=$built/floor
     fi
-    cargo build --release --quiet -p tideload || die "the load generator does not build"
-    TIDELOAD=${CARGO_TARGET_DIR:-target}/release/tideload
-    FLOOR=${CARGO_TARGET_DIR:-target}/release/floor
+    if [ -z "${GATEWAY:-}" ]; then
+        cargo build --release --quiet --bin tidegate || die "tidegate does not build"
+        GATEWAY=$built/tidegate
+    fi
+    for program in "$TIDELOAD" "$FLOOR" "$GATEWAY"; do
+        [ -x "$program" ] || die "$program is no program: build it, or leave it out and it is built"
+    done
+    begin_run
+    describe_run
+}
+
+# start_nats PORT CORE: a broker at this port; fails without one.
+start_nats() {
+    local nats
+    nats=$(broker)
+    [ -n "$nats" ] || return 1
+    start nats "$2" "$nats" -a 127.0.0.1 -p "$1"
+    await_port "$1" "$PID" || die "nats-server does not start: $(last_words nats)"
 }

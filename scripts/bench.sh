@@ -3,74 +3,52 @@
 #
 #   scripts/bench.sh [--quick] [--driver epoll|io_uring|both] [--rows PATTERN] [--gateway PATH]
 #
-# --quick       a smoke of a minute or two: small loads, figures of no use
+# --quick       a smoke of two minutes or so: small loads, figures of no use
 # --driver      which wire (both)
-# --rows        only rows whose name matches this pattern of `case`, such as 'echo*'
-# --gateway     a tidegate that is already built (builds one otherwise)
+# --rows        only rows whose name matches this pattern of `case`, such as 'echo*|idle*'
+# --gateway     a tidegate that is already built (builds one otherwise; TIDELOAD and FLOOR name the other two programs)
 #
+# Rows: idle-N, echo-N, echo-N-pipelined-16, self-N, fanout-N, fanout-N-rooms, fanout-flat-out, upgrade, bystander, cross-node.
 # Writes RUN/results.jsonl (RUN is benches/results/DATE unless set) and prints the ratios against the targets.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . benches/harness.sh
 
-QUICK=
-DRIVERS=(epoll io_uring)
-ROWS='*'
-GATEWAY=
+QUICK='' DRIVERS=(epoll io_uring) ROWS='*'
 while [ $# -gt 0 ]; do
     case $1 in
+    -h | --help) show_help ;;
     --quick) QUICK=1 ;;
-    --driver)
-        case ${2:-} in
-        both) ;;
-        epoll | io_uring) DRIVERS=("$2") ;;
-        *) die "--driver is epoll, io_uring or both" ;;
+    --driver | --rows | --gateway)
+        [ $# -ge 2 ] || usage_error "$1 wants a value"
+        case $1:$2 in
+        --driver:both) ;;
+        --driver:epoll | --driver:io_uring) DRIVERS=("$2") ;;
+        --driver:*) usage_error "--driver is epoll, io_uring or both, not $2" ;;
+        --rows:*) ROWS=$2 ;;
+        --gateway:*) GATEWAY=$2 ;;
         esac
         shift
         ;;
-    --rows)
-        ROWS=${2:?--rows wants a pattern}
-        shift
-        ;;
-    --gateway)
-        GATEWAY=${2:?--gateway wants a path}
-        shift
-        ;;
-    -h | --help)
-        sed -n '2,12s/^# \{0,1\}//p' "$0"
-        exit 0
-        ;;
-    *)
-        say "bench.sh: $1 is unknown; see --help"
-        exit 2
-        ;;
+    *) usage_error "$1 is unknown" ;;
     esac
     shift
 done
 
-# wanted ROW: whether this row was asked for.
-wanted() {
-    # shellcheck disable=SC2254 # the pattern is meant to be one
-    case $1 in $ROWS) true ;; *) false ;; esac
-}
+wanted() { matches "$1" "$ROWS"; }
 
 if [ "$QUICK" ]; then
     SECONDS_EACH=1 WARMUP=0.3 ECHO="64 500" FANOUT="500:50" STORM=1000 IDLE=4000 IDLE_SECONDS=3 ROOMS=50 MANY_RATE=500 REPEAT=1
-    CROWD=1000
+    CROWD=1000 IDLE_SIZES="4000"
 else
-    SECONDS_EACH=8 WARMUP=2 ECHO="64 1000 10000" FANOUT="1000:100 2000:50 5000:20 10000:10 15000:10" STORM=15000
-    IDLE=15000 IDLE_SECONDS=52 ROOMS=1000 MANY_RATE=3000 REPEAT=3 CROWD=15000
+    SECONDS_EACH=8 WARMUP=2 ECHO="64 1000 5000 10000 15000" FANOUT="1000:100 2000:50 5000:20 10000:10 15000:10" STORM=15000
+    # Two pings each at the default interval of 25 s, at the largest size only: memory needs no waiting.
+    IDLE_SIZES="4000 10000 19000" IDLE=19000 IDLE_SECONDS=52 ROOMS=1000 MANY_RATE=3000 REPEAT=3 CROWD=15000
 fi
 TIMES=(-t "$SECONDS_EACH" --warmup "$WARMUP")
-
-build_load
-if [ -z "$GATEWAY" ]; then
-    cargo build --release --quiet --bin tidegate || die "tidegate does not build"
-    GATEWAY=${CARGO_TARGET_DIR:-target}/release/tidegate
-fi
-begin_run
-describe_run
 PORT=10100
+
+prepare
 
 # gateway NAME DRIVER ARGUMENT...: a fresh tidegate on PORT with one shard; PID is its process.
 gateway() {
@@ -80,7 +58,7 @@ gateway() {
     start "$name" "$SERVER_CORE" "$GATEWAY" --listen "127.0.0.1:$PORT" --admin "127.0.0.1:$((PORT + 1))" --shards 1 \
         --driver "$driver" --message-rate 0 --connection-rate 0 "$@"
     await_port "$PORT" "$PID" || {
-        not_measured "${name%-*}/$driver" "tidegate does not start: $(tail -1 "$RUN/logs/$name.log" | tr -d '"\\' | cut -c1-200)"
+        not_measured "${name%-*}/$driver" "tidegate does not start: $(last_words "$name")"
         return 1
     }
 }
@@ -89,7 +67,7 @@ gateway() {
 bare() {
     PORT=$((PORT + 2))
     start "floor-$1" "$SERVER_CORE" "$FLOOR" "$1" "$PORT"
-    await_port "$PORT" "$PID" || die "the bare loop does not start: $(tail -1 "$RUN/logs/floor-$1.log")"
+    await_port "$PORT" "$PID" || die "the bare loop does not start: $(last_words "floor-$1")"
 }
 
 # echo_row CONNECTIONS PIPELINE: the conformance profile's /echo, which goes through no room.
@@ -132,8 +110,24 @@ fanout_row() {
     for driver in "${DRIVERS[@]}"; do
         gateway "$row-$driver" "$driver" || continue
         load "$row/$driver" fanout "ws://127.0.0.1:$PORT/raw/{room}" -s 128 --server-pid "$PID" "${TIMES[@]}" "$@"
+        [ "$row" != fanout-flat-out ] || turns "$row/$driver"
         stop "$PID"
     done
+}
+
+# turns LABEL: the longest turn of the gateway's loop under the load that has just ended, beside its own publish-to-delivery.
+# Coalescing may make no message wait for longer than a turn.
+turns() {
+    python3 - "$1" "http://127.0.0.1:$((PORT + 1))/metrics" >>"$RESULTS" <<'PYTHON'
+import json, re, sys, urllib.request
+label, url = sys.argv[1:]
+text = urllib.request.urlopen(url, timeout=5).read().decode()
+lag = max(float(value) for value in re.findall(r"^ws_loop_lag_seconds\S* (\S+)$", text, re.M))
+buckets = re.findall(r'^ws_publish_delivery_seconds_bucket\{le="([^"]+)"\} (\S+)$', text, re.M)
+count = float(buckets[-1][1]) if buckets else 0
+p99 = next((le for le, seen in buckets if float(seen) >= 0.99 * count), None) if count else None
+print(json.dumps({"tool": "turns", "label": label, "loop_lag_us": lag * 1e6, "delivered_within_s": p99}))
+PYTHON
 }
 
 # storm_row: how fast everybody gets in; and, of the gateway, comes back after a cut.
@@ -152,13 +146,17 @@ storm_row() {
     done
 }
 
-# idle_row: memory and heartbeats of members who say nothing.
+# idle_row MEMBERS: memory of members who say nothing, and at the largest size what their heartbeats cost.
 idle_row() {
-    local row=idle driver
+    local row=idle-$1 driver seconds=2
     wanted "$row" || return 0
+    [ "$1" != "$IDLE" ] || seconds=$IDLE_SECONDS
+    bare idle
+    load "$row/floor" idle "ws://127.0.0.1:$PORT/" --dialect raw -c "$1" -t "$seconds" --server-pid "$PID"
+    stop "$PID"
     for driver in "${DRIVERS[@]}"; do
         gateway "$row-$driver" "$driver" || continue
-        load "$row/$driver" idle "ws://127.0.0.1:$PORT/" -c "$IDLE" -t "$IDLE_SECONDS" --server-pid "$PID"
+        load "$row/$driver" idle "ws://127.0.0.1:$PORT/" -c "$1" -t "$seconds" --server-pid "$PID"
         stop "$PID"
     done
 }
@@ -184,30 +182,30 @@ bystander_row() {
 
 # cross_row: publish to the broker, deliver on a node; a bare subscriber of the same broker hears the same messages.
 cross_row() {
-    local row=cross-node driver nats nats_pid server
+    local row=cross-node driver nats_pid server subscriber
     wanted "$row" || return 0
-    nats=$(broker)
-    if [ -z "$nats" ]; then
+    start_nats 10090 "$LOAD_CORE" || {
         not_measured "$row/epoll" "no nats-server: run scripts/install-test-deps.sh"
         return 0
-    fi
-    start nats "$LOAD_CORE" "$nats" -a 127.0.0.1 -p 10090
+    }
     nats_pid=$PID
-    await_port 10090 "$nats_pid" || die "nats-server does not start: $(tail -1 "$RUN/logs/nats.log")"
     for driver in "${DRIVERS[@]}"; do
         gateway "$row-$driver" "$driver" --nats-url nats://127.0.0.1:10090 || continue
         server=$PID
         start subscriber "$SERVER_CORE" "$FLOOR" subscribe nats://127.0.0.1:10090 'tidegate.room.load.0' \
             -t $((SECONDS_EACH + 4)) --label "$row/floor-beside-$driver" --json "$RESULTS"
+        subscriber=$PID
         load "$row/$driver" fanout "ws://127.0.0.1:$PORT/" -c 10 --rate 1000 --publish-url nats://127.0.0.1:10090 \
             --publish-room 'tidegate.room.{room}' --server-pid "$server" "${TIMES[@]}" --exactly-once
-        wait "$PID" || not_measured "$row/floor-beside-$driver" "the bare subscriber failed"
+        wait "$subscriber" || not_measured "$row/floor-beside-$driver" "the bare subscriber failed"
         stop "$server"
     done
     stop "$nats_pid"
 }
 
-idle_row
+for connections in $IDLE_SIZES; do
+    idle_row "$connections"
+done
 for connections in $ECHO; do
     echo_row "$connections" 1
 done

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
 # Holds as many connections on this host as were asked for, both ends of them, and sends one message to all.
 #
-#   scripts/million.sh [CONNECTIONS] [--smoke] [--broadcasts N] [--gateway PATH]
+#   scripts/million.sh [CONNECTIONS] [--smoke] [--check] [--broadcasts N] [--gateway PATH]
 #
-# CONNECTIONS   100000 unless given; 1000000 for the real thing (about 14 GB)
+# CONNECTIONS   100000 unless given; 1000000 for the real thing (about 15 GB)
 # --smoke       3,000 connections and a few seconds, for CI
+# --check       only say how many this host holds
 # --broadcasts  messages to all, one a second (1)
 # --gateway     a tidegate that is already built (builds one otherwise)
 #
@@ -16,7 +17,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . benches/harness.sh
 
-CONNECTIONS=100000 SMOKE= BROADCASTS=1 GATEWAY=
+CONNECTIONS=100000 SMOKE='' CHECK='' BROADCASTS=1
 PORT=10200 ADMIN=10300 BROKER=10091
 # Of a limit of 20,000 open files a process uses this many for connections, and the kernel's choice among the listeners of a
 # port is random: some get a few hundred more than others.
@@ -24,77 +25,92 @@ PER_GATEWAY=17000
 
 while [ $# -gt 0 ]; do
     case $1 in
+    -h | --help) show_help ;;
+    --check) CHECK=1 ;;
     --smoke) SMOKE=1 CONNECTIONS=3000 PER_GATEWAY=1000 ;;
-    --broadcasts)
-        BROADCASTS=${2:?--broadcasts wants a number}
+    --broadcasts | --gateway)
+        [ $# -ge 2 ] || usage_error "$1 wants a value"
+        if [ "$1" = --gateway ]; then GATEWAY=$2; else BROADCASTS=$2; fi
         shift
         ;;
-    --gateway)
-        GATEWAY=${2:?--gateway wants a path}
-        shift
-        ;;
-    -h | --help)
-        sed -n '2,15s/^# \{0,1\}//p' "$0"
-        exit 0
-        ;;
-    *[!0-9]* | '')
-        say "million.sh: $1 is unknown; see --help"
-        exit 2
-        ;;
+    *[!0-9]* | '') usage_error "$1 is unknown" ;;
     *) CONNECTIONS=$1 ;;
     esac
     shift
 done
 GATEWAYS=$(((CONNECTIONS + PER_GATEWAY - 1) / PER_GATEWAY))
 
-# fits: refuses what memory, socket buffers or processes do not allow, with what would help.
-fits() {
-    local files available wanted pages limit
-    files=$(ulimit -H -n)
-    [ "$files" = unlimited ] || [ "$files" -ge $((PER_GATEWAY + 2500)) ] ||
-        die "each gateway needs $((PER_GATEWAY + 2500)) open files and the hard limit is $files: raise it (ulimit -H -n)"
-    # Both ends: two sockets of 4.3 KB, the load's own 300 B, and a page each while the broadcast is under way.
+# What one connection takes, both of its ends on this host: two sockets of 4.3 KB, the load's own 300 B, and a page each while
+# a broadcast waits to be read. A gateway takes about 30 MB before anybody connects, broker and load half a gigabyte.
+KB_EACH=13 KB_PER_GATEWAY=30000 KB_BESIDE=500000
+
+# A socket whose message is unread holds a page, and a fifth more for what is on its way; above the third figure of tcp_mem the
+# kernel drops what arrives.
+TCP_MEM=/proc/sys/net/ipv4/tcp_mem
+pages_for() { printf '%s' $(($1 + $1 / 5)); }
+
+# holds: how many connections memory, socket buffers and open files allow, each by itself.
+holds() {
+    local available per_process
     available=$(sed -n 's/^MemAvailable: *\([0-9]*\).*/\1/p' /proc/meminfo)
-    wanted=$((CONNECTIONS * 13 + GATEWAYS * 30000 + 500000))
-    [ "$available" -ge "$wanted" ] ||
-        die "$CONNECTIONS connections want about $((wanted / 1024)) MB and $((available / 1024)) MB are available: ask for fewer"
-    # An unread message holds a page; above the third figure of tcp_mem the kernel drops what arrives.
-    pages=$((CONNECTIONS + CONNECTIONS / 5))
-    limit=$(cut -f3 /proc/sys/net/ipv4/tcp_mem)
-    [ "$limit" -ge "$pages" ] ||
-        die "a broadcast to $CONNECTIONS holds up to $pages pages and net.ipv4.tcp_mem allows $limit: sysctl -w net.ipv4.tcp_mem=\"$((pages / 2)) $((pages * 3 / 4)) $((pages + 65536))\""
+    per_process=$(ulimit -H -n)
+    BY_MEMORY=$(((available - KB_BESIDE) * PER_GATEWAY / (KB_EACH * PER_GATEWAY + KB_PER_GATEWAY)))
+    BY_BUFFERS=$(($(cut -f3 "$TCP_MEM") * 5 / 6))
+    # Two descriptors each, and a hundred for every process.
+    BY_FILES=$((($(cat /proc/sys/fs/file-max) - 200 * GATEWAYS) / 2))
+    [ "$per_process" = unlimited ] || [ "$per_process" -ge $((PER_GATEWAY + 2500)) ] ||
+        die "each gateway needs $((PER_GATEWAY + 2500)) open files and the hard limit is $per_process: raise it (ulimit -H -n)"
+    say "this host holds $BY_MEMORY connections by memory, $BY_BUFFERS by socket buffers (tcp_mem), $BY_FILES by open files"
 }
 
-fits
-NATS=$(broker)
-[ -n "$NATS" ] || die "no nats-server: run scripts/install-test-deps.sh, or set TIDEGATE_NATS_SERVER to one"
-build_load
-if [ -z "$GATEWAY" ]; then
-    cargo build --release --quiet --bin tidegate || die "tidegate does not build"
-    GATEWAY=${CARGO_TARGET_DIR:-target}/release/tidegate
-fi
-begin_run
-describe_run
+# fits: refuses what does not, with what would help; raises tcp_mem for the run where that is allowed.
+fits() {
+    holds
+    [ "$BY_MEMORY" -ge "$CONNECTIONS" ] || die "memory does not hold $CONNECTIONS connections: ask for $BY_MEMORY or fewer"
+    [ "$BY_FILES" -ge "$CONNECTIONS" ] ||
+        die "fs.file-max does not allow $CONNECTIONS connections: sysctl -w fs.file-max=$((CONNECTIONS * 2 + 300 * GATEWAYS))"
+    [ "$BY_BUFFERS" -ge "$CONNECTIONS" ] || raise_tcp_mem
+}
 
-start nats - "$NATS" -a 127.0.0.1 -p "$BROKER"
-await_port "$BROKER" "$PID" || die "nats-server does not start: $(tail -1 "$RUN/logs/nats.log")"
+raise_tcp_mem() {
+    local pages wanted
+    pages=$(pages_for "$CONNECTIONS")
+    wanted="$((pages / 2)) $((pages * 3 / 4)) $((pages + 65536))"
+    BEFORE=$(cat "$TCP_MEM")
+    echo "$wanted" 2>/dev/null >"$TCP_MEM" ||
+        die "a broadcast to $CONNECTIONS holds up to $pages pages and net.ipv4.tcp_mem allows $(cut -f3 "$TCP_MEM"): as root, sysctl -w net.ipv4.tcp_mem=\"$wanted\"; or ask for $BY_BUFFERS or fewer"
+    AT_END+=(restore_tcp_mem)
+    say "net.ipv4.tcp_mem is \"$wanted\" for this run; it was \"$(echo $BEFORE)\" and will be again"
+}
+
+restore_tcp_mem() { echo "$BEFORE" >"$TCP_MEM"; }
+
+if [ "$CHECK" ]; then
+    holds
+    exit 0
+fi
+trap end_all EXIT
+fits
+[ -n "$(broker)" ] || die "no nats-server: run scripts/install-test-deps.sh, or set TIDEGATE_NATS_SERVER to one"
+prepare
+
+start_nats "$BROKER" -
 PIDS=()
 for number in $(seq "$GATEWAYS"); do
-    start "gateway-$number" - env TIDEGATE_SHARE_PORT=true "$GATEWAY" --listen "127.0.0.1:$PORT" --admin "127.0.0.1:$((ADMIN + number))" --shards 1 \
-        --node-name "node-$number" --nats-url "nats://127.0.0.1:$BROKER" --message-rate 0 --connection-rate 0
+    start "gateway-$number" - env TIDEGATE_SHARE_PORT=true "$GATEWAY" --listen "127.0.0.1:$PORT" \
+        --admin "127.0.0.1:$((ADMIN + number))" --shards 1 --node-name "node-$number" \
+        --nats-url "nats://127.0.0.1:$BROKER" --message-rate 0 --connection-rate 0
     PIDS+=(--server-pid "$PID")
-    await_port $((ADMIN + number)) "$PID" || die "gateway $number does not start: $(tail -1 "$RUN/logs/gateway-$number.log")"
+    await_port $((ADMIN + number)) "$PID" || die "gateway $number does not start: $(last_words "gateway-$number")"
 done
 say "$GATEWAYS gateways on port $PORT, $CONNECTIONS connections to come"
 
 IDLE=52 SETTLE=5
 [ -z "$SMOKE" ] || IDLE=2 SETTLE=1
 # One ping in 25 s for each: two rounds of them are watched. One broadcast a second; the last may take its time.
-set +e
+code=0
 "$TIDELOAD" idle "ws://127.0.0.1:$PORT/" -c "$CONNECTIONS" --connecting 2000 -t "$IDLE" --settle "$SETTLE" --patience 900 \
     --broadcasts "$BROADCASTS" --publish-url "nats://127.0.0.1:$BROKER" --publish-room 'tidegate.room.{room}' \
-    --exactly-once --label "million-$CONNECTIONS/tidegate" --json "$RESULTS" "${PIDS[@]}"
-code=$?
-set -e
+    --exactly-once --label "million-$CONNECTIONS/tidegate" --json "$RESULTS" "${PIDS[@]}" || code=$?
 say "results: $RESULTS"
 exit "$code"
