@@ -1,71 +1,61 @@
 #!/usr/bin/env bash
 # Measures tidegate beside its peers in one run, pinned alike: each server on core 0, the load on core 1.
 #
-#   scripts/bench-peers.sh [--quick] [--only PATTERN] [--skip PATTERN] [--gateway PATH] [--install-only]
+#   scripts/bench-peers.sh [--quick] [--peers PATTERN] [--skip PATTERN] [--rows PATTERN] [--gateway PATH] [--install-only]
 #
-# --quick        a smoke: small loads, figures of no use
-# --only         only peers whose name matches this pattern of `case`, such as 'tidegate*|nats-ws'
+# --quick        a run of a few minutes: small loads, figures of no use
+# --peers        only peers whose name matches this pattern of `case`, such as 'tidegate*|nats-ws'
 # --skip         not those whose name matches this one (sockudo takes long to build)
-# --gateway      a tidegate that is already built (builds one otherwise)
+# --rows         only rows whose name matches this one, such as 'idle*|fanout*'
+# --gateway      a tidegate that is already built (builds one otherwise; TIDELOAD and FLOOR name the other two programs)
 # --install-only install what the peers need into .deps/, and stop
 #
-# Echo servers: tokio-tungstenite, fastwebsockets, sockudo-ws. Room servers: nats-server's own WebSocket listener, Node's ws with
-# Redis, Socket.IO with its Redis adapter, sockudo; Centrifugo and a uWebSockets program where CENTRIFUGO or UWS names a binary.
+# Rows: echo-N, idle-N, upgrade, fanout-N, fanout-N-rooms, flat-out, half-load, cross-node.
+# Echo servers: tokio-tungstenite, fastwebsockets, sockudo-ws. Room servers: nats-ws (nats-server's own WebSocket listener),
+# ws-redis (Node's ws with Redis), socketio-redis (Socket.IO with its Redis adapter), uwebsockets-js (uWebSockets 20 with its
+# own pub/sub on Node's event loop, as npm has it), sockudo; centrifugo and uws (a uWebSockets program without Node) where
+# CENTRIFUGO or UWS names a binary, SOCKUDO one that is already built.
 # A peer that cannot be had here is a row that says "not measured". Brokers run on the server's core, as the peers' own parts;
 # CPU and memory are those of the server that clients connect to.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . benches/harness.sh
 
-QUICK='' ONLY='*' SKIP='' GATEWAY='' INSTALL_ONLY=''
+QUICK='' PEERS='*' SKIP='' ROWS='*' INSTALL_ONLY=''
 while [ $# -gt 0 ]; do
     case $1 in
+    -h | --help) show_help ;;
     --quick) QUICK=1 ;;
     --install-only) INSTALL_ONLY=1 ;;
-    --only)
-        ONLY=${2:?--only wants a pattern}
+    --peers | --skip | --rows | --gateway)
+        [ $# -ge 2 ] || usage_error "$1 wants a value"
+        case $1 in
+        --peers) PEERS=$2 ;;
+        --skip) SKIP=$2 ;;
+        --rows) ROWS=$2 ;;
+        --gateway) GATEWAY=$2 ;;
+        esac
         shift
         ;;
-    --skip)
-        SKIP=${2:?--skip wants a pattern}
-        shift
-        ;;
-    --gateway)
-        GATEWAY=${2:?--gateway wants a path}
-        shift
-        ;;
-    -h | --help)
-        sed -n '2,15s/^# \{0,1\}//p' "$0"
-        exit 0
-        ;;
-    *)
-        say "bench-peers.sh: $1 is unknown; see --help"
-        exit 2
-        ;;
+    *) usage_error "$1 is unknown" ;;
     esac
     shift
 done
 
-# matches NAME PATTERN: whether one of the alternatives of the pattern, parted by |, matches.
-matches() {
-    local alternative alternatives
-    IFS='|' read -ra alternatives <<<"$2"
-    for alternative in "${alternatives[@]}"; do
-        # shellcheck disable=SC2254 # the pattern is meant to be one
-        case $1 in $alternative) return 0 ;; esac
-    done
-    return 1
-}
+wanted() { matches "$1" "$PEERS" && ! matches "$1" "$SKIP"; }
 
-wanted() { matches "$1" "$ONLY" && ! matches "$1" "$SKIP"; }
+# row NAME: whether this row was asked for.
+row() { matches "$1" "$ROWS"; }
 
 # --- What the peers need, from the package registries, into .deps/.
 
 install_node() {
-    [ -d .deps/peers/node_modules/@socket.io/redis-adapter ] && return
+    [ -d .deps/peers/node_modules/@btc-vision/uwebsockets.js ] && return
     command -v npm >/dev/null || return 1
     mkdir -p .deps/peers
-    npm install --silent --no-fund --no-audit --no-save --prefix .deps/peers ws redis socket.io @socket.io/redis-adapter
+    # uWebSockets' authors publish outside of npm; this package carries their programs as they are.
+    npm install --silent --no-fund --no-audit --no-save --prefix .deps/peers \
+        ws redis socket.io @socket.io/redis-adapter @btc-vision/uwebsockets.js
 }
 
 # Debian's packages, unpacked and not installed: nothing outside .deps changes.
@@ -84,17 +74,17 @@ install_redis() {
 }
 
 install_sockudo() {
-    [ -x .deps/sockudo/bin/sockudo ] && return
+    [ -x "$SOCKUDO" ] && return
     cargo install --quiet --locked --root .deps/sockudo sockudo --no-default-features --features local
 }
 
 install_echoes() { cargo build --release --quiet --manifest-path benches/peers/Cargo.toml; }
 
-declare -A MISSING
+declare -A MISSING TRIED
 install() {
     local name=$1
     "install_$name" >"$RUN/logs/install-$name.log" 2>&1 || {
-        MISSING[$name]="$name could not be installed: $(tail -1 "$RUN/logs/install-$name.log" | tr -d '"\\' | cut -c1-160)"
+        MISSING[$name]="$name could not be installed: $(last_words "install-$name")"
         say "${MISSING[$name]}"
     }
 }
@@ -102,6 +92,7 @@ install() {
 # --- Servers: each sets PID, URL and WORDS, or fails. PORT is fresh for each.
 
 PORT=10500 REDIS=10490 BROKER=10491 EXTRA=()
+SOCKUDO=${SOCKUDO:-.deps/sockudo/bin/sockudo}
 
 # up NAME COMMAND...: starts the server whose clients connect to PORT.
 up() {
@@ -149,10 +140,11 @@ serve_socketio-redis() {
     redis && node_server socketio-redis || return 1
     URL="ws://127.0.0.1:$PORT/socket.io/?EIO=4&transport=websocket" WORDS=(--dialect socket-io)
 }
+serve_uwebsockets-js() { node_server uwebsockets-js && URL=ws://127.0.0.1:$PORT/{room}; }
 serve_sockudo() {
     local signer=$((PORT + 1))
     up sockudo env HOST=127.0.0.1 PORT="$PORT" METRICS_ENABLED=false SOCKUDO_DEFAULT_APP_ID=bench SOCKUDO_DEFAULT_APP_KEY=key \
-        SOCKUDO_DEFAULT_APP_SECRET=secret SOCKUDO_DEFAULT_APP_ENABLED=true .deps/sockudo/bin/sockudo || return 1
+        SOCKUDO_DEFAULT_APP_SECRET=secret SOCKUDO_DEFAULT_APP_ENABLED=true "$SOCKUDO" || return 1
     local server=$PID
     beside pusher-signer "$signer" node benches/peers/node/pusher-signer.js "$signer" "$PORT" bench key secret || return 1
     PID=$server URL="ws://127.0.0.1:$PORT/app/key?protocol=7&client=tideload&version=1"
@@ -168,12 +160,12 @@ serve_centrifugo() {
 # A program that takes its port as an argument and has a room for each path; /echo sends back.
 serve_uws() { up uws "$UWS" "$PORT" && URL=ws://127.0.0.1:$PORT/{room}; }
 
-# serving PEER: a fresh server; a row that says why where there is none.
+# serving PEER LABEL [SERVER]: a fresh server; a row that says why where there is none.
 serving() {
     local peer=$1 label=$2
     PORT=$((PORT + 3)) URL='' WORDS=(--dialect raw) PUBLISH=() EXTRA=()
-    "serve_$peer" && return
-    not_measured "$label" "$peer does not start: $(tail -1 "$RUN/logs/$peer.log" 2>/dev/null | tr -d '"\\' | cut -c1-160)"
+    "${3:-serve_$peer}" && return
+    not_measured "$label" "$peer does not start: $(last_words "$peer")"
     return 1
 }
 
@@ -186,30 +178,34 @@ ended() {
 # --- Rows.
 
 if [ "$QUICK" ]; then
-    TIMES=(-t 1 --warmup 0.3) ECHO="64" CROWD=500 CROWD_RATE=20 ROOMS=20 MANY_RATE=200 IDLE=4000 IDLE_SECONDS=3 STORM=500
+    TIMES=(-t 1 --warmup 0.3) ECHO="64" CROWD=500 CROWD_RATE=20 ROOMS=20 MANY_RATE=200 IDLE=4000 IDLE_SECONDS=3 STORM=500 CROSS_RATE=200
 else
     TIMES=(-t 8 --warmup 2) ECHO="64 1000 10000" CROWD=10000 CROWD_RATE=5 ROOMS=1000 MANY_RATE=500 IDLE=10000 IDLE_SECONDS=52
-    STORM=10000
+    STORM=10000 CROSS_RATE=1000
 fi
 
+serve_crate() { up "$peer" benches/peers/target/release/peers "$peer" "$PORT" && URL=ws://127.0.0.1:$PORT/; }
+serve_echo_of_tidegate() { tidegate "${peer#tidegate-}" --profile conformance && URL=ws://127.0.0.1:$PORT/echo; }
+serve_echo_of_uwebsockets() { node_server uwebsockets-js && URL=ws://127.0.0.1:$PORT/echo; }
+serve_echo_of_uws() { serve_uws && URL=ws://127.0.0.1:$PORT/echo; }
+
+# echo_servers CONNECTIONS: those who have no rooms, and the echo of those who have.
 echo_servers() {
-    local connections peer
-    for connections in $ECHO; do
-        for peer in tokio-tungstenite fastwebsockets sockudo-ws; do
-            wanted "$peer" || continue
-            [ -z "${MISSING[echoes]:-}" ] || { not_measured "echo-$connections/$peer" "${MISSING[echoes]}"; continue; }
-            PORT=$((PORT + 3))
-            up "$peer" benches/peers/target/release/peers "$peer" "$PORT" || { not_measured "echo-$connections/$peer" "does not start"; continue; }
-            load "echo-$connections/$peer" echo "ws://127.0.0.1:$PORT/" --dialect raw -c "$connections" -s 64 --server-pid "$PID" "${TIMES[@]}"
-            stop "$PID"
-        done
-        for peer in epoll io_uring; do
-            wanted "tidegate-$peer" || continue
-            PORT=$((PORT + 3))
-            tidegate "$peer" --profile conformance || { not_measured "echo-$connections/tidegate-$peer" "does not start"; continue; }
-            load "echo-$connections/tidegate-$peer" echo "ws://127.0.0.1:$PORT/echo" --dialect raw -c "$connections" -s 64 --server-pid "$PID" "${TIMES[@]}"
-            stop "$PID"
-        done
+    local peer label server
+    row "echo-$1" || return 0
+    for peer in tokio-tungstenite fastwebsockets sockudo-ws uwebsockets-js uws tidegate-epoll tidegate-io_uring; do
+        wanted "$peer" || continue
+        label=echo-$1/$peer
+        there "$peer" "$label" || continue
+        case $peer in
+        tidegate-*) server=serve_echo_of_tidegate ;;
+        uwebsockets-js) server=serve_echo_of_uwebsockets ;;
+        uws) server=serve_echo_of_uws ;;
+        *) server=serve_crate ;;
+        esac
+        serving "$peer" "$label" "$server" || continue
+        load "$label" echo "$URL" --dialect raw -c "$1" -s 64 --server-pid "$PID" "${TIMES[@]}"
+        ended
     done
 }
 
@@ -228,64 +224,141 @@ print(max(rate / 2, 1))
 PYTHON
 }
 
-room_server() {
-    local peer=$1
-    serving "$peer" "idle/$peer" || return 0
-    load "idle/$peer" idle "$URL" "${WORDS[@]}" "${PUBLISH[@]}" -c "$IDLE" -t "$IDLE_SECONDS" --server-pid "$PID"
-    ended
-    serving "$peer" "upgrade/$peer" || return 0
-    load "upgrade/$peer" storm "$URL" "${WORDS[@]}" -c "$STORM" --server-pid "$PID"
-    ended
-    serving "$peer" "fanout-$CROWD/$peer" || return 0
-    load "fanout-$CROWD/$peer" fanout "$URL" "${WORDS[@]}" "${PUBLISH[@]}" -c "$CROWD" --rate "$CROWD_RATE" --server-pid "$PID" "${TIMES[@]}"
-    ended
-    serving "$peer" "fanout-$ROOMS-rooms/$peer" || return 0
-    load "fanout-$ROOMS-rooms/$peer" fanout "$URL" "${WORDS[@]}" "${PUBLISH[@]}" -c $((ROOMS * 10)) -r "$ROOMS" --rate "$MANY_RATE" \
-        --server-pid "$PID" "${TIMES[@]}"
-    ended
-    serving "$peer" "flat-out/$peer" || return 0
-    load "flat-out/$peer" fanout "$URL" "${WORDS[@]}" "${PUBLISH[@]}" -c 1000 --window 16 --server-pid "$PID" "${TIMES[@]}"
-    load "half-load/$peer" fanout "$URL" "${WORDS[@]}" "${PUBLISH[@]}" -c 1000 --rate "$(half_load "$peer")" --server-pid "$PID" "${TIMES[@]}"
+# measure ROW PEER MODE ARGUMENT...: one run of a room server that was started for it.
+measure() {
+    local label=$1/$2 mode=$3
+    row "$1" || return 0
+    serving "$2" "$label" || return 0
+    # Who only connects has nothing to publish.
+    [ "$mode" != storm ] || PUBLISH=()
+    load "$label" "$mode" "$URL" "${WORDS[@]}" "${PUBLISH[@]}" "${@:4}" --server-pid "$PID"
     ended
 }
 
-room_servers() {
-    local peer needs
-    for peer in tidegate-epoll tidegate-io_uring nats-ws ws-redis socketio-redis sockudo centrifugo uws; do
-        wanted "$peer" || continue
-        for needs in $(needs_of "$peer"); do
-            [ -z "${MISSING[$needs]:-}" ] || { not_measured "rooms/$peer" "${MISSING[$needs]}"; continue 2; }
-        done
-        case $peer in
-        centrifugo) [ -n "${CENTRIFUGO:-}" ] || { not_measured "rooms/$peer" "no binary given: CENTRIFUGO=path"; continue; } ;;
-        uws) [ -n "${UWS:-}" ] || { not_measured "rooms/$peer" "no binary given: UWS=path"; continue; } ;;
-        esac
-        room_server "$peer"
-    done
+room_server() {
+    local peer=$1
+    measure "idle-$IDLE" "$peer" idle -c "$IDLE" -t "$IDLE_SECONDS"
+    measure upgrade "$peer" storm -c "$STORM"
+    measure "fanout-$CROWD" "$peer" fanout -c "$CROWD" --rate "$CROWD_RATE" "${TIMES[@]}"
+    measure "fanout-$ROOMS-rooms" "$peer" fanout -c $((ROOMS * 10)) -r "$ROOMS" --rate "$MANY_RATE" "${TIMES[@]}"
+    if row half-load && serving "$peer" "flat-out/$peer"; then
+        load "flat-out/$peer" fanout "$URL" "${WORDS[@]}" "${PUBLISH[@]}" -c 1000 --window 16 --server-pid "$PID" "${TIMES[@]}"
+        load "half-load/$peer" fanout "$URL" "${WORDS[@]}" "${PUBLISH[@]}" -c 1000 --rate "$(half_load "$peer")" --server-pid "$PID" \
+            "${TIMES[@]}"
+        ended
+    fi
+    cross_node "$peer"
+}
+
+# --- Two nodes: members on one, a publisher on the other. Each pair is joined the way the peer is meant to be.
+
+# second PEER: a second node beside the first; sets PID, URL and BEFORE, the first one's URL and process.
+second() {
+    local first=$PID
+    BEFORE=$URL EXTRA+=("$first") PORT=$((PORT + 3))
+    "second_$1"
+}
+second_tidegate-epoll() { pair_of_tidegate epoll; }
+second_tidegate-io_uring() { pair_of_tidegate io_uring; }
+# The first node does not know the broker; both are begun anew.
+pair_of_tidegate() {
+    stop "${EXTRA[-1]}"
+    start_nats "$BROKER" "$SERVER_CORE" || return 1
+    EXTRA=("$PID")
+    tidegate "$1" --nats-url "nats://127.0.0.1:$BROKER" || return 1
+    EXTRA+=("$PID")
+    BEFORE=ws://127.0.0.1:$PORT/raw/{room} PORT=$((PORT + 3))
+    tidegate "$1" --nats-url "nats://127.0.0.1:$BROKER" && URL=ws://127.0.0.1:$PORT/raw/{room}
+}
+second_ws-redis() { node_server ws-redis && URL=ws://127.0.0.1:$PORT/{room}; }
+second_socketio-redis() { node_server socketio-redis && URL="ws://127.0.0.1:$PORT/socket.io/?EIO=4&transport=websocket"; }
+second_nats-ws() {
+    stop "${EXTRA[-1]}"
+    EXTRA=()
+    nats_node $((PORT - 1)) $((PORT + 1)) "" || return 1
+    EXTRA=("$PID")
+    BEFORE=ws://127.0.0.1:$PORT/ PORT=$((PORT + 4))
+    nats_node $((PORT - 1)) $((PORT + 1)) "nats://127.0.0.1:$((PORT - 3))" && URL=ws://127.0.0.1:$PORT/
+}
+# nats_node CLIENTS CLUSTER ROUTE: a nats-server whose WebSocket listener is at PORT, in a cluster with ROUTE.
+nats_node() {
+    local conf=$RUN/nats-$PORT.conf
+    printf 'listen: "127.0.0.1:%s"\nwebsocket { listen: "127.0.0.1:%s", no_tls: true }\ncluster { name: bench, listen: "127.0.0.1:%s", routes: [%s] }\n' \
+        "$1" "$PORT" "$2" "${3:+\"$3\"}" >"$conf"
+    up "nats-ws-$PORT" env GOMAXPROCS=1 "$(broker)" -c "$conf"
+}
+
+cross_node() {
+    local label=cross-node/$1 server subscriber=''
+    row cross-node || return 0
+    declare -F "second_$1" >/dev/null || {
+        not_measured "$label" "$1 has no second node in this set-up"
+        return 0
+    }
+    serving "$1" "$label" || return 0
+    second "$1" || {
+        not_measured "$label" "two nodes of $1 do not start"
+        ended
+        return 0
+    }
+    server=$PID
+    # The moment that nodes need to find each other.
+    sleep 2
+    case $1 in
+    tidegate-*)
+        # What any subscriber of the same broker would see of the same messages.
+        start subscriber "$SERVER_CORE" "$FLOOR" subscribe "nats://127.0.0.1:$BROKER" 'tidegate.room.load.0' -t 8 \
+            --label "cross-node/bare-nats-beside-$1" --json "$RESULTS"
+        subscriber=$PID
+        ;;
+    esac
+    load "$label" fanout "$URL" "${WORDS[@]}" --publish-url "$BEFORE" -c 10 --rate "$CROSS_RATE" "${TIMES[@]}"
+    if [ "$subscriber" ]; then
+        wait "$subscriber" || not_measured "cross-node/bare-nats-beside-$1" "the bare subscriber failed"
+    fi
+    PID=$server
+    ended
 }
 
 needs_of() {
     case $1 in
     ws-redis | socketio-redis) echo node redis ;;
+    uwebsockets-js) echo node ;;
     sockudo) echo sockudo node ;;
+    tokio-tungstenite | fastwebsockets | sockudo-ws) echo echoes ;;
+    esac
+}
+
+# there PEER LABEL: whether it can be had; a row that says why not.
+there() {
+    local needs
+    for needs in $(needs_of "$1"); do
+        [ -z "${MISSING[$needs]:-}" ] || { not_measured "$2" "${MISSING[$needs]}"; return 1; }
+    done
+    case $1 in
+    centrifugo) [ -n "${CENTRIFUGO:-}" ] || { not_measured "$2" "no binary given: CENTRIFUGO=path"; return 1; } ;;
+    uws) [ -n "${UWS:-}" ] || { not_measured "$2" "no binary given: UWS=path"; return 1; } ;;
     esac
 }
 
 begin_run
-wanted tokio-tungstenite || wanted fastwebsockets || wanted sockudo-ws && install echoes
-for peer in ws-redis socketio-redis sockudo; do
+for peer in tokio-tungstenite fastwebsockets sockudo-ws ws-redis socketio-redis uwebsockets-js sockudo; do
     for needs in $(needs_of "$peer"); do
-        wanted "$peer" && [ -z "${MISSING[$needs]:-}" ] && install "$needs"
+        if wanted "$peer" && [ -z "${TRIED[$needs]:-}" ]; then
+            TRIED[$needs]=1
+            install "$needs"
+        fi
     done
 done
 [ -z "$INSTALL_ONLY" ] || exit 0
-build_load
-if [ -z "$GATEWAY" ]; then
-    cargo build --release --quiet --bin tidegate || die "tidegate does not build"
-    GATEWAY=${CARGO_TARGET_DIR:-target}/release/tidegate
-fi
-describe_run
-echo_servers
-room_servers
+prepare
+for connections in $ECHO; do
+    echo_servers "$connections"
+done
+for peer in tidegate-epoll tidegate-io_uring nats-ws ws-redis socketio-redis uwebsockets-js sockudo centrifugo uws; do
+    if wanted "$peer" && there "$peer" "rooms/$peer"; then
+        room_server "$peer"
+    fi
+done
 python3 benches/report/peers.py "$RESULTS"
 say "results: $RESULTS"
