@@ -15,6 +15,7 @@ COLUMNS = [
     ("fanout-", ("server_cpu_us_per_delivery",), "µs/delivery", "{:.2f}"),
     ("flat-out", ("deliveries_per_s",), "deliveries/s", "{:.0f}"),
     ("half-load", ("latency", "p99_us"), "p99 µs at half load", "{:.0f}"),
+    ("cross-node", ("latency", "p99_us"), "p99 µs across nodes", "{:.0f}"),
 ]
 
 

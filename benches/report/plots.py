@@ -1,9 +1,10 @@
-"""Plots of a run as SVG, without any library: CPU per delivery and per message against the number of connections, and the
-distributions of latency."""
+"""Plots of a run as SVG, without any library: memory per connection, CPU per delivery and per message against the number of
+connections, and the distributions of latency."""
 
 import math
+from html import escape
 
-WIDTH, HEIGHT, MARGIN = 640, 360, 56
+WIDTH, HEIGHT, MARGIN, LEGEND = 720, 360, 64, 176
 COLOURS = ["#555555", "#0067c5", "#d9480f", "#2b8a3e", "#862e9c", "#c2255c", "#0b7285", "#5c940d"]
 
 
@@ -31,41 +32,60 @@ class Axis:
         return [step * index for index in range(int(self.high / step) + 1)]
 
 
-def plot(title, across, up, lines, logarithmic=(False, False)):
+def number(value):
+    """A tick's text."""
+    return f"{value:,.0f}" if value >= 1000 or value == int(value) else f"{value:g}"
+
+
+def percentile(inverse):
+    """The text of a tick at 1 / (1 - quantile)."""
+    return f"{100 * (1 - 1 / inverse):g} %"
+
+
+def plot(title, across, up, lines, logarithmic=(False, False), across_text=number):
     """An SVG of lines: {name: [(x, y), ...]}."""
     points = [point for line in lines.values() for point in line]
-    x = Axis([point[0] for point in points], MARGIN, WIDTH - 140, logarithmic[0])
-    y = Axis([point[1] for point in points], HEIGHT - MARGIN, 32, logarithmic[1])
+    right = WIDTH - LEGEND
+    x = Axis([point[0] for point in points], MARGIN, right, logarithmic[0])
+    y = Axis([point[1] for point in points], HEIGHT - MARGIN, 36, logarithmic[1])
     out = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" font-family="sans-serif" font-size="11">',
-        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/><text x="{MARGIN}" y="18" font-size="13">{title}</text>',
+        f'<rect width="{WIDTH}" height="{HEIGHT}" fill="white"/><text x="{MARGIN}" y="20" font-size="13">{escape(title)}</text>',
     ]
     for tick in x.ticks():
-        out.append(f'<text x="{x.at(tick):.0f}" y="{HEIGHT - MARGIN + 16}" text-anchor="middle">{tick:g}</text>')
+        out.append(f'<text x="{x.at(tick):.0f}" y="{HEIGHT - MARGIN + 16}" text-anchor="middle">{across_text(tick)}</text>')
     for tick in y.ticks():
         height = y.at(tick)
-        out.append(f'<line x1="{MARGIN}" x2="{WIDTH - 140}" y1="{height:.0f}" y2="{height:.0f}" stroke="#ddd"/>')
-        out.append(f'<text x="{MARGIN - 6}" y="{height + 4:.0f}" text-anchor="end">{tick:g}</text>')
-    out.append(f'<text x="{(WIDTH - 84) / 2:.0f}" y="{HEIGHT - 12}" text-anchor="middle">{across}</text>')
-    out.append(f'<text transform="translate(14 {HEIGHT / 2:.0f}) rotate(-90)" text-anchor="middle">{up}</text>')
+        out.append(f'<line x1="{MARGIN}" x2="{right}" y1="{height:.0f}" y2="{height:.0f}" stroke="#ddd"/>')
+        out.append(f'<text x="{MARGIN - 6}" y="{height + 4:.0f}" text-anchor="end">{number(tick)}</text>')
+    out.append(f'<text x="{(MARGIN + right) / 2:.0f}" y="{HEIGHT - 22}" text-anchor="middle">{escape(across)}</text>')
+    out.append(f'<text transform="translate(14 {HEIGHT / 2:.0f}) rotate(-90)" text-anchor="middle">{escape(up)}</text>')
     for index, (name, line) in enumerate(lines.items()):
         colour = COLOURS[index % len(COLOURS)]
         path = " ".join(f"{x.at(a):.1f},{y.at(b):.1f}" for a, b in line)
         out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="1.5"/>')
-        out.append(f'<text x="{WIDTH - 132}" y="{44 + 16 * index}" fill="{colour}">{name}</text>')
+        out += [f'<circle cx="{x.at(a):.1f}" cy="{y.at(b):.1f}" r="2" fill="{colour}"/>' for a, b in line]
+        out.append(f'<text x="{right + 10}" y="{44 + 16 * index}" fill="{colour}">{escape(name)}</text>')
     return "\n".join([*out, "</svg>\n"])
 
 
 def against_connections(results, prefix, *figure):
     """Lines of a figure against N, where rows are called PREFIX + N."""
     lines = {}
-    for row in results.named(prefix):
-        count = row.removeprefix(prefix)
-        for subject in results.subjects() if count.isdigit() else []:
-            value = results.figure(f"{row}/{subject}", *figure)
-            if value is not None:
-                lines.setdefault(subject, []).append((int(count), value))
-    return {subject: sorted(line) for subject, line in lines.items() if len(line) > 1}
+    for subject in results.subjects():
+        points = [(size, results.figure(f"{prefix}{size}/{subject}", *figure)) for size in results.sizes(prefix)]
+        points = [point for point in points if point[1] is not None]
+        if points:
+            lines[subject] = points
+    # Where nobody has two sizes there is nothing to see that a table does not show.
+    return lines if any(len(line) > 1 for line in lines.values()) else {}
+
+
+def memory(results):
+    """User memory and the kernel's, against the number of connections."""
+    user = against_connections(results, "idle-", "user_bytes")
+    kernel = against_connections(results, "idle-", "kernel_bytes")
+    return {**{f"{name}, user": line for name, line in user.items()}, **{f"{name}, kernel": line for name, line in kernel.items()}}
 
 
 def curves(results, row):
@@ -79,16 +99,21 @@ def curves(results, row):
     return lines
 
 
-def draw(results, out, number):
+def draw(results, out, number_of_run):
     """Draws every plot that the results allow; yields file names and titles."""
+    linear, across_log, both_log = (False, False), (True, False), (True, True)
+    cpu, per_message, per_delivery = "Server CPU", "server_cpu_us_per_message", "server_cpu_us_per_delivery"
+    echo, fanout = (against_connections(results, *row) for row in (("echo-", per_message), ("fanout-", per_delivery)))
     wanted = [
-        ("delivery", "Server CPU per delivery", "members", "µs", against_connections(results, "fanout-", "server_cpu_us_per_delivery"), (False, False)),
-        ("echo", "Server CPU per echoed message", "connections", "µs", against_connections(results, "echo-", "server_cpu_us_per_message"), (True, False)),
+        ("memory", "Memory per idle connection", "connections", "bytes", memory(results), linear, number),
+        ("delivery", f"{cpu} per delivery", "members", "µs", fanout, linear, number),
+        ("echo", f"{cpu} per echoed message", "connections", "µs", echo, across_log, number),
     ]
-    for row in [*results.named("fanout-"), *results.named("half-load")]:
-        wanted.append((f"latency-{row}", f"Publish to delivery: {row}", "1 / (1 − quantile)", "µs", curves(results, row), (True, True)))
-    for name, title, across, up, lines, logarithmic in wanted:
+    for row in [*results.named("echo-"), *results.named("fanout-"), *results.named("half-load"), *results.named("cross-node")]:
+        title = f"There and back: {row}" if row.startswith("echo-") else f"Publish to delivery: {row}"
+        wanted.append((f"latency-{row}", title, "percentile", "µs", curves(results, row), both_log, percentile))
+    for name, title, across, up, lines, logarithmic, text in wanted:
         if lines:
-            file = f"plot-{number}-{name}.svg"
-            (out / file).write_text(plot(title, across, up, lines, logarithmic), encoding="utf-8")
+            file = f"plot-{number_of_run}-{name}.svg"
+            (out / file).write_text(plot(title, across, up, lines, logarithmic, text), encoding="utf-8")
             yield file, title

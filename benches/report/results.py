@@ -10,12 +10,15 @@ class Results:
         self.described = {}
         self.rows = {}
         self.missing = {}
+        self.turns = {}
         with open(path, encoding="utf-8") as lines:
             for line in lines:
                 value = json.loads(line)
                 label = value.get("label")
                 if "script" in value:
                     self.described = value
+                elif label and value["tool"] == "turns":
+                    self.turns[label] = value
                 elif label and value["tool"] == "bench":
                     self.missing[label] = value["not_measured"][0]
                 elif label:
@@ -38,6 +41,15 @@ class Results:
         """Row names that begin so, in the order of the run."""
         names = [label.split("/")[0] for label in (*self.rows, *self.missing)]
         return list(dict.fromkeys(name for name in names if name.startswith(prefix)))
+
+    def sizes(self, prefix):
+        """The N of rows that are called PREFIX + N, in ascending order."""
+        ends = [name.removeprefix(prefix) for name in self.named(prefix)]
+        return sorted(int(end) for end in ends if end.isdigit())
+
+    def drivers(self):
+        """The wires that were measured."""
+        return [driver for driver in ("epoll", "io_uring") if driver in self.subjects()]
 
     def subjects(self):
         """Everything that was measured, in the order of the run."""
