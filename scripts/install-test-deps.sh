@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Installs what the tests need beside cargo into .deps/: a nats-server, and WebSocket clients in Python and Node.
-# Run it again at any time: what is up to date stays.
+# Installs what the tests need beside cargo: a nats-server, WebSocket clients in Python and Node and Artillery's engine into
+# .deps/, valgrind with apt. Run it again at any time: what is up to date stays.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -12,6 +12,8 @@ PYTHON_PACKAGES=(
 NODE_PACKAGES=(
     ws              # another one
     playwright-core # drives a browser over the demo page
+    # Artillery's engine: its command line beside it would be half a gigabyte.
+    @artilleryio/int-core js-yaml@4
 )
 
 # up_to_date STAMP WORD...: whether the stamp holds exactly these words.
@@ -51,6 +53,16 @@ else
 fi
 
 .deps/venv/bin/nats-server --version
+
+# What scripts/instructions.sh counts with.
+if command -v valgrind >/dev/null; then
+    valgrind --version
+else
+    as_root=()
+    [ "$(id -u)" -eq 0 ] || as_root=(sudo)
+    "${as_root[@]}" apt-get update -qq
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends valgrind >/dev/null
+fi
 
 # Prometheus, balancers, a kustomize and schemas, for tests/deploy.
 tests/deploy/install.sh

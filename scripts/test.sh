@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Runs all tests, from a fresh clone on: installs what they need beside cargo (into .deps, and with apt what only the system
-# has), then unit, integration and end-to-end tests, the documentation's examples, and the deployment's own tests.
+# has), then unit, integration and end-to-end tests, the documentation's examples, the measuring tools, the hot paths'
+# instruction counts, and the deployment's own tests.
 # Arguments are passed on to the test runner, for example: scripts/test.sh drain
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -22,5 +23,7 @@ fi
 # Filters are for the runner above; the rest is for whole runs.
 [ $# -eq 0 ] || exit 0
 step cargo test --workspace --doc
+step scripts/bench-smoke.sh
+step scripts/instructions.sh
 step tests/deploy/install.sh
 step .deps/venv/bin/python -m pytest tests/deploy

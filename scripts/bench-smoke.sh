@@ -1,0 +1,67 @@
+#!/usr/bin/env bash
+# Tries the measuring tools themselves, in about a minute: every mode of the load generator against a real gateway, rows of
+# scripts/bench.sh on both drivers, 3,000 connections of scripts/million.sh, Artillery's scenario, and the report of all that.
+# Its figures are of no use: the programs are those that the tests built, unoptimised.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+RUN_ROOT=$(mktemp -d)
+built=${CARGO_TARGET_DIR:-target}/debug
+export GATEWAY=${GATEWAY:-$built/tidegate} TIDELOAD=${TIDELOAD:-$built/tideload} FLOOR=${FLOOR:-$built/floor}
+[ -x "$GATEWAY" ] && [ -x "$TIDELOAD" ] && [ -x "$FLOOR" ] || cargo build --quiet --workspace --bins
+
+RUN=$RUN_ROOT/modes
+. benches/harness.sh
+prepare
+PORT=10700 ADMIN=10701 BROKER=10702
+
+# expect WHAT COMMAND...: a command that must succeed; its output is shown where it does not.
+expect() {
+    local what=$1 told
+    shift
+    if told=$("$@" 2>&1); then
+        say "  $what"
+    else
+        say "$told"
+        die "$what failed"
+    fi
+}
+
+start_nats "$BROKER" - || die "no nats-server: run scripts/install-test-deps.sh"
+start gateway - "$GATEWAY" --listen "127.0.0.1:$PORT" --admin "127.0.0.1:$ADMIN" --shards 1 --nats-url "nats://127.0.0.1:$BROKER" \
+    --message-rate 0 --connection-rate 0
+SERVER=$PID
+await_port "$PORT" "$SERVER" || die "tidegate does not start: $(last_words gateway)"
+
+native=ws://127.0.0.1:$PORT/ raw=ws://127.0.0.1:$PORT/raw/{room}
+ends=(--server-pid "$SERVER" -q --json "$RESULTS" --exactly-once -t 0.5)
+short=("${ends[@]}" --warmup 0.1)
+expect "echo" "$TIDELOAD" echo "$raw" -c 20 "${short[@]}"
+expect "echo at a rate, in two processes" "$TIDELOAD" echo "$raw" -c 20 --rate 200 --processes 2 "${short[@]}"
+expect "fan-out, published by a client" "$TIDELOAD" fanout "$native" -c 50 -r 5 --rate 100 "${short[@]}"
+expect "fan-out, published through the broker" "$TIDELOAD" fanout "$native" -c 50 --rate 100 --publish-url "nats://127.0.0.1:$BROKER" \
+    --publish-room 'tidegate.room.{room}' "${short[@]}"
+expect "fan-out, published over HTTP" "$TIDELOAD" fanout "$native" -c 50 --rate 50 \
+    --publish-url "http://127.0.0.1:$ADMIN/v1/rooms/{room}/messages" "${short[@]}"
+expect "fan-out, as fast as it is acknowledged" "$TIDELOAD" fanout "$raw" -c 50 --window 8 "${short[@]}"
+expect "storm and its coming back" "$TIDELOAD" storm "$native" -c 200 --cut --server-pid "$SERVER" -q --json "$RESULTS"
+expect "slow readers" "$TIDELOAD" slow "$native" -c 20 -k 3 --rate 50 "${short[@]}"
+expect "soak" "$TIDELOAD" soak "$native" -c 20 --rate 50 --minutes 0.02 --churn 10 "${ends[@]}"
+expect "idle and a broadcast" "$TIDELOAD" idle "$native" -c 100 --settle 0.2 --broadcasts 1 "${ends[@]}"
+if [ -d .deps/node/node_modules/@artilleryio/int-core ]; then
+    expect "Artillery's scenario" env NODE_PATH=.deps/node/node_modules node benches/scenarios/artillery.js "$native" 1 10
+else
+    say "  Artillery's scenario: not tried, npm was missing when scripts/install-test-deps.sh ran"
+fi
+end_all
+trap - EXIT
+
+RUN=$RUN_ROOT/bench expect "scripts/bench.sh" scripts/bench.sh --quick --rows 'idle-*|echo-64|fanout-500|fanout-flat-out|upgrade|cross-node'
+RUN=$RUN_ROOT/million expect "scripts/million.sh" scripts/million.sh --smoke
+missing=$(grep -h '"tool":"bench","label"' "$RUN_ROOT"/bench/results.jsonl || true)
+[ -z "$missing" ] || die "rows that could not be measured: $missing"
+expect "the report" python3 benches/report/report.py "$RUN_ROOT/report" "$RUN_ROOT/bench/results.jsonl" "$RUN_ROOT/million/results.jsonl"
+for file in benchmarks.md plot-0-memory.svg plot-0-latency-fanout-500.svg; do
+    [ -s "$RUN_ROOT/report/$file" ] || die "the report has no $file"
+done
+rm -rf "$RUN_ROOT"
+say "the measuring tools work"
