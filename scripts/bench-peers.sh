@@ -12,9 +12,10 @@
 #
 # Rows: echo-N, idle-N, upgrade, fanout-N, fanout-N-rooms, flat-out, half-load, cross-node.
 # Echo servers: tokio-tungstenite, fastwebsockets, sockudo-ws. Room servers: nats-ws (nats-server's own WebSocket listener),
-# ws-redis (Node's ws with Redis), socketio-redis (Socket.IO with its Redis adapter), uwebsockets-js (uWebSockets 20 with its
-# own pub/sub on Node's event loop, as npm has it), sockudo; centrifugo and uws (a uWebSockets program without Node) where
-# CENTRIFUGO or UWS names a binary, SOCKUDO one that is already built.
+# ws-redis (Node's ws with Redis), socketio-redis (Socket.IO with its Redis adapter), uwebsockets (uWebSockets 20 with its own
+# pub/sub, from C, on libuv's event loop: what the registries have of it), sockudo, and centrifugo where CENTRIFUGO names a
+# binary. UWS and SOCKUDO may name ones that are already built, a uWebSockets program on its own loop for example: it takes its
+# port as an argument, has a room for each path, and /echo.
 # A peer that cannot be had here is a row that says "not measured". Brokers run on the server's core, as the peers' own parts;
 # CPU and memory are those of the server that clients connect to.
 set -euo pipefail
@@ -50,12 +51,10 @@ row() { matches "$1" "$ROWS"; }
 # --- What the peers need, from the package registries, into .deps/.
 
 install_node() {
-    [ -d .deps/peers/node_modules/@btc-vision/uwebsockets.js ] && return
+    [ -d .deps/peers/node_modules/@socket.io/redis-adapter ] && return
     command -v npm >/dev/null || return 1
     mkdir -p .deps/peers
-    # uWebSockets' authors publish outside of npm; this package carries their programs as they are.
-    npm install --silent --no-fund --no-audit --no-save --prefix .deps/peers \
-        ws redis socket.io @socket.io/redis-adapter @btc-vision/uwebsockets.js
+    npm install --silent --no-fund --no-audit --no-save --prefix .deps/peers ws redis socket.io @socket.io/redis-adapter
 }
 
 # Debian's packages, unpacked and not installed: nothing outside .deps changes.
@@ -71,6 +70,19 @@ install_redis() {
         rm -f -- *.deb
     )
     [ -x .deps/redis/usr/bin/redis-server ]
+}
+
+# The library in the package of Python's socketify, Debian's libuv, and our program on both.
+install_uwebsockets() {
+    local at=.deps/uws uv=.deps/uws/usr/lib/x86_64-linux-gnu
+    [ -x "$UWS" ] && return
+    mkdir -p "$at"
+    python3 -m pip download --quiet --disable-pip-version-check --no-deps --dest "$at" socketify==0.0.31
+    tar -xzf "$at"/socketify-0.0.31.tar.gz -C "$at" --strip-components 3 --wildcards '*/libsocketify_linux_amd64.so'
+    (cd "$at" && apt-get download -qq libuv1 2>/dev/null && dpkg-deb -x libuv1_*.deb .)
+    rm -f "$at"/*.tar.gz "$at"/*.deb
+    cc -O2 -o "$UWS" benches/peers/c/uwebsockets.c -Wl,--no-as-needed "-L$at" -l:libsocketify_linux_amd64.so "-L$uv" -l:libuv.so.1 \
+        -Wl,--disable-new-dtags,-rpath,"\$ORIGIN:\$ORIGIN/usr/lib/x86_64-linux-gnu"
 }
 
 install_sockudo() {
@@ -92,7 +104,7 @@ install() {
 # --- Servers: each sets PID, URL and WORDS, or fails. PORT is fresh for each.
 
 PORT=10500 REDIS=10490 BROKER=10491 EXTRA=()
-SOCKUDO=${SOCKUDO:-.deps/sockudo/bin/sockudo}
+SOCKUDO=${SOCKUDO:-.deps/sockudo/bin/sockudo} UWS=${UWS:-.deps/uws/uwebsockets}
 
 # up NAME COMMAND...: starts the server whose clients connect to PORT.
 up() {
@@ -140,7 +152,6 @@ serve_socketio-redis() {
     redis && node_server socketio-redis || return 1
     URL="ws://127.0.0.1:$PORT/socket.io/?EIO=4&transport=websocket" WORDS=(--dialect socket-io)
 }
-serve_uwebsockets-js() { node_server uwebsockets-js && URL=ws://127.0.0.1:$PORT/{room}; }
 serve_sockudo() {
     local signer=$((PORT + 1))
     up sockudo env HOST=127.0.0.1 PORT="$PORT" METRICS_ENABLED=false SOCKUDO_DEFAULT_APP_ID=bench SOCKUDO_DEFAULT_APP_KEY=key \
@@ -157,8 +168,7 @@ serve_centrifugo() {
     up centrifugo env GOMAXPROCS=1 "$CENTRIFUGO" --config "$RUN/centrifugo.json"
     URL=ws://127.0.0.1:$PORT/connection/websocket WORDS=(--dialect centrifugo)
 }
-# A program that takes its port as an argument and has a room for each path; /echo sends back.
-serve_uws() { up uws "$UWS" "$PORT" && URL=ws://127.0.0.1:$PORT/{room}; }
+serve_uwebsockets() { up uwebsockets "$UWS" "$PORT" && URL=ws://127.0.0.1:$PORT/{room}; }
 
 # serving PEER LABEL [SERVER]: a fresh server; a row that says why where there is none.
 serving() {
@@ -186,21 +196,19 @@ fi
 
 serve_crate() { up "$peer" benches/peers/target/release/peers "$peer" "$PORT" && URL=ws://127.0.0.1:$PORT/; }
 serve_echo_of_tidegate() { tidegate "${peer#tidegate-}" --profile conformance && URL=ws://127.0.0.1:$PORT/echo; }
-serve_echo_of_uwebsockets() { node_server uwebsockets-js && URL=ws://127.0.0.1:$PORT/echo; }
-serve_echo_of_uws() { serve_uws && URL=ws://127.0.0.1:$PORT/echo; }
+serve_echo_of_uwebsockets() { serve_uwebsockets && URL=ws://127.0.0.1:$PORT/echo; }
 
 # echo_servers CONNECTIONS: those who have no rooms, and the echo of those who have.
 echo_servers() {
     local peer label server
     row "echo-$1" || return 0
-    for peer in tokio-tungstenite fastwebsockets sockudo-ws uwebsockets-js uws tidegate-epoll tidegate-io_uring; do
+    for peer in tokio-tungstenite fastwebsockets sockudo-ws uwebsockets tidegate-epoll tidegate-io_uring; do
         wanted "$peer" || continue
         label=echo-$1/$peer
         there "$peer" "$label" || continue
         case $peer in
         tidegate-*) server=serve_echo_of_tidegate ;;
-        uwebsockets-js) server=serve_echo_of_uwebsockets ;;
-        uws) server=serve_echo_of_uws ;;
+        uwebsockets) server=serve_echo_of_uwebsockets ;;
         *) server=serve_crate ;;
         esac
         serving "$peer" "$label" "$server" || continue
@@ -323,7 +331,7 @@ cross_node() {
 needs_of() {
     case $1 in
     ws-redis | socketio-redis) echo node redis ;;
-    uwebsockets-js) echo node ;;
+    uwebsockets) echo uwebsockets ;;
     sockudo) echo sockudo node ;;
     tokio-tungstenite | fastwebsockets | sockudo-ws) echo echoes ;;
     esac
@@ -335,14 +343,14 @@ there() {
     for needs in $(needs_of "$1"); do
         [ -z "${MISSING[$needs]:-}" ] || { not_measured "$2" "${MISSING[$needs]}"; return 1; }
     done
-    case $1 in
-    centrifugo) [ -n "${CENTRIFUGO:-}" ] || { not_measured "$2" "no binary given: CENTRIFUGO=path"; return 1; } ;;
-    uws) [ -n "${UWS:-}" ] || { not_measured "$2" "no binary given: UWS=path"; return 1; } ;;
-    esac
+    if [ "$1" = centrifugo ] && [ -z "${CENTRIFUGO:-}" ]; then
+        not_measured "$2" "no binary given: CENTRIFUGO=path"
+        return 1
+    fi
 }
 
 begin_run
-for peer in tokio-tungstenite fastwebsockets sockudo-ws ws-redis socketio-redis uwebsockets-js sockudo; do
+for peer in tokio-tungstenite fastwebsockets sockudo-ws ws-redis socketio-redis uwebsockets sockudo; do
     for needs in $(needs_of "$peer"); do
         if wanted "$peer" && [ -z "${TRIED[$needs]:-}" ]; then
             TRIED[$needs]=1
@@ -355,7 +363,7 @@ prepare
 for connections in $ECHO; do
     echo_servers "$connections"
 done
-for peer in tidegate-epoll tidegate-io_uring nats-ws ws-redis socketio-redis uwebsockets-js sockudo centrifugo uws; do
+for peer in tidegate-epoll tidegate-io_uring nats-ws ws-redis socketio-redis uwebsockets sockudo centrifugo; do
     if wanted "$peer" && there "$peer" "rooms/$peer"; then
         room_server "$peer"
     fi

@@ -39,7 +39,7 @@ wanted() { matches "$1" "$ROWS"; }
 
 if [ "$QUICK" ]; then
     SECONDS_EACH=1 WARMUP=0.3 ECHO="64 500" FANOUT="500:50" STORM=1000 IDLE=4000 IDLE_SECONDS=3 ROOMS=50 MANY_RATE=500 REPEAT=1
-    CROWD=1000 IDLE_SIZES="4000"
+    CROWD=1000 IDLE_SIZES="1000 4000"
 else
     SECONDS_EACH=8 WARMUP=2 ECHO="64 1000 5000 10000 15000" FANOUT="1000:100 2000:50 5000:20 10000:10 15000:10" STORM=15000
     # Two pings each at the default interval of 25 s, at the largest size only: memory needs no waiting.
@@ -100,7 +100,7 @@ self_row() {
 
 # fanout_row ROW LOAD...: members of raw rooms, published to by a client.
 fanout_row() {
-    local row=$1 driver
+    local row=$1 driver server
     shift
     wanted "$row" || return 0
     bare fanout
@@ -109,41 +109,18 @@ fanout_row() {
     stop "$PID"
     for driver in "${DRIVERS[@]}"; do
         gateway "$row-$driver" "$driver" || continue
-        load "$row/$driver" fanout "ws://127.0.0.1:$PORT/raw/{room}" -s 128 --server-pid "$PID" "${TIMES[@]}" "$@"
-        [ "$row" != fanout-flat-out ] || turns "$row/$driver"
-        stop "$PID"
+        server=$PID
+        [ "$row" != fanout-flat-out ] || watch_turns "$row/$driver"
+        load "$row/$driver" fanout "ws://127.0.0.1:$PORT/raw/{room}" -s 128 --server-pid "$server" "${TIMES[@]}" "$@"
+        [ "$PID" = "$server" ] || stop "$PID"
+        stop "$server"
     done
 }
 
-# turns LABEL: the longest turn of the gateway's loop under the load that has just ended, beside its own publish-to-delivery.
-# Coalescing may make no message wait for longer than a turn.
-turns() {
-    python3 - "$1" "http://127.0.0.1:$((PORT + 1))/metrics" >>"$RESULTS" <<'PYTHON'
-import json, re, sys, urllib.request
-label, url = sys.argv[1:]
-text = urllib.request.urlopen(url, timeout=5).read().decode()
-lag = max(float(value) for value in re.findall(r"^ws_loop_lag_seconds\S* (\S+)$", text, re.M))
-buckets = re.findall(r'^ws_publish_delivery_seconds_bucket\{le="([^"]+)"\} (\S+)$', text, re.M)
-count = float(buckets[-1][1]) if buckets else 0
-p99 = next((le for le, seen in buckets if float(seen) >= 0.99 * count), None) if count else None
-print(json.dumps({"tool": "turns", "label": label, "loop_lag_us": lag * 1e6, "delivered_within_s": p99}))
-PYTHON
-}
-
-# storm_row: how fast everybody gets in; and, of the gateway, comes back after a cut.
-storm_row() {
-    local row=upgrade driver
-    wanted "$row" || return 0
-    bare handshake
-    load "$row/floor" storm "ws://127.0.0.1:$PORT/" --dialect raw -c "$STORM" --connecting 512 --repeat "$REPEAT" \
-        --server-pid "$PID"
-    stop "$PID"
-    for driver in "${DRIVERS[@]}"; do
-        gateway "$row-$driver" "$driver" || continue
-        load "$row/$driver" storm "ws://127.0.0.1:$PORT/" --dialect raw -c "$STORM" --connecting 512 --repeat "$REPEAT" \
-            --cut --server-pid "$PID"
-        stop "$PID"
-    done
+# watch_turns LABEL: looks at the gateway four times a second until it is ended, and then tells the longest turn of its loop and
+# within which time it delivered. Coalescing may make no message wait for longer than a turn.
+watch_turns() {
+    start turns "$LOAD_CORE" python3 benches/report/turns.py "$1" "http://127.0.0.1:$((PORT + 1))/metrics" "$RESULTS"
 }
 
 # idle_row MEMBERS: memory of members who say nothing, and at the largest size what their heartbeats cost.

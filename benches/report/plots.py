@@ -59,7 +59,7 @@ def plot(title, across, up, lines, logarithmic=(False, False), across_text=numbe
         out.append(f'<line x1="{MARGIN}" x2="{right}" y1="{height:.0f}" y2="{height:.0f}" stroke="#ddd"/>')
         out.append(f'<text x="{MARGIN - 6}" y="{height + 4:.0f}" text-anchor="end">{number(tick)}</text>')
     out.append(f'<text x="{(MARGIN + right) / 2:.0f}" y="{HEIGHT - 22}" text-anchor="middle">{escape(across)}</text>')
-    out.append(f'<text transform="translate(14 {HEIGHT / 2:.0f}) rotate(-90)" text-anchor="middle">{escape(up)}</text>')
+    out.append(f'<text transform="translate(11 {HEIGHT / 2:.0f}) rotate(-90)" text-anchor="middle">{escape(up)}</text>')
     for index, (name, line) in enumerate(lines.items()):
         colour = COLOURS[index % len(COLOURS)]
         path = " ".join(f"{x.at(a):.1f},{y.at(b):.1f}" for a, b in line)
@@ -81,13 +81,6 @@ def against_connections(results, prefix, *figure):
     return lines if any(len(line) > 1 for line in lines.values()) else {}
 
 
-def memory(results):
-    """User memory and the kernel's, against the number of connections."""
-    user = against_connections(results, "idle-", "user_bytes")
-    kernel = against_connections(results, "idle-", "kernel_bytes")
-    return {**{f"{name}, user": line for name, line in user.items()}, **{f"{name}, kernel": line for name, line in kernel.items()}}
-
-
 def curves(results, row):
     """Latency distributions of a row: microseconds against 1 / (1 - quantile)."""
     lines = {}
@@ -104,8 +97,10 @@ def draw(results, out, number_of_run):
     linear, across_log, both_log = (False, False), (True, False), (True, True)
     cpu, per_message, per_delivery = "Server CPU", "server_cpu_us_per_message", "server_cpu_us_per_delivery"
     echo, fanout = (against_connections(results, *row) for row in (("echo-", per_message), ("fanout-", per_delivery)))
+    user, kernel = (against_connections(results, "idle-", key) for key in ("user_bytes", "kernel_bytes"))
     wanted = [
-        ("memory", "Memory per idle connection", "connections", "bytes", memory(results), linear, number),
+        ("memory-user", "User memory per idle connection", "connections", "bytes", user, linear, number),
+        ("memory-kernel", "Kernel memory per idle connection", "connections", "bytes", kernel, linear, number),
         ("delivery", f"{cpu} per delivery", "members", "µs", fanout, linear, number),
         ("echo", f"{cpu} per echoed message", "connections", "µs", echo, across_log, number),
     ]

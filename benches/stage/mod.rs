@@ -19,7 +19,7 @@ use tidegate::control::NodeState;
 use tidegate::counters::{RelayCounters, ShardCounters};
 use tidegate::proto::frame::{self, OpCode};
 use tidegate::relay::{Kind, Publication, RoomName, ToRelay, ToShard};
-use tidegate::shard::{Settings, Shard};
+use tidegate::shard::{Budgets, Settings, Shard};
 use tidegate::wire::{Event, Queued, Ready, Wire};
 
 /// Connections that a stage has room for.
@@ -128,7 +128,8 @@ impl Stage {
         let counters: Arc<ShardCounters> = Arc::default();
         let state = NodeState::new(Arc::new(RelayCounters::default()), false);
         let all = vec![counters.clone()];
-        let mut settings = Settings::new(Arc::new(config), 7, 0, CAPACITY, 1 << 30, all, state);
+        let budgets = Budgets { connections: CAPACITY, outbox_bytes: 1 << 30, unfinished_bytes: 1 << 30 };
+        let mut settings = Settings::new(Arc::new(config), 7, 0, budgets, all, state);
         settings.routes.insert(String::from("/echo"), RouteDialect::Echo);
         let net = Rc::new(RefCell::new(Net::default()));
         let shard = Shard::new(FreeWire(net.clone()), Arc::new(settings), counters, 1);

@@ -123,6 +123,8 @@ impl Task for Handshake {
 #[derive(Default)]
 pub(crate) struct Idle {
     tick: usize,
+    /// Which descriptors have their 101: a ping before it would be no WebSocket.
+    open: Vec<bool>,
 }
 
 /// Ticks of a tenth of a second in a ping interval.
@@ -135,12 +137,20 @@ impl Task for Idle {
         // What begins otherwise is a pong, which nobody waits for.
         if bytes.starts_with(b"GET ") {
             send(sockets, fd, &ANSWER);
+            self.open.resize(self.open.len().max(fd + 1), false);
+            self.open[fd] = true;
+        }
+    }
+
+    fn gone(&mut self, fd: usize) {
+        if let Some(open) = self.open.get_mut(fd) {
+            *open = false;
         }
     }
 
     fn tick(&mut self, sockets: &Sockets) {
         const PING: &[u8] = &[0x89, 0];
-        for fd in (self.tick % PING_TICKS..sockets.len()).step_by(PING_TICKS) {
+        for fd in (self.tick % PING_TICKS..self.open.len()).step_by(PING_TICKS).filter(|fd| self.open[*fd]) {
             send(sockets, fd, PING);
         }
         self.tick += 1;
