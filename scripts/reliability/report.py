@@ -4,7 +4,6 @@
 Nothing in the report is typed by hand. "not run" and "not tested" mean what they say.
 """
 
-import json
 import re
 import subprocess
 from collections import defaultdict
