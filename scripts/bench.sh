@@ -123,6 +123,22 @@ watch_turns() {
     start turns "$LOAD_CORE" python3 benches/report/turns.py "$1" "http://127.0.0.1:$((PORT + 1))/metrics" "$RESULTS"
 }
 
+# storm_row: how fast everybody gets in; and, of the gateway, comes back after a cut.
+storm_row() {
+    local row=upgrade driver
+    wanted "$row" || return 0
+    bare handshake
+    load "$row/floor" storm "ws://127.0.0.1:$PORT/" --dialect raw -c "$STORM" --connecting 512 --repeat "$REPEAT" \
+        --server-pid "$PID"
+    stop "$PID"
+    for driver in "${DRIVERS[@]}"; do
+        gateway "$row-$driver" "$driver" || continue
+        load "$row/$driver" storm "ws://127.0.0.1:$PORT/" --dialect raw -c "$STORM" --connecting 512 --repeat "$REPEAT" \
+            --cut --server-pid "$PID"
+        stop "$PID"
+    done
+}
+
 # idle_row MEMBERS: memory of members who say nothing, and at the largest size what their heartbeats cost.
 idle_row() {
     local row=idle-$1 driver seconds=2
