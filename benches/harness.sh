@@ -1,3 +1,4 @@
+# shellcheck shell=bash
 # What the measuring scripts share: their options, starting servers pinned, loading them, ending exactly what was started.
 # Sourced by scripts/bench.sh, scripts/bench-peers.sh and scripts/million.sh, from the repository's root.
 

@@ -38,7 +38,7 @@ def against_floor(results, driver):
 
 def absolute(results, driver):
     """Rows whose target is a figure."""
-    idle = f"idle-{max(results.sizes('idle-'), default=0)}"
+    idle = f"idle-{max(results.sizes('idle-'), default='N')}"
     checks = [
         (f"{idle}: user memory", (idle, "user_bytes"), 128, "≤", "{:.0f} B"),
         (f"{idle}: with the kernel", (idle, "total_bytes"), 4300, "≤", "{:.0f} B"),
@@ -125,7 +125,7 @@ def side_by_side(results):
     for row in dict.fromkeys(label.split("/")[0] for label in results.rows):
         for figure in figures:
             pair = [results.figure(f"{row}/{driver}", *figure) for driver in ("epoll", "io_uring")]
-            if None in pair or figure == ("idle_cores",) and row != f"idle-{max(results.sizes('idle-'), default=0)}":
+            if None in pair or figure == ("idle_cores",) and row != f"idle-{max(results.sizes('idle-'), default='N')}":
                 continue
             unit = "cores" if figure == ("idle_cores",) else "µs"
             # What is within two percent is no difference that such a run can see.
