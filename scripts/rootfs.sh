@@ -51,7 +51,7 @@ parse() {
         esac
     done
     [ -n "$mode" ] || bad "give --out, --check or --run; see --help"
-    [[ $port =~ ^[0-9]{4,5}$ ]] && [ "$port" -ge 1024 ] && [ "$port" -le 32766 ] ||
+    [[ $port =~ ^[1-9][0-9]{3,4}$ ]] && [ "$port" -ge 1024 ] && [ "$port" -le 32766 ] ||
         bad "--port is '$port'; give a number from 1024 to 32766"
 }
 

@@ -18,8 +18,9 @@ case ${1:-} in
 *) bad "unknown argument '$1'; it takes none, --help shows the variables" ;;
 esac
 first=${FIRST_PORT:-}
-[[ $first =~ ^([0-9]{4,5})?$ ]] && { [ -z "$first" ] || { [ "$first" -ge 1024 ] && [ "$first" -le 65500 ]; }; } ||
+if [ -n "$first" ] && { [[ ! $first =~ ^[1-9][0-9]{3,4}$ ]] || [ "$first" -lt 1024 ] || [ "$first" -gt 65500 ]; }; then
     bad "FIRST_PORT is '$first'; give a number from 1024 to 65500"
+fi
 one=${first:-8081} two=$((${first:-8081} + 1))
 admin_one=$((first ? first + 10 : 9091)) admin_two=$((first ? first + 11 : 9092))
 broker_port=$((first ? first + 20 : 4223))
@@ -42,7 +43,9 @@ nats=${NATS_SERVER:-$(command -v nats-server || true)}
 
 pids=()
 finish() {
-    trap - EXIT INT TERM
+    trap - EXIT
+    # A second Ctrl-C must not leave the broker behind.
+    trap '' INT TERM
     # The gateways first: they tell their clients while the broker is still there.
     for pid in "${pids[@]:1}" "${pids[@]:0:1}"; do
         kill "$pid" 2>/dev/null || true

@@ -2,7 +2,11 @@
 test_tuning.py (tune.sh), test_container.py (rootfs.sh), test_relations.py (render-check.py), test_autoscaling.py."""
 
 import os
+import signal
+import socket
+import subprocess
 import sys
+import time
 
 import pytest
 
@@ -27,6 +31,25 @@ def test_two_nodes_refuses_nonsense(arguments, variables, complaint):
 def test_two_nodes_ends_when_a_gateway_does():
     ended = run(TWO_NODES, check=False, env={**os.environ, "GATEWAY": "/bin/true", "FIRST_PORT": str(free_port())}, timeout=60)
     assert ended.returncode == 1 and "is not ready; what it says stands above" in ended.stderr
+
+
+def test_two_nodes_leaves_nothing_behind_when_ctrl_c_is_pressed_twice(tidegate):
+    first = free_port()
+    script = subprocess.Popen([TWO_NODES], env={**os.environ, "GATEWAY": str(tidegate), "FIRST_PORT": str(first)},
+                              stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+    try:
+        assert any(line.startswith("Ctrl-C") for line in script.stdout)
+        script.send_signal(signal.SIGINT)
+        time.sleep(0.3)
+        script.send_signal(signal.SIGINT)
+        assert script.wait(30) == 0
+        for port in (first, first + 1, first + 20):
+            with socket.socket() as probe:
+                assert probe.connect_ex(("127.0.0.1", port)) != 0, f"somebody still listens at {port}"
+    finally:
+        script.kill()
+        script.wait()
+        script.stdout.close()
 
 
 def test_two_nodes_says_what_it_takes():
