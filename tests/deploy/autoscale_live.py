@@ -6,10 +6,10 @@ autoscaler itself a model (autoscaler.py), which starts gateways and drains them
 clients a gateway instead of 6,000). Each of the autoscaler's rounds is 15 s of the story and takes as much less as the story says, or
 longer on a busy machine: then the story waits for it. The gateways drain as much faster.
 
-The day of day.py in eight minutes, on up to 25 gateways: its clients come, stay for half an hour and leave; a match at noon; Prometheus really stops at
-15:00; at 19:00 all connections are lost at once; in the night the gateways are drained one by one. --smoke is a story of a minute:
-clients come until five gateways are needed, all connections are lost, two thirds leave. Fails where a client was dropped untold, or where the
-number of gateways is not what the documentation says.
+The day of day.py in eight minutes, on up to 25 gateways: its clients come, stay for half an hour and leave; a match at noon;
+Prometheus really stops at 15:00; at 19:00 all connections are lost at once; in the night the gateways are drained one by one. --smoke
+is a story of a minute: clients come until five gateways are needed, all connections are lost, two thirds leave. Fails where a client
+was dropped untold, or where the number of gateways is not what the documentation says.
 """
 
 import argparse
@@ -70,7 +70,7 @@ class Stage:
         self.story = story
         self.scaler, self.query = ours()
         self.fleet = Fleet(path, CAPACITY // FEWER, story.faster, self.scaler.most + 3)
-        self.crowd = Crowd(self.fleet, story.faster, story.session_s)
+        self.crowd = Crowd(self.fleet, story.faster)
         self.prometheus = Prometheus(folder, self.fleet.admin_ports, story.scrape)
         self.record, self.answers = Record(), []
         self.lost = self.returning = None
@@ -105,6 +105,8 @@ class Stage:
     async def round(self, at):
         """What is due, and one round of the autoscaler."""
         self.crowd.resize(self.story.population(at) // FEWER)
+        if self.story.session_s:
+            self.crowd.end_some(SYNC_PERIOD_S / self.story.session_s)
         if at >= self.story.storm_s and self.lost is None:
             self.alternatives = {query: await asyncio.to_thread(self.prometheus.ask, query) for query in alternative_triggers()}
             self.lost = self.crowd.lose_all()
@@ -140,7 +142,6 @@ class Stage:
 
     async def finale(self):
         """Nobody comes or goes any more: what the query says, what the gateways say, and how many are really there."""
-        self.crowd.session_s = None
         await self.fleet.settle()
         own = seen = None
         for _ in range(60):
@@ -223,7 +224,8 @@ def main():
     if arguments.json:
         arguments.json.write_text(json.dumps({**asdict(stage.record), "answers": stage.answers}) + "\n")
     if arguments.plot:
-        day.plot(stage.record, arguments.plot, "A day under k8s/autoscaling/keda: real gateways, clients and Prometheus at 1:200, a day in eight minutes")
+        title = "A day under k8s/autoscaling/keda: real gateways, clients and Prometheus at 1:200, a day in eight minutes"
+        day.plot(stage.record, arguments.plot, title)
     complaints = list(judge(stage, ending))
     for complaint in complaints:
         print(f"wrong: {complaint}", file=sys.stderr)

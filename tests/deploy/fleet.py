@@ -125,10 +125,11 @@ class Crowd:
     """Clients behind a balancer that picks at random and asks another gateway on 503. They stay for a while, come back when told
     to, and notice when nobody told them."""
 
-    def __init__(self, fleet, faster, session_s=None):
-        self.fleet, self.faster, self.session_s = fleet, faster, session_s
+    def __init__(self, fleet, faster):
+        self.fleet, self.faster = fleet, faster
         self.random = random.Random(1)
-        self.clients, self.lost = {}, set()
+        # Tasks by name; connections that a network lost; connections that their clients end, and the tasks that do it.
+        self.clients, self.lost, self.leaving, self.closing = {}, set(), set(), set()
         # Each open connection and its gateway.
         self.open = {}
         self.told = self.refused = self.messages = 0
@@ -142,6 +143,13 @@ class Crowd:
                 self.clients[name] = asyncio.create_task(self.live())
         for name in [n for n in self.clients if n >= number]:
             self.clients.pop(name).cancel()
+
+    def end_some(self, share):
+        """So many of the clients have had enough, and come back as somebody else."""
+        for client in [c for c in self.open if c not in self.leaving and self.random.random() < share]:
+            self.leaving.add(client)
+            self.closing.add(task := asyncio.create_task(client.close()))
+            task.add_done_callback(self.closing.discard)
 
     def lose_all(self):
         """A network that forgets every connection at once."""
@@ -177,15 +185,13 @@ class Crowd:
         """One connection from its first to its last moment; gives the seconds to wait."""
         self.open[client] = gateway
         try:
-            async with asyncio.timeout(self.random.expovariate(self.faster / self.session_s) if self.session_s else None):
-                # Closed already: what it was told waits to be read.
-                with contextlib.suppress(ConnectionClosed):
-                    await client.send('{"type":"join","roomId":"load"}')
-                return await self.stay(client)
-        except TimeoutError:
-            return 0.0
+            # Closed already: what it was told waits to be read.
+            with contextlib.suppress(ConnectionClosed):
+                await client.send('{"type":"join","roomId":"load"}')
+            return await self.stay(client)
         finally:
             del self.open[client]
+            self.leaving.discard(client)
             await client.close()
 
     async def stay(self, client):
@@ -206,6 +212,8 @@ class Crowd:
         if told is not None:
             self.told += 1
             return told
+        if client in self.leaving:
+            return 0.0
         if client not in self.lost:
             self.untold.append(str(end))
         return 9 / self.faster
