@@ -16,7 +16,8 @@ ROOT = pathlib.Path(__file__).resolve().parents[2]
 TUNING = ROOT / "tuning"
 K8S = ROOT / "k8s"
 # What can be applied as it is: each of them but the nodes' tuning has gateways in it.
-BUILDS = ["k8s/base", "k8s/node-tuning"] + sorted(f"k8s/overlays/{p.name}" for p in (K8S / "overlays").iterdir() if not p.name.startswith("."))
+OVERLAYS = sorted(f"k8s/overlays/{p.name}" for p in (K8S / "overlays").iterdir() if not p.name.startswith("."))
+BUILDS = ["k8s/base", "k8s/node-tuning", *OVERLAYS]
 GATEWAYS = [build for build in BUILDS if build != "k8s/node-tuning"]
 
 

@@ -86,7 +86,7 @@ def drain(config, pod):
     delay, window = drain_times(config)
     command = pod["containers"][0].get("lifecycle", {}).get("preStop", {}).get("exec", {}).get("command", [])
     if "drain" not in command or "--timeout" not in command[:-1]:
-        raise Unreadable("the preStop hook is not `tidegate drain --timeout SECONDS`; without it the pod ends before its clients are told")
+        raise Unreadable("the preStop hook is not `tidegate drain --timeout TIME`; without it the pod ends before its clients are told")
     timeout = seconds(command[command.index("--timeout") + 1], "preStop's --timeout")
     needed = delay + window + CLOSE_DEADLINE_S
     if timeout <= needed:

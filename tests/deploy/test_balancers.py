@@ -380,7 +380,8 @@ def test_envoys_reference_says_that_it_was_not_run():
 
 
 def test_the_load_generator_gets_every_message_once_and_in_order_through_each_balancer(tidegate):
-    table = run(sys.executable, ROOT / "tests/deploy/balancers_load.py", "--smoke", env={**os.environ, "TIDEGATE_BIN": str(tidegate)}).stdout
+    script = ROOT / "tests/deploy/balancers_load.py"
+    table = run(sys.executable, script, "--smoke", env={**os.environ, "TIDEGATE_BIN": str(tidegate)}).stdout
     for way in ("direct", "nginx", "haproxy"):
         delivered, lost, doubled, reordered = (int(n) for n in re.search(rf"^{way} +(\d+) +(\d+) +(\d+) +(\d+)", table, re.M).groups())
         assert delivered >= 50 * 20 and (lost, doubled, reordered) == (0, 0, 0)

@@ -44,7 +44,8 @@ def test_the_image_holds_the_binary_its_libraries_and_nothing_to_attack_with(roo
 
 def test_the_same_input_makes_the_same_file_system(rootfs, tidegate, tmp_path):
     def described(folder):
-        return {str(p.relative_to(folder)): (p.lstat().st_mode, p.lstat().st_mtime, p.read_bytes() if p.is_file() else b"") for p in folder.rglob("*")}
+        return {str(p.relative_to(folder)): (p.lstat().st_mode, p.lstat().st_mtime, p.read_bytes() if p.is_file() else b"")
+                for p in folder.rglob("*")}
 
     run(ROOTFS, "--out", tmp_path / "again", "--binary", tidegate)
     assert described(tmp_path / "again") == described(rootfs)

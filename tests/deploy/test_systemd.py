@@ -115,7 +115,8 @@ def broker():
     started = []
 
     def start(port):
-        started.append(subprocess.Popen([NATS, "--addr", "127.0.0.1", "--port", str(port)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
+        command = [NATS, "--addr", "127.0.0.1", "--port", str(port)]
+        started.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL))
 
     yield start
     for process in started:
@@ -205,7 +206,7 @@ def test_a_start_outlasts_its_timeout_while_the_broker_is_away_and_ends_when_it_
 
 @needs_systemd
 def test_a_stop_outlasts_its_timeout_until_the_last_client_was_told(systemd):
-    host = systemd(drop_in="TimeoutStopSec=1\nExecStart=\nExecStart=/usr/bin/tidegate serve --config /etc/tidegate/tidegate.toml --drain-window 6s")
+    host = systemd(toml='drain.window = "6s"\n', drop_in="TimeoutStopSec=1")
     assert host.systemctl("start", "tidegate").returncode == 0
     with contextlib.ExitStack() as stack:
         clients = [stack.enter_context(connect(f"ws://127.0.0.1:{host.port}")) for _ in range(20)]
