@@ -52,7 +52,7 @@ def short(at):
 
 
 DAY = Story(180, "250ms", day.population, day.DAY_S, day.STORM_S, day.BLIND_S, day.SESSION_S)
-SMOKE = Story(90, "200ms", short, 4050, 750)
+SMOKE = Story(90, "500ms", short, 4050, 750)
 
 
 def ours():
@@ -191,8 +191,9 @@ def judge(stage, ending):
 def judge_blindness(stage):
     """Nothing is scaled in while Prometheus is away."""
     blind = [n for n, answer in enumerate(stage.answers) if answer == "error"]
-    if bool(blind) != bool(stage.story.blind_s[1]):
-        yield f"{len(blind)} rounds without an answer of Prometheus"
+    # A busy machine may keep Prometheus from answering at other times, too; nothing is scaled in then either.
+    if stage.story.blind_s[1] and not blind:
+        yield "Prometheus was never away"
     for n in blind[1:]:
         if stage.record.replicas[n] < stage.record.replicas[n - 1]:
             yield f"a gateway was drained at {stage.record.at[n]:.2f} h, blind"
