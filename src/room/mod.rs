@@ -197,11 +197,11 @@ mod tests {
     use crate::relay::Kind;
     use bytes::Bytes;
 
-    fn publication(text: &'static str) -> Arc<Publication> {
+    fn publication(text: &str) -> Arc<Publication> {
         Arc::new(Publication {
             room: Arc::from("room"),
             kind: Kind::Text,
-            payload: Bytes::from_static(text.as_bytes()),
+            payload: Bytes::copy_from_slice(text.as_bytes()),
             from: None,
             echo: true,
             time_unix_ns: 0,
@@ -290,9 +290,8 @@ mod tests {
     #[test]
     fn a_batch_holds_what_fits_one_buffer_and_at_least_one() {
         let mut room = room_of(0..1);
-        let large: &'static str = Box::leak("x".repeat(20_000).into_boxed_str());
-        let huge: &'static str = Box::leak("x".repeat(60_000).into_boxed_str());
-        for text in [large, large, huge, "small", "small"] {
+        let (large, huge) = ("x".repeat(20_000), "x".repeat(60_000));
+        for text in [&large, &large, &huge, "small", "small"] {
             room.publish(publication(text));
         }
         let mut sizes = Vec::new();
