@@ -1,4 +1,4 @@
-//! What hosts do: clocks that jump, processes that stand still, memory that ends, ends in the middle of everything.
+//! What hosts do: clocks that jump, processes that stand still, storms of signals, memory that ends.
 
 use std::io::Write;
 use std::net::TcpStream;
@@ -19,8 +19,6 @@ use crate::support::nats::free_port;
 
 crate::on_both_drivers! {
     a_wall_clock_that_jumps_an_hour_closes_nobody_and_moves_no_deadline
-    an_accept_queue_is_answered_and_not_reset_by_a_drain
-    connections_that_died_in_the_accept_queue_cost_nothing
     a_storm_of_signals_interrupts_every_call_and_nothing_is_lost
     under_a_memory_limit_admission_stops_before_the_kernel_kills
     hostile_clients_under_a_memory_limit_are_bounded
@@ -111,59 +109,6 @@ fn a_gateway_that_stood_still_for_a_minute_blames_nobody(driver: Driver) {
     }
     incident.recovered();
     assert_eq!(gateway.metrics().sum("ws_closes_total"), 0.0);
-}
-
-/// The queue is filled while nobody can accept, so that the drain meets it full.
-fn an_accept_queue_is_answered_and_not_reset_by_a_drain(driver: Driver) {
-    let mut gateway = Gateway::start(driver, &["--drain-window", "0s", "--connection-rate", "0"]);
-    gateway.signal(Signal::SIGSTOP);
-    let mut queued: Vec<TcpStream> = (0..200)
-        .map(|_| {
-            let mut stream = http::connect(gateway.port);
-            stream.write_all(http::upgrade("/", &[]).as_bytes()).unwrap();
-            stream
-        })
-        .collect();
-    let incident = Incident::begin("drain with 200 connections in the accept queue", driver);
-    gateway.signal(Signal::SIGTERM);
-    gateway.signal(Signal::SIGCONT);
-    for (number, stream) in queued.iter_mut().enumerate() {
-        let answer = http::read_answer(stream).unwrap_or_else(|error| panic!("connection {number} was reset: {error}"));
-        match answer.status {
-            503 => assert!(answer.header("retry-after").is_some()),
-            // Accepted before the signal was: told like everybody else.
-            101 => {
-                let mut frames = std::iter::from_fn(|| read_frame(stream));
-                let close = frames.find(|(first, _)| *first == 0x88).expect("a close frame");
-                assert_eq!(close.1[..2], 1012_u16.to_be_bytes(), "connection {number}");
-            }
-            other => panic!("connection {number} got {other}"),
-        }
-    }
-    drop(queued);
-    assert_eq!(gateway.exit().code(), Some(0));
-    incident.recovered();
-}
-
-fn connections_that_died_in_the_accept_queue_cost_nothing(driver: Driver) {
-    const DEAD: usize = 200;
-    let mut gateway = Gateway::start(driver, &["--connection-rate", "0"]);
-    gateway.signal(Signal::SIGSTOP);
-    for number in 0..DEAD {
-        let mut stream = http::connect(gateway.port);
-        stream.write_all(http::upgrade("/", &[]).as_bytes()).unwrap();
-        if number % 2 == 0 {
-            // A close is a reset then.
-            let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
-            nix::sys::socket::setsockopt(&stream, nix::sys::socket::sockopt::Linger, &linger).unwrap();
-        }
-    }
-    let incident = Incident::begin("200 connections that died in the accept queue", driver);
-    gateway.signal(Signal::SIGCONT);
-    Client::connect(gateway.port).join("lobby");
-    gateway.wait_for_at_least("ws_accepted_total", DEAD as f64 / 2.0);
-    gateway.wait_for("ws_sockets", 0.0);
-    incident.recovered();
 }
 
 /// A hangup is ignored, and what it interrupts (EINTR) goes on.

@@ -17,6 +17,7 @@ mod exhaustion;
 mod faults_broker;
 mod faults_client;
 mod faults_host;
+mod faults_queue;
 mod faults_shard;
 mod foreign;
 mod neighbours;
