@@ -100,11 +100,7 @@ impl<W: Wire> Shard<W> {
 
     /// Our FIN follows what is queued; then what the peer still says is discarded until its EOF.
     fn finish_after_outbox(&mut self, token: Token) {
-        let Some(entry) = self.connections.find(token) else { return };
-        if entry.batch != 0 && entry.batch == self.wire.batch() {
-            // Whether the outbox stays empty is known when the batch is out.
-            self.submit();
-        }
+        // The last words went by way of `send`, which had the wire's batch done first: the outbox says what is left.
         let Some(entry) = self.connections.find(token) else { return };
         if entry.outbox.is_some() {
             entry.flags.set(Flags::FIN_AFTER_OUTBOX);

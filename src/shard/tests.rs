@@ -209,10 +209,8 @@ fn a_short_send_that_is_told_after_its_connection_ended_leaves_nothing_behind() 
 
 #[test]
 fn a_fin_waits_for_what_a_queued_frame_leaves_unsent() {
-    // The FIN went out behind the first part of the frame, and the rest of it after the FIN, into a broken pipe.
+    // The FIN must not go out behind the first part of the frame, and the rest of it after the FIN, into a broken pipe.
     let (mut shard, token) = stage();
-    shard.close(token, CloseReason::Drain);
-    shard.wire.deeds.clear();
     shard.wire.room = 2;
     shard.deliver(token, &chunk(b"frame"));
     shard.handle_close(token, None);
@@ -222,8 +220,19 @@ fn a_fin_waits_for_what_a_queued_frame_leaves_unsent() {
     shard.wire.room = usize::MAX;
     ready(&mut shard, token, false);
     turns(&mut shard);
-    assert_eq!(shard.wire.deeds[1..], [Deed::Sent(b"ame".to_vec()), Deed::Fin]);
+    let close_frame = Deed::Sent(vec![0x88, 0]);
+    assert_eq!(shard.wire.deeds[1..], [Deed::Sent(b"ame".to_vec()), close_frame, Deed::Fin]);
     assert_eq!(shard.connections.find(token).unwrap().state, State::Lingering);
+}
+
+#[test]
+fn nothing_is_delivered_after_a_close_frame() {
+    let (mut shard, token) = stage();
+    shard.close(token, CloseReason::Drain);
+    shard.wire.deeds.clear();
+    shard.deliver(token, &chunk(b"frame"));
+    turns(&mut shard);
+    assert_eq!(shard.wire.deeds, []);
 }
 
 #[test]

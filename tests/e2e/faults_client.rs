@@ -83,8 +83,8 @@ fn a_client_far_away_gets_everything(driver: Driver) {
 
 fn a_client_one_byte_at_a_time_gets_everything(driver: Driver) {
     let mut world = World::new(driver, "");
-    world.proxy.one_byte_slices(true);
-    assert_eq!(world.under_load(|_| {}), None);
+    // From the upgrade on: the client takes a head in so many pieces for an attack, and the gateway's own is cut elsewhere.
+    assert_eq!(world.under_load(|world| world.proxy.one_byte_slices(true)), None);
 }
 
 fn a_client_behind_a_thin_pipe_is_closed_or_served_and_its_neighbours_notice_nothing(driver: Driver) {

@@ -68,7 +68,8 @@ fn a_shard_that_stands_still_stalls_neither_the_relay_nor_other_shards(driver: D
 }
 
 fn a_shard_whose_mailbox_overflowed_tells_its_rooms(driver: Driver) {
-    let config = "[limits]\nmailbox_messages = 16";
+    // More than a busy machine lets wait, so that only the stall overflows it, and never takes the last word.
+    let config = "[limits]\nmailbox_messages = 512";
     let mut gateway = Gateway::on(driver).args(&["--message-rate", "0"]).config(config).start();
     let [mut stalled, mut others] = members(&gateway);
     let load = Load::default();
