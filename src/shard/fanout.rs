@@ -17,16 +17,16 @@ const AHEAD: usize = 4;
 impl<W: Wire> Shard<W> {
     /// Sends to up to `budget` members.
     pub fn fan_out(&mut self, budget: usize) {
-        // A gap goes before whatever was published after the loss.
-        if !self.gaps.is_empty() {
-            return self.tell_gaps(budget);
-        }
         let mut left = budget;
         while left > 0 {
             let Some(room) = self.fanout.pop_front() else { break };
             let turn = TURN.min(left);
             let sent = self.go_on(room, turn);
             left -= sent.clamp(1, turn);
+        }
+        // A gap stands between what was published before the loss and what comes after it, which waits in the mailbox.
+        if self.fanout.is_empty() {
+            self.tell_gaps(left);
         }
     }
 

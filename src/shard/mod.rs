@@ -115,8 +115,8 @@ pub struct Shard<W> {
     stopped: bool,
 }
 
-/// Octets read at once from one connection.
-const READ_BYTES: usize = 64 * 1024;
+/// Octets read at once from one connection. They may be 2,000 messages, which everybody else waits for.
+const READ_BYTES: usize = 16 * 1024;
 
 impl<W: Wire> Shard<W> {
     /// An empty shard for up to `settings.slots` connections.
@@ -231,9 +231,10 @@ impl<W: Wire> Shard<W> {
         !self.fanout.is_empty() || !self.gaps.is_empty()
     }
 
-    /// Whether deliveries may be taken from the mailbox: what the rooms hold is bounded, and the mailbox then tells a gap.
+    /// Whether deliveries may be taken from the mailbox: not before a gap is told to everybody, and not more than the rooms
+    /// may hold; what the mailbox has no room for meanwhile is one more gap.
     pub fn takes_deliveries(&self) -> bool {
-        self.fanout_bytes < self.settings.fanout_bytes
+        self.gaps.is_empty() && self.fanout_bytes < self.settings.fanout_bytes
     }
 
     /// Whether [`crate::control::Order::Stop`] was given.

@@ -205,6 +205,9 @@ impl World {
             shard.reap();
             shard.serve_ready(budget);
             for _ in 0..budget {
+                if !shard.takes_deliveries() {
+                    break;
+                }
                 let Some(item) = self.bus.mailboxes[n].pop_front() else { break };
                 shard.handle_relay(item);
             }
