@@ -66,7 +66,7 @@ def mapped(name, head):
 
 def losses():
     """The report's first line."""
-    found = re.findall(r"told losses (\d+), untold losses (\d+); twice (\d+), out of order (\d+)", log())
+    found = re.findall(r"^ *told losses (\d+), untold losses (\d+); twice (\d+), out of order (\d+)", log(), re.M)
     if not found:
         return "Told and untold losses: not run (`scripts/reliability.sh`)."
     told, untold, twice, disordered = (sum(int(row[n]) for row in found) for n in range(4))
