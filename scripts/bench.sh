@@ -9,7 +9,8 @@
 # --gateway     a tidegate that is already built (builds one otherwise; TIDELOAD and FLOOR name the other two programs)
 #
 # Rows: idle-N, echo-N, echo-N-pipelined-16, self-N, fanout-N, fanout-N-rooms, fanout-flat-out, upgrade, bystander, cross-node.
-# Writes RUN/results.jsonl (RUN is benches/results/DATE unless set) and prints the ratios against the targets.
+# Writes RUN/results.jsonl (RUN is benches/results/DATE unless set) and prints the ratios against the targets. SECONDS_EACH (8) is how
+# long each row is loaded: about 15 minutes for all.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . benches/harness.sh
@@ -41,7 +42,7 @@ if [ "$QUICK" ]; then
     SECONDS_EACH=1 WARMUP=0.3 ECHO="64 500" FANOUT="500:50" STORM=1000 IDLE=4000 IDLE_SECONDS=3 ROOMS=50 MANY_RATE=500 REPEAT=1
     CROWD=1000 IDLE_SIZES="1000 4000"
 else
-    SECONDS_EACH=8 WARMUP=2 ECHO="64 1000 5000 10000 15000" FANOUT="1000:100 2000:50 5000:20 10000:10 15000:10" STORM=15000
+    SECONDS_EACH=${SECONDS_EACH:-8} WARMUP=2 ECHO="64 1000 5000 10000 15000" FANOUT="1000:100 2000:50 5000:20 10000:10 15000:10" STORM=15000
     # Two pings each at the default interval of 25 s, at the largest size only: memory needs no waiting.
     IDLE_SIZES="4000 10000 19000" IDLE=19000 IDLE_SECONDS=52 ROOMS=1000 MANY_RATE=3000 REPEAT=3 CROWD=15000
 fi

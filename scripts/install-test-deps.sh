@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the tests need beside cargo: a nats-server, WebSocket clients in Python and Node and Artillery's engine into
-# .deps/, valgrind with apt. Run it again at any time: what is up to date stays.
+# .deps/, valgrind and Chromium with apt. Run it again at any time: what is up to date stays.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -54,15 +54,18 @@ fi
 
 .deps/venv/bin/nats-server --version
 
-# What scripts/instructions.sh counts with.
-if command -v valgrind >/dev/null; then
-    valgrind --version
-else
-    as_root=()
+# from_apt COMMAND PACKAGE WHAT_FOR: installs what the system does not have.
+from_apt() {
+    command -v "$1" >/dev/null && return
+    local as_root=()
     [ "$(id -u)" -eq 0 ] || as_root=(sudo)
-    "${as_root[@]}" apt-get update -qq
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends valgrind >/dev/null
-fi
+    "${as_root[@]}" apt-get update -qq &&
+        "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends "$2" >/dev/null ||
+        echo "install-test-deps: $2 cannot be installed, so $3; install it by hand" >&2
+}
+
+from_apt valgrind valgrind "scripts/instructions.sh cannot count"
+from_apt chromium chromium "the demo page is not tried in a browser"
 
 # Prometheus, balancers, a kustomize and schemas, for tests/deploy.
 tests/deploy/install.sh
