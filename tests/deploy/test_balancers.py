@@ -234,7 +234,8 @@ def test_proxy_protocol_from_a_peer_that_is_not_trusted_is_a_bad_request(gateway
         client.sendall(header + b"GET / HTTP/1.1\r\nHost: a\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
                        b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n")
         assert client.recv(1000).startswith(b"HTTP/1.1 400 ")
-    assert not gateway.peers()
+        assert "6.6.6.6" not in gateway.peers()
+    wait_until(lambda: not gateway.peers(), 5, "it is gone")
 
 
 def test_a_trusted_peer_that_sends_no_proxy_header_is_refused(gateways):
