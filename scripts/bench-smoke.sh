@@ -60,7 +60,7 @@ RUN=$RUN_ROOT/million expect "scripts/million.sh" scripts/million.sh --smoke
 missing=$(grep -h '"tool":"bench","label"' "$RUN_ROOT"/bench/results.jsonl || true)
 [ -z "$missing" ] || die "rows that could not be measured: $missing"
 expect "the report" python3 benches/report/report.py "$RUN_ROOT/report" "$RUN_ROOT/bench/results.jsonl" "$RUN_ROOT/million/results.jsonl"
-for file in benchmarks.md plot-0-memory-user.svg plot-0-latency-fanout-500.svg; do
+for file in benchmarks.md plots/0-memory-user.svg plots/0-latency-fanout-500.svg; do
     [ -s "$RUN_ROOT/report/$file" ] || die "the report has no $file"
 done
 rm -rf "$RUN_ROOT"

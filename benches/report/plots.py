@@ -109,6 +109,7 @@ def draw(results, out, number_of_run):
         wanted.append((f"latency-{row}", title, "percentile", "µs", curves(results, row), both_log, percentile))
     for name, title, across, up, lines, logarithmic, text in wanted:
         if lines:
-            file = f"plot-{number_of_run}-{name}.svg"
+            file = f"plots/{number_of_run}-{name}.svg"
+            (out / "plots").mkdir(parents=True, exist_ok=True)
             (out / file).write_text(plot(title, across, up, lines, logarithmic, text), encoding="utf-8")
             yield file, title
