@@ -33,6 +33,16 @@ fn pairs(count: usize) -> Vec<(TcpStream, RawFd)> {
     (0..count).map(pair).collect()
 }
 
+/// Pairs whose server sides are watched, with nothing left to hear of their arming.
+fn armed_pairs(wire: &mut Uring, count: usize) -> Vec<(TcpStream, RawFd)> {
+    let sockets = pairs(count);
+    for (index, (_, fd)) in sockets.iter().enumerate() {
+        wire.arm(*fd, token(index as u32)).unwrap();
+    }
+    turn(wire);
+    sockets
+}
+
 fn token(index: u32) -> Token {
     Token { index, generation: index + 1 }
 }
@@ -86,11 +96,7 @@ fn stuff(fd: RawFd) -> usize {
 fn a_short_send_whose_completion_overflowed_is_told_before_anything_else() {
     // An unreaped completion in the kernel's overflow list let the next frame be spliced into the unfinished one.
     let mut wire = tiny();
-    let mut sockets = pairs(40);
-    for (index, (_, fd)) in sockets.iter().enumerate() {
-        wire.arm(*fd, token(index as u32)).unwrap();
-    }
-    turn(&mut wire);
+    let mut sockets = armed_pairs(&mut wire, 40);
     let slow = sockets[0].1;
     stuff(slow);
     for (client, _) in &mut sockets[1..] {
@@ -124,11 +130,7 @@ fn overflow(wire: &mut Uring, sockets: &mut [(TcpStream, RawFd)]) {
 #[test]
 fn a_poll_that_an_overflow_ended_is_armed_again() {
     let mut wire = tiny();
-    let mut sockets = pairs(100);
-    for (index, (_, fd)) in sockets.iter().enumerate() {
-        wire.arm(*fd, token(index as u32)).unwrap();
-    }
-    turn(&mut wire);
+    let mut sockets = armed_pairs(&mut wire, 100);
     for round in 0..3 {
         overflow(&mut wire, &mut sockets);
         let mut heard = [false; 100];
@@ -147,11 +149,7 @@ fn a_poll_that_an_overflow_ended_is_armed_again() {
 #[test]
 fn the_tick_goes_on_after_an_overflow_ended_its_poll() {
     let mut wire = tiny();
-    let mut sockets = pairs(100);
-    for (index, (_, fd)) in sockets.iter().enumerate() {
-        wire.arm(*fd, token(index as u32)).unwrap();
-    }
-    turn(&mut wire);
+    let mut sockets = armed_pairs(&mut wire, 100);
     overflow(&mut wire, &mut sockets);
     // The timer fires where nothing can be posted.
     let fired = Instant::now() + 3 * crate::limits::SWEEP_TICK;

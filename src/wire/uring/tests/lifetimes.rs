@@ -85,11 +85,7 @@ fn a_wire_that_has_something_to_hand_over_does_not_sleep() {
 #[test]
 fn what_is_queued_goes_before_the_fin_and_before_the_close() {
     let mut wire = tiny();
-    let mut sockets = pairs(2);
-    for (index, (_, fd)) in sockets.iter().enumerate() {
-        wire.arm(*fd, token(index as u32)).unwrap();
-    }
-    turn(&mut wire);
+    let mut sockets = armed_pairs(&mut wire, 2);
     wire.queue(sockets[0].1, token(0), &chunk(b"bye"));
     wire.queue(sockets[1].1, token(1), &chunk(b"bye"));
     wire.finish(sockets[0].1);
