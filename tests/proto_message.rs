@@ -1,32 +1,16 @@
 //! Frames to messages: the same events however the octets are cut, and the same verdicts as tungstenite's.
 
+// The fuzz bodies keep what was said in the same way.
+#[path = "../fuzz/src/bodies/said.rs"]
+mod said;
+
+use said::Said;
 use tidegate::close::CloseReason;
 use tidegate::proto::frame::{self, BINARY, CLOSE, CONTINUE, PING, PONG, TEXT};
 use tidegate::proto::message::{Event, Partial, Rules, decode};
 
 const RULES: Rules = Rules { message_bytes: 64 * 1024, deflate: None };
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
-
-#[derive(Clone, Debug, PartialEq)]
-enum Said {
-    Text(String),
-    Binary(Vec<u8>),
-    Ping(Vec<u8>),
-    Pong(Vec<u8>),
-    Close(Option<(u16, String)>),
-}
-
-impl From<Event<'_>> for Said {
-    fn from(event: Event<'_>) -> Self {
-        match event {
-            Event::Text(text) => Self::Text(text.to_owned()),
-            Event::Binary(bytes) => Self::Binary(bytes.to_owned()),
-            Event::Ping(bytes) => Self::Ping(bytes.to_owned()),
-            Event::Pong(bytes) => Self::Pong(bytes.to_owned()),
-            Event::Close(close) => Self::Close(close.map(|(code, reason)| (code, reason.to_owned()))),
-        }
-    }
-}
 
 /// What a connection makes of `pieces`, and how it ends.
 fn hear<'a>(pieces: impl IntoIterator<Item = &'a [u8]>, rules: &Rules) -> (Vec<Said>, Result<bool, CloseReason>) {

@@ -3,31 +3,10 @@
 use arbitrary::Arbitrary;
 use tidegate::close::CloseReason;
 use tidegate::proto::frame::{self, BINARY, CLOSE, CONTINUE, OpCode, PING, PONG, TEXT};
-use tidegate::proto::message::{Deflate, Event, IDLE_FRAMES, Partial, Rules, decode};
+use tidegate::proto::message::{Deflate, IDLE_FRAMES, Partial, Rules, decode};
 
+use super::said::Said;
 use super::{cut, with};
-
-/// What a client said, on its own.
-#[derive(Clone, Debug, PartialEq)]
-enum Said {
-    Text(String),
-    Binary(Vec<u8>),
-    Ping(Vec<u8>),
-    Pong(Vec<u8>),
-    Close(Option<(u16, String)>),
-}
-
-impl From<Event<'_>> for Said {
-    fn from(event: Event<'_>) -> Self {
-        match event {
-            Event::Text(text) => Self::Text(text.to_owned()),
-            Event::Binary(bytes) => Self::Binary(bytes.to_owned()),
-            Event::Ping(bytes) => Self::Ping(bytes.to_owned()),
-            Event::Pong(bytes) => Self::Pong(bytes.to_owned()),
-            Event::Close(close) => Self::Close(close.map(|(code, reason)| (code, reason.to_owned()))),
-        }
-    }
-}
 
 /// Everything that was said, and the error that ended it, if one did.
 type Heard = (Vec<Said>, Option<CloseReason>);

@@ -10,6 +10,7 @@ mod messages;
 mod octets;
 mod outboxes;
 mod rooms;
+mod said;
 mod settings;
 mod tables;
 mod worlds;
