@@ -12,6 +12,19 @@ use crate::proto::message::{self, Event, Rules};
 use crate::relay::Kind;
 use crate::wire::{Ready, Wire};
 
+/// When a connection is read again.
+enum Next {
+    /// When the wire says that more has come.
+    Event,
+    /// In the shard's next turn: more may be there, and no event will say so.
+    Turn,
+    /// With the next tick.
+    Tick,
+}
+
+/// Pongs in one read that are taken for answers to our pings.
+const PONGS: u32 = 16;
+
 impl<W: Wire> Shard<W> {
     pub(super) fn handle_ready(&mut self, ready: Ready) {
         let Some(entry) = self.connections.find(ready.token) else { return };
@@ -30,35 +43,40 @@ impl<W: Wire> Shard<W> {
         }
     }
 
-    /// Reads once from each of up to `budget` ready connections.
+    /// Reads once from each of up to `budget` ready connections. Whoever sends more than it may is read again with the next
+    /// tick, so that TCP slows it down and nobody else waits for what it says.
     pub fn serve_ready(&mut self, budget: usize) {
         let mut scratch = std::mem::take(&mut self.scratch);
         for _ in 0..budget.min(self.ready.len()) {
             let Some(token) = self.ready.pop_front() else { break };
-            if self.read(token, &mut scratch) {
-                self.ready.push_back(token);
-            } else if let Some(entry) = self.connections.find(token) {
-                entry.flags.clear(Flags::READY);
+            match self.read(token, &mut scratch) {
+                Next::Turn => self.ready.push_back(token),
+                Next::Tick => self.held_back.push(token),
+                Next::Event => {
+                    if let Some(entry) = self.connections.find(token) {
+                        entry.flags.clear(Flags::READY);
+                    }
+                }
             }
         }
         self.scratch = scratch;
     }
 
-    /// Reads once; true where more may be there, and no event will say so.
-    fn read(&mut self, token: Token, scratch: &mut [u8]) -> bool {
+    /// Reads once; tells when to read again.
+    fn read(&mut self, token: Token, scratch: &mut [u8]) -> Next {
         let Some(entry) = self.connections.find(token).filter(|entry| entry.state != State::Released) else {
-            return false;
+            return Next::Event;
         };
         let length = match self.wire.recv(entry.fd, scratch) {
             Ok(0) => {
                 self.handle_eof(token);
-                return false;
+                return Next::Event;
             }
             Ok(length) => length,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return false,
+            Err(error) if error.kind() == ErrorKind::WouldBlock => return Next::Event,
             Err(_) => {
                 self.ended(token, CloseReason::Reset);
-                return false;
+                return Next::Event;
             }
         };
         self.counters.bytes_in.add(length as u64);
@@ -67,11 +85,13 @@ impl<W: Wire> Shard<W> {
         match entry.state {
             State::Handshaking => self.handle_head(token, &scratch[..length]),
             State::Open | State::Closing if entry.flags.has(Flags::UPGRADED) => {
-                self.handle_frames(token, &mut scratch[..length]);
+                if self.handle_frames(token, &mut scratch[..length]) {
+                    return Next::Tick;
+                }
             }
             _ => {}
         }
-        more
+        if more { Next::Turn } else { Next::Event }
     }
 
     /// The client's FIN: after a close frame it is the end, before one it is an abrupt one.
@@ -79,18 +99,21 @@ impl<W: Wire> Shard<W> {
         self.ended(token, CloseReason::Eof);
     }
 
-    fn handle_frames(&mut self, token: Token, bytes: &mut [u8]) {
+    /// Handles what was read; true where it was more than its sender may send.
+    fn handle_frames(&mut self, token: Token, bytes: &mut [u8]) -> bool {
         // The decoder's state leaves the entry while the shard acts on what it says.
         let mut partial = self.take_partial(token);
         let was_partial = partial.is_some();
-        let Some(entry) = self.connections.find(token) else { return };
+        let Some(entry) = self.connections.find(token) else { return false };
         let rules = Rules { deflate: entry.deflate(), ..self.settings.rules };
         let mut position = 0;
-        let (mut offence, mut messages) = (None, 0);
+        let (mut offence, mut messages, mut pongs) = (None, 0, 0);
+        self.excess = false;
         loop {
             match message::decode(&mut partial, bytes, &mut position, &rules) {
                 Ok(Some(event)) => {
                     messages += u32::from(matches!(event, Event::Text(_) | Event::Binary(_)));
+                    pongs += u32::from(matches!(event, Event::Pong(_)));
                     if !self.handle_event(token, event) {
                         break;
                     }
@@ -108,6 +131,7 @@ impl<W: Wire> Shard<W> {
         if let Some(reason) = offence {
             self.close(token, reason);
         }
+        self.excess || pongs > PONGS
     }
 
     /// Keeps what is unfinished, and gives it its deadline if it is new.
@@ -193,6 +217,8 @@ impl<W: Wire> Shard<W> {
     pub(super) fn take_token(&mut self, token: Token) -> bool {
         let (rate, burst, now) =
             (self.settings.config.limits.message_rate, self.settings.message_burst, self.clock.tick);
-        self.connections.find(token).is_some_and(|entry| entry.take_token(now, rate, burst))
+        let taken = self.connections.find(token).is_some_and(|entry| entry.take_token(now, rate, burst));
+        self.excess |= !taken;
+        taken
     }
 }

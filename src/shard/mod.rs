@@ -92,6 +92,10 @@ pub struct Shard<W> {
     handled: u32,
     admission: admit::Bucket,
     ready: VecDeque<Token>,
+    /// Sent more than they may: ready again with the next tick.
+    held_back: Vec<Token>,
+    /// What is being handled is more than its sender may send.
+    excess: bool,
     subscriptions: Slab<Subscription>,
     by_name: HashMap<RoomName, u32>,
     fanout: VecDeque<u32>,
@@ -133,6 +137,8 @@ impl<W: Wire> Shard<W> {
             handled: 0,
             admission: admit::Bucket::new(settings.connection_rate),
             ready: VecDeque::new(),
+            held_back: Vec::new(),
+            excess: false,
             subscriptions: Slab::new(),
             by_name: HashMap::new(),
             fanout: VecDeque::new(),

@@ -12,6 +12,7 @@ const MAKE_UP_TICKS: u32 = 2;
 impl<W: Wire> Shard<W> {
     /// `count` tenths of a second went by.
     pub(super) fn handle_ticks(&mut self, count: u32) {
+        self.ready.extend(self.held_back.drain(..));
         for _ in 0..count.min(MAKE_UP_TICKS) {
             self.clock.tick += 1;
             self.sweep();

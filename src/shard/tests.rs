@@ -120,6 +120,11 @@ impl Wire for Stage {
 
 /// A shard with one open connection that was welcomed and has said nothing yet.
 fn stage() -> (Shard<Stage>, Token) {
+    stage_with_rate(0)
+}
+
+/// The same with a message rate.
+fn stage_with_rate(message_rate: u16) -> (Shard<Stage>, Token) {
     let wire = Stage {
         incoming: REQUEST.bytes().collect(),
         peer_ended: false,
@@ -131,7 +136,7 @@ fn stage() -> (Shard<Stage>, Token) {
         deeds: Vec::new(),
     };
     let mut config = Config { shards: 1, ..Config::default() };
-    config.limits.message_rate = 0;
+    config.limits.message_rate = message_rate;
     let counters: Arc<ShardCounters> = Arc::default();
     let state = NodeState::new(Arc::default(), false);
     let budgets = Budgets { connections: 10, outbox_bytes: 1 << 30, unfinished_bytes: 1 << 30 };
@@ -181,6 +186,52 @@ fn what_filled_the_buffer_is_read_on_from_although_no_event_tells_the_rest() {
     turns(&mut shard);
     assert_eq!(shard.wire.incoming.len(), 0, "the edge was told once, and these octets wait for ever");
     assert!(shard.is_open(token));
+}
+
+/// Each kind of what a client may send too much of, as octets of more than `total_bytes`.
+fn floods(total_bytes: usize) -> [(&'static str, Vec<u8>); 3] {
+    let [mut ping, mut pong] = [Vec::new(), Vec::new()];
+    frame::write_masked(&mut ping, frame::PING, [1, 2, 3, 4], b"");
+    frame::write_masked(&mut pong, frame::PONG, [1, 2, 3, 4], b"");
+    let times = total_bytes / ping.len() + 1;
+    [("messages", pings(total_bytes)), ("pings", ping.repeat(times)), ("pongs", pong.repeat(times))]
+}
+
+#[test]
+fn whoever_sends_more_than_it_may_is_read_once_a_tick() {
+    for (flood, octets) in floods(3 * READ_BYTES) {
+        let (mut shard, token) = stage_with_rate(10);
+        let total = octets.len();
+        shard.wire.incoming.extend(octets);
+        ready(&mut shard, token, false);
+        turns(&mut shard);
+        for reads in 1..=3 {
+            assert_eq!(shard.wire.incoming.len(), total - reads * READ_BYTES, "{flood}");
+            // What came in meanwhile is announced, and changes nothing.
+            ready(&mut shard, token, false);
+            turns(&mut shard);
+            assert_eq!(shard.wire.incoming.len(), total - reads * READ_BYTES, "{flood}");
+            shard.wire.events.push(Event::Ticked(1));
+            turns(&mut shard);
+        }
+        assert_eq!(shard.wire.incoming.len(), 0, "{flood}: what waited for a tick was lost");
+        assert!(shard.is_open(token), "{flood}");
+    }
+}
+
+#[test]
+fn the_end_of_whoever_is_held_back_is_found_with_the_next_tick() {
+    let (mut shard, token) = stage_with_rate(10);
+    shard.wire.incoming.extend(pings(READ_BYTES));
+    shard.wire.peer_ended = true;
+    ready(&mut shard, token, true);
+    turns(&mut shard);
+    for _ in 0..3 {
+        shard.wire.events.push(Event::Ticked(1));
+        turns(&mut shard);
+    }
+    assert_eq!(shard.wire.deeds.last(), Some(&Deed::Closed), "the end was never told again");
+    assert_eq!(shard.sockets(), 0);
 }
 
 #[test]
