@@ -6,6 +6,7 @@
 //! | `frame-in` | a read that brings a masked text frame of 128 octets: header, mask, UTF-8, and the same message sent back |
 //! | `publish` | a native client's message of 128 octets of JSON, from the read to the relay's mailbox |
 //! | `deliver` | one member's part of a publication of 128 octets into a room of 1,000 |
+//! | `upgrade` | a socket accepted, its request read, the 101 and the welcome sent |
 //! | `heartbeat` | a ping sent by the sweep to an idle connection and the pong heard, with the looks at it between two pings |
 
 mod stage;
@@ -33,6 +34,7 @@ enum Path {
     Publish,
     Deliver,
     Heartbeat,
+    Upgrade,
 }
 
 /// What is counted: the script names this function to callgrind. Returns how often the path was taken.
@@ -42,6 +44,7 @@ fn measured(stage: &mut Stage, path: Path, frame: &[u8]) -> u64 {
         Path::FrameIn | Path::Publish => reads(stage, path, frame),
         Path::Deliver => deliveries(stage),
         Path::Heartbeat => heartbeats(stage, frame),
+        Path::Upgrade => upgrades(stage),
     }
 }
 
@@ -52,9 +55,10 @@ fn main() -> ExitCode {
         "frame-in" => (Path::FrameIn, CONNECTIONS, "/echo", Vec::new(), masked(TEXT, "x".repeat(OCTETS).as_bytes())),
         "publish" => (Path::Publish, CONNECTIONS, "/", join, masked(TEXT, message("room.1", OCTETS).as_bytes())),
         "deliver" => (Path::Deliver, MEMBERS, "/", join, Vec::new()),
+        "upgrade" => (Path::Upgrade, CONNECTIONS, "/", Vec::new(), Vec::new()),
         "heartbeat" => (Path::Heartbeat, MEMBERS, "/", Vec::new(), masked(PONG, b"")),
         _ => {
-            let _ = writeln!(std::io::stderr(), "usage: instructions frame-in|publish|deliver|heartbeat");
+            let _ = writeln!(std::io::stderr(), "usage: instructions frame-in|publish|deliver|upgrade|heartbeat");
             return ExitCode::from(2);
         }
     };
@@ -92,6 +96,13 @@ fn deliveries(stage: &mut Stage) -> u64 {
         stage.deliver(&publication);
         stage.turn();
     }
+    stage.sends() - before
+}
+
+/// As many more clients, each answered by one send.
+fn upgrades(stage: &mut Stage) -> u64 {
+    let before = stage.sends();
+    stage.connect(CONNECTIONS * ROUNDS as usize, "/", &[]);
     stage.sends() - before
 }
 

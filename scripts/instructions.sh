@@ -14,7 +14,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 
 FILE=benches/instructions.txt
-PATHS=(frame-in publish deliver heartbeat)
+PATHS=(frame-in publish deliver upgrade heartbeat)
 MOST_PERCENT=5
 
 say() { printf 'instructions: %s\n' "$*"; }

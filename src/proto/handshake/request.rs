@@ -1,6 +1,9 @@
 //! What a request asks for (RFC 6455 §4.2.1).
 
 use std::borrow::Cow;
+use std::mem::MaybeUninit;
+
+use memchr::memchr;
 
 use super::head;
 use crate::close::Refusal;
@@ -82,47 +85,114 @@ pub fn parse_from<'a>(
         return if bytes.len() >= head_bytes { Err(Refusal::HeadTooLarge) } else { Ok(None) };
     };
     let head = &bytes[..len];
-    let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS];
-    let mut request = httparse::Request::new(&mut fields);
-    match request.parse(head) {
+    let mut fields = [const { MaybeUninit::uninit() }; HEAD_FIELDS];
+    let mut request = httparse::Request::new(&mut []);
+    match request.parse_with_uninit_headers(head, &mut fields) {
         Ok(httparse::Status::Complete(_)) => {}
         Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
         Ok(httparse::Status::Partial) | Err(_) => return Err(Refusal::BadRequest),
     }
     let target = request.path.ok_or(Refusal::BadRequest)?;
-    let lines = head.iter().position(|&octet| octet == b'\n').map_or(&[][..], |feed| &head[feed + 1..]);
+    let lines = memchr(b'\n', head).map_or(&[][..], |feed| &head[feed + 1..]);
     read(target, lines).map(|request| Some((request, len)))
 }
 
-fn read<'a>(target: &'a str, fields: &'a [u8]) -> Result<Request<'a>, Refusal> {
-    let host = only(fields, "host")?.ok_or(Refusal::BadRequest)?;
+fn read<'a>(target: &'a str, lines: &'a [u8]) -> Result<Request<'a>, Refusal> {
+    let fields = Fields::read(lines);
+    let host = fields.host.value()?.ok_or(Refusal::BadRequest)?;
     let (host, path, query) = split_target(target, host)?;
-    check_body(fields)?;
-    let listed = |name, token: &str| values(fields, name).flat_map(elements).any(|e| e.eq_ignore_ascii_case(token));
-    if listed("connection", "upgrade") && listed("upgrade", "websocket") {
-        return upgrade(fields, host, path, query).map(Request::Upgrade);
-    }
-    let another = values(fields, "upgrade").next().is_some() || values(fields, "sec-websocket-key").next().is_some();
-    if another { Err(Refusal::UpgradeRequired) } else { Ok(Request::Plain { path, query, host }) }
-}
-
-fn upgrade<'a>(fields: &'a [u8], host: &'a str, path: &'a str, query: &'a str) -> Result<Upgrade<'a>, Refusal> {
-    if only(fields, "sec-websocket-version")? != Some("13") {
-        return Err(Refusal::UpgradeRequired);
-    }
-    let key = only(fields, "sec-websocket-key")?.filter(|key| is_key(key)).ok_or(Refusal::BadRequest)?.as_bytes();
-    let origin = only(fields, "origin")?;
-    let forwarded_for = values(fields, "x-forwarded-for").last();
-    Ok(Upgrade { path, query, host, origin, key, forwarded_for, fields })
-}
-
-/// A request to this port has no body: what would be in it must not be taken for frames.
-fn check_body(fields: &[u8]) -> Result<(), Refusal> {
-    if values(fields, "expect").next().is_some() {
+    if fields.expects {
         return Err(Refusal::Expectation);
     }
-    let body = values(fields, "content-length").chain(values(fields, "transfer-encoding")).next();
-    if body.is_some() { Err(Refusal::BadRequest) } else { Ok(()) }
+    if fields.has_body {
+        return Err(Refusal::BadRequest);
+    }
+    if !(fields.upgrades_connection && fields.upgrades_to_websocket) {
+        let another = fields.upgrades || fields.key.is_some();
+        return if another { Err(Refusal::UpgradeRequired) } else { Ok(Request::Plain { path, query, host }) };
+    }
+    if fields.version.value()? != Some("13") {
+        return Err(Refusal::UpgradeRequired);
+    }
+    let key = fields.key.value()?.filter(|key| is_key(key)).ok_or(Refusal::BadRequest)?.as_bytes();
+    let origin = fields.origin.value()?;
+    let forwarded_for = fields.forwarded_for;
+    Ok(Request::Upgrade(Upgrade { path, query, host, origin, key, forwarded_for, fields: lines }))
+}
+
+/// What the header lines say, gathered in one walk over them.
+#[derive(Default)]
+struct Fields<'a> {
+    host: Single<'a>,
+    version: Single<'a>,
+    key: Single<'a>,
+    origin: Single<'a>,
+    forwarded_for: Option<&'a str>,
+    /// Connection lists `upgrade`.
+    upgrades_connection: bool,
+    /// There is an Upgrade.
+    upgrades: bool,
+    /// Upgrade lists `websocket`.
+    upgrades_to_websocket: bool,
+    expects: bool,
+    /// A request to this port has no body: what would be in it must not be taken for frames.
+    has_body: bool,
+}
+
+impl<'a> Fields<'a> {
+    fn read(lines: &'a [u8]) -> Self {
+        let mut fields = Self::default();
+        each_field(lines).for_each(|(name, value)| fields.note(name, value));
+        fields
+    }
+
+    fn note(&mut self, name: &[u8], value: &'a [u8]) {
+        let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
+        let lists = |token: &str| elements(text(value)).any(|element| element.eq_ignore_ascii_case(token));
+        if is("host") {
+            self.host.note(text(value));
+        } else if is("connection") {
+            self.upgrades_connection |= lists("upgrade");
+        } else if is("upgrade") {
+            self.upgrades = true;
+            self.upgrades_to_websocket |= lists("websocket");
+        } else if is("sec-websocket-version") {
+            self.version.note(text(value));
+        } else if is("sec-websocket-key") {
+            self.key.note(text(value));
+        } else if is("origin") {
+            self.origin.note(text(value));
+        } else if is("x-forwarded-for") {
+            self.forwarded_for = Some(text(value));
+        } else if is("expect") {
+            self.expects = true;
+        } else if is("content-length") || is("transfer-encoding") {
+            self.has_body = true;
+        }
+    }
+}
+
+/// A header that may stand once.
+#[derive(Clone, Copy, Default)]
+struct Single<'a> {
+    first: Option<&'a str>,
+    again: bool,
+}
+
+impl<'a> Single<'a> {
+    fn note(&mut self, value: &'a str) {
+        self.again = self.first.is_some();
+        self.first = Some(value);
+    }
+
+    fn is_some(self) -> bool {
+        self.first.is_some()
+    }
+
+    /// Its value; twice is a bad request.
+    fn value(self) -> Result<Option<&'a str>, Refusal> {
+        if self.again { Err(Refusal::BadRequest) } else { Ok(self.first) }
+    }
 }
 
 /// Host, path and query of an origin-form or absolute-form target; the latter overrules Host (RFC 9112 §3.2.2).
@@ -152,23 +222,24 @@ fn is_key(key: &str) -> bool {
     key.len() == 24 && key.strip_suffix("==").is_some_and(|digits| digits.bytes().all(digit))
 }
 
-/// The value of a header that may stand once; twice is a bad request.
-fn only<'a>(fields: &'a [u8], name: &'static str) -> Result<Option<&'a str>, Refusal> {
-    let mut all = values(fields, name);
-    match (all.next(), all.next()) {
-        (value, None) => Ok(value),
-        _ => Err(Refusal::BadRequest),
-    }
+/// Values of the headers of this name, without the white space around them.
+fn values<'a>(lines: &'a [u8], name: &'static str) -> impl Iterator<Item = &'a str> {
+    each_field(lines).filter(move |(field, _)| field.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| text(value))
 }
 
-/// Values of the headers of this name (in lower case), without the white space around them.
-fn values<'a>(fields: &'a [u8], name: &'static str) -> impl Iterator<Item = &'a str> {
-    fields.split(|&octet| octet == b'\n').filter_map(move |line| {
-        let (field, value) = line.split_at_checked(name.len())?;
-        let value = value.strip_prefix(b":").filter(|_| field.eq_ignore_ascii_case(name.as_bytes()))?;
-        // Octets that are no UTF-8 are legal in a value and equal to none that is looked for.
-        Some(std::str::from_utf8(value).unwrap_or("\u{fffd}").trim_matches([' ', '\t', '\r']))
+/// Name and value of each header line.
+fn each_field(mut lines: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
+    std::iter::from_fn(move || {
+        let (line, rest) = lines.split_at_checked(memchr(b'\n', lines)? + 1)?;
+        lines = rest;
+        let colon = memchr(b':', line)?;
+        Some((&line[..colon], &line[colon + 1..]))
     })
+}
+
+/// A value without the white space around it. Octets that are no UTF-8 are legal in one, and equal to none that is looked for.
+fn text(value: &[u8]) -> &str {
+    std::str::from_utf8(value).unwrap_or("\u{fffd}").trim_matches([' ', '\t', '\r', '\n'])
 }
 
 /// The elements of a comma-separated list.
