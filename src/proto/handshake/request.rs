@@ -224,7 +224,9 @@ fn is_key(key: &str) -> bool {
 
 /// Values of the headers of this name, without the white space around them.
 fn values<'a>(lines: &'a [u8], name: &'static str) -> impl Iterator<Item = &'a str> {
-    each_field(lines).filter(move |(field, _)| field.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| text(value))
+    each_field(lines)
+        .filter(move |(field, _)| field.eq_ignore_ascii_case(name.as_bytes()))
+        .map(|(_, value)| text(value))
 }
 
 /// Name and value of each header line.
