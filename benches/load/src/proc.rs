@@ -72,10 +72,15 @@ impl KernelMemory {
     }
 }
 
+/// The inodes of /proc. Whoever looks through a process's descriptors there gives each an inode and a name for a while: these
+/// names are no part of a connection.
+const PROC_INODES: &str = "proc_inode_cache";
+
 /// Bytes in use by cache: objects × (slab / objects per slab), so that what a slab wastes is counted too.
 /// `kmalloc-*` caches count together: security modules and io_uring take from them.
 fn slabs(slabinfo: &str) -> BTreeMap<String, u64> {
     let mut caches = BTreeMap::new();
+    let (mut name_bytes, mut proc_inodes) = (0, 0);
     for line in slabinfo.lines() {
         let fields: Vec<&str> = line.split_whitespace().collect();
         let [name, active, _, _, per_slab, pages, ..] = fields[..] else { continue };
@@ -89,6 +94,14 @@ fn slabs(slabinfo: &str) -> BTreeMap<String, u64> {
             let bytes: u64 = active * pages * 4096 / per_slab.max(1);
             *caches.entry(String::from(if general { "general" } else { name })).or_insert(0) += bytes;
         }
+        match name {
+            "dentry" => name_bytes = pages * 4096 / per_slab.max(1),
+            PROC_INODES => proc_inodes = active,
+            _ => {}
+        }
+    }
+    if let Some(names) = caches.get_mut("dentry") {
+        *names = names.saturating_sub(proc_inodes * name_bytes);
     }
     caches
 }
@@ -106,6 +119,12 @@ mod tests {
     fn cpu_ticks_are_read_behind_a_name_full_of_parentheses() {
         let stat = "12 (a (b) c) S 1 1 1 0 -1 4194560 100 0 0 0 7 5 0 0 20 0 1 0 9 0 0";
         assert_eq!(ticks(stat), Some(12));
+    }
+
+    #[test]
+    fn names_in_proc_that_somebody_looked_at_do_not_count() {
+        let text = "dentry 50 63 192 21 1 : tunables 0 0 0\nproc_inode_cache 20 23 696 23 4 : tunables 0 0 0\n";
+        assert_eq!(slabs(text)["dentry"], 30 * (4096 / 21));
     }
 
     #[test]
