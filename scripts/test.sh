@@ -16,7 +16,7 @@ step scripts/install-test-deps.sh
 ulimit -n "$(ulimit -H -n)" 2>/dev/null || true
 
 if cargo nextest --version >/dev/null 2>&1; then
-    step cargo nextest run --workspace --no-fail-fast "$@"
+    step cargo nextest run --workspace --no-fail-fast --test-threads "$((2 * $(nproc)))" "$@"
 else
     step cargo test --workspace --no-fail-fast "$@"
 fi
