@@ -58,6 +58,11 @@ trap finish EXIT
 # Sessions of their own: a Ctrl-C is for this script, which then asks each of them once.
 setsid "$nats" --addr 127.0.0.1 --port "$broker_port" >/dev/null 2>&1 &
 pids+=($!)
+# A gateway goes on without a broker, but warns. One that never listens is told by the gateways.
+for _ in $(seq 50); do
+    (: <"/dev/tcp/127.0.0.1/$broker_port") 2>/dev/null && break
+    sleep 0.1
+done
 
 start() {
     TIDEGATE_NODE_NAME=$1 setsid "$gateway" --listen "127.0.0.1:$2" --admin "127.0.0.1:$3" \
