@@ -26,6 +26,8 @@ pub const OUTBOX_BYTES: usize = 256 * 1024;
 pub const OUTBOX_MEMORY_PERCENT: u64 = 10;
 /// Share of the memory limit that all unfinished messages together may take, in percent.
 pub const UNFINISHED_MEMORY_PERCENT: u64 = 5;
+/// Memory that these are shares of where the host does not tell how much there is, in bytes: a small host's.
+pub const ASSUMED_MEMORY_BYTES: u64 = 1 << 30;
 /// Age of the oldest frame in an outbox at which its reader counts as stalled.
 pub const WRITE_STALL: Duration = Duration::from_secs(10);
 /// Unsent bytes that the kernel takes for one connection (TCP_NOTSENT_LOWAT).

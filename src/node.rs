@@ -15,6 +15,7 @@ use crate::check::{self, Host, ProbeOutcome};
 use crate::config::{Config, Driver, PublishPolicy};
 use crate::control::{self, Control, DriverInfo, NodeState, Order, Outcome, ShardExit, ShardHandle};
 use crate::counters::{Cell, RelayCounters, ShardCounters};
+use crate::limits;
 use crate::mailbox::{Sender, Waker, mailbox};
 use crate::relay;
 use crate::shard::run::Seat;
@@ -102,6 +103,7 @@ fn start(config: Arc<Config>) -> Result<Node, CannotStart> {
     let control_port = ports.pop().ok_or_else(|| CannotStart(String::from("the relay has no port for control")))?;
     let shared = NodeState::new(relay_counters.clone(), config.ready_require_broker);
     warn_if_open_to_all(&config);
+    warn_if_memory_is_unknown(&host);
     tracing::info!(%capacity, %memory, "bounds");
     tracing::info!(driver = driver.name, why = %driver.why, shards = config.shards, "driver");
     let settings = |shard: usize| {
@@ -239,6 +241,16 @@ fn warn_if_open_to_all(config: &Config) {
         tracing::warn!(
             "anybody who reaches {} may publish into rooms: restrict it with [[rooms]] publish = \"members\" or \"none\"",
             config.listen
+        );
+    }
+}
+
+fn warn_if_memory_is_unknown(host: &Host) {
+    if host.memory_bytes().is_none() {
+        tracing::warn!(
+            "memory cannot be read (/proc/meminfo) and bounds no connections: set max_connections, and \
+             limits.outbox_total_bytes and limits.unfinished_total_bytes where {} MiB of memory are not what there is",
+            limits::ASSUMED_MEMORY_BYTES >> 20
         );
     }
 }

@@ -95,7 +95,7 @@ fn generated(targets: impl Iterator<Item = Target>, inputs: usize) {
     for target in targets {
         let corpus = corpus(target.0);
         let seed = number("TIDEGATE_FUZZ_SEED").unwrap_or(1);
-        let mut dice = Dice(seed as u64);
+        let mut dice = Dice::new(seed as u64);
         for i in 0..number("TIDEGATE_FUZZ_INPUTS").unwrap_or(inputs) {
             let input = made(&mut dice, &corpus);
             run(target, &input, &format!("generated input {i} of seed {seed}"));

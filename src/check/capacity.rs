@@ -59,10 +59,11 @@ impl fmt::Display for Capacity {
 ///
 /// Limits that only a burst or a broadcast meets (`tcp_mem`, conntrack) are not among them; `tidegate check` shows those too.
 pub fn capacity(host: &Host, config: &Config) -> Capacity {
-    let mut bounds = vec![
-        Bound { what: "nofile", connections: host.nofile_hard.saturating_sub(reserved_descriptors(config)) },
-        Bound { what: "memory", connections: connections_in(host.memory_bytes(), host, config) },
-    ];
+    let mut bounds =
+        vec![Bound { what: "nofile", connections: host.nofile_hard.saturating_sub(reserved_descriptors(config)) }];
+    if let Some(bytes) = host.memory_bytes() {
+        bounds.push(Bound { what: "memory", connections: connections_in(bytes, host, config) });
+    }
     if let Some(files) = host.file_max {
         let left = files.saturating_sub(host.files_in_use).saturating_sub(reserved_descriptors(config));
         bounds.push(Bound { what: "fs.file-max", connections: left });
@@ -112,15 +113,20 @@ pub(super) fn memory_for(connections: u64, host: &Host, config: &Config) -> u64 
 
 /// Bytes that all outboxes of the node may pin: as configured, else a tenth of memory, and at least one outbox.
 pub fn outbox_total_bytes(host: &Host, config: &Config) -> u64 {
-    let share = host.memory_bytes() / 100 * limits::OUTBOX_MEMORY_PERCENT;
+    let share = shared_bytes(host) / 100 * limits::OUTBOX_MEMORY_PERCENT;
     config.limits.outbox_total_bytes.unwrap_or(share).max(config.limits.outbox_bytes as u64)
 }
 
 /// Bytes that all unfinished messages of the node may take: as configured, else a twentieth of memory, and at least one
 /// message.
 pub fn unfinished_total_bytes(host: &Host, config: &Config) -> u64 {
-    let share = host.memory_bytes() / 100 * limits::UNFINISHED_MEMORY_PERCENT;
+    let share = shared_bytes(host) / 100 * limits::UNFINISHED_MEMORY_PERCENT;
     config.limits.unfinished_total_bytes.unwrap_or(share).max(config.limits.message_bytes as u64)
+}
+
+/// The memory that clients' buffers have their share of, in bytes.
+fn shared_bytes(host: &Host) -> u64 {
+    host.memory_bytes().unwrap_or(limits::ASSUMED_MEMORY_BYTES)
 }
 
 /// What a node can take at most in its caps (G6).
@@ -142,8 +148,8 @@ pub struct MemoryBound {
     pub publish_queue_bytes: u64,
     /// Request heads of unfinished handshakes, in bytes.
     pub handshake_bytes: u64,
-    /// What this process may take, in bytes.
-    pub available_bytes: u64,
+    /// What this process may take, in bytes, if that can be read.
+    pub available_bytes: Option<u64>,
 }
 
 impl MemoryBound {
@@ -177,9 +183,9 @@ impl MemoryBound {
         caps.iter().fold(self.base_bytes.saturating_add(idle), |sum, cap| sum.saturating_add(*cap))
     }
 
-    /// Whether it fits what this process may take even with every cap full.
+    /// Whether it fits what this process may take even with every cap full, as far as can be read.
     pub fn fits(&self) -> bool {
-        self.total_bytes() <= self.available_bytes
+        self.available_bytes.is_none_or(|available| self.total_bytes() <= available)
     }
 }
 
@@ -189,7 +195,7 @@ impl fmt::Display for MemoryBound {
             f,
             "memory bound {} of {}: base {} + {} connections × {} B + outboxes {} + unfinished messages {} + mailboxes {} + publish queue {} + handshakes {}",
             shown_bytes(self.total_bytes()),
-            shown_bytes(self.available_bytes),
+            self.available_bytes.map_or_else(|| String::from("an unknown amount"), shown_bytes),
             shown_bytes(self.base_bytes),
             grouped(self.connections),
             grouped(self.connection_bytes),

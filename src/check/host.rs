@@ -46,7 +46,7 @@ pub struct Host {
     /// Connections that conntrack follows now, and may follow; only where it is loaded.
     pub conntrack: Option<(u64, u64)>,
     /// Memory that the host could give to new programs, in bytes.
-    pub memory_available_bytes: u64,
+    pub memory_available_bytes: Option<u64>,
     /// The cgroup's memory limit, in bytes.
     pub cgroup_limit_bytes: Option<u64>,
     /// What the cgroup uses of it and cannot give back, in bytes.
@@ -58,9 +58,14 @@ pub struct Host {
 }
 
 impl Host {
-    /// This host.
+    /// This host. What the kernel also tells without `/proc` is asked of it.
     pub fn this() -> Self {
-        Self::read(Path::new("/"), io_uring_probe())
+        use nix::sys::resource::{Resource, getrlimit};
+        let mut host = Self::read(Path::new("/"), io_uring_probe());
+        if let Ok((soft, hard)) = getrlimit(Resource::RLIMIT_NOFILE) {
+            (host.nofile_soft, host.nofile_hard) = (soft, hard);
+        }
+        host
     }
 
     /// The host whose `/proc` and `/sys` are below `root`.
@@ -88,7 +93,7 @@ impl Host {
                 .text("proc/sys/net/ipv4/ip_local_reserved_ports")
                 .map_or_else(Vec::new, |text| ranges(&text)),
             conntrack: files.conntrack(),
-            memory_available_bytes: files.meminfo("MemAvailable:").unwrap_or(0),
+            memory_available_bytes: files.meminfo("MemAvailable:"),
             cgroup_limit_bytes,
             cgroup_used_bytes,
             io_uring_disabled: files.number("proc/sys/kernel/io_uring_disabled"),
@@ -96,12 +101,11 @@ impl Host {
         }
     }
 
-    /// Memory that this process may still take, in bytes: the host's or, where smaller, the cgroup's.
-    pub fn memory_bytes(&self) -> u64 {
-        match self.cgroup_limit_bytes {
-            Some(limit) => self.memory_available_bytes.min(limit.saturating_sub(self.cgroup_used_bytes)),
-            None => self.memory_available_bytes,
-        }
+    /// Memory that this process may still take, in bytes: the host's or, where smaller, the cgroup's. `None` where neither
+    /// can be read: that is no bound, and not no memory.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        let left = self.cgroup_limit_bytes.map(|limit| limit.saturating_sub(self.cgroup_used_bytes));
+        left.into_iter().chain(self.memory_available_bytes).min()
     }
 
     /// Shards that suit the host: a core each, and no more than the quota pays for.
@@ -295,7 +299,7 @@ mod tests {
         let host = Host::this();
         assert!(host.cores >= 1 && host.shards() >= 1);
         assert!(host.nofile_hard >= host.nofile_soft);
-        assert!(host.memory_bytes() > 0);
+        assert!(host.memory_bytes() > Some(0));
     }
 
     #[test]

@@ -150,18 +150,28 @@ impl Judge<'_> {
     }
 
     fn memory(&self) -> Row {
+        let Some(bytes) = self.host.memory_bytes() else { return self.unknown_memory() };
         let allows =
             capacity(self.host, self.config).bounds.iter().find(|b| b.what == "memory").map_or(0, |b| b.connections);
         let value = match self.host.cgroup_limit_bytes {
-            Some(limit) => {
-                format!("{} left of the cgroup's {}", shown_bytes(self.host.memory_bytes()), shown_bytes(limit))
-            }
-            None => format!("{} available", shown_bytes(self.host.memory_bytes())),
+            Some(limit) => format!("{} left of the cgroup's {}", shown_bytes(bytes), shown_bytes(limit)),
+            None => format!("{} available", shown_bytes(bytes)),
         };
         self.bound("memory", value, allows, |target| {
             let need = shown_bytes(memory_for(target, self.host, self.config));
             format!("{need} needed: raise the container's memory limit, or take a larger host")
         })
+    }
+
+    fn unknown_memory(&self) -> Row {
+        let need = self.target.map_or_else(String::new, |target| {
+            format!("{} are needed; ", shown_bytes(memory_for(target, self.host, self.config)))
+        });
+        let advice = format!(
+            "{need}it bounds nothing while it cannot be read: make /proc/meminfo readable, or set max_connections, \
+             limits.outbox_total_bytes and limits.unfinished_total_bytes"
+        );
+        self.note("memory", String::from("/proc/meminfo cannot be read"), Some(advice))
     }
 
     fn tcp_mem(&self) -> Option<Row> {

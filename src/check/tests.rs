@@ -101,7 +101,7 @@ fn config(host: &Host) -> Config {
 #[test]
 fn a_tuned_host_holds_a_million_and_says_so() {
     let host = tuned().host(ProbeOutcome::Works);
-    assert_eq!((host.shards(), host.cpu_quota_cores, host.memory_bytes()), (8, None, 30 * GIB));
+    assert_eq!((host.shards(), host.cpu_quota_cores, host.memory_bytes()), (8, None, Some(30 * GIB)));
     assert_eq!(host.hostname.as_deref(), Some("edge-1"));
     let report = Report::of(&host, &config(&host), Some(1_000_000));
     assert!(report.fits(), "{report}");
@@ -168,7 +168,7 @@ fn groups_of_version_1_limit_as_those_of_version_2() {
         ("proc/meminfo", "MemAvailable:   8388608 kB\n"),
     ]);
     let host = folder.host(ProbeOutcome::Works);
-    assert_eq!((host.memory_bytes(), host.cpu_quota_cores, host.shards()), (1_000_000_000, Some(0.5), 1));
+    assert_eq!((host.memory_bytes(), host.cpu_quota_cores, host.shards()), (Some(1_000_000_000), Some(0.5), 1));
 }
 
 #[test]
@@ -209,7 +209,27 @@ fn a_host_that_tells_nothing_still_has_an_answer() {
     assert_eq!((host.cores, host.nofile_hard), (1, 1024));
     let report = Report::of(&host, &config(&host), None);
     assert!(report.fits());
-    assert_eq!((report.binding, report.connections), ("memory", 0));
+    assert_eq!((report.binding, report.connections), ("nofile", 1024 - 128 - 16));
+}
+
+/// Memory that could not be read used to count as none: the node admitted nobody.
+#[test]
+fn memory_that_cannot_be_read_is_said_and_bounds_nothing() {
+    let host = Host { memory_available_bytes: None, ..untuned().host(ProbeOutcome::Works) };
+    let capacity = capacity(&host, &config(&host));
+    assert_eq!((capacity.binding, capacity.connections), ("nofile", 524_288 - 128 - 16 * 2));
+    assert!(capacity.bounds.iter().all(|bound| bound.what != "memory"), "{capacity:?}");
+    // Buffers stay bounded all the same.
+    let memory = MemoryBound::of(&host, &config(&host), capacity.connections);
+    assert_eq!((memory.outbox_bytes, memory.unfinished_bytes), (GIB / 100 * 10, GIB / 100 * 5));
+    assert!(memory.fits() && memory.to_string().contains(" of an unknown amount: "), "{memory}");
+    let report = Report::of(&host, &config(&host), Some(100_000));
+    let text = report.to_string();
+    assert!(report.fits() && text.contains("memory") && text.contains("/proc/meminfo cannot be read"), "{text}");
+    assert!(text.contains("are needed") && text.contains("set max_connections"), "{text}");
+    // A container's limit that can be read is one.
+    let limited = Host { cgroup_limit_bytes: Some(GIB), cgroup_used_bytes: GIB / 4, ..host };
+    assert_eq!(limited.memory_bytes(), Some(GIB / 4 * 3));
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::io::Write;
 use std::net::TcpStream;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use serde_json::json;
 use crate::bad_frames::{masked, open, read_frame};
 use crate::support::checker;
 use crate::support::client::Client;
-use crate::support::gateway::{Driver, Gateway};
+use crate::support::gateway::{self, Driver, Gateway};
 use crate::support::http;
 use crate::support::incident::Incident;
 use crate::support::load::Load;
@@ -22,6 +23,7 @@ crate::on_both_drivers! {
     a_storm_of_signals_interrupts_every_call_and_nothing_is_lost
     under_a_memory_limit_admission_stops_before_the_kernel_kills
     hostile_clients_under_a_memory_limit_are_bounded
+    a_host_that_hides_how_much_memory_it_has_is_served_and_its_operator_told
 }
 
 crate::long_on_both_drivers! {
@@ -275,4 +277,24 @@ fn hostile_clients_under_a_memory_limit_are_bounded(driver: Driver) {
     incident.recovered();
     assert_eq!(group.kills(), 0);
     drop(gateway);
+}
+
+/// Memory that could not be read counted as none, and everybody got 503.
+fn a_host_that_hides_how_much_memory_it_has_is_served_and_its_operator_told(driver: Driver) {
+    let mut check = std::process::Command::new(env!("CARGO_BIN_EXE_tidegate"));
+    check.args(["check", "--target", "100"]).current_dir(std::env::temp_dir());
+    // SAFETY: between fork and exec nothing but system calls.
+    unsafe { check.pre_exec(gateway::hide_proc) };
+    let report = match check.output() {
+        Ok(output) => String::from_utf8(output.stdout).unwrap(),
+        Err(error) => return println!("not tested: /proc cannot be hidden here: {error}"),
+    };
+    assert!(report.contains("/proc/meminfo cannot be read") && report.contains("set max_connections"), "{report}");
+    let gateway = Gateway::on(driver).without_proc().start();
+    assert!(gateway.log().contains("memory cannot be read"), "{}", gateway.log());
+    assert!(gateway.metrics().value("ws_connection_capacity") > 100.0);
+    let mut client = Client::connect(gateway.port);
+    client.join("lobby");
+    assert_eq!(gateway.publish("lobby", "1"), 202);
+    assert_eq!(client.content("lobby"), 1);
 }

@@ -10,14 +10,30 @@ use std::rc::Rc;
 use tidegate::conn::{Chunk, Token};
 use tidegate::wire::{Event, Queued, Ready, Wire};
 
-/// Seeded random numbers.
+/// Random numbers: choices that were made beforehand, for as long as they last, then those of a seed.
 #[derive(Clone)]
-pub struct Dice(pub u64);
+pub struct Dice {
+    choices: VecDeque<u8>,
+    state: u64,
+}
 
 impl Dice {
+    pub fn new(seed: u64) -> Self {
+        Self::choosing(Vec::new(), seed)
+    }
+
+    /// What a fuzzer makes: where one choice changes, those after it stay.
+    pub fn choosing(choices: Vec<u8>, seed: u64) -> Self {
+        Self { choices: choices.into(), state: seed }
+    }
+
     pub fn below(&mut self, bound: usize) -> usize {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let x = ((self.0 >> 18) ^ self.0) >> 27;
+        if let Some(choice) = self.choices.pop_front() {
+            let more = if bound > 256 { self.choices.pop_front().unwrap_or(0) } else { 0 };
+            return (usize::from(choice) | usize::from(more) << 8) % bound.max(1);
+        }
+        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let x = ((self.state >> 18) ^ self.state) >> 27;
         (x % bound.max(1) as u64) as usize
     }
 

@@ -32,6 +32,8 @@ pub struct Plan {
     pub drain: bool,
     /// Bytes that all outboxes together may pin.
     pub outbox_budget: u64,
+    /// What the dice show first.
+    pub choices: Vec<u8>,
 }
 
 impl Default for Plan {
@@ -46,6 +48,7 @@ impl Default for Plan {
             refuse_percent: 0,
             drain: false,
             outbox_budget: 1 << 30,
+            choices: Vec::new(),
         }
     }
 }
@@ -71,15 +74,16 @@ pub struct World {
 }
 
 impl World {
-    pub fn new(seed: u64, plan: Plan) -> Self {
-        let dice = Dice(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
+    pub fn new(seed: u64, mut plan: Plan) -> Self {
+        let choices = std::mem::take(&mut plan.choices);
+        let dice = Dice::choosing(choices, seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let counters: Vec<Arc<ShardCounters>> = (0..SHARDS).map(|_| Arc::default()).collect();
         let config = Arc::new(config(&plan));
         let state = NodeState::new(Arc::new(RelayCounters::default()), false);
         let mut nets = Vec::new();
         let shards = (0..SHARDS)
             .map(|n| {
-                let net = Net::new(Dice(seed + n as u64), !seed.is_multiple_of(3));
+                let net = Net::new(Dice::new(seed.wrapping_add(n as u64)), !seed.is_multiple_of(3));
                 let net = Rc::new(RefCell::new(net));
                 nets.push(net.clone());
                 let budgets =

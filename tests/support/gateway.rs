@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::ptr::null;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -37,6 +38,7 @@ pub struct Setup {
     config: String,
     environment: Vec<(String, String)>,
     memory_group: Option<PathBuf>,
+    hidden_proc: bool,
     ready: bool,
 }
 
@@ -63,6 +65,12 @@ impl Setup {
     /// Starts it inside a control group.
     pub fn inside(mut self, group: &Path) -> Self {
         self.memory_group = Some(group.join("cgroup.procs"));
+        self
+    }
+
+    /// Starts it where `/proc` is an empty folder, as in a sandbox that hides its host.
+    pub fn without_proc(mut self) -> Self {
+        self.hidden_proc = true;
         self
     }
 
@@ -95,7 +103,8 @@ impl Gateway {
     /// A gateway with two shards and nothing else out of the ordinary.
     pub fn on(driver: Driver) -> Setup {
         let (args, environment) = (Vec::new(), Vec::new());
-        Setup { driver, args, config: String::new(), environment, memory_group: None, ready: true }
+        let config = String::new();
+        Setup { driver, args, config, environment, memory_group: None, hidden_proc: false, ready: true }
     }
 
     /// Starts one with two shards and these arguments.
@@ -122,6 +131,10 @@ impl Gateway {
         if let Some(processes) = setup.memory_group.clone() {
             // SAFETY: between fork and exec nothing but open, write and close of a path that was made before.
             unsafe { command.pre_exec(move || std::fs::write(&processes, "0")) };
+        }
+        if setup.hidden_proc {
+            // SAFETY: between fork and exec nothing but system calls.
+            unsafe { command.pre_exec(hide_proc) };
         }
         let child = command.spawn().unwrap();
         let ready = setup.ready;
@@ -313,6 +326,19 @@ impl Drop for Gateway {
             assert!(std::thread::panicking() || !log.contains("panicked"), "{log}");
         }
     }
+}
+
+/// Puts an empty folder over the calling process' `/proc`.
+pub fn hide_proc() -> std::io::Result<()> {
+    use nix::libc::{CLONE_NEWNS, CLONE_NEWUSER, MS_PRIVATE, MS_REC, mount, unshare};
+    let (root, proc, kind) = (c"/".as_ptr(), c"/proc".as_ptr(), c"tmpfs".as_ptr());
+    // SAFETY: every pointer is null where the call takes that, or a literal.
+    let done = unsafe {
+        (unshare(CLONE_NEWNS) == 0 || unshare(CLONE_NEWUSER | CLONE_NEWNS) == 0)
+            && mount(null(), root, null(), MS_REC | MS_PRIVATE, null()) == 0
+            && mount(kind, proc, kind, 0, null()) == 0
+    };
+    if done { Ok(()) } else { Err(std::io::Error::last_os_error()) }
 }
 
 /// One scrape.

@@ -27,17 +27,18 @@ pub fn inflate(data: &[u8]) {
 
 #[derive(Arbitrary)]
 struct Message {
+    large: bool,
     repeats: u16,
     payload: Vec<u8>,
 }
 
-/// Most octets of a message of the target `deflate`.
-const MOST_BYTES: usize = 256 * 1024;
+/// Most octets of a message of the target `deflate`: most look back further than the small window, some than the full one.
+const MOST_BYTES: [usize; 2] = [2 * 1024, 48 * 1024];
 
 /// A message comes back from either window; a bomb is refused at its limit.
 pub fn deflate(data: &[u8]) {
     with(data, |message: Message| {
-        let times = (1 + usize::from(message.repeats)).min(MOST_BYTES / message.payload.len().max(1)).max(1);
+        let times = (1 + usize::from(message.repeats)).min(MOST_BYTES[usize::from(message.large)] / message.payload.len().max(1)).max(1);
         let payload = message.payload.repeat(times);
         for window in [Deflate::Full, Deflate::Small] {
             let compressed = compress_once(&payload, window);

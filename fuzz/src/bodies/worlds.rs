@@ -1,4 +1,4 @@
-//! A whole node on the simulator: the input is the plan, and its dice.
+//! A whole node on the simulator: the input is the plan, and what the dice show.
 
 use arbitrary::Arbitrary;
 
@@ -16,20 +16,22 @@ struct Story {
     mailbox_items: u16,
     refuse_percent: u8,
     drain: bool,
+    choices: Vec<u8>,
 }
 
 /// Whatever happens, every client gets everything once and in order or is told, and nothing is left behind.
 pub fn world(data: &[u8]) {
     with(data, |story: Story| {
         let plan = Plan {
-            clients: 1 + usize::from(story.clients % 64),
-            rooms: 1 + usize::from(story.rooms % 8),
-            steps: 16 * (1 + usize::from(story.steps)),
+            clients: 1 + usize::from(story.clients % 16),
+            rooms: 1 + usize::from(story.rooms % 4),
+            steps: 1 + usize::from(story.steps),
             slow_percent: usize::from(story.slow_percent % 101),
             drop_oldest: story.drop_oldest,
             mailbox_items: 1 + usize::from(story.mailbox_items),
             refuse_percent: usize::from(story.refuse_percent % 100),
             drain: story.drain,
+            choices: story.choices,
             ..Plan::default()
         };
         let nothing_lost = plan.slow_percent == 0 && plan.mailbox_items > plan.steps;
