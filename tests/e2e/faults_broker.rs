@@ -17,6 +17,7 @@ use crate::support::proxy::Proxy;
 crate::on_both_drivers! {
     a_broker_that_is_back_after_a_tenth_of_a_second_loses_nothing_untold
     a_broker_that_is_back_after_three_seconds_loses_nothing_untold
+    publications_that_waited_too_long_for_a_broker_are_told_to_who_published_them
     a_slow_broker_loses_nothing
     a_thin_pipe_to_the_broker_loses_nothing_untold
     a_broker_one_byte_at_a_time_loses_nothing
@@ -38,6 +39,13 @@ const MEMBERS: usize = 3;
 const CONNECTED: &str = "ws_relay_connected";
 const TOLD: &str = "ws_gaps_total{reason=\"broker\"}";
 
+/// What was lost on each node, and how many publications failed and were told to their publisher.
+struct Seen {
+    far: Verdict,
+    near: Verdict,
+    failed: usize,
+}
+
 /// Two nodes of one broker: the far one behind the proxy, the near one beside it.
 struct World {
     driver: Driver,
@@ -51,17 +59,13 @@ impl World {
     fn new(driver: Driver) -> Self {
         let broker = Nats::start();
         let proxy = Proxy::start(broker.address());
-        // Publications wait for the broker as long as any story lasts: those that fail are told to their publisher, and the
-        // checker, which does not hear that, would call them lost.
-        let config = "[limits]\nfence_deadline = \"1m\"";
-        let node =
-            |url: &str| Gateway::on(driver).args(&["--nats-url", url, "--message-rate", "0"]).config(config).start();
+        let node = |url: &str| Gateway::start(driver, &["--nats-url", url, "--message-rate", "0"]);
         let (far, near) = (node(&format!("nats://{}", proxy.address())), node(&broker.url()));
         Self { driver, far, near, proxy, broker }
     }
 
-    /// Has a publisher talk on the near node and members of both listen while the story goes on; what was lost on each.
-    fn under_load(&mut self, story: impl FnOnce(&mut Self)) -> (Verdict, Verdict) {
+    /// Has a publisher talk on the near node and members of both listen while the story goes on.
+    fn under_load(&mut self, story: impl FnOnce(&mut Self)) -> Seen {
         let join = |node: &Gateway| {
             let mut members: Vec<Client> = (0..MEMBERS).map(|_| Client::connect(node.port)).collect();
             members.iter_mut().for_each(|member| member.join("lobby"));
@@ -82,12 +86,12 @@ impl World {
             drop(stop);
             (far.join().unwrap(), near.join().unwrap())
         });
-        (checker::judge(&load.ledger(), &far), checker::judge(&load.ledger(), &near))
+        Seen { far: load.judge(&far), near: load.judge(&near), failed: load.failed() }
     }
 
     /// A fault that ends the far node's connection: told, made again, and nothing is lost on the near node.
     fn cut(mut self, fault: &'static str, inflict: impl FnOnce(&Proxy)) {
-        let (far, near) = self.under_load(|world| {
+        let seen = self.under_load(|world| {
             let mut incident = Incident::begin(fault, world.driver);
             inflict(&world.proxy);
             world.far.wait("it knows", |far| {
@@ -98,13 +102,13 @@ impl World {
             world.far.wait_for(TOLD, MEMBERS as f64);
             incident.recovered();
         });
-        far.assert_promises();
-        near.assert_nothing_lost();
+        seen.far.assert_promises();
+        seen.near.assert_nothing_lost();
     }
 
     /// A fault that the connection survives: nothing is lost anywhere.
     fn ride_out(mut self, fault: &'static str, inflict: impl FnOnce(&Proxy), lift: impl FnOnce(&Proxy)) {
-        let (far, near) = self.under_load(|world| {
+        let seen = self.under_load(|world| {
             let mut incident = Incident::begin(fault, world.driver);
             inflict(&world.proxy);
             // The stall is the story; and whether anything came through meanwhile is the checker's.
@@ -117,13 +121,13 @@ impl World {
             assert_eq!(late.content("late"), 1);
             incident.recovered();
         });
-        far.assert_nothing_lost();
-        near.assert_nothing_lost();
+        seen.far.assert_nothing_lost();
+        seen.near.assert_nothing_lost();
     }
 
     /// The broker is killed under load and started again later.
-    fn without_broker(mut self, fault: &'static str, away: Duration) {
-        let (far, near) = self.under_load(|world| {
+    fn without_broker(mut self, fault: &'static str, away: Duration) -> Seen {
+        let seen = self.under_load(|world| {
             let mut incident = Incident::begin(fault, world.driver);
             world.broker.kill();
             // A loss that is made good before anybody has looked shows in what was told.
@@ -139,8 +143,9 @@ impl World {
             }
             incident.recovered();
         });
-        far.assert_promises();
-        near.assert_promises();
+        seen.far.assert_promises();
+        seen.near.assert_promises();
+        seen
     }
 }
 
@@ -159,6 +164,13 @@ fn a_broker_that_is_back_after_a_tenth_of_a_second_loses_nothing_untold(driver: 
 
 fn a_broker_that_is_back_after_three_seconds_loses_nothing_untold(driver: Driver) {
     World::new(driver).without_broker("broker killed, back after 3 s", Duration::from_secs(3));
+}
+
+/// With the default deadline of five seconds.
+fn publications_that_waited_too_long_for_a_broker_are_told_to_who_published_them(driver: Driver) {
+    let seen = World::new(driver).without_broker("broker killed, back after 7 s", Duration::from_secs(7));
+    assert!(seen.failed > 0, "the broker was away for longer than a publication waits");
+    assert!(seen.far.told > 0 && seen.near.told > 0, "who published lost them, and so did everybody else");
 }
 
 fn a_broker_that_is_back_after_fifteen_seconds_loses_nothing_untold(driver: Driver) {
@@ -200,7 +212,7 @@ fn garbage_from_the_broker_is_told_and_the_connection_made_again(driver: Driver)
 
 fn a_partition_is_noticed_by_pings_and_told(driver: Driver) {
     let mut world = World::new(driver);
-    let (far, near) = world.under_load(|world| {
+    let seen = world.under_load(|world| {
         let mut incident = Incident::begin("broker partitioned until pings notice", world.driver);
         world.proxy.blackhole(true);
         world.far.wait("pings are missed", |far| far.metrics().value(CONNECTED) == 0.0);
@@ -211,8 +223,8 @@ fn a_partition_is_noticed_by_pings_and_told(driver: Driver) {
         world.far.wait_for(CONNECTED, 1.0);
         incident.recovered();
     });
-    far.assert_promises();
-    near.assert_nothing_lost();
+    seen.far.assert_promises();
+    seen.near.assert_nothing_lost();
 }
 
 fn a_broker_that_leaves_is_left_before_it_evicts_anybody(driver: Driver) {

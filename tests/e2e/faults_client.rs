@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::bad_frames::{masked, open};
-use crate::support::checker::{self, Heard};
+use crate::support::checker::Heard;
 use crate::support::client::{Client, End};
 use crate::support::gateway::{Driver, Gateway};
 use crate::support::http;
@@ -65,8 +65,8 @@ impl World {
         });
         assert!(near.iter().all(|(_, end)| end.is_none()), "no neighbour is closed");
         let near: Vec<Vec<Heard>> = near.into_iter().map(|(heard, _)| heard).collect();
-        checker::judge(&load.ledger(), &near).assert_nothing_lost();
-        checker::judge(&load.ledger(), &[far]).assert_promises();
+        load.judge(&near).assert_nothing_lost();
+        load.judge(&[far]).assert_promises();
         end
     }
 }

@@ -10,7 +10,6 @@ use nix::sys::signal::Signal;
 use serde_json::json;
 
 use crate::bad_frames::{masked, open, read_frame};
-use crate::support::checker;
 use crate::support::client::Client;
 use crate::support::gateway::{self, Driver, Gateway};
 use crate::support::http;
@@ -143,7 +142,7 @@ fn a_storm_of_signals_interrupts_every_call_and_nothing_is_lost(driver: Driver) 
         let heard = listening.into_iter().map(|thread| thread.join().unwrap());
         heard.inspect(|(_, end)| assert_eq!(*end, None)).map(|(heard, _)| heard).collect::<Vec<_>>()
     });
-    checker::judge(&load.ledger(), &heard).assert_nothing_lost();
+    load.judge(&heard).assert_nothing_lost();
 }
 
 /// A control group with a memory limit. Ends with the value, which must outlive the gateway in it.

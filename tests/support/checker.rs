@@ -2,9 +2,10 @@
 //!
 //! Publishers write `{"p":PUBLISHER,"n":NUMBER}` with numbers from 0 on; whoever listens records. A subscriber that misses
 //! a number was told if a gap, or the end of its connection, came after the hole: a gap says that anything before it may be
-//! missing, and may come after messages that the broker delivered before it.
+//! missing, and may come after messages that the broker delivered before it. What failed and was told to its publisher may
+//! arrive or not: neither is a loss that nobody knows of.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use serde_json::{Value, json};
@@ -67,8 +68,10 @@ impl Verdict {
         assert_eq!((self.untold, self.twice, self.disordered), (0, 0, 0), "{}", self.line());
     }
 
-    fn add_lost(&mut self, missing: u64, told: bool) {
-        *(if told { &mut self.told } else { &mut self.untold }) += missing;
+    fn add_lost(&mut self, missing: Range<u64>, is_told: impl Fn(u64) -> bool) {
+        for number in missing {
+            *(if is_told(number) { &mut self.told } else { &mut self.untold }) += 1;
+        }
     }
 
     /// Nothing at all was lost.
@@ -78,47 +81,64 @@ impl Verdict {
     }
 }
 
-/// Judges what each subscriber heard of publishers that published `0..count` each.
-pub fn judge(published: &BTreeMap<u64, u64>, subscribers: &[Vec<Heard>]) -> Verdict {
-    let mut verdict = Verdict::default();
-    for heard in subscribers {
-        judge_one(published, 0, heard, &mut verdict);
+/// What publishers wrote down.
+#[derive(Clone, Default)]
+pub struct Ledger {
+    /// Each publisher published `0..count`.
+    pub published: BTreeMap<u64, u64>,
+    /// Publications (publisher, number) of which their publisher was told that they failed.
+    pub failed: BTreeSet<(u64, u64)>,
+}
+
+impl Ledger {
+    /// Judges what each subscriber heard.
+    pub fn judge(&self, subscribers: &[Vec<Heard>]) -> Verdict {
+        let mut verdict = Verdict::default();
+        subscribers.iter().for_each(|heard| self.judge_one(0, heard, &mut verdict));
+        verdict
     }
-    verdict
+
+    fn judge_one(&self, since: u64, heard: &[Heard], verdict: &mut Verdict) {
+        let last_notice = heard.iter().rposition(|item| *item == Heard::Told);
+        for (publisher, count) in &self.published {
+            let first = heard.iter().find_map(|item| match item {
+                Heard::Message(from, number) if from == publisher => Some(*number),
+                _ => None,
+            });
+            let is_told = |number: u64, since: usize| {
+                last_notice.is_some_and(|notice| notice >= since) || self.failed.contains(&(*publisher, number))
+            };
+            // The next number, and where the one before it was heard.
+            let (mut next, mut before) = (first.unwrap_or(since).min(since), 0);
+            for (place, item) in heard.iter().enumerate() {
+                let Heard::Message(from, number) = item else { continue };
+                if from != publisher {
+                    continue;
+                }
+                match number.checked_sub(next) {
+                    Some(_) => verdict.add_lost(next..*number, |number| is_told(number, before)),
+                    None if number + 1 == next => verdict.twice += 1,
+                    None => verdict.disordered += 1,
+                }
+                next = next.max(number + 1);
+                before = place;
+            }
+            verdict.add_lost(next..*count, |number| is_told(number, before));
+        }
+    }
+}
+
+/// Judges what each subscriber heard of publishers that published `0..count` each, and of which none was told of a failure.
+pub fn judge(published: &BTreeMap<u64, u64>, subscribers: &[Vec<Heard>]) -> Verdict {
+    Ledger { published: published.clone(), ..Ledger::default() }.judge(subscribers)
 }
 
 /// Judges one subscriber of one publisher, number 0, for a time: of messages `range` each must have been heard or told.
 pub fn judge_range(range: Range<u64>, heard: &[Heard]) -> Verdict {
     let mut verdict = Verdict::default();
-    judge_one(&BTreeMap::from([(0, range.end)]), range.start, heard, &mut verdict);
+    let ledger = Ledger { published: BTreeMap::from([(0, range.end)]), ..Ledger::default() };
+    ledger.judge_one(range.start, heard, &mut verdict);
     verdict
-}
-
-fn judge_one(published: &BTreeMap<u64, u64>, since: u64, heard: &[Heard], verdict: &mut Verdict) {
-    let last_notice = heard.iter().rposition(|item| *item == Heard::Told);
-    for (publisher, count) in published {
-        let first = heard.iter().find_map(|item| match item {
-            Heard::Message(from, number) if from == publisher => Some(*number),
-            _ => None,
-        });
-        // The next number, and where the one before it was heard.
-        let (mut next, mut before) = (first.unwrap_or(since).min(since), 0);
-        let told = |since: usize| last_notice.is_some_and(|notice| notice >= since);
-        for (place, item) in heard.iter().enumerate() {
-            let Heard::Message(from, number) = item else { continue };
-            if from != publisher {
-                continue;
-            }
-            match number.checked_sub(next) {
-                Some(missing) => verdict.add_lost(missing, told(before)),
-                None if number + 1 == next => verdict.twice += 1,
-                None => verdict.disordered += 1,
-            }
-            next = next.max(number + 1);
-            before = place;
-        }
-        verdict.add_lost(count.saturating_sub(next), told(before));
-    }
 }
 
 mod tests {
@@ -139,6 +159,18 @@ mod tests {
         assert_eq!(verdict(&[m(0), m(1), m(1), m(2), m(3)]), Verdict { twice: 1, ..Verdict::default() });
         assert_eq!(verdict(&[m(0), m(2), m(1), m(3)]), Verdict { untold: 1, disordered: 1, ..Verdict::default() });
         assert_eq!(verdict(&[m(0), m(1)]), Verdict { untold: 2, ..Verdict::default() });
+    }
+
+    #[test]
+    fn what_failed_and_was_told_to_its_publisher_is_no_untold_loss_and_may_arrive() {
+        let m = |n| Heard::Message(1, n);
+        let ledger = Ledger { published: BTreeMap::from([(1, 4)]), failed: BTreeSet::from([(1, 1), (1, 2)]) };
+        let verdict = |heard: &[Heard]| ledger.judge(&[heard.to_vec()]);
+        assert_eq!(verdict(&[m(0), m(3)]), Verdict { told: 2, ..Verdict::default() });
+        assert_eq!(verdict(&[m(0), m(2), m(3)]), Verdict { told: 1, ..Verdict::default() });
+        assert_eq!(verdict(&[m(0), m(1), m(2), m(3)]), Verdict::default());
+        assert_eq!(verdict(&[m(0)]), Verdict { told: 2, untold: 1, ..Verdict::default() });
+        assert_eq!(verdict(&[m(0), m(2), m(2), m(3)]), Verdict { told: 1, twice: 1, ..Verdict::default() });
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! A publisher that goes on until it is told, and members that listen until they have heard its last word.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::SeqCst};
 use std::time::{Duration, Instant};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use super::checker::{self, Heard};
+use super::checker::{self, Heard, Ledger, Verdict};
 use super::client::{Client, End, Said};
 use super::http::PATIENCE;
 
@@ -16,8 +17,10 @@ pub struct Load {
     begun: AtomicU64,
     /// Messages published so far.
     published: AtomicU64,
-    /// The same, once it is the last word.
+    /// The number after the last one that arrives, once it is known.
     last: AtomicU64,
+    /// Those that failed, and whose publisher was told.
+    failed: Mutex<BTreeSet<u64>>,
     stopping: AtomicBool,
 }
 
@@ -32,23 +35,41 @@ impl Drop for Stop<'_> {
 
 impl Default for Load {
     fn default() -> Self {
-        let last = AtomicU64::new(u64::MAX);
-        Self { begun: AtomicU64::new(0), published: AtomicU64::new(0), last, stopping: AtomicBool::new(false) }
+        let [begun, published, last] = [0, 0, u64::MAX].map(AtomicU64::new);
+        Self { begun, published, last, failed: Mutex::default(), stopping: AtomicBool::new(false) }
     }
 }
 
 impl Load {
-    /// Publishes about a thousand messages a second until the value of [`Self::stop_at_the_end`] ends.
+    /// Publishes about a thousand messages a second until the value of [`Self::stop_at_the_end`] ends, and hears what became
+    /// of each.
     pub fn publish(&self, client: &mut Client, room: &str) {
-        self.publish_with(|content| {
-            client.publish(room, content);
-            // What it is told (that the broker is away) must not fill its own connection.
-            client.next_within(Duration::from_millis(1));
+        let mut open = BTreeSet::new();
+        let published = self.publish_until_stopped(|content| {
+            let number = content["n"].as_u64().unwrap();
+            let request = json!({"type": "message", "roomId": room, "content": content, "ack": true, "ref": number});
+            client.say(request);
+            open.insert(number);
+            let until = Instant::now() + Duration::from_millis(1);
+            while let Some(said) = client.next_within(until.saturating_duration_since(Instant::now())) {
+                self.note_outcome(said, &mut open);
+            }
         });
+        while !open.is_empty() {
+            self.note_outcome(client.next(), &mut open);
+        }
+        let failed = self.failed.lock().unwrap();
+        let arrives = (0..published).rev().find(|number| !failed.contains(number));
+        self.last.store(arrives.map_or(0, |number| number + 1), SeqCst);
     }
 
-    /// The same in another way.
-    pub fn publish_with(&self, mut publish: impl FnMut(Value)) {
+    /// The same in another way, which tells of no failure.
+    pub fn publish_with(&self, publish: impl FnMut(Value)) {
+        let published = self.publish_until_stopped(publish);
+        self.last.store(published, SeqCst);
+    }
+
+    fn publish_until_stopped(&self, mut publish: impl FnMut(Value)) -> u64 {
         let mut number = 0;
         while !self.stopping.load(SeqCst) {
             self.begun.store(number + 1, SeqCst);
@@ -56,7 +77,20 @@ impl Load {
             number += 1;
             self.published.store(number, SeqCst);
         }
-        self.last.store(number, SeqCst);
+        number
+    }
+
+    /// What the publisher is told of one of its `open` publications.
+    fn note_outcome(&self, said: Said, open: &mut BTreeSet<u64>) {
+        let Said::Text(text) = said else { panic!("the publisher is told {said:?}") };
+        let value: Value = serde_json::from_str(&text).unwrap();
+        let number = value["ref"].as_u64().unwrap_or_else(|| panic!("no answer to a publication: {text}"));
+        assert!(open.remove(&number), "the second answer to {number}: {text}");
+        match value["type"].as_str() {
+            Some("ack") => {}
+            Some("error") => drop(self.failed.lock().unwrap().insert(number)),
+            _ => panic!("neither an ack nor an error: {text}"),
+        }
     }
 
     /// Ends it with the value, also where a story fails: then that is what is reported.
@@ -83,9 +117,15 @@ impl Load {
         }
     }
 
-    /// For the checker: what was published, after the end.
-    pub fn ledger(&self) -> BTreeMap<u64, u64> {
-        BTreeMap::from([(0, self.last.load(SeqCst))])
+    /// How many of them failed, and were told so, so far.
+    pub fn failed(&self) -> usize {
+        self.failed.lock().unwrap().len()
+    }
+
+    /// The checker's verdict on what each subscriber heard, after the end.
+    pub fn judge(&self, subscribers: &[Vec<Heard>]) -> Verdict {
+        let failed = self.failed.lock().unwrap().iter().map(|number| (0, *number)).collect();
+        Ledger { published: BTreeMap::from([(0, self.published())]), failed }.judge(subscribers)
     }
 
     /// Listens until the last word, or until the end of the connection.
