@@ -88,6 +88,8 @@ pub enum Accepted {
     Nobody,
     /// No descriptor or memory is left, or the kernel cannot; they wait on.
     Exhausted(Errno),
+    /// This is no listener any more: nobody will ever be accepted.
+    Broken(Errno),
 }
 
 /// Accepts one connection.
@@ -101,6 +103,7 @@ pub fn accept(listener: &OwnedFd) -> Accepted {
             }
             // The connection died in the queue, or a signal came (accept(2)): the next one.
             Err(Errno::ECONNABORTED | Errno::EINTR | Errno::EPROTO | Errno::EPERM) => {}
+            Err(error @ (Errno::EBADF | Errno::EINVAL | Errno::ENOTSOCK)) => return Accepted::Broken(error),
             // Whatever else it is, the same call would only say it again.
             Err(error) => return Accepted::Exhausted(error),
         }
@@ -168,6 +171,13 @@ mod tests {
         let listener = listen_at(any_port()).unwrap();
         let error = probe(local_address(&listener)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[test]
+    fn a_listener_that_listens_no_more_is_broken_and_not_exhausted() {
+        let listener = listen_at(any_port()).unwrap();
+        nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both).unwrap();
+        assert!(matches!(accept(&listener), Accepted::Broken(Errno::EINVAL)));
     }
 
     #[test]

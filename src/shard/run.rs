@@ -1,6 +1,7 @@
 //! The thread around a shard: its runtime, its listener, its mailboxes, and the loop that turns it.
 
 use std::cell::RefCell;
+use std::convert::Infallible;
 use std::fs::File;
 use std::future::poll_fn;
 use std::io;
@@ -10,6 +11,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use futures_util::future::{Either, select};
 use monoio::net::TcpStream;
 use monoio::time::sleep;
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
@@ -85,15 +87,18 @@ async fn live<W: Wire + AsFd + 'static>(seat: Seat, wire: W) -> io::Result<Shard
     let shard = Shard::new(wire, seat.settings.clone(), seat.counters.clone(), seat.seed);
     let shard = Rc::new(RefCell::new(shard));
     let listener = Rc::new(seat.listener);
-    let accepting = pollable(&*listener)?;
+    let callers = pollable(&*listener)?;
     // The loop is a task like the accepting one: monoio polls a main future that is ready again and again before it looks
     // at its driver.
     let start = Instant::now();
-    let accepts = monoio::spawn(accept(shard.clone(), listener.clone(), accepting, seat.waker.clone(), start));
+    let accepting = monoio::spawn(accept(shard.clone(), listener.clone(), callers, seat.waker.clone(), start));
     let inbox = Inbox { port: seat.port, orders: seat.orders, waker: seat.waker };
     let turning = monoio::spawn(turn(shard.clone(), listener.clone(), inbox, events, seat.counters, start));
-    turning.await?;
-    drop(accepts);
+    // Accepting ends by an error only, and a shard that takes nobody in is half alive: it ends with it.
+    match select(turning, accepting).await {
+        Either::Left((turned, _)) => turned?,
+        Either::Right((Err(error), _)) => return Err(error),
+    }
     empty_the_queue(&shard, &listener);
     Ok(ShardExit::Stopped)
 }
@@ -220,11 +225,11 @@ async fn accept<W: Wire>(
     readiness: TcpStream,
     waker: Arc<Waker>,
     start: Instant,
-) -> io::Result<()> {
+) -> io::Result<Infallible> {
     let mut spare = File::open("/dev/null").ok();
     loop {
         readiness.readable(false).await?;
-        let mut exhausted = None;
+        let (mut exhausted, mut broken) = (None, None);
         {
             let mut shard = shard.borrow_mut();
             tell_time(&mut shard, start, Instant::now());
@@ -236,12 +241,19 @@ async fn accept<W: Wire>(
                         exhausted = Some(error);
                         break;
                     }
+                    Accepted::Broken(error) => {
+                        broken = Some(error);
+                        break;
+                    }
                 }
             }
             shard.submit();
         }
         // Submitting may have found events, or left some behind; the loop may sleep.
         waker.ring();
+        if let Some(error) = broken {
+            return Err(io::Error::other(format!("the listener is broken, nobody can be accepted: {error}")));
+        }
         if let Some(error) = exhausted {
             tracing::warn!(%error, "cannot accept: raise nofile, or lower max_connections below it");
             refuse_with(&mut spare, &shard, &listener);

@@ -19,6 +19,8 @@ crate::on_both_drivers! {
     a_shard_that_lags_shows_in_the_metrics
     a_shard_that_stands_still_for_long_makes_the_node_unfit_to_live
     a_panic_in_a_shard_ends_the_process_with_a_failure
+    a_panic_in_the_relay_ends_the_process_with_a_failure
+    a_shard_that_can_accept_nobody_any_more_ends_the_process_with_a_failure
     a_relay_that_stands_still_leaves_connections_and_other_rooms_alone
 }
 
@@ -94,10 +96,10 @@ fn a_shard_whose_mailbox_overflowed_tells_its_rooms(driver: Driver) {
         drop(stop);
         [stalled, others].map(|threads| threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>())
     });
-    let verdict = checker::judge(&load.ledger(), &stalled);
+    let verdict = load.judge(&stalled);
     verdict.assert_promises();
     assert!(verdict.told > 0, "the mailbox overflowed");
-    checker::judge(&load.ledger(), &others).assert_nothing_lost();
+    load.judge(&others).assert_nothing_lost();
 }
 
 fn a_shard_that_lags_shows_in_the_metrics(driver: Driver) {
@@ -136,10 +138,18 @@ fn a_shard_that_stands_still_for_long_makes_the_node_unfit_to_live(driver: Drive
 }
 
 fn a_panic_in_a_shard_ends_the_process_with_a_failure(driver: Driver) {
+    panic_in("shard-0", "panic in a shard", driver);
+}
+
+fn a_panic_in_the_relay_ends_the_process_with_a_failure(driver: Driver) {
+    panic_in("relay", "panic in the relay", driver);
+}
+
+fn panic_in(thread: &str, fault: &'static str, driver: Driver) {
     let mut gateway = Gateway::start(driver, &[]);
     let [mut one, mut two] = members(&gateway);
-    let mut incident = Incident::begin("panic in a shard", driver);
-    Held::hold(gateway.pid(), "shard-0").panic();
+    let mut incident = Incident::begin(fault, driver);
+    Held::hold(gateway.pid(), thread).panic();
     let status = gateway.exit();
     incident.detected();
     // A build that unwinds exits with 1, one that aborts by SIGABRT.
@@ -153,6 +163,45 @@ fn a_panic_in_a_shard_ends_the_process_with_a_failure(driver: Driver) {
     assert_eq!(gateway.publish("lobby", "\"again\""), 202);
     assert_eq!(again[0].content("lobby"), "again");
     incident.recovered();
+}
+
+/// One of two listeners ends: the other shard would live on, and half of those who connect would wait for ever.
+fn a_shard_that_can_accept_nobody_any_more_ends_the_process_with_a_failure(driver: Driver) {
+    let mut gateway = Gateway::start(driver, &[]);
+    let mut client = Client::connect(gateway.port);
+    let mut incident = Incident::begin("listener of a shard is shut down", driver);
+    shut_a_listener_down(&gateway);
+    let status = gateway.exit();
+    incident.detected();
+    assert_eq!(status.code(), Some(1), "{}", gateway.log());
+    let log = gateway.log();
+    assert!(log.contains("nobody can be accepted") && log.contains("the node ends"), "{log}");
+    assert_eq!(client.end(), End::Lost);
+    gateway.restart();
+    Client::connect(gateway.port).join("lobby");
+    incident.recovered();
+}
+
+/// Takes a copy of a descriptor of the gateway, one that listens at its public port, and shuts it down.
+fn shut_a_listener_down(gateway: &Gateway) {
+    use nix::libc::{SYS_pidfd_getfd, SYS_pidfd_open, syscall};
+    use std::os::fd::{FromRawFd, OwnedFd};
+    let own = |result: i64| {
+        // SAFETY: a new descriptor, and nobody else's.
+        (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result as i32) })
+    };
+    // SAFETY: numbers only.
+    let process = own(unsafe { syscall(SYS_pidfd_open, gateway.pid(), 0) }).expect("pidfd_open(2)");
+    let copies = (0..gateway.open_descriptors() as i32 * 2).filter_map(|number| {
+        // SAFETY: numbers only.
+        own(unsafe { syscall(SYS_pidfd_getfd, std::os::fd::AsRawFd::as_raw_fd(&process), number, 0) })
+    });
+    let listener = copies.map(std::net::TcpListener::from).find(|copy| {
+        let listens = nix::sys::socket::getsockopt(copy, nix::sys::socket::sockopt::AcceptConn) == Ok(true);
+        listens && copy.local_addr().is_ok_and(|address| address.port() == gateway.port)
+    });
+    let listener = listener.expect("the gateway listens");
+    nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&listener), nix::sys::socket::Shutdown::Both).unwrap();
 }
 
 fn a_relay_that_stands_still_leaves_connections_and_other_rooms_alone(driver: Driver) {
