@@ -1,6 +1,7 @@
 //! The relay's thread: how it starts, what it hands to the shards, how it stops.
 
 use std::io;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -56,9 +57,8 @@ impl Handle {
     pub fn stop(self) {
         self.shared.stop.store(true, Ordering::Release);
         self.shared.waker.ring();
-        if self.thread.join().is_err() {
-            tracing::error!("the relay's thread had panicked; see the message before this one");
-        }
+        // A panic has ended the process.
+        drop(self.thread.join());
     }
 }
 
@@ -112,20 +112,29 @@ pub fn start(
     let thread = match nats::Access::new(&options)? {
         None => {
             let desk = desk(Duration::ZERO);
-            builder.spawn(move || local::run(desk))?
+            builder.spawn(move || or_end_the_process(|| local::run(desk)))?
         }
         Some(access) => {
             let desk = desk(options.limits.linger);
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
             let doorbell = nats::Doorbell::new(&runtime, shared.waker.clone())?;
             builder.spawn(move || {
-                runtime.block_on(nats::run(desk, access, doorbell, &options.limits));
+                or_end_the_process(|| runtime.block_on(nats::run(desk, access, doorbell, &options.limits)));
                 // Dropping it would wait for a name lookup that hangs.
                 runtime.shutdown_background();
             })?
         }
     };
     Ok((ports, Handle { shared, thread }))
+}
+
+/// A node whose relay is gone is half alive: its clients stay, and hear nothing. Where a panic unwinds, it ends the process as
+/// it does where panics abort.
+fn or_end_the_process(run: impl FnOnce()) {
+    if std::panic::catch_unwind(AssertUnwindSafe(run)).is_err() {
+        tracing::error!("the relay's thread panicked; the node ends");
+        std::process::exit(1);
+    }
 }
 
 fn connect_ports(

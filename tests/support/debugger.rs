@@ -9,8 +9,9 @@ use std::ptr::{null_mut, without_provenance_mut};
 
 use nix::libc::{self, c_void, pid_t, user_regs_struct};
 
-/// The function that a shard's thread runs in each turn of its loop, as `nm -C` writes it, for either wire.
-const TURN: &str = "tidegate::shard::Shard<W>::reap";
+/// What a thread runs in each turn of its loop, as `nm -C` writes it: a shard's, for either wire, and the relay's, for either bus.
+const TURNS: [(&str, &str); 2] =
+    [("shard-", "tidegate::shard::Shard<W>::reap"), ("relay", "tidegate::relay::hub::Hub::wake_ports")];
 /// What `None.unwrap()` calls: its one argument is where the source stands.
 const UNWRAP_FAILED: &str = "core::option::unwrap_failed";
 /// Steps after which a loop that never turned has stopped turning.
@@ -22,21 +23,23 @@ const BELOW_STACK_BYTES: u64 = 512 * 1024;
 pub struct Held {
     thread: pid_t,
     process: u32,
+    turn: &'static str,
 }
 
 impl Held {
     /// Stops the thread of this name wherever it is. Its process must be a child of the caller's.
     pub fn hold(process: u32, name: &str) -> Self {
-        let held = Self { thread: thread_named(process, name), process };
+        let (_, turn) = TURNS.into_iter().find(|(thread, _)| name.starts_with(thread)).expect("a thread with a loop");
+        let held = Self { thread: thread_named(process, name), process, turn };
         held.request(libc::PTRACE_SEIZE, 0, 0);
         held.request(libc::PTRACE_INTERRUPT, 0, 0);
         held.wait();
         held
     }
 
-    /// Goes on to the beginning of the next turn of a shard's loop, and stops it there: in the middle of its work.
+    /// Goes on to the beginning of the next turn of the thread's loop, and stops it there: in the middle of its work.
     pub fn step_into_turn(&self) {
-        let turns = addresses(self.process, TURN);
+        let turns = addresses(self.process, self.turn);
         for _ in 0..STEPS {
             if turns.contains(&self.registers().rip) {
                 return;
@@ -44,10 +47,10 @@ impl Held {
             self.request(libc::PTRACE_SINGLESTEP, 0, 0);
             self.wait();
         }
-        panic!("the thread does not come to {TURN}");
+        panic!("the thread does not come to {}", self.turn);
     }
 
-    /// Goes on, and panics at the beginning of the next turn of the shard's loop.
+    /// Goes on, and panics at the beginning of the next turn of the thread's loop.
     pub fn panic(self) {
         self.step_into_turn();
         let mut registers = self.registers();
