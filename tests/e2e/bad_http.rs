@@ -182,9 +182,9 @@ fn a_head_that_is_not_finished_gets_408_and_silence_too(driver: Driver) {
     let mut silent = http::connect(gateway.port);
     let mut slow = http::connect(gateway.port);
     let head = http::upgrade("/", &[]);
-    let mut octets = head.bytes().cycle().skip(head.len() - 40).take(38);
+    let mut octets = head.bytes().take(head.len() - 1);
     slow.set_nonblocking(true).unwrap();
-    // One octet after the other, forever as far as the client is concerned.
+    // One octet of a good head after the other: the last one would come long after the deadline.
     let answered = loop {
         if let Some(octet) = octets.next() {
             let _ = slow.write_all(&[octet]);
@@ -199,10 +199,9 @@ fn a_head_that_is_not_finished_gets_408_and_silence_too(driver: Driver) {
     };
     assert!(answered > 0, "it is answered before it is closed");
     slow.set_nonblocking(false).unwrap();
-    let status = http::read_answer(&mut slow).unwrap().status;
-    assert!(status == 408 || status == 400, "{status}");
+    assert_eq!(http::read_answer(&mut slow).unwrap().status, 408);
     assert_eq!(http::read_answer(&mut silent).unwrap().status, 408);
-    gateway.wait_for_at_least("ws_handshakes_total{result=\"timeout\"}", 1.0);
+    gateway.wait_for("ws_handshakes_total{result=\"timeout\"}", 2.0);
 }
 
 fn garbage_without_end_is_cut_off(driver: Driver) {
@@ -216,7 +215,7 @@ fn garbage_without_end_is_cut_off(driver: Driver) {
     }
     let grown = gateway.memory_bytes().saturating_sub(before);
     assert!(grown < 8 << 20, "garbage took {grown} bytes");
-    assert_eq!(gateway.metrics().value("ws_connections_active"), 0.0);
+    assert_eq!(gateway.metrics().value("ws_handshakes_total{result=\"bad-request\"}"), 3.0);
 }
 
 fn an_origin_is_held_to_the_list(driver: Driver) {

@@ -112,30 +112,22 @@ fn a_gateway_that_stood_still_for_a_minute_blames_nobody(driver: Driver) {
     assert_eq!(gateway.metrics().sum("ws_closes_total"), 0.0);
 }
 
-/// A hangup is ignored, and what it interrupts (EINTR) goes on.
+/// Stopped and continued, who waits gets EINTR (signal(7)); a signal that is ignored would interrupt nothing.
 fn a_storm_of_signals_interrupts_every_call_and_nothing_is_lost(driver: Driver) {
     let gateway = Gateway::start(driver, &["--message-rate", "0"]);
     let mut members: Vec<Client> = (0..4).map(|_| Client::connect(gateway.port)).collect();
     members.iter_mut().for_each(|member| member.join("lobby"));
     let mut publisher = Client::connect(gateway.port);
-    let process = gateway.pid() as i32;
-    let threads: Vec<i32> = std::fs::read_dir(format!("/proc/{process}/task"))
-        .unwrap()
-        .map(|thread| thread.unwrap().file_name().to_str().unwrap().parse().unwrap())
-        .collect();
     let load = Load::default();
     let heard = std::thread::scope(|scope| {
         let load = &load;
         let listening: Vec<_> = members.iter_mut().map(|member| scope.spawn(move || load.hear(member))).collect();
         scope.spawn(move || load.publish(&mut publisher, "lobby"));
         let stop = load.stop_at_the_end();
-        for _ in 0..2_000 {
-            for thread in &threads {
-                // SAFETY: numbers only.
-                let sent = unsafe { nix::libc::syscall(nix::libc::SYS_tgkill, process, *thread, nix::libc::SIGHUP) };
-                assert_eq!(sent, 0, "{}", std::io::Error::last_os_error());
-            }
-            std::thread::sleep(Duration::from_micros(200));
+        for _ in 0..500 {
+            gateway.signal(Signal::SIGSTOP);
+            gateway.signal(Signal::SIGCONT);
+            std::thread::sleep(Duration::from_millis(2));
         }
         load.wait_for_more(100);
         drop(stop);

@@ -157,7 +157,7 @@ fn all_outboxes_together_are_bounded(driver: Driver) {
         let outboxes = metrics.value("ws_outbox_bytes");
         assert!(outboxes < TOTAL * 1.5, "{outboxes} bytes in outboxes");
         metrics.value("ws_closes_total{reason=\"outbox-budget\"}") >= 1.0
-            || metrics.value("ws_closes_total{reason=\"slow-reader\"}") >= 8.0
     });
+    assert_eq!(gateway.metrics().value("ws_closes_total{reason=\"slow-reader\"}"), 0.0, "none was full by itself");
     drop(stopped);
 }
