@@ -1,8 +1,9 @@
 //! The load checker: what publishers wrote and subscribers read, and the verdict. Its first line counts the losses.
 //!
 //! Publishers write `{"p":PUBLISHER,"n":NUMBER}` with numbers from 0 on; whoever listens records. A subscriber that misses
-//! a number was told if a gap, or the end of its connection, came after the hole: a gap says that anything before it may be
-//! missing, and may come after messages that the broker delivered before it. What failed and was told to its publisher may
+//! a number was told if a gap came after the hole: it says that anything before it may be missing, and may come after messages
+//! that the broker delivered before it. The end of a connection tells of what would have come after it, and of no hole before
+//! the last message. What failed and was told to its publisher may
 //! arrive or not: neither is a loss that nobody knows of.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,8 +16,10 @@ use serde_json::{Value, json};
 pub enum Heard {
     /// A message of a publisher.
     Message(u64, u64),
-    /// A gap, or an end: something before or after may be missing.
-    Told,
+    /// Something before this may be missing.
+    Gap,
+    /// A drain, a close or the end of the connection: what comes after it is missing.
+    End,
 }
 
 impl Heard {
@@ -24,7 +27,8 @@ impl Heard {
     pub fn of(value: &Value) -> Option<Self> {
         match value["type"].as_str()? {
             "message" => Some(Self::Message(value["content"]["p"].as_u64()?, value["content"]["n"].as_u64()?)),
-            "gap" | "server-shutdown" => Some(Self::Told),
+            "gap" => Some(Self::Gap),
+            "server-shutdown" => Some(Self::End),
             _ => None,
         }
     }
@@ -99,14 +103,15 @@ impl Ledger {
     }
 
     fn judge_one(&self, since: u64, heard: &[Heard], verdict: &mut Verdict) {
-        let last_notice = heard.iter().rposition(|item| *item == Heard::Told);
+        let last = |notice: &Heard| heard.iter().rposition(|item| item == notice);
+        let (last_gap, last_end) = (last(&Heard::Gap), last(&Heard::End));
         for (publisher, count) in &self.published {
             let first = heard.iter().find_map(|item| match item {
                 Heard::Message(from, number) if from == publisher => Some(*number),
                 _ => None,
             });
             let is_told = |number: u64, since: usize| {
-                last_notice.is_some_and(|notice| notice >= since) || self.failed.contains(&(*publisher, number))
+                last_gap.is_some_and(|gap| gap >= since) || self.failed.contains(&(*publisher, number))
             };
             // The next number, and where the one before it was heard.
             let (mut next, mut before) = (first.unwrap_or(since).min(since), 0);
@@ -123,7 +128,8 @@ impl Ledger {
                 next = next.max(number + 1);
                 before = place;
             }
-            verdict.add_lost(next..*count, |number| is_told(number, before));
+            let ended = last_end.is_some_and(|end| end >= before);
+            verdict.add_lost(next..*count, |number| ended || is_told(number, before));
         }
     }
 }
@@ -153,12 +159,21 @@ mod tests {
         let m = |n| Heard::Message(1, n);
         assert_eq!(verdict(&[m(0), m(1), m(2), m(3)]), Verdict::default());
         assert_eq!(verdict(&[m(0), m(3)]), Verdict { untold: 2, ..Verdict::default() });
-        assert_eq!(verdict(&[m(0), Heard::Told, m(3)]), Verdict { told: 2, ..Verdict::default() });
-        assert_eq!(verdict(&[m(0), m(3), Heard::Told]), Verdict { told: 2, ..Verdict::default() });
-        assert_eq!(verdict(&[Heard::Told, m(0), m(3)]), Verdict { untold: 2, ..Verdict::default() });
+        assert_eq!(verdict(&[m(0), Heard::Gap, m(3)]), Verdict { told: 2, ..Verdict::default() });
+        assert_eq!(verdict(&[m(0), m(3), Heard::Gap]), Verdict { told: 2, ..Verdict::default() });
+        assert_eq!(verdict(&[Heard::Gap, m(0), m(3)]), Verdict { untold: 2, ..Verdict::default() });
         assert_eq!(verdict(&[m(0), m(1), m(1), m(2), m(3)]), Verdict { twice: 1, ..Verdict::default() });
         assert_eq!(verdict(&[m(0), m(2), m(1), m(3)]), Verdict { untold: 1, disordered: 1, ..Verdict::default() });
         assert_eq!(verdict(&[m(0), m(1)]), Verdict { untold: 2, ..Verdict::default() });
+    }
+
+    #[test]
+    fn an_end_tells_of_what_follows_it_and_of_no_hole_before() {
+        let m = |n| Heard::Message(1, n);
+        assert_eq!(verdict(&[m(0), m(1), Heard::End]), Verdict { told: 2, ..Verdict::default() });
+        assert_eq!(verdict(&[Heard::End]), Verdict { told: 4, ..Verdict::default() });
+        assert_eq!(verdict(&[m(0), m(2), Heard::End]), Verdict { told: 1, untold: 1, ..Verdict::default() });
+        assert_eq!(verdict(&[m(0), Heard::End, m(3)]), Verdict { untold: 2, ..Verdict::default() });
     }
 
     #[test]
@@ -182,6 +197,6 @@ mod tests {
         assert_eq!(since(2, &[m(3)]), Verdict { untold: 1, ..Verdict::default() });
         assert_eq!(since(2, &[m(1), m(3)]), Verdict { untold: 1, ..Verdict::default() });
         assert_eq!(since(2, &[]), Verdict { untold: 2, ..Verdict::default() });
-        assert_eq!(since(2, &[Heard::Told]), Verdict { told: 2, ..Verdict::default() });
+        assert_eq!(since(2, &[Heard::End]), Verdict { told: 2, ..Verdict::default() });
     }
 }

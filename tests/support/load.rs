@@ -141,7 +141,7 @@ impl Load {
             let text = match client.next_within(Duration::from_millis(100)) {
                 Some(Said::Text(text)) => text,
                 Some(Said::End(end)) => {
-                    heard.push(Heard::Told);
+                    heard.push(Heard::End);
                     return (heard, Some(end));
                 }
                 Some(Said::Binary(_)) => panic!("binary"),
