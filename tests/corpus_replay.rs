@@ -30,8 +30,8 @@ use socket::Dice;
 
 /// Inputs that the generator makes for each target, whose bodies take microseconds.
 const INPUTS: usize = 400;
-/// The simulator's bodies take tens of milliseconds.
-const WORLDS: usize = 12;
+/// The simulator's bodies take milliseconds.
+const WORLDS: usize = 60;
 /// Octets of an input at most.
 const MOST_BYTES: usize = 4096;
 /// What all corpora together may take in the repository.

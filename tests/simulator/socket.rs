@@ -107,6 +107,11 @@ impl Net {
         self.events.push_back(Event::Ready(Ready { token, readable: true, writable, hangup }));
     }
 
+    /// Whether the client has something to read, or the end.
+    pub fn has_news(&self, fd: RawFd) -> bool {
+        self.sockets.get(&fd).is_some_and(|socket| socket.server_fin || !socket.to_client.is_empty())
+    }
+
     /// The client reads; a shard that was refused room is told.
     pub fn client_reads(&mut self, fd: RawFd, most: usize) -> Vec<u8> {
         let Some(socket) = self.sockets.get_mut(&fd) else { return Vec::new() };

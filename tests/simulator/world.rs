@@ -230,6 +230,9 @@ impl World {
         for fd in fds {
             let Some(client) = self.clients.get_mut(&fd) else { continue };
             let shard = client.shard;
+            if !self.nets[shard].borrow().has_news(fd) {
+                continue;
+            }
             let most = if everything || !client.slow { usize::MAX } else { self.dice.below(60) };
             let octets = self.nets[shard].borrow_mut().client_reads(fd, most);
             let answers = client.hear(&octets, &mut self.oracle);
@@ -295,6 +298,9 @@ impl World {
         }
         for _ in 0..200 {
             self.turn();
+            if self.shards.iter().all(|shard| shard.sockets() == 0 && !shard.has_work()) && self.bus.is_quiet() {
+                break;
+            }
         }
         for (shard, counters) in self.shards.iter().zip(&self.counters) {
             let sum = |cells: &[tidegate::counters::Cell]| cells.iter().map(|cell| cell.value()).sum::<u64>();

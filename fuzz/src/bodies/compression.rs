@@ -38,8 +38,8 @@ const MOST_BYTES: [usize; 2] = [2 * 1024, 48 * 1024];
 /// A message comes back from either window; a bomb is refused at its limit.
 pub fn deflate(data: &[u8]) {
     with(data, |message: Message| {
-        let times = (1 + usize::from(message.repeats)).min(MOST_BYTES[usize::from(message.large)] / message.payload.len().max(1)).max(1);
-        let payload = message.payload.repeat(times);
+        let most = MOST_BYTES[usize::from(message.large)] / message.payload.len().max(1);
+        let payload = message.payload.repeat((1 + usize::from(message.repeats)).min(most).max(1));
         for window in [Deflate::Full, Deflate::Small] {
             let compressed = compress_once(&payload, window);
             let stored = payload.len() + payload.len() / 64 + 64;
