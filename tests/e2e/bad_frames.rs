@@ -272,10 +272,12 @@ fn an_announced_length_reserves_no_memory(driver: Driver) {
     let mut gateway = Gateway::start(driver, &[]);
     let before = gateway.memory_bytes();
     let header = &masked(0x82, &[0; 60_000])[..8];
-    let mut streams: Vec<TcpStream> = (0..400).map(|_| http::connect(gateway.port)).collect();
-    for stream in &mut streams {
-        open(stream, "/raw/lobby");
+    let mut streams: Vec<TcpStream> = Vec::new();
+    for _ in 0..400 {
+        let mut stream = http::connect(gateway.port);
+        open(&mut stream, "/raw/lobby");
         stream.write_all(header).unwrap();
+        streams.push(stream);
     }
     for stream in &mut streams {
         stream.write_all(&[0; 16]).unwrap();
