@@ -93,7 +93,7 @@ pub struct Gateway {
     /// The admin port.
     pub admin: u16,
     setup: Setup,
-    child: Child,
+    child: Process,
     ended: bool,
     directory: PathBuf,
     descriptors: usize,
@@ -136,17 +136,25 @@ impl Gateway {
             // SAFETY: between fork and exec nothing but system calls.
             unsafe { command.pre_exec(hide_proc) };
         }
-        let child = command.spawn().unwrap();
+        let child = Process(command.spawn().unwrap());
         let ready = setup.ready;
         let mut gateway = Self { port, admin, setup, child, ended: false, directory, descriptors: 0 };
         gateway.wait("answers", |gateway| gateway.try_get(if ready { "/ready" } else { "/live" }) == Some(200));
         // A shard that answers twice has made all its descriptors.
         for _ in 0..2 {
-            // Or it asks for a token.
-            gateway.wait("every shard turns", |gateway| matches!(gateway.try_get("/v1/rooms"), Some(200 | 401 | 403)));
+            gateway.wait("every shard turns", Self::every_shard_turns);
         }
         gateway.descriptors = gateway.open_descriptors();
         gateway
+    }
+
+    fn every_shard_turns(&self) -> bool {
+        let answer = http::try_request(self.admin, "GET", "/v1/rooms", &[], b"");
+        answer.is_ok_and(|answer| match answer.status {
+            200 => answer.json()["silentShards"] == 0,
+            // It asks for a token.
+            status => matches!(status, 401 | 403),
+        })
     }
 
     /// Starts it again on the same ports, as a restarted node.
@@ -160,7 +168,7 @@ impl Gateway {
 
     /// Its process.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.child.0.id()
     }
 
     /// Sends it a signal.
@@ -170,8 +178,8 @@ impl Gateway {
 
     /// Ends it at once, as a crash would.
     pub fn kill(&mut self) {
-        self.child.kill().unwrap();
-        self.child.wait().unwrap();
+        self.child.0.kill().unwrap();
+        self.child.0.wait().unwrap();
         self.ended = true;
     }
 
@@ -179,7 +187,7 @@ impl Gateway {
     pub fn exit(&mut self) -> ExitStatus {
         let deadline = Instant::now() + PATIENCE;
         loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
+            if let Some(status) = self.child.0.try_wait().unwrap() {
                 self.ended = true;
                 return status;
             }
@@ -251,7 +259,7 @@ impl Gateway {
     pub fn wait(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !holds(self) {
-            let ended = self.child.try_wait().unwrap();
+            let ended = self.child.0.try_wait().unwrap();
             assert!(ended.is_none(), "it ended ({ended:?}) while a test waited: {what}; its log:\n{}", self.log());
             assert!(Instant::now() < deadline, "never came: {what}; its log:\n{}", self.log());
             std::thread::sleep(Duration::from_millis(20));
@@ -310,12 +318,20 @@ impl Gateway {
     }
 }
 
+/// A child that ends with the value, also where a story fails at its very end.
+struct Process(Child);
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 impl Drop for Gateway {
     fn drop(&mut self) {
         if std::thread::panicking() {
             eprintln!("log of the gateway at port {}:\n{}", self.port, self.log());
-            let _ = self.child.kill();
-            let _ = self.child.wait();
         } else if !self.ended {
             self.assert_accounts_are_closed();
             assert_eq!(self.terminate(), 0, "{}", self.log());
