@@ -7,7 +7,7 @@ usage() {
 sanitize.sh [CHECK...]
 
   asan-core         the core's tests under the address sanitizer
-  asan-gateway      the gateway built with it, through the end-to-end stories of the protocol, on both drivers
+  asan-gateway      the gateway built with it, leaks included, through the end-to-end stories of the protocol, on both drivers
   valgrind-core     the tests of messages under valgrind
   valgrind-gateway  the gateway under valgrind, through one file of stories, on epoll
   miri-core         the core's protocol tests under Miri
@@ -81,8 +81,8 @@ asan_core() {
 asan_gateway() {
     local gateway
     gateway=$(made tidegate with_asan build --bin tidegate --no-default-features --features gateway)
-    # What a shard still holds when its thread ends goes with the process, and is no leak: growth is the stories' own business.
-    ASAN_OPTIONS=detect_leaks=0:log_path=$out/finding stories "$gateway" protocol:: raw:: rooms::
+    ASAN_OPTIONS=detect_leaks=1:log_path=$out/finding \
+        LSAN_OPTIONS=suppressions=$root/scripts/leaks.supp:print_suppressions=0 stories "$gateway" protocol:: raw:: rooms::
 }
 
 valgrind_core() {
