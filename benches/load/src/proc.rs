@@ -4,26 +4,11 @@
 use std::collections::BTreeMap;
 use std::fs;
 
-/// CPU time of a process in nanoseconds, over all its threads; `None` when it is gone.
-///
-/// `schedstat` counts nanoseconds; where the kernel has none, `stat` counts ticks of 10 ms.
+use crate::sys;
+
+/// CPU time of a process in nanoseconds, over all its threads, those that have ended too; `None` when it is gone.
 pub(crate) fn cpu_ns(pid: u32) -> Option<u64> {
-    let tasks = fs::read_dir(format!("/proc/{pid}/task")).ok()?;
-    let exact: Option<u64> = tasks
-        .filter_map(Result::ok)
-        .map(|task| fs::read_to_string(task.path().join("schedstat")).ok().and_then(|text| first_number(&text)))
-        .sum();
-    exact.or_else(|| ticks(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?).map(|ticks| ticks * 10_000_000))
-}
-
-fn first_number(text: &str) -> Option<u64> {
-    text.split_whitespace().next()?.parse().ok()
-}
-
-/// utime + stime of `/proc/PID/stat`. The command's name may hold spaces and parentheses, so fields count from the last one.
-fn ticks(stat: &str) -> Option<u64> {
-    let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_whitespace().collect();
-    Some(fields.get(11)?.parse::<u64>().ok()? + fields.get(12)?.parse::<u64>().ok()?)
+    sys::cpu_ns_of(pid).ok()
 }
 
 /// Anonymous memory of a process that is in RAM, in bytes.
@@ -116,12 +101,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn cpu_ticks_are_read_behind_a_name_full_of_parentheses() {
-        let stat = "12 (a (b) c) S 1 1 1 0 -1 4194560 100 0 0 0 7 5 0 0 20 0 1 0 9 0 0";
-        assert_eq!(ticks(stat), Some(12));
-    }
-
-    #[test]
     fn names_in_proc_that_somebody_looked_at_do_not_count() {
         let text = "dentry 50 63 192 21 1 : tunables 0 0 0\nproc_inode_cache 20 23 696 23 4 : tunables 0 0 0\n";
         assert_eq!(slabs(text)["dentry"], 30 * (4096 / 21));
@@ -139,6 +118,22 @@ mod tests {
     #[test]
     fn socket_buffers_are_counted_in_pages() {
         assert_eq!(tcp_pages("sockets: used 9\nTCP: inuse 1 orphan 0 tw 0 alloc 1 mem 157\n"), Some(157));
+    }
+
+    #[test]
+    fn a_thread_that_has_ended_still_counts() {
+        let pid = std::process::id();
+        let before = cpu_ns(pid).unwrap();
+        let used = std::thread::spawn(|| {
+            let mut sum = 0_u64;
+            let begun = sys::thread_cpu_ns();
+            while sys::thread_cpu_ns() - begun < 50_000_000 {
+                sum = std::hint::black_box(sum + 1);
+            }
+            sys::thread_cpu_ns() - begun
+        });
+        let used = used.join().unwrap();
+        assert!(cpu_ns(pid).unwrap() - before >= used, "{used} ns of a thread are missing");
     }
 
     #[test]

@@ -25,6 +25,29 @@ pub(crate) fn now_ns() -> u64 {
     clock_ns(libc::CLOCK_MONOTONIC)
 }
 
+/// CPU time of another process, user and system, in nanoseconds: of all its threads, those that have ended too.
+pub(crate) fn cpu_ns_of(pid: u32) -> io::Result<u64> {
+    let pid = libc::pid_t::try_from(pid).map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
+    let mut clock = 0;
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: both pointers are to values that live here.
+    unsafe {
+        // The first returns its error, the second sets errno.
+        match libc::clock_getcpuclockid(pid, &mut clock) {
+            0 => {}
+            error => return Err(io::Error::from_raw_os_error(error)),
+        }
+        check(libc::clock_gettime(clock, &mut time))?;
+    }
+    Ok(time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64)
+}
+
+/// CPU time of this thread, in nanoseconds.
+#[cfg(test)]
+pub(crate) fn thread_cpu_ns() -> u64 {
+    clock_ns(libc::CLOCK_THREAD_CPUTIME_ID)
+}
+
 /// CPU time of this process, user and system, in nanoseconds.
 pub(crate) fn own_cpu_ns() -> u64 {
     clock_ns(libc::CLOCK_PROCESS_CPUTIME_ID)
