@@ -153,6 +153,9 @@ pub(crate) struct IdleArgs {
     /// Then publish so many messages into every room, one a second
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(crate) broadcasts: u32,
+    /// Dial again, after a back-off, who did not get in; without it the first refusal ends the run
+    #[arg(long)]
+    pub(crate) retry: bool,
 }
 
 #[derive(Args, Clone, Serialize)]

@@ -11,6 +11,20 @@ pub(crate) fn cpu_ns(pid: u32) -> Option<u64> {
     sys::cpu_ns_of(pid).ok()
 }
 
+/// How a process is scheduled, as `chrt` is told it: `-r 50`. `None` where it is like any other. From its `/proc/PID/stat`, whose
+/// command's name may hold spaces and parentheses: fields count from the last one.
+pub(crate) fn scheduled(stat: &str) -> Option<String> {
+    const PRIORITY: usize = 37;
+    const POLICY: usize = 38;
+    let fields: Vec<&str> = stat[stat.rfind(')')? + 1..].split_whitespace().collect();
+    let flag = match *fields.get(POLICY)? {
+        "1" => "-f",
+        "2" => "-r",
+        _ => return None,
+    };
+    Some(format!("{flag} {}", fields.get(PRIORITY)?))
+}
+
 /// Anonymous memory of a process that is in RAM, in bytes.
 pub(crate) fn anonymous_bytes(pid: u32) -> Option<u64> {
     kilobytes(&fs::read_to_string(format!("/proc/{pid}/status")).ok()?, "RssAnon:")
@@ -27,7 +41,7 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
 }
 
 /// The kernel's caches that a TCP connection takes objects from: itself, its inode, file and name, and how it is waited for.
-const CACHES: [&str; 7] = ["TCP", "sock_inode_cache", "filp", "dentry", "eventpoll_epi", "eventpoll_pwq", "io_kiocb"];
+const CACHES: [&str; 8] = ["TCP", "TCPv6", "sock_inode_cache", "filp", "dentry", "eventpoll_epi", "eventpoll_pwq", "io_kiocb"];
 
 /// Kernel memory at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,6 +132,13 @@ mod tests {
     #[test]
     fn socket_buffers_are_counted_in_pages() {
         assert_eq!(tcp_pages("sockets: used 9\nTCP: inuse 1 orphan 0 tw 0 alloc 1 mem 157\n"), Some(157));
+    }
+
+    #[test]
+    fn a_priority_is_read_behind_a_name_full_of_parentheses() {
+        let stat = |end: &str| format!("12 (a (b) c) S {}{end}", "0 ".repeat(36));
+        assert_eq!(scheduled(&stat("50 2 0")).as_deref(), Some("-r 50"));
+        assert_eq!(scheduled(&stat("0 0 0")), None);
     }
 
     #[test]

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde_json::{Map, Value, json};
 
 use crate::bins::{Bins, Summary};
+use crate::proc;
 
 /// The figures of one run.
 #[derive(Default)]
@@ -120,6 +121,7 @@ fn host() -> Value {
         "kernel": read("/proc/sys/kernel/osrelease").trim(),
         "cpu": model,
         "cpus": cpuinfo.lines().filter(|line| line.starts_with("processor")).count(),
+        "scheduled": proc::scheduled(&read("/proc/self/stat")),
     })
 }
 

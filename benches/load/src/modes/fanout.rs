@@ -16,7 +16,7 @@ use crate::target::{Scheme, Target};
 /// Publications of which the last member's moment is noted, at most.
 const SAMPLES: f64 = 10_000.0;
 /// How long nothing new must arrive for everything to count as arrived.
-const QUIET: Duration = Duration::from_millis(1500);
+const QUIET: Duration = Duration::from_secs(5);
 
 /// Rooms with members, and somebody who publishes into them.
 pub(crate) struct Stage {

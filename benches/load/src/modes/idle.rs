@@ -35,7 +35,7 @@ pub(crate) fn measure(args: &IdleArgs) -> Result<Outcome, String> {
     let pids = &common.server_pid;
     fits(common.connections)?;
     let mut record = Record::default();
-    let mut stage = Stage::set(common, &args.publishing, None)?;
+    let mut stage = Stage::set_with(common, &args.publishing, None, args.retry)?;
     stage.crew.watch(Duration::from_millis(500), "waiting")?;
     let before = Memory::read(pids);
     let connected = stage.connect()?;
