@@ -7,16 +7,22 @@ class Results:
     """Rows by label; a label is ROW/SUBJECT, such as echo-64/floor."""
 
     def __init__(self, path):
+        self.path = path
+        self.lines = []
         self.described = {}
         self.rows = {}
         self.missing = {}
         self.turns = {}
+        self.about = {}
         with open(path, encoding="utf-8") as lines:
             for line in lines:
                 value = json.loads(line)
+                self.lines.append(value)
                 label = value.get("label")
                 if "script" in value:
                     self.described = value
+                elif value["tool"] == "about":
+                    self.about[value["peer"]] = value["about"]
                 elif label and value["tool"] == "turns":
                     self.turns[label] = value
                 elif label and value["tool"] == "bench":
@@ -47,9 +53,29 @@ class Results:
         ends = [name.removeprefix(prefix) for name in self.named(prefix)]
         return sorted(int(end) for end in ends if end.isdigit())
 
+    def wrongs(self, label):
+        """What the account of a row's messages finds wrong: names and counts."""
+        for what in ("lost", "duplicate", "reordered", "misdirected", "refused"):
+            count = self.figure(label, what)
+            if count:
+                yield what, count
+        for how, count in (self.figure(label, "ended") or {}).items():
+            yield f"ended ({how})", count
+
+    def best_window(self, subject):
+        """The flat-out row in which somebody made the most deliveries, or None. Rows whose account does not hold come last: who drops
+        messages is not fast."""
+        reached = {row: self.figure(f"{row}/{subject}", "deliveries_per_s") for row in self.named("flat-out-")}
+        rows = [row for row, rate in reached.items() if rate]
+        return max(rows, key=lambda row: (not any(self.wrongs(f"{row}/{subject}")), reached[row]), default=None)
+
     def drivers(self):
         """The wires that were measured."""
         return [driver for driver in ("epoll", "io_uring") if driver in self.subjects()]
+
+    def gateways(self):
+        """The gateways among the peers."""
+        return [subject for subject in self.subjects() if subject.startswith("tidegate")]
 
     def subjects(self):
         """Everything that was measured, in the order of the run."""

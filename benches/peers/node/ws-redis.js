@@ -9,7 +9,8 @@ const [port, redisPort] = process.argv.slice(2).map(Number);
 const rooms = new Map();
 
 async function main() {
-  const publisher = createClient({ url: `redis://127.0.0.1:${redisPort}` });
+  // Without a timer for each publication, whose default would also give up those that wait behind a full load.
+  const publisher = createClient({ url: `redis://127.0.0.1:${redisPort}`, commandOptions: { timeout: undefined } });
   const subscriber = publisher.duplicate();
   await Promise.all([publisher.connect(), subscriber.connect()]);
 
