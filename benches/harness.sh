@@ -5,6 +5,10 @@
 SERVER_CORE=${SERVER_CORE:-0}
 LOAD_CORE=${LOAD_CORE:-1}
 STARTED=()
+# Publications under way where a server shall go as fast as it can: each is tried, over ten rooms, and the best one counts.
+WINDOWS=${WINDOWS:-64 640 2560}
+# What stands before the load generator's command, such as a priority.
+AHEAD=()
 # Functions that end_all calls last.
 AT_END=()
 
@@ -123,6 +127,10 @@ end_all() {
         gone "$pid"
     done
     STARTED=()
+# Publications under way where a server shall go as fast as it can: each is tried, over ten rooms, and the best one counts.
+WINDOWS=${WINDOWS:-64 640 2560}
+# What stands before the load generator's command, such as a priority.
+AHEAD=()
     for action in "${AT_END[@]}"; do "$action"; done
     AT_END=()
 }
@@ -131,7 +139,7 @@ end_all() {
 load() {
     local label=$1 told
     shift
-    if ! told=$("$TIDELOAD" "$@" --label "$label" --pin "$LOAD_CORE" --json "$RESULTS" 2>&1); then
+    if ! told=$("${AHEAD[@]}" "$TIDELOAD" "$@" --label "$label" --pin "$LOAD_CORE" --json "$RESULTS" 2>&1); then
         not_measured "$label" "$(printf '%s' "$told" | tail -1)"
         return 0
     fi

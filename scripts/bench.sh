@@ -8,9 +8,10 @@
 # --rows        only rows whose name matches this pattern of `case`, such as 'echo*|idle*'
 # --gateway     a tidegate that is already built (builds one otherwise; TIDELOAD and FLOOR name the other two programs)
 #
-# Rows: idle-N, echo-N, echo-N-pipelined-16, self-N, fanout-N, fanout-N-rooms, fanout-flat-out, upgrade, bystander, cross-node.
+# Rows: idle-N, echo-N, echo-N-pipelined-16, self-N, fanout-N, fanout-N-rooms, flat-out-N, upgrade, bystander, cross-node. flat-out-N
+# has N publications under way, over ten rooms.
 # Writes RUN/results.jsonl (RUN is benches/results/DATE unless set) and prints the ratios against the targets. SECONDS_EACH (8) is how
-# long each row is loaded: about 15 minutes for all.
+# long each row is loaded: about 17 minutes for all. benches/report/report.py publishes the results.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . benches/harness.sh
@@ -48,6 +49,8 @@ else
 fi
 TIMES=(-t "$SECONDS_EACH" --warmup "$WARMUP")
 PORT=10100
+# Of the calm clients, above whatever this script itself runs with.
+CALM_PRIORITY=50
 
 prepare
 
@@ -111,7 +114,7 @@ fanout_row() {
     for driver in "${DRIVERS[@]}"; do
         gateway "$row-$driver" "$driver" || continue
         server=$PID
-        [ "$row" != fanout-flat-out ] || watch_turns "$row/$driver"
+        ! matches "$row" 'flat-out-*' || watch_turns "$row/$driver"
         load "$row/$driver" fanout "ws://127.0.0.1:$PORT/raw/{room}" -s 128 --server-pid "$server" "${TIMES[@]}" "$@"
         [ "$PID" = "$server" ] || stop "$PID"
         stop "$server"
@@ -155,23 +158,58 @@ idle_row() {
     done
 }
 
-# bystander_row: messages in rooms of their own at a steady pace, alone and then beside broadcasts to a crowd.
+# bystander_row: messages in rooms of their own at a steady pace, alone and then beside broadcasts to a crowd. The crowd's 15,000
+# readers are on the load's core, as the calm clients are: those go before them, or it would be the load side that is measured. How
+# much is left of that is the floor's row: there a bare echo that nothing can hold up stands beside a crowd on another bare loop.
 bystander_row() {
-    local row=bystander driver crowd server calm
+    local row=bystander driver server calm crowd
     wanted "$row" || return 0
     for driver in "${DRIVERS[@]}"; do
         gateway "$row-$driver" "$driver" || continue
         server=$PID
-        calm=(echo "ws://127.0.0.1:$PORT/raw/calm.{n}" --dialect raw -c 10 --rate 500 -s 64 --server-pid "$server" "${TIMES[@]}")
-        load "$row-alone/$driver" "${calm[@]}"
-        start crowd - "$TIDELOAD" fanout "ws://127.0.0.1:$PORT/raw/{room}" -c "$CROWD" --rate 1 -t $((SECONDS_EACH + 4)) \
-            --warmup 0 --label "$row-crowd/$driver" --pin "$LOAD_CORE" --json "$RESULTS" -q
-        crowd=$PID
-        sleep 3
-        load "$row-beside/$driver" "${calm[@]}"
-        wait "$crowd" || not_measured "$row-crowd/$driver" "the crowd's load failed"
+        beside_a_crowd "$driver" "$server" "ws://127.0.0.1:$PORT/raw/calm.{n}" raw "ws://127.0.0.1:$PORT/raw/{room}"
         stop "$server"
     done
+    bare echo
+    server=$PID
+    if ! chrt -a -r -p "$CALM_PRIORITY" "$server" 2>/dev/null; then
+        not_measured "$row-alone/floor" "chrt -r is not permitted: what the load side does to the calm clients is not known"
+        stop "$server"
+        return 0
+    fi
+    calm=tcp://127.0.0.1:$PORT
+    bare fanout
+    crowd=$PID
+    beside_a_crowd floor "$server" "$calm" lines "tcp://127.0.0.1:$PORT"
+    stop "$crowd"
+    stop "$server"
+}
+
+# beside_a_crowd SUBJECT SERVER CALM DIALECT CROWD: the two rows, and the crowd's own.
+beside_a_crowd() {
+    local subject=$1 server=$2 url=$3 dialect=$4 crowded=$5 load_of_crowd
+    local calm=(echo "$url" --dialect "$dialect" -c 10 --rate 500 -s 64 --server-pid "$server" "${TIMES[@]}")
+    local AHEAD=()
+    ! chrt -r "$CALM_PRIORITY" true 2>/dev/null || AHEAD=(chrt -r "$CALM_PRIORITY")
+    load "bystander-alone/$subject" "${calm[@]}"
+    start crowd - "$TIDELOAD" fanout "$crowded" -c "$CROWD" --rate 1 -t $((SECONDS_EACH + 5)) --warmup 0 \
+        --label "bystander-crowd/$subject" --pin "$LOAD_CORE" --json "$RESULTS" -q
+    load_of_crowd=$PID
+    await_crowd "$load_of_crowd"
+    load "bystander-beside/$subject" "${calm[@]}"
+    wait "$load_of_crowd" || not_measured "bystander-crowd/$subject" "the crowd's load failed"
+}
+
+# await_crowd PID: until a crowd has its connections, both ends of which are on this host: broadcasts begin then. That people arrive is
+# another story than that they are spoken to.
+await_crowd() {
+    local tries=0
+    until [ "$(sed -n 's/^TCP: inuse \([0-9]*\).*/\1/p' /proc/net/sockstat)" -ge $((CROWD * 2)) ]; do
+        kill -0 "$1" 2>/dev/null && [ "$tries" -lt 600 ] || return 0
+        tries=$((tries + 1))
+        sleep 0.1
+    done
+    sleep 1
 }
 
 # cross_row: publish to the broker, deliver on a node; a bare subscriber of the same broker hears the same messages.
@@ -209,7 +247,9 @@ for pair in $FANOUT; do
     fanout_row "fanout-${pair%:*}" -c "${pair%:*}" --rate "${pair#*:}"
 done
 fanout_row "fanout-$ROOMS-rooms" -c $((ROOMS * 10)) -r "$ROOMS" --rate "$MANY_RATE"
-fanout_row fanout-flat-out -c 1000 -r 10 --window 64
+for window in $WINDOWS; do
+    fanout_row "flat-out-$window" -c 1000 -r 10 --window "$window"
+done
 storm_row
 bystander_row
 cross_row
