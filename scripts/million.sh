@@ -1,24 +1,26 @@
 #!/usr/bin/env bash
 # Holds as many connections on this host as were asked for, both ends of them, and sends one message to all.
 #
-#   scripts/million.sh [CONNECTIONS] [--smoke] [--check] [--broadcasts N] [--gateway PATH]
+#   scripts/million.sh [CONNECTIONS] [--smoke] [--check] [--broadcasts N] [--driver auto|epoll|io_uring] [--gateway PATH]
 #
 # CONNECTIONS   100000 unless given; 1000000 for the real thing (about 15 GB)
 # --smoke       3,000 connections and a few seconds, for CI
 # --check       only say how many this host holds
 # --broadcasts  messages to all, one a second (1)
+# --driver      of the gateways (auto)
 # --gateway     a tidegate that is already built (builds one otherwise)
 #
 # Many gateway processes share one port through SO_REUSEPORT, each within its limit of open files, behind one nats-server; the
 # load runs in as many client processes. Every client joins one room; heartbeats are on. It prints user and kernel memory per
 # connection, the connect rate, the CPU while idle and the time to the last delivery. Exit code 0: everybody got every message
-# exactly once; 1: not so; 3: this host cannot hold it, and why.
+# exactly once; 1: not so; 3: this host cannot hold it, and why. As root it raises net.ipv4.tcp_mem, fs.file-max and
+# net.core.netdev_max_backlog where they are too low, and puts them back at its end. A million takes 10 minutes. benches/report/report.py publishes the results.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . benches/harness.sh
 
-CONNECTIONS=100000 SMOKE='' CHECK='' BROADCASTS=1
-PORT=10200 ADMIN=10300 BROKER=10091
+CONNECTIONS=100000 SMOKE='' CHECK='' BROADCASTS=1 DRIVER=auto
+PORT=10200 ADMIN=10300 BROKER=10091 RAISED=()
 # Of a limit of 20,000 open files a process uses this many for connections, and the kernel's choice among the listeners of a
 # port is random: some get a few hundred more than others.
 PER_GATEWAY=17000
@@ -28,9 +30,13 @@ while [ $# -gt 0 ]; do
     -h | --help) show_help ;;
     --check) CHECK=1 ;;
     --smoke) SMOKE=1 CONNECTIONS=3000 PER_GATEWAY=1000 ;;
-    --broadcasts | --gateway)
+    --broadcasts | --driver | --gateway)
         [ $# -ge 2 ] || usage_error "$1 wants a value"
-        if [ "$1" = --gateway ]; then GATEWAY=$2; else BROADCASTS=$2; fi
+        case $1 in
+        --broadcasts) BROADCASTS=$2 ;;
+        --driver) DRIVER=$2 ;;
+        --gateway) GATEWAY=$2 ;;
+        esac
         shift
         ;;
     *[!0-9]* | '') usage_error "$1 is unknown" ;;
@@ -46,7 +52,7 @@ KB_EACH=13 KB_PER_GATEWAY=30000 KB_BESIDE=500000
 
 # A socket whose message is unread holds a page, and a fifth more for what is on its way; above the third figure of tcp_mem the
 # kernel drops what arrives.
-TCP_MEM=/proc/sys/net/ipv4/tcp_mem
+TCP_MEM=/proc/sys/net/ipv4/tcp_mem FILE_MAX=/proc/sys/fs/file-max BACKLOG=/proc/sys/net/core/netdev_max_backlog
 pages_for() { printf '%s' $(($1 + $1 / 5)); }
 
 # holds: how many connections memory, socket buffers and open files allow, each by itself.
@@ -57,33 +63,43 @@ holds() {
     BY_MEMORY=$(((available - KB_BESIDE) * PER_GATEWAY / (KB_EACH * PER_GATEWAY + KB_PER_GATEWAY)))
     BY_BUFFERS=$(($(cut -f3 "$TCP_MEM") * 5 / 6))
     # Two descriptors each, and a hundred for every process.
-    BY_FILES=$((($(cat /proc/sys/fs/file-max) - 200 * GATEWAYS) / 2))
+    BY_FILES=$((($(cat "$FILE_MAX") - 200 * GATEWAYS) / 2))
     [ "$per_process" = unlimited ] || [ "$per_process" -ge $((PER_GATEWAY + 2500)) ] ||
         die "each gateway needs $((PER_GATEWAY + 2500)) open files and the hard limit is $per_process: raise it (ulimit -H -n)"
     say "this host holds $BY_MEMORY connections by memory, $BY_BUFFERS by socket buffers (tcp_mem), $BY_FILES by open files"
 }
 
-# fits: refuses what does not, with what would help; raises tcp_mem for the run where that is allowed.
+# fits: refuses what does not, with what would help; raises for the run what root may raise.
 fits() {
+    local pages
     holds
     [ "$BY_MEMORY" -ge "$CONNECTIONS" ] || die "memory does not hold $CONNECTIONS connections: ask for $BY_MEMORY or fewer"
-    [ "$BY_FILES" -ge "$CONNECTIONS" ] ||
-        die "fs.file-max does not allow $CONNECTIONS connections: sysctl -w fs.file-max=$((CONNECTIONS * 2 + 300 * GATEWAYS))"
-    [ "$BY_BUFFERS" -ge "$CONNECTIONS" ] || raise_tcp_mem
-}
-
-raise_tcp_mem() {
-    local pages wanted
+    [ "$BY_FILES" -ge "$CONNECTIONS" ] || raise "$FILE_MAX" $((CONNECTIONS * 2 + 300 * GATEWAYS)) "$BY_FILES"
+    # Packets on their way over loopback; what finds this full is dropped and comes again after 200 ms and more.
+    [ "$(cat "$BACKLOG")" -ge 65536 ] || [ ! -w "$BACKLOG" ] || raise "$BACKLOG" 65536 "as many as are patient"
     pages=$(pages_for "$CONNECTIONS")
-    wanted="$((pages / 2)) $((pages * 3 / 4)) $((pages + 65536))"
-    BEFORE=$(cat "$TCP_MEM")
-    echo "$wanted" 2>/dev/null >"$TCP_MEM" ||
-        die "a broadcast to $CONNECTIONS holds up to $pages pages and net.ipv4.tcp_mem allows $(cut -f3 "$TCP_MEM"): as root, sysctl -w net.ipv4.tcp_mem=\"$wanted\"; or ask for $BY_BUFFERS or fewer"
-    AT_END+=(restore_tcp_mem)
-    say "net.ipv4.tcp_mem is \"$wanted\" for this run; it was \"$(echo $BEFORE)\" and will be again"
+    [ "$BY_BUFFERS" -ge "$CONNECTIONS" ] || raise "$TCP_MEM" "$((pages / 2)) $((pages * 3 / 4)) $((pages + 65536))" "$BY_BUFFERS"
 }
 
-restore_tcp_mem() { echo "$BEFORE" >"$TCP_MEM"; }
+# raise FILE VALUE ENOUGH_FOR: a setting of the kernel, until the end of this run.
+raise() {
+    local name before
+    name=$(printf '%s' "${1#/proc/sys/}" | tr / .)
+    before=$(tr '\t' ' ' <"$1")
+    # A shell of its own, whose complaint about the file is replaced by ours.
+    (echo "$2" >"$1") 2>/dev/null ||
+        die "$name is \"$before\", enough for $3 connections: as root, sysctl -w $name=\"$2\"; or ask for $3 or fewer"
+    RAISED+=("$1" "$before")
+    AT_END=(lower)
+    say "$name is \"$2\" for this run; it was \"$before\" and will be again"
+}
+
+# lower: puts back what was raised.
+# shellcheck disable=SC2317 # end_all calls it
+lower() {
+    local index
+    for ((index = 0; index < ${#RAISED[@]}; index += 2)); do echo "${RAISED[index + 1]}" >"${RAISED[index]}"; done
+}
 
 if [ "$CHECK" ]; then
     holds
@@ -98,18 +114,19 @@ start_nats "$BROKER" -
 PIDS=()
 for number in $(seq "$GATEWAYS"); do
     start "gateway-$number" - env TIDEGATE_SHARE_PORT=true "$GATEWAY" --listen "127.0.0.1:$PORT" \
-        --admin "127.0.0.1:$((ADMIN + number))" --shards 1 --node-name "node-$number" \
+        --admin "127.0.0.1:$((ADMIN + number))" --shards 1 --driver "$DRIVER" --node-name "node-$number" \
         --nats-url "nats://127.0.0.1:$BROKER" --message-rate 0 --connection-rate 0
     PIDS+=(--server-pid "$PID")
     await_port $((ADMIN + number)) "$PID" || die "gateway $number does not start: $(last_words "gateway-$number")"
 done
+printf '{"tool":"about","peer":"tidegate","about":"%s, driver %s"}\n' "$("$GATEWAY" --version)" "$DRIVER" >>"$RESULTS"
 say "$GATEWAYS gateways on port $PORT, $CONNECTIONS connections to come"
 
 IDLE=52 SETTLE=5
 [ -z "$SMOKE" ] || IDLE=2 SETTLE=1
 # One ping in 25 s for each: two rounds of them are watched. One broadcast a second; the last may take its time.
 code=0
-"$TIDELOAD" idle "ws://127.0.0.1:$PORT/" -c "$CONNECTIONS" --connecting 2000 -t "$IDLE" --settle "$SETTLE" --patience 900 \
+"$TIDELOAD" idle "ws://127.0.0.1:$PORT/" -c "$CONNECTIONS" --connecting 1000 --retry -t "$IDLE" --settle "$SETTLE" --patience 900 \
     --broadcasts "$BROADCASTS" --publish-url "nats://127.0.0.1:$BROKER" --publish-room 'tidegate.room.{room}' \
     --exactly-once --label "million-$CONNECTIONS/tidegate" --json "$RESULTS" "${PIDS[@]}" || code=$?
 say "results: $RESULTS"
