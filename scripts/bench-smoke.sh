@@ -32,6 +32,8 @@ start gateway - "$GATEWAY" --listen "127.0.0.1:$PORT" --admin "127.0.0.1:$ADMIN"
 SERVER=$PID
 await_port "$PORT" "$SERVER" || die "tidegate does not start: $(last_words gateway)"
 
+expect "the report's own tests" python3 -m unittest discover -s benches/report
+
 native=ws://127.0.0.1:$PORT/ raw=ws://127.0.0.1:$PORT/raw/{room}
 ends=(--server-pid "$SERVER" -q --json "$RESULTS" --exactly-once -t 0.5)
 short=("${ends[@]}" --warmup 0.1)
@@ -55,12 +57,12 @@ fi
 end_all
 trap - EXIT
 
-RUN=$RUN_ROOT/bench expect "scripts/bench.sh" scripts/bench.sh --quick --rows 'idle-*|echo-64|fanout-500|fanout-flat-out|upgrade|cross-node'
+RUN=$RUN_ROOT/bench expect "scripts/bench.sh" scripts/bench.sh --quick --rows 'idle-*|echo-64|fanout-500|flat-out-640|bystander|upgrade|cross-node'
 RUN=$RUN_ROOT/million expect "scripts/million.sh" scripts/million.sh --smoke
 missing=$(grep -h '"tool":"bench","label"' "$RUN_ROOT"/bench/results.jsonl || true)
 [ -z "$missing" ] || die "rows that could not be measured: $missing"
 expect "the report" python3 benches/report/report.py "$RUN_ROOT/report" "$RUN_ROOT/bench/results.jsonl" "$RUN_ROOT/million/results.jsonl"
-for file in benchmarks.md plots/0-memory-user.svg plots/0-latency-fanout-500.svg; do
+for file in benchmarks.md plots/bench-memory-user.svg plots/bench-latency-fanout-500.svg; do
     [ -s "$RUN_ROOT/report/$file" ] || die "the report has no $file"
 done
 rm -rf "$RUN_ROOT"

@@ -1,7 +1,9 @@
-//! What the reliability report and SECURITY.md call shown by a test, is: the test is there, and every line has one or a reason.
+//! What the reliability report and SECURITY.md call shown by a test, is: the test is there, and every line has one or a reason. And
+//! what the benchmark report and the README say was measured, was.
 #![allow(clippy::unwrap_used, reason = "a failed step of a test's preparation is a failed test")]
 
 use std::path::Path;
+use std::process::Command;
 
 fn read(file: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join(file);
@@ -61,4 +63,13 @@ fn every_threat_in_security_md_names_tests_and_scripts_that_are_there() {
         assert!(shown_by.contains('`') || shown_by.starts_with("not "), "neither a test nor a reason: {row}");
     }
     assert!(tests > 60, "the tables were read: {tests} tests");
+}
+
+#[test]
+fn the_benchmark_report_and_the_readme_say_what_the_published_runs_measured() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let checked = Command::new("python3").arg(root.join("benches/report/report.py")).arg("--check").output().unwrap();
+    assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
+    // Without runs both would be empty and agree.
+    assert!(read("docs/benchmarks.md").contains("## bench.sh"), "no run of scripts/bench.sh is published");
 }

@@ -5,7 +5,7 @@ import math
 from html import escape
 
 WIDTH, HEIGHT, MARGIN, LEGEND = 720, 360, 64, 176
-COLOURS = ["#555555", "#0067c5", "#d9480f", "#2b8a3e", "#862e9c", "#c2255c", "#0b7285", "#5c940d"]
+COLOURS = ["#555555", "#0067c5", "#d9480f", "#2b8a3e", "#862e9c", "#c2255c", "#0b7285", "#5c940d", "#e67700", "#3b5bdb", "#087f5b"]
 
 
 class Axis:
@@ -92,7 +92,7 @@ def curves(results, row):
     return lines
 
 
-def draw(results, out, number_of_run):
+def draw(results, out, run):
     """Draws every plot that the results allow; yields file names and titles."""
     linear, across_log, both_log = (False, False), (True, False), (True, True)
     cpu, per_message, per_delivery = "Server CPU", "server_cpu_us_per_message", "server_cpu_us_per_delivery"
@@ -104,12 +104,13 @@ def draw(results, out, number_of_run):
         ("delivery", f"{cpu} per delivery", "members", "µs", fanout, linear, number),
         ("echo", f"{cpu} per echoed message", "connections", "µs", echo, across_log, number),
     ]
-    for row in [*results.named("echo-"), *results.named("fanout-"), *results.named("half-load"), *results.named("cross-node")]:
+    beginnings = ("echo-", "fanout-", "flat-out-", "half-load", "cross-node")
+    for row in (row for beginning in beginnings for row in results.named(beginning)):
         title = f"There and back: {row}" if row.startswith("echo-") else f"Publish to delivery: {row}"
         wanted.append((f"latency-{row}", title, "percentile", "µs", curves(results, row), both_log, percentile))
     for name, title, across, up, lines, logarithmic, text in wanted:
         if lines:
-            file = f"plots/{number_of_run}-{name}.svg"
+            file = f"plots/{run}-{name}.svg"
             (out / "plots").mkdir(parents=True, exist_ok=True)
             (out / file).write_text(plot(title, across, up, lines, logarithmic, text), encoding="utf-8")
             yield file, title

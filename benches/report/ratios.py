@@ -1,15 +1,52 @@
 #!/usr/bin/env python3
-"""Prints the figures of scripts/bench.sh beside their targets: RATIOS RESULTS.jsonl"""
+"""Prints the figures of scripts/bench.sh beside their targets: ratios.py RESULTS.jsonl"""
 
 import sys
+from dataclasses import dataclass
 
 from results import Results
 
 CPU_MESSAGE = ("server_cpu_us_per_message",)
 CPU_DELIVERY = ("server_cpu_us_per_delivery",)
 CPU_UPGRADE = ("server_cpu_us_per_upgrade",)
-# What uWebSockets 20 took in the row of many rooms on a machine like the one that the targets were set on.
-UWEBSOCKETS_MANY_ROOMS_US = 9.4
+# Where the absolute targets were set, the bare echo of 64 B over 64 connections took this long a message; what it takes in a run,
+# over this, is how much slower that run's host is.
+BARE_ECHO_THERE_US = 3.18
+# There uWebSockets 20 took so long for a delivery in the row of many rooms. Beside uWebSockets itself: scripts/bench-peers.sh.
+UWEBSOCKETS_MANY_ROOMS_THERE_US = 9.4
+
+
+@dataclass
+class Row:
+    """A figure beside its target; None for what is not known or not asked."""
+
+    name: str
+    target: str
+    shown: str = "not measured"
+    met: bool | None = None
+    # The same target on a host that is as fast as this one.
+    scaled: str = ""
+    scaled_met: bool | None = None
+
+
+def slowness(results):
+    """How many times slower this run's host is than the one that the absolute targets were set on; None where that is not known."""
+    bare = results.figure("echo-64/floor", *CPU_MESSAGE)
+    return bare and bare / BARE_ECHO_THERE_US
+
+
+def judged(results, name, measured, target, sign, form, scales, remark=""):
+    """A row against an absolute target. `scales`: 1 for a cost, which a slower host raises, -1 for a rate, 0 for what it leaves."""
+    row = Row(name, f"{sign} {form.format(target)}")
+    holds = (lambda limit: measured <= limit) if sign == "≤" else (lambda limit: measured >= limit)
+    slower = slowness(results) if scales else None
+    if slower:
+        limit = target * slower**scales
+        row.scaled = f"{sign} {form.format(limit)}"
+    if measured is not None:
+        row.shown, row.met = form.format(measured) + remark, holds(target)
+        row.scaled_met = holds(limit) if slower else None
+    return row
 
 
 def ratio(results, row, driver, figure):
@@ -26,35 +63,37 @@ def against_floor(results, driver):
     rows = [(row, CPU_MESSAGE, 1.05, "CPU per message") for row in results.named("echo-") if "pipelined" not in row]
     rows += [(f"fanout-{size}", CPU_DELIVERY, 1.05, "CPU per delivery") for size in results.sizes("fanout-")]
     rows += [(row, CPU_UPGRADE, 1.10, "CPU per upgrade") for row in results.named("upgrade")]
-    for row, figure, target, what in rows:
-        found = ratio(results, row, driver, figure)
-        if found is None:
-            yield f"{row}: {what}", f"≤ {target:.2f} × floor", "not measured", None
-            continue
-        measured, floor, times = found
-        shown = f"{times:.2f} × ({measured:.2f} µs / {floor:.2f} µs)"
-        yield f"{row}: {what}", f"≤ {target:.2f} × floor", shown, times <= target
+    for name, figure, target, what in rows:
+        row = Row(f"{name}: {what}", f"≤ {target:.2f} × floor")
+        found = ratio(results, name, driver, figure)
+        if found is not None:
+            measured, floor, times = found
+            row.shown, row.met = f"{times:.2f} × ({measured:.2f} µs / {floor:.2f} µs)", times <= target
+        yield row
 
 
 def absolute(results, driver):
     """Rows whose target is a figure."""
     idle = f"idle-{max(results.sizes('idle-'), default='N')}"
+    fastest = results.best_window(driver) or "flat-out-N"
     checks = [
-        (f"{idle}: user memory", (idle, "user_bytes"), 128, "≤", "{:.0f} B"),
-        (f"{idle}: with the kernel", (idle, "total_bytes"), 4300, "≤", "{:.0f} B"),
-        (f"{idle}: heartbeats, by a million", (idle, "idle_cores_per_million"), 0.3, "≤", "{:.2f} cores"),
-        ("flat out: deliveries/s", ("fanout-flat-out", "deliveries_per_s"), 1.75e6, "≥", "{:.0f}"),
-        ("upgrades/s", ("upgrade", "connections_per_s"), 50_000, "≥", "{:.0f}"),
+        (f"{idle}: user memory", (idle, "user_bytes"), 128, "≤", "{:.0f} B", 0),
+        (f"{idle}: with the kernel", (idle, "total_bytes"), 4300, "≤", "{:.0f} B", 0),
+        (f"{idle}: heartbeats, by a million", (idle, "idle_cores_per_million"), 0.3, "≤", "{:.2f} cores", 1),
+        (f"{fastest}: deliveries/s", (fastest, "deliveries_per_s"), 1.75e6, "≥", "{:,.0f}", -1),
+        ("upgrades/s", ("upgrade", "connections_per_s"), 50_000, "≥", "{:,.0f}", -1),
     ]
-    for label, (row, key), target, sign, form in checks:
-        measured = results.figure(f"{row}/{driver}", key)
-        shown = "not measured" if measured is None else form.format(measured)
+    for name, (row, key), target, sign, form, scales in checks:
         floor = results.figure(f"{row}/floor", key)
-        if measured is not None and floor is not None:
-            shown += f" (bare {form.format(floor)})"
-        bound = results.rows.get(f"{row}/{driver}", {}).get("client_bound") and sign == "≥"
-        met = None if measured is None else (measured <= target if sign == "≤" else measured >= target)
-        yield label, f"{sign} {form.format(target)}", shown + (" (client_bound)" if bound else ""), met
+        remark = "" if floor is None else f" (bare {form.format(floor)})"
+        if sign == "≥" and results.rows.get(f"{row}/{driver}", {}).get("client_bound"):
+            remark += " (client_bound)"
+        yield judged(results, name, results.figure(f"{row}/{driver}", key), target, sign, form, scales, remark)
+    for row in (name for name in results.named("fanout-") if name.endswith("-rooms")):
+        found = ratio(results, row, driver, CPU_DELIVERY)
+        remark = f" ({found[2]:.2f} × floor)" if found else ""
+        target = 0.8 * UWEBSOCKETS_MANY_ROOMS_THERE_US
+        yield judged(results, f"{row}: CPU per delivery", found and found[0], target, "≤", "{:.1f} µs", 1, remark)
 
 
 def slope(results, prefix, subject, figure):
@@ -71,51 +110,85 @@ def slope(results, prefix, subject, figure):
 def slopes(results, driver):
     """How the cost grows with the connections, beside the floor's growth. Nothing is asked of it but to be shown."""
     for prefix, figure, what in (("echo-", CPU_MESSAGE, "per message"), ("fanout-", CPU_DELIVERY, "per delivery")):
+        row = Row(f"{prefix}N: growth {what}, by 1,000 connections", "beside the floor's")
         ours, bare = (slope(results, prefix, subject, figure) for subject in (driver, "floor"))
-        shown = "not measured" if ours is None or bare is None else f"{ours:+.3f} µs (bare {bare:+.3f} µs)"
-        yield f"{prefix}N: growth {what}, by 1,000 connections", "beside the floor's", shown, None
+        if ours is not None and bare is not None:
+            row.shown = f"{ours:+.3f} µs (bare {bare:+.3f} µs)"
+        yield row
 
 
-def coalescing(results, driver):
-    """As fast as it goes, no message may wait for longer than one turn of the loop. The gateway tells both."""
-    turns = results.turns.get(f"fanout-flat-out/{driver}")
-    told = turns and turns["delivered_within_s"]
-    shown = "not measured"
-    if told:
-        shown = f"99 % delivered within {told} s, longest turn {turns['loop_lag_us']:.0f} µs"
-    yield "flat out: delivered within a turn", "beside the longest turn", shown, None
+def flat_out(results, driver):
+    """As fast as it goes, in each window; the best counts above. No message may wait for longer than one turn of the loop: the gateway
+    tells its longest, and within which time it delivered."""
+    for name in results.named("flat-out-"):
+        rate = results.figure(f"{name}/{driver}", "deliveries_per_s")
+        bare = results.figure(f"{name}/floor", "deliveries_per_s")
+        p99_us = results.figure(f"{name}/{driver}", "latency", "p99_us")
+        row = Row(f"{name}: deliveries/s", "beside the floor's")
+        if rate is not None and bare is not None:
+            row.shown = f"{rate:,.0f} (bare {bare:,.0f}), p99 {p99_us / 1e3:.1f} ms"
+        yield row
+        turns = results.turns.get(f"{name}/{driver}")
+        if turns and turns["delivered_within_s"]:
+            told = f"99 % within {turns['delivered_within_s']} s, longest turn {turns['loop_lag_us'] / 1e3:.1f} ms"
+            yield Row(f"{name}: delivered within a turn", "beside the longest turn", told)
 
 
-def derived(results, driver):
-    """Rows that compare two measurements."""
-    for row in results.named("echo-"):
-        if "pipelined" in row:
-            single = results.figure(f"{row.split('-pipelined')[0]}/{driver}", *CPU_MESSAGE)
-            piped = results.figure(f"{row}/{driver}", *CPU_MESSAGE)
-            times = single / piped if single and piped else None
-            shown = "not measured" if times is None else f"{times:.1f} × by CPU ({piped:.2f} µs each)"
-            yield f"{row}: rate", "≥ 8 × unpipelined", shown, None if times is None else times >= 8
-    for row in (name for name in results.named("fanout-") if name.endswith("-rooms")):
-        found = ratio(results, row, driver, CPU_DELIVERY)
-        target = 0.8 * UWEBSOCKETS_MANY_ROOMS_US
-        shown = "not measured" if found is None else f"{found[0]:.2f} µs ({found[2]:.2f} × floor)"
-        yield f"{row}: CPU per delivery", f"≤ {target:.1f} µs", shown, None if found is None else found[0] <= target
-    alone = results.figure(f"bystander-alone/{driver}", "latency", "p99_us")
-    beside = results.figure(f"bystander-beside/{driver}", "latency", "p99_us")
-    added = (beside - alone) / 1e3 if alone is not None and beside is not None else None
-    shown = "not measured" if added is None else f"{added:+.2f} ms"
-    yield "bystander's p99 beside a broadcast", "< 2 ms more", shown, None if added is None else added < 2
+def pipelined(results, driver):
+    """What sixteen messages under way on a connection bring."""
+    for name in (name for name in results.named("echo-") if "pipelined" in name):
+        row = Row(f"{name}: rate", "≥ 8 × unpipelined")
+        single = results.figure(f"{name.split('-pipelined')[0]}/{driver}", *CPU_MESSAGE)
+        piped = results.figure(f"{name}/{driver}", *CPU_MESSAGE)
+        if single and piped:
+            row.shown, row.met = f"{single / piped:.1f} × by CPU ({piped:.2f} µs each)", single / piped >= 8
+        yield row
+
+
+def added_ms(results, subject):
+    """What a broadcast to the crowd adds to the calm clients' p99; None where that was not measured."""
+    alone, beside = (results.figure(f"bystander-{when}/{subject}", "latency", "p99_us") for when in ("alone", "beside"))
+    return None if alone is None or beside is None else (beside - alone) / 1e3
+
+
+def bystander(results, driver):
+    """An unrelated room beside a broadcast. The floor's row is what the load side and the host add by themselves."""
+    row = Row("bystander's p99 beside a broadcast", "< 2 ms more")
+    added, bare = added_ms(results, driver), added_ms(results, "floor")
+    if added is not None:
+        alone = results.figure(f"bystander-alone/{driver}", "latency", "p99_us") / 1e3
+        row.shown, row.met = f"{added:+.2f} ms (alone {alone:.2f} ms, beside {alone + added:.2f} ms", added < 2
+        row.shown += ")" if bare is None else f"; {bare:+.2f} ms without a gateway)"
+        if not results.rows[f"bystander-beside/{driver}"]["host"].get("scheduled"):
+            row.shown += ", the crowd's readers going before the calm ones"
+    yield row
+
+
+def cross_node(results, driver):
+    """From the broker to a member, beside a bare subscriber of the same messages."""
+    row = Row("cross-node: p99", "≤ 1.5 × bare subscriber")
     node = results.figure(f"cross-node/{driver}", "latency", "p99_us")
     bare = results.figure(f"cross-node/floor-beside-{driver}", "latency", "p99_us")
-    times = node / bare if node and bare else None
-    shown = "not measured" if times is None else f"{times:.2f} × ({node:.0f} µs / {bare:.0f} µs)"
-    yield "cross-node: p99", "≤ 1.5 × bare subscriber", shown, None if times is None else times <= 1.5
+    if node and bare:
+        row.shown, row.met = f"{node / bare:.2f} × ({node:.0f} µs / {bare:.0f} µs)", node / bare <= 1.5
+    yield row
 
 
 def ratios(results, driver):
-    """All rows of a driver: name, target, measured, whether it is met (None: not measured)."""
-    parts = (absolute, against_floor, derived, coalescing, slopes)
+    """All rows of a driver."""
+    parts = (absolute, against_floor, pipelined, bystander, cross_node, flat_out, slopes)
     return [row for part in parts for row in part(results, driver)]
+
+
+def explained(results):
+    """What the column of scaled targets means, in a sentence."""
+    slower = slowness(results)
+    if not slower:
+        return "Absolute targets are not scaled to this host: the bare echo of 64 B was not measured."
+    return (
+        f"Absolute targets were set on a host whose bare echo of 64 B takes {BARE_ECHO_THERE_US} µs. In this run it takes {slower:.2f} "
+        "times that; the last two columns have the same targets for a host that is so much slower or faster."
+    )
 
 
 def side_by_side(results):
@@ -137,13 +210,15 @@ def main():
     if len(sys.argv) != 2:
         sys.exit("usage: ratios.py RESULTS.jsonl")
     results = Results(sys.argv[1])
+    marks = {True: "met", False: "MISSED", None: "-"}
+    print(explained(results))
     for driver in results.drivers():
         rows = ratios(results, driver)
-        width = max(len(row[0]) for row in rows)
+        width = max(len(row.name) for row in rows)
         print(f"\n{driver}")
-        for name, target, shown, met in rows:
-            mark = {True: "met", False: "MISSED", None: "-"}[met]
-            print(f"  {name:<{width}}  {target:<22}  {shown:<44}  {mark}")
+        for row in rows:
+            scaled = f"scaled {row.scaled}: {marks[row.scaled_met]}" if row.scaled else ""
+            print(f"  {row.name:<{width}}  {row.target:<23}  {row.shown:<52}  {marks[row.met]:<6}  {scaled}".rstrip())
     for label, why in results.missing.items():
         print(f"  {label}: not measured: {why}")
 
