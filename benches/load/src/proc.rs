@@ -41,7 +41,8 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
 }
 
 /// The kernel's caches that a TCP connection takes objects from: itself, its inode, file and name, and how it is waited for.
-const CACHES: [&str; 8] = ["TCP", "TCPv6", "sock_inode_cache", "filp", "dentry", "eventpoll_epi", "eventpoll_pwq", "io_kiocb"];
+const CACHES: [&str; 8] =
+    ["TCP", "TCPv6", "sock_inode_cache", "filp", "dentry", "eventpoll_epi", "eventpoll_pwq", "io_kiocb"];
 
 /// Kernel memory at one moment.
 #[derive(Clone, Debug, PartialEq, Eq)]
