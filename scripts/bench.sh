@@ -10,8 +10,8 @@
 #
 # Rows: idle-N, echo-N, echo-N-pipelined-16, self-N, fanout-N, fanout-N-rooms, flat-out-N, upgrade, bystander, cross-node. flat-out-N
 # has N publications under way, over ten rooms.
-# Writes RUN/results.jsonl (RUN is benches/results/DATE unless set) and prints the ratios against the targets. SECONDS_EACH (8) is how
-# long each row is loaded: about 17 minutes for all. benches/report/report.py publishes the results.
+# Writes RUN/results.jsonl (RUN is benches/results/DATE unless set) and prints the ratios against the targets. SECONDS_EACH (3) is how
+# long each row is loaded, ROUNDS (3) how often: about 25 minutes for all. benches/report/report.py publishes the results.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . benches/harness.sh
@@ -41,9 +41,10 @@ wanted() { matches "$1" "$ROWS"; }
 
 if [ "$QUICK" ]; then
     SECONDS_EACH=1 WARMUP=0.3 ECHO="64 500" FANOUT="500:50" STORM=1000 IDLE=4000 IDLE_SECONDS=3 ROOMS=50 MANY_RATE=500 REPEAT=1
-    CROWD=1000 IDLE_SIZES="1000 4000"
+    CROWD=1000 IDLE_SIZES="1000 4000" ROUNDS=1
 else
-    SECONDS_EACH=${SECONDS_EACH:-8} WARMUP=2 ECHO="64 1000 5000 10000 15000" FANOUT="1000:100 2000:50 5000:20 10000:10 15000:10" STORM=15000
+    SECONDS_EACH=${SECONDS_EACH:-3} ROUNDS=${ROUNDS:-3} WARMUP=1 ECHO="64 1000 5000 10000 15000"
+    FANOUT="1000:100 2000:50 5000:20 10000:10 15000:10" STORM=15000
     # Two pings each at the default interval of 25 s, at the largest size only: memory needs no waiting.
     IDLE_SIZES="4000 10000 19000" IDLE=19000 IDLE_SECONDS=52 ROOMS=1000 MANY_RATE=3000 REPEAT=3 CROWD=15000
 fi
@@ -238,19 +239,22 @@ cross_row() {
 for connections in $IDLE_SIZES; do
     idle_row "$connections"
 done
-for connections in $ECHO; do
-    echo_row "$connections" 1
+# In rounds, so that whatever else the host does falls on everybody alike; of each row the median run counts.
+for _ in $(seq "$ROUNDS"); do
+    for connections in $ECHO; do
+        echo_row "$connections" 1
+    done
+    echo_row 64 16
+    self_row 64
+    for pair in $FANOUT; do
+        fanout_row "fanout-${pair%:*}" -c "${pair%:*}" --rate "${pair#*:}"
+    done
+    fanout_row "fanout-$ROOMS-rooms" -c $((ROOMS * 10)) -r "$ROOMS" --rate "$MANY_RATE"
+    storm_row
 done
-echo_row 64 16
-self_row 64
-for pair in $FANOUT; do
-    fanout_row "fanout-${pair%:*}" -c "${pair%:*}" --rate "${pair#*:}"
-done
-fanout_row "fanout-$ROOMS-rooms" -c $((ROOMS * 10)) -r "$ROOMS" --rate "$MANY_RATE"
 for window in $WINDOWS; do
     fanout_row "flat-out-$window" -c 1000 -r 10 --window "$window"
 done
-storm_row
 bystander_row
 cross_row
 

@@ -2,13 +2,28 @@
 
 import json
 
+COSTS = ("server_cpu_us_per_message", "server_cpu_us_per_delivery", "server_cpu_us_per_upgrade", "idle_cores")
+
+
+def median(repeats):
+    """Of a row that was run several times, the run whose cost is the middle one: all of its figures belong together. The later of two
+    in the middle, and the last where the row has no cost."""
+
+    def cost(value):
+        return next((value["results"][key] for key in COSTS if key in value.get("results", {})), None)
+
+    if any(cost(value) is None for value in repeats):
+        return repeats[-1]
+    return sorted(repeats, key=cost)[len(repeats) // 2]
+
 
 class Results:
-    """Rows by label; a label is ROW/SUBJECT, such as echo-64/floor."""
+    """Rows by label; a label is ROW/SUBJECT, such as echo-64/floor. Of a row that was repeated, the median one."""
 
     def __init__(self, path):
         self.path = path
         self.lines = []
+        self.repeats = {}
         self.described = {}
         self.rows = {}
         self.missing = {}
@@ -28,7 +43,8 @@ class Results:
                 elif label and value["tool"] == "bench":
                     self.missing[label] = value["not_measured"][0]
                 elif label:
-                    self.rows[label] = value
+                    self.repeats.setdefault(label, []).append(value)
+                    self.rows[label] = median(self.repeats[label])
 
     def figure(self, label, *path):
         """A figure of a row, or None."""

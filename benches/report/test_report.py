@@ -69,6 +69,11 @@ class Targets(unittest.TestCase):
         upgrades = row(ratios.ratios(run(line("upgrade/epoll", connections_per_s=60_000.0)), "epoll"), "upgrades/s")
         self.assertEqual((upgrades.met, upgrades.scaled, upgrades.scaled_met), (True, "", None))
 
+    def test_of_a_row_that_was_repeated_the_median_run_counts_with_all_its_figures(self):
+        results = run(*(line("echo-64/epoll", server_cpu_us_per_message=cost, count=cost * 10) for cost in (9.0, 2.0, 3.0)))
+        self.assertEqual(results.figure("echo-64/epoll", "server_cpu_us_per_message"), 3.0)
+        self.assertEqual(results.figure("echo-64/epoll", "count"), 30.0)
+
     def test_what_was_not_measured_is_neither_met_nor_missed(self):
         results = run(line("echo-64/epoll", server_cpu_us_per_message=6.0))
         self.assertTrue(all(found.met is None for found in ratios.ratios(results, "epoll")))
