@@ -82,16 +82,21 @@ impl<W: Wire> Shard<W> {
         self.counters.bytes_in.add(length as u64);
         entry.hear(self.clock.tick);
         let more = length == scratch.len() || entry.flags.has(Flags::HANGUP);
-        match entry.state {
-            State::Handshaking => self.handle_head(token, &scratch[..length]),
-            State::Open | State::Closing if entry.flags.has(Flags::UPGRADED) => {
-                if self.handle_frames(token, &mut scratch[..length]) {
-                    return Next::Tick;
-                }
+        let excess = match entry.state {
+            State::Handshaking => {
+                self.handle_head(token, &scratch[..length]);
+                false
             }
-            _ => {}
+            State::Open | State::Closing if entry.flags.has(Flags::UPGRADED) => {
+                self.handle_frames(token, &mut scratch[..length])
+            }
+            _ => false,
+        };
+        match (excess, more) {
+            (true, _) => Next::Tick,
+            (false, true) => Next::Turn,
+            (false, false) => Next::Event,
         }
-        if more { Next::Turn } else { Next::Event }
     }
 
     /// The client's FIN: after a close frame it is the end, before one it is an abrupt one.
