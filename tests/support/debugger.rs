@@ -111,12 +111,12 @@ fn thread_named(process: u32, name: &str) -> pid_t {
 
 /// Where functions of this name are in the memory of the process.
 fn addresses(process: u32, function: &str) -> Vec<u64> {
-    let binary = env!("CARGO_BIN_EXE_tidegate");
+    let binary = std::fs::read_link(format!("/proc/{process}/exe")).unwrap().display().to_string();
     let symbols =
-        Command::new("nm").args(["-C", binary]).output().expect("no nm: install binutils, a C compiler has it");
+        Command::new("nm").args(["-C", &binary]).output().expect("no nm: install binutils, a C compiler has it");
     let symbols = String::from_utf8_lossy(&symbols.stdout).into_owned();
     let maps = std::fs::read_to_string(format!("/proc/{process}/maps")).unwrap();
-    let first = maps.lines().find(|line| line.ends_with("/tidegate")).and_then(|line| line.split_once('-')).unwrap();
+    let first = maps.lines().find(|line| line.ends_with(&binary)).and_then(|line| line.split_once('-')).unwrap();
     let base = u64::from_str_radix(first.0, 16).unwrap();
     let named = symbols.lines().filter_map(|line| {
         let mut words = line.splitn(3, ' ');
