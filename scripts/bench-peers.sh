@@ -55,7 +55,7 @@ if [ "$QUICK" ]; then
 else
     # While idle, one ping to each at the usual 25 s.
     SECONDS_EACH=${SECONDS_EACH:-8} WARMUP=1 ECHO="64 1000 10000" FANOUT="1000:100 10000:5" ROOMS=1000 MANY_RATE=3000 IDLE=10000
-    IDLE_SECONDS=30 STORM=10000 REPEAT=3 CROSS_RATE=1000
+    IDLE_SECONDS=30 STORM=10000 REPEAT=2 CROSS_RATE=1000
 fi
 TIMES=(-t "$SECONDS_EACH" --warmup "$WARMUP")
 # Next to each other what is compared most: a host's mood changes within minutes.

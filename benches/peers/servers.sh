@@ -60,7 +60,8 @@ serve_sockudo() {
     local signer=$((PORT + 1)) server
     up sockudo env HOST=127.0.0.1 PORT="$PORT" METRICS_ENABLED=false SOCKUDO_DEFAULT_APP_ID=bench SOCKUDO_DEFAULT_APP_KEY=key \
         SOCKUDO_DEFAULT_APP_SECRET=secret SOCKUDO_DEFAULT_APP_ENABLED=true SOCKUDO_DEFAULT_APP_MAX_CONNECTIONS=100000 \
-        "$SOCKUDO" || return 1
+        SOCKUDO_DEFAULT_APP_MAX_BACKEND_EVENTS_PER_SECOND=1000000 RATE_LIMITER_ENABLED=false WEBSOCKET_PING_INTERVAL=25 \
+        SHUTDOWN_GRACE_PERIOD=1 RUST_LOG=error "$SOCKUDO" || return 1
     server=$PID
     beside pusher-signer "$LOAD_CORE" "$signer" node benches/peers/node/pusher-signer.js "$signer" "$PORT" bench key secret || return 1
     PID=$server URL="ws://127.0.0.1:$PORT/app/key?protocol=7&client=tideload&version=1"
