@@ -30,18 +30,29 @@ names() {
     sed '/^#/d' scripts/reliability/*.txt | tr '|' '\n' | sed -n 's|^ *[a-z][^ ]*\.rs \([a-z0-9_]*\) *$|\1|p' | sort -u | paste -sd '|'
 }
 
+MEASURED=beside_one_hostile_client_the_others_get_everything_in_their_usual_time
 status=0
+
+# stories FILTER ARGUMENT...: runs them, and appends what they say to the log.
+stories() {
+    local filter=$1
+    shift
+    cargo nextest run --no-fail-fast --run-ignored all --success-output final --failure-output final --color never "$@" -E "$filter" 2>&1 |
+        tee -a "$out/stories.log" | grep -E '^ +(FAIL|TIMEOUT|SIG|Summary)'
+    [ "${PIPESTATUS[0]}" -eq 0 ] || status=1
+}
+
 if [ -n "$run" ]; then
     command -v cargo-nextest >/dev/null || cargo install --locked cargo-nextest
     scripts/install-test-deps.sh >/dev/null
     ulimit -n "$(ulimit -H -n)" 2>/dev/null || true
     mkdir -p "$out"
     set +e
-    cargo nextest run --no-fail-fast --test-threads 6 --run-ignored all --success-output final --failure-output final --color never \
-        -E "test(/(^|::)($(names))\$/)" 2>&1 | tee "$out/stories.log" | grep -E '^ +(FAIL|TIMEOUT|SIG|Summary)'
-    status=${PIPESTATUS[0]}
+    : >"$out/stories.log"
+    stories "test(/(^|::)($(names))\$/) - test($MEASURED)" --test-threads 6
+    # What is measured is measured alone, on the gateway that users run.
+    cargo build --release --bin tidegate && GATEWAY_UNDER_TEST=$PWD/target/release/tidegate stories "test($MEASURED)" --test-threads 1
     set -e
-    [ "$status" -eq 0 ] || status=1
 fi
 python3 scripts/reliability/report.py
 sed -n 3p docs/reliability.md

@@ -198,7 +198,7 @@ PREFACES = {
     ],
     "Neighbours": [
         "Round trips of two clients of one shard at 500 a second, alone and beside one hostile client, by turns; medians of seven 99th",
-        "percentiles (G7: no more than 10 % beside). On a machine that does other work at the same time they say little.",
+        "percentiles (G7: no more than 10 % beside), of the release build. The hostile client and the two share the host's cores with it.",
         "",
     ],
 }
