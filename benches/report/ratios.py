@@ -206,6 +206,21 @@ def side_by_side(results):
             yield [row, *(f"{value:.3g} {unit}" for value in pair), ahead]
 
 
+def why_auto(results):
+    """What `--driver auto` takes, and what the rows say of that."""
+    ahead = [row[-1] for row in list(side_by_side(results))[1:]]
+    counts = f"epoll is ahead on {ahead.count('epoll')} rows, io_uring on {ahead.count('io_uring')}, {ahead.count('alike')} are alike."
+    idle = f"idle-{max(results.sizes('idle-'), default='N')}"
+    totals = [results.figure(f"{idle}/{driver}", "total_bytes") for driver in ("epoll", "io_uring")]
+    memory = ""
+    if None not in totals:
+        memory = f" An idle connection takes {totals[1] - totals[0]:+.0f} B with the kernel on io_uring: its poll is the larger."
+    return (
+        f"By CPU {counts}{memory} `auto` takes io_uring where the host lets it; `--driver epoll` is for nodes on which memory, not "
+        "CPU, is what runs out."
+    )
+
+
 def main():
     if len(sys.argv) != 2:
         sys.exit("usage: ratios.py RESULTS.jsonl")

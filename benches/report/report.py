@@ -84,6 +84,7 @@ def against_the_floor(results):
         yield from ["", f"### {driver} against the bare loops", "", *markdown(rows)]
     if len(results.drivers()) == 2:
         yield from ["", "### The drivers side by side", "", *markdown(list(ratios.side_by_side(results)))]
+        yield from ["", ratios.why_auto(results)]
 
 
 def beside_peers(results):

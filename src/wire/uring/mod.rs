@@ -12,7 +12,8 @@
 //!   poll at most.
 //! - A poll that the kernel ended by itself (it does so where it cannot post) is armed again.
 //!
-//! recv(2) and send(2) stay plain calls: as operations they cost as much.
+//! recv(2) and send(2) stay plain calls: as operations they cost as much. So does a multishot RECV with provided buffers, which
+//! takes 864 octets of the kernel's memory for an idle socket where a poll takes 256.
 
 mod ledger;
 mod name;
