@@ -117,8 +117,8 @@ mod tests {
 
     #[test]
     fn names_in_proc_that_somebody_looked_at_do_not_count() {
-        let text = "dentry 50 63 192 21 1 : tunables 0 0 0\nproc_inode_cache 20 23 696 23 4 : tunables 0 0 0\n";
-        assert_eq!(slabs(text)["dentry"], 30 * (4096 / 21));
+        let text = "dentry 50 64 128 32 1 : tunables 0 0 0\nproc_inode_cache 20 23 696 23 4 : tunables 0 0 0\n";
+        assert_eq!(slabs(text)["dentry"], 30 * 128);
     }
 
     #[test]

@@ -182,7 +182,7 @@ fn a_soak_with_churn_keeps_its_account_over_all_rounds() {
         "-t",
         "0.3",
         "--minutes",
-        "0.04",
+        "0.1",
         "--churn",
         "5",
         "--exactly-once",
