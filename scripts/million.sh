@@ -14,7 +14,8 @@
 # load runs in as many client processes. Every client joins one room; heartbeats are on. It prints user and kernel memory per
 # connection, the connect rate, the CPU while idle and the time to the last delivery. Exit code 0: everybody got every message
 # exactly once; 1: not so; 3: this host cannot hold it, and why. As root it raises net.ipv4.tcp_mem, fs.file-max and
-# net.core.netdev_max_backlog where they are too low, and puts them back at its end. A million takes 10 minutes. benches/report/report.py publishes the results.
+# net.core.netdev_max_backlog where they are too low, and puts them back at its end. benches/report/report.py publishes the
+# results.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . benches/harness.sh
