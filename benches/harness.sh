@@ -7,6 +7,8 @@ LOAD_CORE=${LOAD_CORE:-1}
 STARTED=()
 # Publications under way where a server shall go as fast as it can: each is tried, over ten rooms, and the best one counts.
 WINDOWS=${WINDOWS:-64 640 2560}
+# Whether all that a script measures is measured, at its full size. What is not is not published.
+WHOLE=true
 # What stands before the load generator's command, such as a priority.
 AHEAD=()
 # Functions that end_all calls last.
@@ -59,8 +61,9 @@ begin_run() {
 describe_run() {
     local dirty=""
     git diff --quiet HEAD 2>/dev/null || dirty="+changes"
-    printf '{"tool":"bench","script":"%s","commit":"%s%s","kernel":"%s","cpu":"%s","cpus":%s,"memory_kb":%s,"server_core":%s,"load_core":%s,"nofile":%s,"load_average":"%s"}\n' \
-        "$(basename "$0")" "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" "$dirty" "$(uname -r)" \
+    [ "$(cut -d. -f1 /proc/loadavg)" -lt 1 ] || say "warning: the host is busy (load average $(cut -d' ' -f1-3 /proc/loadavg))"
+    printf '{"tool":"bench","script":"%s","whole":%s,"commit":"%s%s","kernel":"%s","cpu":"%s","cpus":%s,"memory_kb":%s,"server_core":%s,"load_core":%s,"nofile":%s,"load_average":"%s"}\n' \
+        "$(basename "$0")" "$WHOLE" "$(git rev-parse --short HEAD 2>/dev/null || echo unknown)" "$dirty" "$(uname -r | grep -o '^[0-9.]*')" \
         "$(sed -n 's/^model name[^:]*: //p' /proc/cpuinfo | head -1)" "$(nproc)" \
         "$(sed -n 's/^MemTotal: *\([0-9]*\).*/\1/p' /proc/meminfo)" "$SERVER_CORE" "$LOAD_CORE" "$(ulimit -n)" \
         "$(cut -d' ' -f1-3 /proc/loadavg)" >>"$RESULTS"
@@ -120,6 +123,8 @@ gone() {
 
 end_all() {
     local pid action
+    # Whoever is impatient now would leave servers behind, and settings of the kernel raised.
+    trap '' INT TERM
     for pid in "${STARTED[@]}"; do
         kill "$pid" 2>/dev/null || true
     done
@@ -127,10 +132,6 @@ end_all() {
         gone "$pid"
     done
     STARTED=()
-# Publications under way where a server shall go as fast as it can: each is tried, over ten rooms, and the best one counts.
-WINDOWS=${WINDOWS:-64 640 2560}
-# What stands before the load generator's command, such as a priority.
-AHEAD=()
     for action in "${AT_END[@]}"; do "$action"; done
     AT_END=()
 }

@@ -28,14 +28,14 @@ QUICK='' PEERS='*' SKIP='' ROWS='*' INSTALL_ONLY=''
 while [ $# -gt 0 ]; do
     case $1 in
     -h | --help) show_help ;;
-    --quick) QUICK=1 ;;
+    --quick) QUICK=1 WHOLE=false ;;
     --install-only) INSTALL_ONLY=1 ;;
     --peers | --skip | --rows | --gateway)
         [ $# -ge 2 ] || usage_error "$1 wants a value"
         case $1 in
-        --peers) PEERS=$2 ;;
+        --peers) PEERS=$2 WHOLE=false ;;
         --skip) SKIP=$2 ;;
-        --rows) ROWS=$2 ;;
+        --rows) ROWS=$2 WHOLE=false ;;
         --gateway) GATEWAY=$2 ;;
         esac
         shift

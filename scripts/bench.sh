@@ -10,8 +10,9 @@
 #
 # Rows: idle-N, echo-N, echo-N-pipelined-16, self-N, fanout-N, fanout-N-rooms, flat-out-N, upgrade, bystander, cross-node. flat-out-N
 # has N publications under way, over ten rooms.
-# Writes RUN/results.jsonl (RUN is benches/results/DATE unless set) and prints the ratios against the targets. SECONDS_EACH (3) is how
-# long each row is loaded, ROUNDS (3) how often: about 25 minutes for all. benches/report/report.py publishes the results.
+# Writes RUN/results.jsonl (RUN is benches/results/DATE unless set) and prints the ratios against the targets. SECONDS_EACH (2) is how
+# long each row is loaded, ROUNDS (5) how often each but idle-N and flat-out-N, of which the median counts: about 25 minutes for all.
+# benches/report/report.py publishes the results.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . benches/harness.sh
@@ -20,14 +21,14 @@ QUICK='' DRIVERS=(epoll io_uring) ROWS='*'
 while [ $# -gt 0 ]; do
     case $1 in
     -h | --help) show_help ;;
-    --quick) QUICK=1 ;;
+    --quick) QUICK=1 WHOLE=false ;;
     --driver | --rows | --gateway)
         [ $# -ge 2 ] || usage_error "$1 wants a value"
         case $1:$2 in
         --driver:both) ;;
         --driver:epoll | --driver:io_uring) DRIVERS=("$2") ;;
         --driver:*) usage_error "--driver is epoll, io_uring or both, not $2" ;;
-        --rows:*) ROWS=$2 ;;
+        --rows:*) ROWS=$2 WHOLE=false ;;
         --gateway:*) GATEWAY=$2 ;;
         esac
         shift
@@ -43,7 +44,7 @@ if [ "$QUICK" ]; then
     SECONDS_EACH=1 WARMUP=0.3 ECHO="64 500" FANOUT="500:50" STORM=1000 IDLE=4000 IDLE_SECONDS=3 ROOMS=50 MANY_RATE=500 REPEAT=1
     CROWD=1000 IDLE_SIZES="1000 4000" ROUNDS=1
 else
-    SECONDS_EACH=${SECONDS_EACH:-3} ROUNDS=${ROUNDS:-3} WARMUP=1 ECHO="64 1000 5000 10000 15000"
+    SECONDS_EACH=${SECONDS_EACH:-2} ROUNDS=${ROUNDS:-5} WARMUP=1 ECHO="64 1000 5000 10000 15000"
     FANOUT="1000:100 2000:50 5000:20 10000:10 15000:10" STORM=15000
     # Two pings each at the default interval of 25 s, at the largest size only: memory needs no waiting.
     IDLE_SIZES="4000 10000 19000" IDLE=19000 IDLE_SECONDS=52 ROOMS=1000 MANY_RATE=3000 REPEAT=3 CROWD=15000
@@ -251,12 +252,12 @@ for _ in $(seq "$ROUNDS"); do
     done
     fanout_row "fanout-$ROOMS-rooms" -c $((ROOMS * 10)) -r "$ROOMS" --rate "$MANY_RATE"
     storm_row
+    bystander_row
+    cross_row
 done
 for window in $WINDOWS; do
     fanout_row "flat-out-$window" -c 1000 -r 10 --window "$window"
 done
-bystander_row
-cross_row
 
 python3 benches/report/ratios.py "$RESULTS"
 say "results: $RESULTS"

@@ -51,7 +51,11 @@ if [ -n "$run" ]; then
     : >"$out/stories.log"
     stories "test(/(^|::)($(names))\$/) - test($MEASURED)" --test-threads 6
     # What is measured is measured alone, on the gateway that users run.
-    cargo build --release --bin tidegate && GATEWAY_UNDER_TEST=$PWD/target/release/tidegate stories "test($MEASURED)" --test-threads 1
+    if cargo build --release --bin tidegate; then
+        GATEWAY_UNDER_TEST=$PWD/target/release/tidegate stories "test($MEASURED)" --test-threads 1
+    else
+        status=1
+    fi
     set -e
 fi
 python3 scripts/reliability/report.py

@@ -2,7 +2,8 @@
 # What the peers need, from the package registries, into .deps/; nothing outside changes. Sourced by scripts/bench-peers.sh.
 
 UWS_BUILT=.deps/uws/uwebsockets
-SOCKUDO=${SOCKUDO:-.deps/sockudo/bin/sockudo} UWS=${UWS:-$UWS_BUILT}
+SOCKUDO_BUILT=.deps/sockudo/bin/sockudo
+SOCKUDO=${SOCKUDO:-$SOCKUDO_BUILT} UWS=${UWS:-$UWS_BUILT}
 SOCKUDO_VERSION=5.2.0
 # A crate that has the sources of uWebSockets 20 and uSockets in it.
 UWEBSOCKETS_CRATE=libuwebsockets-sys UWEBSOCKETS_CRATE_VERSION=0.0.10

@@ -47,7 +47,7 @@ serve_nats-ws() {
     # Its own default is a ping in two minutes.
     printf 'listen: "127.0.0.1:%s"\nping_interval: "25s"\nwebsocket { listen: "127.0.0.1:%s", no_tls: true }\n' \
         "$BROKER" "$PORT" >"$RUN/nats-ws.conf"
-    up nats-ws env GOMAXPROCS=1 "$nats" -c "$RUN/nats-ws.conf"
+    up nats-ws env GOMAXPROCS=1 "$nats" -c "$RUN/nats-ws.conf" || return 1
     URL=ws://127.0.0.1:$PORT/ WORDS=(--dialect nats)
 }
 serve_ws-redis() { redis && node_server ws-redis && URL=ws://127.0.0.1:$PORT/{room}; }
@@ -63,6 +63,7 @@ serve_sockudo() {
         SOCKUDO_DEFAULT_APP_MAX_BACKEND_EVENTS_PER_SECOND=1000000 RATE_LIMITER_ENABLED=false WEBSOCKET_PING_INTERVAL=25 \
         SHUTDOWN_GRACE_PERIOD=1 RUST_LOG=error "$SOCKUDO" || return 1
     server=$PID
+    EXTRA+=("$server")
     beside pusher-signer "$LOAD_CORE" "$signer" node benches/peers/node/pusher-signer.js "$signer" "$PORT" bench key secret || return 1
     PID=$server URL="ws://127.0.0.1:$PORT/app/key?protocol=7&client=tideload&version=1"
     WORDS=(--dialect pusher)
@@ -71,7 +72,7 @@ serve_sockudo() {
 serve_centrifugo() {
     printf '{"client":{"insecure":true},"channel":{"without_namespace":{"allow_publish_for_client":true,"allow_subscribe_for_client":true}},"http_server":{"address":"127.0.0.1","port":"%s"}}\n' \
         "$PORT" >"$RUN/centrifugo.json"
-    up centrifugo env GOMAXPROCS=1 "$CENTRIFUGO" --config "$RUN/centrifugo.json"
+    up centrifugo env GOMAXPROCS=1 "$CENTRIFUGO" --config "$RUN/centrifugo.json" || return 1
     URL=ws://127.0.0.1:$PORT/connection/websocket WORDS=(--dialect centrifugo)
 }
 serve_uwebsockets() { up uwebsockets "$UWS" "$PORT" && URL=ws://127.0.0.1:$PORT/{room}; }
@@ -160,6 +161,7 @@ about_tidegate() { echo "$("$GATEWAY" --version); one shard, the local bus, the 
 about_tidegate-epoll() { about_tidegate; }
 about_tidegate-io_uring() { about_tidegate; }
 about_uwebsockets() {
+    [ "$UWS" = "$UWS_BUILT" ] || { echo "A binary that was given." && return; }
     echo "uWebSockets 20 as in the crate $UWEBSOCKETS_CRATE $UWEBSOCKETS_CRATE_VERSION: C++ on its own epoll loop, -O3 -flto -march=native,"
     echo "its own pub/sub, 256 KiB of backpressure as tidegate. A message goes out as it came in. One process: no second node."
 }
@@ -176,6 +178,7 @@ about_socketio-redis() {
     echo "Redis shares the server's core and is not counted; the adapter delivers to its own node without it."
 }
 about_sockudo() {
+    [ "$SOCKUDO" = "$SOCKUDO_BUILT" ] || { echo "A binary that was given." && return; }
     echo "sockudo $SOCKUDO_VERSION, all its threads on the server's core. A delivery is an event in JSON with the content quoted within. Published"
     echo "over its HTTP API, as Pusher's protocol has public channels published: its CPU includes taking these requests; who signs them is on the load side."
 }

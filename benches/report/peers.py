@@ -24,6 +24,11 @@ def fixed(form, *path):
     return cell
 
 
+def heartbeats(results, row, subject):
+    """What idle clients cost; only of who pings them, or it would be the cost of something else."""
+    return fixed("{:.2f}", "idle_cores_per_million")(results, row, subject) if results.figure(f"{row}/{subject}", "pings") else None
+
+
 def account(results, row, subject):
     """What the account of messages says: each came once and in order, or not."""
     wrong = [f"{count:,} {what}" for what, count in results.wrongs(f"{row}/{subject}")]
@@ -40,7 +45,7 @@ def groups(results):
         ("kernel B", idle, fixed("{:,.0f}", "kernel_bytes")),
         ("total B", idle, fixed("{:,.0f}", "total_bytes")),
         ("pings answered", idle, fixed("{:,.0f}", "pings")),
-        ("idle cores by a million", idle, fixed("{:.2f}", "idle_cores_per_million")),
+        ("idle cores by a million", idle, heartbeats),
         ("CPU µs/upgrade", "upgrade", fixed("{:.1f}", *CPU_UPGRADE)),
         ("upgrades/s", "upgrade", fixed("{:,.0f}", "connections_per_s")),
     ]

@@ -66,6 +66,8 @@ def keep(results, directory):
     script = results.described.get("script")
     if script not in SCRIPTS:
         raise SystemExit(f"{results.path} is no run of {', '.join(SCRIPTS)}: nothing is published")
+    if results.described.get("whole") is not True:
+        raise SystemExit(f"{results.path} is a quick run, or one of a few rows: only a whole one is published")
     directory.mkdir(parents=True, exist_ok=True)
     lines = [json.dumps(cleaned(line), sort_keys=True, ensure_ascii=False) for line in results.lines]
     (directory / script.replace(".sh", ".jsonl")).write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -126,7 +126,8 @@ def flat_out(results, driver):
         p99_us = results.figure(f"{name}/{driver}", "latency", "p99_us")
         row = Row(f"{name}: deliveries/s", "beside the floor's")
         if rate is not None and bare is not None:
-            row.shown = f"{rate:,.0f} (bare {bare:,.0f}), p99 {p99_us / 1e3:.1f} ms"
+            wrongs = "".join(f", {count:,} {what}" for what, count in results.wrongs(f"{name}/{driver}"))
+            row.shown = f"{rate:,.0f} (bare {bare:,.0f}), p99 {p99_us / 1e3:.1f} ms{wrongs}"
         yield row
         turns = results.turns.get(f"{name}/{driver}")
         if turns and turns["delivered_within_s"]:
@@ -214,7 +215,7 @@ def why_auto(results):
     totals = [results.figure(f"{idle}/{driver}", "total_bytes") for driver in ("epoll", "io_uring")]
     memory = ""
     if None not in totals:
-        memory = f" An idle connection takes {totals[1] - totals[0]:+.0f} B with the kernel on io_uring: its poll is the larger."
+        memory = f" An idle connection on io_uring takes {totals[1] - totals[0]:+.0f} B, with the kernel."
     return (
         f"By CPU {counts}{memory} `auto` takes io_uring where the host lets it; `--driver epoll` is for nodes on which memory, not "
         "CPU, is what runs out."

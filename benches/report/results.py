@@ -5,12 +5,19 @@ import json
 COSTS = ("server_cpu_us_per_message", "server_cpu_us_per_delivery", "server_cpu_us_per_upgrade", "idle_cores")
 
 
-def median(repeats):
-    """Of a row that was run several times, the run whose cost is the middle one: all of its figures belong together. The later of two
-    in the middle, and the last where the row has no cost."""
+# Rows that are about what somebody waits for, not about what it costs.
+WAITS = ("bystander-", "cross-node")
+
+
+def median(label, repeats):
+    """Of a row that was run several times, the run whose cost is the middle one, or whose p99 is: all of its figures belong together.
+    The costlier of two in the middle, and the last where the row has no cost."""
 
     def cost(value):
-        return next((value["results"][key] for key in COSTS if key in value.get("results", {})), None)
+        results = value.get("results", {})
+        if label.startswith(WAITS):
+            return results.get("latency", {}).get("p99_us")
+        return next((results[key] for key in COSTS if key in results), None)
 
     if any(cost(value) is None for value in repeats):
         return repeats[-1]
@@ -44,7 +51,7 @@ class Results:
                     self.missing[label] = value["not_measured"][0]
                 elif label:
                     self.repeats.setdefault(label, []).append(value)
-                    self.rows[label] = median(self.repeats[label])
+                    self.rows[label] = median(label, self.repeats[label])
 
     def figure(self, label, *path):
         """A figure of a row, or None."""

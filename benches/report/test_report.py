@@ -30,10 +30,10 @@ def line(label, command=("tideload", "echo"), **results):
     }
 
 
-def run(*lines, script="bench.sh"):
+def run(*lines, script="bench.sh", whole=True):
     """Results of these lines."""
     with tempfile.NamedTemporaryFile("w", suffix=".jsonl") as file:
-        file.write("\n".join(json.dumps(each) for each in ({"tool": "bench", "script": script, "commit": "c0ffee"}, *lines)))
+        file.write("\n".join(json.dumps(each) for each in ({"tool": "bench", "script": script, "whole": whole, "commit": "c0ffee"}, *lines)))
         file.flush()
         return Results(file.name)
 
@@ -146,6 +146,10 @@ class Publication(unittest.TestCase):
         self.assertEqual(publication.servers(kept.rows["echo-64/epoll"]), 2)
 
     def test_a_run_that_is_not_whole_is_refused(self):
+        with tempfile.TemporaryDirectory() as directory, self.assertRaises(SystemExit):
+            publication.keep(run(whole=False), pathlib.Path(directory))
+
+    def test_a_run_of_another_script_is_refused(self):
         with tempfile.TemporaryDirectory() as directory, self.assertRaises(SystemExit):
             publication.keep(run(script="other.sh"), pathlib.Path(directory))
 

@@ -66,12 +66,13 @@ def mapped(name, head):
 
 def losses():
     """The report's first line."""
-    found = re.findall(r"^ *told losses (\d+), untold losses (\d+); twice (\d+), out of order (\d+)", log(), re.M)
+    found = re.findall(r"^ *told losses (\d+), untold losses (\d+); failed (\d+), twice (\d+), out of order (\d+)", log(), re.M)
     if not found:
         return "Told and untold losses: not run (`scripts/reliability.sh`)."
-    told, untold, twice, disordered = (sum(int(row[n]) for row in found) for n in range(4))
+    told, untold, failed, twice, disordered = (sum(int(row[n]) for row in found) for n in range(5))
     return (
-        f"Told losses {told}, **untold losses {untold}**; twice {twice}, out of order {disordered}; "
+        f"Told losses {told}, **untold losses {untold}**; failed and heard by nobody, their publisher told, {failed}; "
+        f"twice {twice}, out of order {disordered}; "
         f"in {len(found)} verdicts of the load checker under faults."
     )
 

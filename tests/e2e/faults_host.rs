@@ -112,9 +112,10 @@ fn a_gateway_that_stood_still_for_a_minute_blames_nobody(driver: Driver) {
     assert_eq!(gateway.metrics().sum("ws_closes_total"), 0.0);
 }
 
-/// Stopped and continued, who waits gets EINTR (signal(7)); a signal that is ignored would interrupt nothing.
+/// Stopped and continued, who waits gets EINTR (signal(7)); a signal that is ignored would interrupt nothing, and a stop that is
+/// taken back before every thread has heard of it neither.
 fn a_storm_of_signals_interrupts_every_call_and_nothing_is_lost(driver: Driver) {
-    let gateway = Gateway::start(driver, &["--message-rate", "0"]);
+    let mut gateway = Gateway::start(driver, &["--message-rate", "0"]);
     let mut members: Vec<Client> = (0..4).map(|_| Client::connect(gateway.port)).collect();
     members.iter_mut().for_each(|member| member.join("lobby"));
     let mut publisher = Client::connect(gateway.port);
@@ -124,10 +125,11 @@ fn a_storm_of_signals_interrupts_every_call_and_nothing_is_lost(driver: Driver) 
         let listening: Vec<_> = members.iter_mut().map(|member| scope.spawn(move || load.hear(member))).collect();
         scope.spawn(move || load.publish(&mut publisher, "lobby"));
         let stop = load.stop_at_the_end();
-        for _ in 0..500 {
+        for _ in 0..100 {
             gateway.signal(Signal::SIGSTOP);
+            gateway.wait("every thread stands still", stands_still);
             gateway.signal(Signal::SIGCONT);
-            std::thread::sleep(Duration::from_millis(2));
+            load.wait_for_more(2);
         }
         load.wait_for_more(100);
         drop(stop);
@@ -135,6 +137,13 @@ fn a_storm_of_signals_interrupts_every_call_and_nothing_is_lost(driver: Driver) 
         heard.inspect(|(_, end)| assert_eq!(*end, None)).map(|(heard, _)| heard).collect::<Vec<_>>()
     });
     load.judge(&heard).assert_nothing_lost();
+}
+
+/// Whether all threads are stopped: the letter behind the name in proc_pid_stat(5).
+fn stands_still(gateway: &Gateway) -> bool {
+    let threads = std::fs::read_dir(format!("/proc/{}/task", gateway.pid())).unwrap();
+    let stats = threads.map(|thread| std::fs::read_to_string(thread.unwrap().path().join("stat")).unwrap());
+    stats.into_iter().all(|stat| stat.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T')))
 }
 
 /// A control group with a memory limit. Ends with the value, which must outlive the gateway in it.

@@ -3,8 +3,8 @@
 //! Publishers write `{"p":PUBLISHER,"n":NUMBER}` with numbers from 0 on; whoever listens records. A subscriber that misses
 //! a number was told if a gap came after the hole: it says that anything before it may be missing, and may come after messages
 //! that the broker delivered before it. The end of a connection tells of what would have come after it, and of no hole before
-//! the last message. What failed and was told to its publisher may
-//! arrive or not: neither is a loss that nobody knows of.
+//! the last message. What failed, and was told to its publisher, may arrive or not, but alike for all of a node: where one
+//! of its subscribers heard it, it counts for the others like any other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
@@ -44,6 +44,8 @@ pub fn numbered(publisher: u64, number: u64) -> Value {
 pub struct Verdict {
     pub told: u64,
     pub untold: u64,
+    /// Not heard by anybody, and told to their publisher.
+    pub failed: u64,
     pub twice: u64,
     pub disordered: u64,
 }
@@ -53,6 +55,7 @@ impl std::iter::Sum for Verdict {
         verdicts.fold(Self::default(), |sum, one| Self {
             told: sum.told + one.told,
             untold: sum.untold + one.untold,
+            failed: sum.failed + one.failed,
             twice: sum.twice + one.twice,
             disordered: sum.disordered + one.disordered,
         })
@@ -62,8 +65,8 @@ impl std::iter::Sum for Verdict {
 impl Verdict {
     /// The first line of a report.
     pub fn line(&self) -> String {
-        let Self { told, untold, twice, disordered } = self;
-        format!("told losses {told}, untold losses {untold}; twice {twice}, out of order {disordered}")
+        let Self { told, untold, failed, twice, disordered } = self;
+        format!("told losses {told}, untold losses {untold}; failed {failed}, twice {twice}, out of order {disordered}")
     }
 
     /// Prints the line; fails unless G1, G2 and G3 hold.
@@ -72,16 +75,20 @@ impl Verdict {
         assert_eq!((self.untold, self.twice, self.disordered), (0, 0, 0), "{}", self.line());
     }
 
-    fn add_lost(&mut self, missing: Range<u64>, is_told: impl Fn(u64) -> bool) {
+    fn add_lost(&mut self, missing: Range<u64>, told: bool, is_failed: impl Fn(u64) -> bool) {
         for number in missing {
-            *(if is_told(number) { &mut self.told } else { &mut self.untold }) += 1;
+            *match (is_failed(number), told) {
+                (true, _) => &mut self.failed,
+                (false, true) => &mut self.told,
+                (false, false) => &mut self.untold,
+            } += 1;
         }
     }
 
     /// Nothing at all was lost.
     pub fn assert_nothing_lost(&self) {
         self.assert_promises();
-        assert_eq!(self.told, 0, "{}", self.line());
+        assert_eq!((self.told, self.failed), (0, 0), "{}", self.line());
     }
 }
 
@@ -95,10 +102,16 @@ pub struct Ledger {
 }
 
 impl Ledger {
-    /// Judges what each subscriber heard.
+    /// Judges what each subscriber of one node heard.
     pub fn judge(&self, subscribers: &[Vec<Heard>]) -> Verdict {
+        let mut ledger = self.clone();
+        for item in subscribers.iter().flatten() {
+            if let Heard::Message(publisher, number) = item {
+                ledger.failed.remove(&(*publisher, *number));
+            }
+        }
         let mut verdict = Verdict::default();
-        subscribers.iter().for_each(|heard| self.judge_one(0, heard, &mut verdict));
+        subscribers.iter().for_each(|heard| ledger.judge_one(0, heard, &mut verdict));
         verdict
     }
 
@@ -110,9 +123,8 @@ impl Ledger {
                 Heard::Message(from, number) if from == publisher => Some(*number),
                 _ => None,
             });
-            let is_told = |number: u64, since: usize| {
-                last_gap.is_some_and(|gap| gap >= since) || self.failed.contains(&(*publisher, number))
-            };
+            let is_told = |since: usize| last_gap.is_some_and(|gap| gap >= since);
+            let is_failed = |number: u64| self.failed.contains(&(*publisher, number));
             // The next number, and where the one before it was heard.
             let (mut next, mut before) = (first.unwrap_or(since).min(since), 0);
             for (place, item) in heard.iter().enumerate() {
@@ -121,7 +133,7 @@ impl Ledger {
                     continue;
                 }
                 match number.checked_sub(next) {
-                    Some(_) => verdict.add_lost(next..*number, |number| is_told(number, before)),
+                    Some(_) => verdict.add_lost(next..*number, is_told(before), is_failed),
                     None if number + 1 == next => verdict.twice += 1,
                     None => verdict.disordered += 1,
                 }
@@ -129,7 +141,7 @@ impl Ledger {
                 before = place;
             }
             let ended = last_end.is_some_and(|end| end >= before);
-            verdict.add_lost(next..*count, |number| ended || is_told(number, before));
+            verdict.add_lost(next..*count, ended || is_told(before), is_failed);
         }
     }
 }
@@ -181,11 +193,13 @@ mod tests {
         let m = |n| Heard::Message(1, n);
         let ledger = Ledger { published: BTreeMap::from([(1, 4)]), failed: BTreeSet::from([(1, 1), (1, 2)]) };
         let verdict = |heard: &[Heard]| ledger.judge(&[heard.to_vec()]);
-        assert_eq!(verdict(&[m(0), m(3)]), Verdict { told: 2, ..Verdict::default() });
-        assert_eq!(verdict(&[m(0), m(2), m(3)]), Verdict { told: 1, ..Verdict::default() });
+        assert_eq!(verdict(&[m(0), m(3)]), Verdict { failed: 2, ..Verdict::default() });
+        assert_eq!(verdict(&[m(0), m(2), m(3)]), Verdict { failed: 1, ..Verdict::default() });
         assert_eq!(verdict(&[m(0), m(1), m(2), m(3)]), Verdict::default());
-        assert_eq!(verdict(&[m(0)]), Verdict { told: 2, untold: 1, ..Verdict::default() });
-        assert_eq!(verdict(&[m(0), m(2), m(2), m(3)]), Verdict { told: 1, twice: 1, ..Verdict::default() });
+        assert_eq!(verdict(&[m(0)]), Verdict { failed: 2, untold: 1, ..Verdict::default() });
+        assert_eq!(verdict(&[m(0), m(2), m(2), m(3)]), Verdict { failed: 1, twice: 1, ..Verdict::default() });
+        let heard_by_one = [vec![m(0), m(1), m(3)], vec![m(0), m(3)]];
+        assert_eq!(ledger.judge(&heard_by_one), Verdict { failed: 2, untold: 1, ..Verdict::default() });
     }
 
     #[test]

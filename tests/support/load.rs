@@ -33,6 +33,17 @@ impl Drop for Stop<'_> {
     }
 }
 
+/// Where the publisher fails, nobody waits for its last word: its panic is what is reported.
+struct Failing<'a>(&'a Load);
+
+impl Drop for Failing<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.last.store(0, SeqCst);
+        }
+    }
+}
+
 impl Default for Load {
     fn default() -> Self {
         let [begun, published, last] = [0, 0, u64::MAX].map(AtomicU64::new);
@@ -44,6 +55,7 @@ impl Load {
     /// Publishes about a thousand messages a second until the value of [`Self::stop_at_the_end`] ends, and hears what became
     /// of each.
     pub fn publish(&self, client: &mut Client, room: &str) {
+        let _failing = Failing(self);
         let mut open = BTreeSet::new();
         let published = self.publish_until_stopped(|content| {
             let number = content["n"].as_u64().unwrap();
@@ -65,6 +77,7 @@ impl Load {
 
     /// The same in another way, which tells of no failure.
     pub fn publish_with(&self, publish: impl FnMut(Value)) {
+        let _failing = Failing(self);
         let published = self.publish_until_stopped(publish);
         self.last.store(published, SeqCst);
     }
