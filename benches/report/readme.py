@@ -104,7 +104,8 @@ def figures(runs, table):
     else:
         yield from ["", "The peers are not in a published run: `scripts/bench-peers.sh` measures them."]
     if "million.sh" in runs:
-        yield from ["", "As many as one host holds, both ends of each (`scripts/million.sh`):", ""]
+        cores = runs["million.sh"].described.get("cpus")
+        yield from ["", f"A crowd on one host of {cores} cores, both ends of each connection (`scripts/million.sh`):", ""]
         yield from table(list(million.held(runs["million.sh"])))
 
 
