@@ -54,6 +54,8 @@ pub struct Dropped {
     pub room: u32,
     /// How many messages.
     pub messages: u32,
+    /// Bytes of the buffer that is not pinned any more.
+    pub bytes: usize,
     /// Their place in the outbox.
     pub at: usize,
 }
@@ -135,7 +137,7 @@ impl Outbox {
         let (chunk, _) = self.chunks.remove(at)?;
         self.pinned_bytes -= chunk.buffer.len();
         match chunk.tag {
-            Tag::Room(room) => Some(Dropped { room, messages: chunk.messages, at }),
+            Tag::Room(room) => Some(Dropped { room, messages: chunk.messages, bytes: chunk.buffer.len(), at }),
             Tag::Control | Tag::Gap(_) => None,
         }
     }
@@ -151,6 +153,15 @@ impl Outbox {
     pub fn tell_gap(&mut self, at: usize, notice: Chunk, now: Tick) {
         self.pinned_bytes += notice.buffer.len();
         self.chunks.insert(at, (notice, now));
+    }
+
+    /// What waits of a room that the reader has left is dropped no more, and belongs to no room that may get the same index.
+    pub fn forget_room(&mut self, room: u32) {
+        for (chunk, _) in &mut self.chunks {
+            if matches!(chunk.tag, Tag::Room(of) | Tag::Gap(of) if of == room) {
+                chunk.tag = Tag::Control;
+            }
+        }
     }
 
     /// Whether a gap of `room` waits to be told.
@@ -199,9 +210,20 @@ mod tests {
         {
             outbox.push(chunk(text, tag), 100, 0).unwrap();
         }
-        assert_eq!(outbox.drop_oldest(|room| room == 1), Some(Dropped { room: 1, messages: 1, at: 3 }));
-        assert_eq!(outbox.drop_oldest(|room| room == 1), Some(Dropped { room: 1, messages: 1, at: 3 }));
+        assert_eq!(outbox.drop_oldest(|room| room == 1), Some(Dropped { room: 1, messages: 1, bytes: 3, at: 3 }));
+        assert_eq!(outbox.drop_oldest(|room| room == 1), Some(Dropped { room: 1, messages: 1, bytes: 3, at: 3 }));
         assert_eq!(outbox.drop_oldest(|room| room == 1), None, "only the begun one is left of the room");
         assert_eq!(outbox.pinned_bytes(), "begunanswerother".len());
+    }
+
+    #[test]
+    fn what_waits_of_a_room_that_was_left_is_kept_and_no_notice_of_it_stands_for_another_room() {
+        let mut outbox = Outbox::default();
+        outbox.begin(chunk("begun", Tag::Control), 1, 0);
+        outbox.push(chunk("old", Tag::Room(1)), 100, 0).unwrap();
+        outbox.tell_gap(1, chunk("gap", Tag::Gap(1)), 0);
+        outbox.forget_room(1);
+        assert!(!outbox.tells_gap(1));
+        assert_eq!(outbox.drop_oldest(|room| room == 1), None);
     }
 }

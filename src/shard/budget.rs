@@ -1,6 +1,7 @@
 //! What clients make the node hold for them: outboxes and unfinished messages, each kind under one budget of the node's.
 //!
-//! Over a budget, the shard that notices closes the connection that holds the most, so that many that hold little stay.
+//! Over a budget, a shard that holds more than its share ends the connections that hold the most, so that many that hold little
+//! stay.
 
 use super::Shard;
 use crate::close::CloseReason;
@@ -35,9 +36,12 @@ impl Holders {
         });
     }
 
-    /// Who holds the most, as `size` counts.
-    fn largest(&self, connections: &Connections, size: impl Fn(&Entry) -> usize) -> Option<Token> {
-        self.0.iter().copied().max_by_key(|token| connections.peek(token.index).map_or(0, &size))
+    /// Who holds something, as `size` counts, the largest first.
+    fn largest_first(&self, connections: &Connections, size: impl Fn(&Entry) -> usize) -> Vec<Token> {
+        let sized = self.0.iter().filter_map(|token| Some((size(connections.peek(token.index)?), *token)));
+        let mut sized: Vec<_> = sized.filter(|(size, _)| *size > 0).collect();
+        sized.sort_unstable_by_key(|(size, _)| std::cmp::Reverse(*size));
+        sized.into_iter().map(|(_, token)| token).collect()
     }
 }
 
@@ -49,34 +53,51 @@ impl<W: Wire> Shard<W> {
         Some(partial)
     }
 
-    /// Keeps a connection's unfinished message, if the budget of all of them allows it.
+    /// Keeps a connection's unfinished message.
     pub(super) fn keep_partial(&mut self, token: Token, partial: Box<Partial>) {
         let Some(entry) = self.connections.find(token) else { return };
         self.counters.unfinished_bytes.add(partial.pinned_bytes() as u64);
         entry.partial = Some(partial);
         self.holders.note(token, entry);
-        if self.node_sum(|shard| &shard.unfinished_bytes) > self.settings.budgets.unfinished_bytes {
-            let size = |entry: &Entry| entry.partial.as_ref().map_or(0, |partial| partial.pinned_bytes());
-            self.close_largest(size, CloseReason::MessageBudget);
-        }
     }
 
-    /// Makes room for more in outboxes, if all of them together are over their budget.
-    pub(super) fn hold_outboxes_to_budget(&mut self) {
-        if self.node_sum(|shard| &shard.outbox_bytes) > self.settings.budgets.outbox_bytes {
-            self.close_largest(Entry::outbox_bytes, CloseReason::OutboxBudget);
-        }
+    /// Ends who holds the most while the node is over a budget. What one turn adds may go over it.
+    pub(super) fn hold_to_budgets(&mut self) {
+        let budgets = self.settings.budgets;
+        self.hold_to(budgets.outbox_bytes, |shard| &shard.outbox_bytes, Entry::outbox_bytes, CloseReason::OutboxBudget);
+        let size = |entry: &Entry| entry.partial.as_ref().map_or(0, |partial| partial.pinned_bytes());
+        self.hold_to(budgets.unfinished_bytes, |shard| &shard.unfinished_bytes, size, CloseReason::MessageBudget);
     }
 
-    fn close_largest(&mut self, size: impl Fn(&Entry) -> usize, reason: CloseReason) {
+    /// Only a shard over its own share ends somebody: where the node is over its budget there is one.
+    fn hold_to(
+        &mut self,
+        budget: u64,
+        held: impl Fn(&ShardCounters) -> &Cell,
+        size: impl Fn(&Entry) -> usize,
+        reason: CloseReason,
+    ) {
+        let shards = &self.settings.node_counters;
+        let share = budget / shards.len().max(1) as u64;
+        let is_over = |shard: &Self| {
+            let node = || shard.settings.node_counters.iter().map(|shard| held(shard).value()).sum::<u64>();
+            held(&shard.counters).value() > share && node() > budget
+        };
+        if !is_over(self) {
+            return;
+        }
         self.holders.forget_empty(&mut self.connections);
-        if let Some(token) = self.holders.largest(&self.connections, size) {
-            self.close(token, reason);
+        for token in self.holders.largest_first(&self.connections, size) {
+            if self.is_open(token) {
+                self.close(token, reason);
+            } else {
+                // It was told why it goes, and does not read that either.
+                self.ended(token, reason);
+            }
+            if !is_over(self) {
+                return;
+            }
         }
-    }
-
-    fn node_sum(&self, cell: impl Fn(&ShardCounters) -> &Cell) -> u64 {
-        self.settings.node_counters.iter().map(|shard| cell(shard).value()).sum()
     }
 }
 

@@ -21,7 +21,14 @@ impl<W: Wire> Shard<W> {
         entry.state = State::Closing;
         entry.reason = Some(reason);
         entry.deadline = self.clock.tick + self.settings.close_deadline;
-        self.take_partial(token);
+        let message_is_why = matches!(
+            reason,
+            CloseReason::TooBig | CloseReason::MessageTimeout | CloseReason::MessageBudget | CloseReason::Flood
+        );
+        // Otherwise the rest of it is still to come, and only who keeps its place finds the close frame behind it.
+        if message_is_why || reason.fault() == Fault::Peer {
+            self.take_partial(token);
+        }
         self.leave_all(token);
         if matches!(reason, CloseReason::SlowReader | CloseReason::WriteStall | CloseReason::OutboxBudget) {
             self.shrink_outbox(token, true);
@@ -32,7 +39,7 @@ impl<W: Wire> Shard<W> {
         };
         if code != 0 {
             frame::write_close(&mut self.reply, code, reason.text());
-            self.flush_reply(token);
+            self.flush_last_words(token);
         }
         if reason.fault() == Fault::Peer {
             self.finish_after_outbox(token);
@@ -65,7 +72,7 @@ impl<W: Wire> Shard<W> {
                     Some(code) => frame::write_close(&mut self.reply, code, ""),
                     None => frame::write_frame(&mut self.reply, frame::CLOSE, &[]),
                 }
-                self.flush_reply(token);
+                self.flush_last_words(token);
                 self.finish_after_outbox(token);
             }
             State::Closing => self.finish_after_outbox(token),
@@ -94,13 +101,13 @@ impl<W: Wire> Shard<W> {
         let Some(entry) = self.connections.find(token) else { return };
         entry.state = State::Closing;
         entry.deadline = deadline;
-        self.send(token, answer);
+        self.transmit(token, answer);
         self.finish_after_outbox(token);
     }
 
     /// Our FIN follows what is queued; then what the peer still says is discarded until its EOF.
     fn finish_after_outbox(&mut self, token: Token) {
-        // The last words went by way of `send`, which had the wire's batch done first: the outbox says what is left.
+        // The last words went by way of `transmit`, which had the wire's batch done first: the outbox says what is left.
         let Some(entry) = self.connections.find(token) else { return };
         if entry.outbox.is_some() {
             entry.flags.set(Flags::FIN_AFTER_OUTBOX);

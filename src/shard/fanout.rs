@@ -28,6 +28,7 @@ impl<W: Wire> Shard<W> {
         if self.fanout.is_empty() {
             self.tell_gaps(left);
         }
+        self.hold_to_budgets();
     }
 
     /// Takes a room's pass up to `turn` members on; schedules the room again if there is more. Returns the sends.

@@ -63,6 +63,10 @@ impl<W: Wire> Shard<W> {
     }
 
     fn send_gap(&mut self, token: Token, room: Option<u32>, reason: GapReason) {
+        // An earlier notice may have closed it.
+        if !self.is_open(token) {
+            return;
+        }
         let Some(frame) = self.gap_frame(token, room, reason) else { return };
         self.counters.gaps[reason as usize].add(1);
         self.count_out(MessageType::Gap, 1);

@@ -5,7 +5,7 @@ use std::io::ErrorKind;
 use super::{Shard, encode};
 use crate::close::CloseReason;
 use crate::conn::{Flags, State, Token};
-use crate::counters::MessageType;
+use crate::counters::{DropReason, MessageType};
 use crate::dialect::Dialect;
 use crate::proto::frame;
 use crate::proto::message::{self, Event, Rules};
@@ -49,17 +49,22 @@ impl<W: Wire> Shard<W> {
         let mut scratch = std::mem::take(&mut self.scratch);
         for _ in 0..budget.min(self.ready.len()) {
             let Some(token) = self.ready.pop_front() else { break };
-            match self.read(token, &mut scratch) {
-                Next::Turn => self.ready.push_back(token),
-                Next::Tick => self.held_back.push(token),
-                Next::Event => {
-                    if let Some(entry) = self.connections.find(token) {
-                        entry.flags.clear(Flags::READY);
-                    }
-                }
+            let next = self.read(token, &mut scratch);
+            if !matches!(next, Next::Event) {
+                self.read_again(token, &next);
             }
         }
         self.scratch = scratch;
+        self.hold_to_budgets();
+    }
+
+    fn read_again(&mut self, token: Token, next: &Next) {
+        let Some(entry) = self.connections.find(token).filter(|entry| !entry.flags.has(Flags::READY)) else { return };
+        entry.flags.set(Flags::READY);
+        match next {
+            Next::Tick => self.held_back.push(token),
+            Next::Turn | Next::Event => self.ready.push_back(token),
+        }
     }
 
     /// Reads once; tells when to read again.
@@ -67,6 +72,8 @@ impl<W: Wire> Shard<W> {
         let Some(entry) = self.connections.find(token).filter(|entry| entry.state != State::Released) else {
             return Next::Event;
         };
+        // Before the read: an event that comes while it is handled is one more.
+        entry.flags.clear(Flags::READY);
         let length = match self.wire.recv(entry.fd, scratch) {
             Ok(0) => {
                 self.handle_eof(token);
@@ -139,18 +146,18 @@ impl<W: Wire> Shard<W> {
         self.excess || pongs > PONGS
     }
 
-    /// Keeps what is unfinished, and gives it its deadline if it is new.
+    /// Keeps what is unfinished, and gives it its deadline if it is new. A connection that is being closed has its own.
     fn note_unfinished(&mut self, token: Token, partial: Option<Box<message::Partial>>, same: bool) {
         let deadline = self.clock.tick + self.settings.message_deadline;
-        let Some(entry) = self.connections.find(token).filter(|entry| entry.state == State::Open) else { return };
-        let Some(partial) = partial else {
-            entry.deadline = 0;
-            return;
-        };
-        if !same {
-            entry.deadline = deadline;
+        let Some(entry) = self.connections.find(token) else { return };
+        match (entry.state, &partial) {
+            (State::Open, None) => entry.deadline = 0,
+            (State::Open, Some(_)) if !same => entry.deadline = deadline,
+            _ => {}
         }
-        self.keep_partial(token, partial);
+        if let Some(partial) = partial.filter(|_| matches!(entry.state, State::Open | State::Closing)) {
+            self.keep_partial(token, partial);
+        }
     }
 
     /// Acts on one event; false where nothing more may be decoded.
@@ -208,6 +215,9 @@ impl<W: Wire> Shard<W> {
     }
 
     fn echo(&mut self, token: Token, opcode: frame::OpCode, payload: &[u8]) {
+        if !self.take_token(token) {
+            return self.counters.dropped[DropReason::RateLimited as usize].add(1);
+        }
         let deflate = self.connections.find(token).and_then(|entry| entry.deflate());
         self.counters.messages_in[MessageType::Message as usize].add(1);
         encode::write(&mut self.reply, opcode, payload, deflate);

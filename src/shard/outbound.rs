@@ -17,17 +17,34 @@ use crate::wire::{Queued, Wire};
 impl<W: Wire> Shard<W> {
     /// Sends what `reply` holds, which is left empty.
     pub(super) fn flush_reply(&mut self, token: Token) {
+        self.flush_with(token, Self::send);
+    }
+
+    /// The same for a connection on its way out: its close frame and what goes before it.
+    pub(super) fn flush_last_words(&mut self, token: Token) {
+        self.flush_with(token, Self::transmit);
+    }
+
+    fn flush_with(&mut self, token: Token, send: impl FnOnce(&mut Self, Token, &[u8])) {
         if self.reply.is_empty() {
             return;
         }
         let reply = std::mem::take(&mut self.reply);
-        self.send(token, &reply);
+        send(self, token, &reply);
         self.reply = reply;
         self.reply.clear();
     }
 
-    /// Sends octets of our own making: answers, pongs, close frames. They are never dropped.
+    /// Sends octets of our own making, such as answers and pongs, to an open connection: nothing follows a close frame
+    /// (RFC 6455 §5.5.1).
     pub(super) fn send(&mut self, token: Token, bytes: &[u8]) {
+        if self.is_open(token) {
+            self.transmit(token, bytes);
+        }
+    }
+
+    /// Sends octets of our own making in whatever state. They are never dropped.
+    pub(super) fn transmit(&mut self, token: Token, bytes: &[u8]) {
         let Some(entry) = self.connections.find(token) else { return };
         if entry.batch != 0 && entry.batch == self.wire.batch() {
             self.submit();
@@ -87,33 +104,17 @@ impl<W: Wire> Shard<W> {
         self.holders.note(token, entry);
     }
 
-    /// Queues a chunk in an outbox that exists; over the cap, the policy of the chunk's room decides.
+    /// Queues a chunk in an outbox that exists. Over the cap, what the rooms' policies allow to drop makes room; a reader that
+    /// is too slow even so is closed. Last words may go over the cap: there are none after them.
     fn put(&mut self, token: Token, chunk: Chunk) {
         let (now, cap) = (self.clock.tick, self.settings.config.limits.outbox_bytes);
-        let was_open = self.is_open(token);
-        self.hold_outboxes_to_budget();
-        if was_open && !self.is_open(token) {
-            // It was this one that was closed, and nothing follows a close frame (RFC 6455 §5.5.1).
-            return;
-        }
-        let drop_oldest = match chunk.tag {
-            Tag::Room(room) => self.drops_oldest(room),
-            Tag::Control | Tag::Gap(_) => false,
-        };
-        let Some(outbox) = self.connections.find(token).and_then(|entry| entry.outbox.as_mut()) else {
-            return;
-        };
-        let before = outbox.pinned_bytes();
-        let mut result = outbox.push(chunk.clone(), cap, now);
-        if result.is_err() && drop_oldest {
-            result = self.make_room(token, &chunk);
-        }
-        let Some(outbox) = self.connections.find(token).and_then(|entry| entry.outbox.as_ref()) else {
-            return;
-        };
-        let after = outbox.pinned_bytes();
-        self.counters.outbox_bytes.add((after as u64).wrapping_sub(before as u64));
-        if result.is_err() {
+        let Some(entry) = self.connections.find(token) else { return };
+        let cap = if entry.state == State::Open { cap } else { usize::MAX };
+        let Some(outbox) = &mut entry.outbox else { return };
+        let size = chunk.buffer.len() as u64;
+        if outbox.push(chunk.clone(), cap, now).is_ok() {
+            self.counters.outbox_bytes.add(size);
+        } else if self.make_room(token, &chunk).is_err() {
             self.close(token, CloseReason::SlowReader);
         }
     }
@@ -132,11 +133,13 @@ impl<W: Wire> Shard<W> {
                 return Ok(());
             };
             if outbox.push(chunk.clone(), cap, now).is_ok() {
+                self.counters.outbox_bytes.add(chunk.buffer.len() as u64);
                 return Ok(());
             }
             let Some(dropped) = outbox.drop_oldest(|room| droppable.contains(&room)) else {
                 return Err(Overflow);
             };
+            self.counters.outbox_bytes.sub(dropped.bytes as u64);
             self.counters.dropped[DropReason::Outbox as usize].add(u64::from(dropped.messages));
             self.tell_dropped(token, dropped);
         }
@@ -157,6 +160,7 @@ impl<W: Wire> Shard<W> {
         };
         if !outbox.tells_gap(dropped.room) {
             outbox.tell_gap(dropped.at, Chunk::whole(Rc::from(&frame[..]), Tag::Gap(dropped.room), 1), now);
+            self.counters.outbox_bytes.add(frame.len() as u64);
             self.counters.gaps[GapReason::Outbox as usize].add(1);
             self.count_out(MessageType::Gap, 1);
         }

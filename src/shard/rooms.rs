@@ -112,7 +112,11 @@ impl<W: Wire> Shard<W> {
     /// Ends a membership; idempotent.
     pub(super) fn leave(&mut self, token: Token, name: &str) {
         let Some(room) = self.by_name.get(name).copied() else { return };
-        let Some(membership) = self.connections.find(token).and_then(|entry| entry.rooms.remove(room)) else { return };
+        let Some(entry) = self.connections.find(token) else { return };
+        let Some(membership) = entry.rooms.remove(room) else { return };
+        if let Some(outbox) = &mut entry.outbox {
+            outbox.forget_room(room);
+        }
         self.end_membership(membership);
     }
 

@@ -17,6 +17,7 @@ impl<W: Wire> Shard<W> {
             self.clock.tick += 1;
             self.sweep();
         }
+        self.hold_to_budgets();
     }
 
     fn sweep(&mut self) {

@@ -1,5 +1,7 @@
 //! What a shard owes a wire that tells edges once and sends later, on a wire that plays its part with one socket.
 
+mod slow;
+
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
@@ -125,6 +127,10 @@ fn stage() -> (Shard<Stage>, Token) {
 
 /// The same with a message rate.
 fn stage_with_rate(message_rate: u16) -> (Shard<Stage>, Token) {
+    stage_with(|config, _| config.limits.message_rate = message_rate)
+}
+
+fn stage_with(configure: impl FnOnce(&mut Config, &mut Budgets)) -> (Shard<Stage>, Token) {
     let wire = Stage {
         incoming: REQUEST.bytes().collect(),
         peer_ended: false,
@@ -136,10 +142,11 @@ fn stage_with_rate(message_rate: u16) -> (Shard<Stage>, Token) {
         deeds: Vec::new(),
     };
     let mut config = Config { shards: 1, ..Config::default() };
-    config.limits.message_rate = message_rate;
+    config.limits.message_rate = 0;
+    let mut budgets = Budgets { connections: 10, outbox_bytes: 1 << 30, unfinished_bytes: 1 << 30 };
+    configure(&mut config, &mut budgets);
     let counters: Arc<ShardCounters> = Arc::default();
     let state = NodeState::new(Arc::default(), false);
-    let budgets = Budgets { connections: 10, outbox_bytes: 1 << 30, unfinished_bytes: 1 << 30 };
     let settings = Settings::new(Arc::new(config), 1, 0, budgets, vec![counters.clone()], state);
     let mut shard = Shard::new(wire, Arc::new(settings), counters, 1);
     shard.handle_accepted(FD);

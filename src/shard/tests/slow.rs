@@ -1,0 +1,152 @@
+//! What a slow reader is told, what it may lose, and that the account of what it holds closes.
+
+use super::*;
+use crate::config::{PublishPolicy, RoomRule, SlowPolicy};
+use crate::relay::{Kind, Publication, ToShard};
+
+/// Chunks of the outbox's cap that fill it.
+const FILLS: usize = 4;
+const CAP: usize = 4_000;
+
+/// A shard with one member of the rooms `old.*`, of which the oldest messages may be dropped; its socket takes nothing.
+fn stalled(rooms: &[&str], configure: impl FnOnce(&mut Config, &mut Budgets)) -> (Shard<Stage>, Token) {
+    let (mut shard, token) = stage_with(|config, budgets| {
+        config.limits.outbox_bytes = CAP;
+        let pattern = String::from("old.*");
+        config.rooms = vec![RoomRule { pattern, publish: PublishPolicy::Any, slow: SlowPolicy::DropOldest }];
+        configure(config, budgets);
+    });
+    rooms.iter().for_each(|room| join(&mut shard, token, room));
+    shard.wire.deeds.clear();
+    shard.wire.room = 0;
+    (shard, token)
+}
+
+fn join(shard: &mut Shard<Stage>, token: Token, room: &str) {
+    shard.join(token, room, None);
+    shard.handle_relay(ToShard::Joined(room.into()));
+    turns(shard);
+}
+
+/// A message to everybody in the room, a quarter of the cap when encoded or a little less.
+fn publish(shard: &mut Shard<Stage>, room: &str) {
+    publish_sized(shard, room, CAP / FILLS - 150);
+}
+
+fn publish_sized(shard: &mut Shard<Stage>, room: &str, length: usize) {
+    let publication = Publication {
+        room: room.into(),
+        kind: Kind::Json,
+        payload: bytes::Bytes::from(format!("\"{}\"", "x".repeat(length))),
+        from: None,
+        echo: true,
+        time_unix_ns: 0,
+    };
+    shard.handle_relay(ToShard::Deliver(Arc::new(publication)));
+    turns(shard);
+}
+
+/// What the client reads once it does.
+fn catch_up(shard: &mut Shard<Stage>, token: Token) -> String {
+    shard.wire.room = usize::MAX;
+    ready(shard, token, false);
+    turns(shard);
+    let sent = shard.wire.deeds.iter().filter_map(|deed| match deed {
+        Deed::Sent(octets) => Some(octets.as_slice()),
+        Deed::Fin | Deed::Closed => None,
+    });
+    String::from_utf8_lossy(&sent.collect::<Vec<_>>().concat()).into_owned()
+}
+
+#[test]
+fn an_answer_makes_room_where_the_oldest_may_be_dropped() {
+    let (mut shard, token) = stalled(&["old.1"], |_, _| {});
+    (0..FILLS).for_each(|_| publish(&mut shard, "old.1"));
+    shard.send(token, &[b'a'; CAP / FILLS]);
+    assert!(shard.is_open(token), "what may be dropped goes first");
+    let heard = catch_up(&mut shard, token);
+    assert!(heard.contains("aaa") && heard.contains("gap"), "{heard}");
+    assert_eq!(shard.counters.outbox_bytes.value(), 0);
+}
+
+#[test]
+fn whoever_is_sent_away_is_told_although_its_outbox_is_full() {
+    let (mut shard, token) = stalled(&["kept"], |_, _| {});
+    (0..FILLS).for_each(|_| publish(&mut shard, "kept"));
+    let left = CAP - shard.connections.find(token).unwrap().outbox_bytes();
+    shard.send(token, &vec![b'a'; left]);
+    shard.send_away(token, CloseReason::Drain);
+    let heard = catch_up(&mut shard, token);
+    assert!(heard.contains("server-shutdown") && heard.contains("the node restarts"), "{heard}");
+    assert_eq!(shard.counters.outbox_bytes.value(), 0);
+}
+
+#[test]
+fn a_loss_is_told_of_its_own_room_although_the_one_before_had_its_number() {
+    let (mut shard, token) = stalled(&["old.1"], |_, _| {});
+    (0..=FILLS).for_each(|_| publish(&mut shard, "old.1"));
+    shard.leave(token, "old.1");
+    join(&mut shard, token, "old.2");
+    (0..=FILLS).for_each(|_| publish_sized(&mut shard, "old.2", 1));
+    let heard = catch_up(&mut shard, token);
+    for room in ["old.1", "old.2"] {
+        assert!(heard.contains(&format!("\"type\":\"gap\",\"roomId\":\"{room}\"")), "{room}: {heard}");
+    }
+}
+
+#[test]
+fn the_account_of_outboxes_closes_where_a_loss_closes_its_reader() {
+    let (mut shard, token) = stalled(&["old.1"], |config, _| config.raw_close_on_gap = true);
+    shard.connections.find(token).unwrap().dialect = crate::dialect::Dialect::Raw;
+    (0..=FILLS).for_each(|_| publish(&mut shard, "old.1"));
+    assert!(!shard.is_open(token));
+    let held = shard.connections.find(token).unwrap().outbox_bytes() as u64;
+    assert_eq!(shard.counters.outbox_bytes.value(), held);
+}
+
+#[test]
+fn nothing_follows_the_close_frame_not_even_that_a_room_was_refused() {
+    let (mut shard, token) = stage();
+    shard.join(token, "lobby", Some("1"));
+    shard.close(token, CloseReason::Drain);
+    shard.handle_relay(ToShard::Refused("lobby".into()));
+    turns(&mut shard);
+    let [Deed::Sent(octets)] = shard.wire.deeds.as_slice() else { panic!("{:?}", shard.wire.deeds) };
+    assert!(octets.ends_with(CloseReason::Drain.text().as_bytes()), "{octets:?}");
+}
+
+#[test]
+fn over_the_nodes_budget_the_largest_goes_even_if_it_is_being_closed() {
+    let (mut shard, token) = stalled(&["kept"], |_, budgets| budgets.outbox_bytes = CAP as u64);
+    publish(&mut shard, "kept");
+    shard.close(token, CloseReason::Drain);
+    turns(&mut shard);
+    assert_eq!(shard.sockets(), 1, "within the budget it may still read");
+    shard.settings = Arc::new(Settings::new(
+        shard.settings.config.clone(),
+        1,
+        0,
+        Budgets { outbox_bytes: 10, ..shard.settings.budgets },
+        shard.settings.node_counters.clone(),
+        shard.settings.state.clone(),
+    ));
+    turns(&mut shard);
+    assert_eq!((shard.sockets(), shard.counters.outbox_bytes.value()), (0, 0));
+}
+
+#[test]
+fn the_peers_close_frame_is_found_behind_the_rest_of_a_message_that_our_own_came_into() {
+    let (mut shard, token) = stage();
+    let mut said = Vec::new();
+    frame::write_masked(&mut said, frame::TEXT, [1, 2, 3, 4], &[b'x'; 3_000]);
+    frame::write_masked(&mut said, frame::CLOSE, [1, 2, 3, 4], &1012_u16.to_be_bytes());
+    let rest = said.split_off(1_000);
+    for (octets, expected) in [(said, State::Closing), (rest, State::Lingering)] {
+        shard.wire.incoming.extend(octets);
+        ready(&mut shard, token, false);
+        turns(&mut shard);
+        shard.close(token, CloseReason::Drain);
+        assert_eq!(shard.connections.find(token).unwrap().state, expected);
+    }
+    assert_eq!(shard.counters.unfinished_bytes.value(), 0);
+}
