@@ -138,6 +138,10 @@ impl<W: Wire> Shard<W> {
             }
         }
         self.handled += messages;
+        // Of pings over the rate the last one of a read is answered (RFC 6455 §5.5.2).
+        if let Some(payload) = self.owed_pong.take().filter(|_| self.is_open(token)) {
+            self.pong(&payload);
+        }
         self.flush_reply(token);
         self.note_unfinished(token, partial, was_partial && messages == 0);
         if let Some(reason) = offence {
@@ -173,8 +177,9 @@ impl<W: Wire> Shard<W> {
             Event::Ping(payload) => {
                 self.counters.messages_in[MessageType::Ping as usize].add(1);
                 if self.take_token(token) {
-                    frame::write_frame(&mut self.reply, frame::PONG, payload);
-                    self.count_out(MessageType::Ping, 1);
+                    self.pong(payload);
+                } else {
+                    self.owed_pong = Some(payload.to_vec());
                 }
             }
             Event::Pong(_) => {}
@@ -183,6 +188,11 @@ impl<W: Wire> Shard<W> {
         }
         self.cork(token);
         true
+    }
+
+    fn pong(&mut self, payload: &[u8]) {
+        frame::write_frame(&mut self.reply, frame::PONG, payload);
+        self.count_out(MessageType::Ping, 1);
     }
 
     /// What one read brought is answered with one send, up to a size that still fits a socket's buffer.

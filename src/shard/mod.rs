@@ -96,6 +96,8 @@ pub struct Shard<W> {
     held_back: Vec<Token>,
     /// What is being handled is more than its sender may send.
     excess: bool,
+    /// The last ping of the read that is being handled that no token paid for.
+    owed_pong: Option<Vec<u8>>,
     subscriptions: Slab<Subscription>,
     by_name: HashMap<RoomName, u32>,
     fanout: VecDeque<u32>,
@@ -107,6 +109,8 @@ pub struct Shard<W> {
     held: usize,
     acks: Slab<AwaitedAck>,
     holders: budget::Holders,
+    /// Octets that the wire's batch has taken and not failed to send, for `ws_bytes_total`.
+    queued_bytes: i64,
     events: Vec<Event>,
     released: Vec<Event>,
     scratch: Box<[u8]>,
@@ -139,6 +143,7 @@ impl<W: Wire> Shard<W> {
             ready: VecDeque::new(),
             held_back: Vec::new(),
             excess: false,
+            owed_pong: None,
             subscriptions: Slab::new(),
             by_name: HashMap::new(),
             fanout: VecDeque::new(),
@@ -149,6 +154,7 @@ impl<W: Wire> Shard<W> {
             held: 0,
             acks: Slab::new(),
             holders: budget::Holders::default(),
+            queued_bytes: 0,
             events: Vec::new(),
             released: Vec::new(),
             scratch: vec![0; READ_BYTES].into_boxed_slice(),
@@ -195,6 +201,10 @@ impl<W: Wire> Shard<W> {
         self.wire.submit(&mut events);
         self.handle_events(&mut events);
         self.events = events;
+        // A failure that comes later is taken off the next batch: a counter never falls.
+        if self.queued_bytes > 0 {
+            self.counters.bytes_out.add(std::mem::take(&mut self.queued_bytes) as u64);
+        }
     }
 
     fn handle_events(&mut self, events: &mut Vec<Event>) {

@@ -72,8 +72,7 @@ impl<W: Wire> Shard<W> {
         entry.batch = batch;
         let length = chunk.bytes().len();
         match self.wire.queue(entry.fd, token, chunk) {
-            // Octets that are queued count as sent; a failure takes them back.
-            Queued::Later => self.counters.bytes_out.add(length as u64),
+            Queued::Later => self.queued_bytes += length as i64,
             Queued::Now(result) => self.handle_sent(token, length, result, || chunk.clone()),
         }
     }
@@ -81,7 +80,7 @@ impl<W: Wire> Shard<W> {
     /// A send that the wire had queued was short or failed.
     pub(super) fn handle_unsent(&mut self, token: Token, chunk: Chunk, result: std::io::Result<usize>) {
         let length = chunk.bytes().len();
-        self.counters.bytes_out.sub(length as u64);
+        self.queued_bytes -= length as i64;
         self.handle_sent(token, length, result, || chunk.clone());
     }
 

@@ -227,6 +227,22 @@ fn whoever_sends_more_than_it_may_is_read_once_a_tick() {
 }
 
 #[test]
+fn of_pings_over_the_rate_the_last_one_of_a_read_is_answered() {
+    let (mut shard, token) = stage_with_rate(10);
+    let burst = shard.settings.message_burst as usize;
+    let mut said = Vec::new();
+    for number in 0..burst + 5 {
+        frame::write_masked(&mut said, frame::PING, [1, 2, 3, 4], &[number as u8]);
+    }
+    shard.wire.incoming.extend(said);
+    ready(&mut shard, token, false);
+    turns(&mut shard);
+    let Some(Deed::Sent(octets)) = shard.wire.deeds.first() else { panic!("{:?}", shard.wire.deeds) };
+    assert_eq!(octets.len(), (burst + 1) * 3, "each within the burst, and one more");
+    assert_eq!(octets.last(), Some(&((burst + 4) as u8)));
+}
+
+#[test]
 fn the_end_of_whoever_is_held_back_is_found_with_the_next_tick() {
     let (mut shard, token) = stage_with_rate(10);
     shard.wire.incoming.extend(pings(READ_BYTES));
@@ -263,6 +279,18 @@ fn a_short_send_that_is_told_after_its_connection_ended_leaves_nothing_behind() 
     assert_eq!(shard.counters.outbox_bytes.value(), 0);
     turns(&mut shard);
     assert_eq!(shard.sockets(), 0);
+}
+
+#[test]
+fn octets_count_as_sent_once_they_are() {
+    // The counter fell when a queued send turned out short, which Prometheus takes for a restart.
+    let (mut shard, token) = stage();
+    let before = shard.counters.bytes_out.value();
+    shard.wire.room = 2;
+    shard.deliver(token, &chunk(b"frame"));
+    assert_eq!(shard.counters.bytes_out.value(), before);
+    shard.submit();
+    assert_eq!(shard.counters.bytes_out.value(), before + 2);
 }
 
 #[test]
