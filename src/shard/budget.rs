@@ -77,11 +77,10 @@ impl<W: Wire> Shard<W> {
         size: impl Fn(&Entry) -> usize,
         reason: CloseReason,
     ) {
-        let shards = &self.settings.node_counters;
-        let share = budget / shards.len().max(1) as u64;
         let is_over = |shard: &Self| {
-            let node = || shard.settings.node_counters.iter().map(|shard| held(shard).value()).sum::<u64>();
-            held(&shard.counters).value() > share && node() > budget
+            let all = &shard.settings.node_counters;
+            let node = || all.iter().map(|shard| held(shard).value()).sum::<u64>();
+            held(&shard.counters).value() * all.len() as u64 > budget && node() > budget
         };
         if !is_over(self) {
             return;
