@@ -8,6 +8,7 @@ use serde_json::{Value, json};
 use crate::support::checker::{self, Heard};
 use crate::support::client::{Client, End, Said};
 use crate::support::gateway::{Driver, Gateway};
+use crate::support::load::Load;
 use crate::support::nats::{Nats, PlainClient};
 
 crate::on_both_drivers! {
@@ -160,24 +161,47 @@ fn a_node_that_needs_its_broker_is_not_ready_without_it(driver: Driver) {
     gateway.wait_ready(200);
 }
 
+/// Under load: whoever was on the survivor notices nothing, and whoever comes over misses nothing from then on.
 fn clients_of_a_killed_node_go_on_with_the_survivor(driver: Driver) {
+    const EACH: usize = 4;
     let broker = Nats::start();
-    let survivor = node(driver, &broker, &[]);
-    let mut victim = node(driver, &broker, &[]);
-    let mut staying = members(&[&survivor], 4, "lobby");
-    let mut moving = members(&[&victim], 4, "lobby");
-    moving[0].publish("lobby", json!("all here"));
-    staying.iter_mut().chain(&mut moving).for_each(|client| assert_eq!(client.content("lobby"), "all here"));
-    victim.kill();
-    moving.iter_mut().for_each(|client| assert_eq!(client.end(), End::Lost));
-    // The survivor's own clients notice nothing.
-    staying[0].publish("lobby", json!("still here"));
-    staying.iter_mut().for_each(|client| assert_eq!(client.content("lobby"), "still here"));
-    let mut moved: Vec<Client> = (0..4).map(|_| Client::connect_at(survivor.port, "/?attempt=1")).collect();
-    moved.iter_mut().for_each(|client| client.join("lobby"));
-    moved[0].publish("lobby", json!("here again"));
-    staying.iter_mut().chain(&mut moved).for_each(|client| assert_eq!(client.content("lobby"), "here again"));
-    assert_eq!(survivor.metrics().value("ws_reconnects_total"), 4.0);
+    let [mut survivor, mut victim] = [(); 2].map(|()| node(driver, &broker, &["--message-rate", "0"]));
+    let (mut staying, mut moving) = (members(&[&survivor], EACH, "lobby"), members(&[&victim], EACH, "lobby"));
+    let (mut publisher, port) = (Client::connect(survivor.port), survivor.port);
+    let load = Load::default();
+    let (stayed, moved) = std::thread::scope(|scope| {
+        let load = &load;
+        let stayed: Vec<_> = staying.iter_mut().map(|client| scope.spawn(move || load.hear(client))).collect();
+        let moved: Vec<_> =
+            moving.iter_mut().map(|client| scope.spawn(move || come_over(load, client, port))).collect();
+        scope.spawn(|| load.publish(&mut publisher, "lobby"));
+        let stop = load.stop_at_the_end();
+        load.wait_for_more(100);
+        victim.kill();
+        survivor.wait_for_at_least("ws_reconnects_total", EACH as f64);
+        load.wait_for_more(100);
+        drop(stop);
+        let stayed = stayed.into_iter().map(|thread| thread.join().unwrap());
+        let stayed: Vec<_> = stayed.inspect(|(_, end)| assert_eq!(*end, None)).map(|(heard, _)| heard).collect();
+        (stayed, moved.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>())
+    });
+    load.judge(&stayed).assert_nothing_lost();
+    for (before, since, after) in moved {
+        load.judge(&[before]).assert_promises();
+        checker::judge_range(since..load.published(), &after).assert_nothing_lost();
+    }
+}
+
+/// What a client heard until it was lost, the first message that it is owed on the other node, and what it heard there.
+fn come_over(load: &Load, client: &mut Client, port: u16) -> (Vec<Heard>, u64, Vec<Heard>) {
+    let (before, end) = load.hear(client);
+    assert_eq!(end, Some(End::Lost));
+    let mut again = Client::connect_at(port, "/?attempt=1");
+    again.join("lobby");
+    let since = load.next_number();
+    let (after, end) = load.hear_since(since, &mut again);
+    assert_eq!(end, None);
+    (before, since, after)
 }
 
 fn backends_reach_clients_through_the_broker(driver: Driver) {
