@@ -1,7 +1,7 @@
 //! The entry: all that an idle client costs.
 
 use super::outbox::Outbox;
-use super::{TICKS_PER_SECOND, Tick};
+use super::{Tick, gained};
 use crate::close::CloseReason;
 use crate::dialect::Dialect;
 use crate::proto::deflate::Deflate;
@@ -229,10 +229,10 @@ impl Entry {
         if rate == 0 {
             return true;
         }
-        let elapsed = u32::from((now as u16).wrapping_sub(self.token_tick));
-        let gained = elapsed * u32::from(rate) / TICKS_PER_SECOND;
-        if gained > 0 {
-            self.tokens = (u32::from(self.tokens) + gained).min(u32::from(burst)) as u16;
+        let elapsed = (now as u16).wrapping_sub(self.token_tick);
+        if elapsed > 0 {
+            let gained = gained(now.saturating_sub(u32::from(elapsed)), now, u32::from(rate));
+            self.tokens = (u64::from(self.tokens) + gained).min(u64::from(burst)) as u16;
             self.token_tick = now as u16;
         }
         if self.tokens == 0 {
@@ -316,5 +316,17 @@ mod tests {
         let mut entry = Entry::new(3, 1, 0, 0);
         let gained = (1..=30).filter(|now| entry.take_token(*now, 1, 2)).count();
         assert_eq!(gained, 3, "one a second for three seconds");
+    }
+
+    #[test]
+    fn whoever_sends_with_every_tick_gets_its_whole_rate_whatever_it_is() {
+        // Rates that are no multiple of the ticks in a second lost up to half of themselves, a part of a token each tick.
+        for rate in [1, 9, 10, 11, 19, 101, 32_767] {
+            let mut entry = Entry::new(3, 1, 7, 0);
+            let in_a_tick =
+                |entry: &mut Entry, now| (0..40_000).take_while(|_| entry.take_token(now, rate, 2 * rate)).count();
+            let gained: usize = (8..=107).map(|now| in_a_tick(&mut entry, now)).sum();
+            assert_eq!(gained, 10 * usize::from(rate), "{rate} a second, for ten seconds");
+        }
     }
 }

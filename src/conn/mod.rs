@@ -30,6 +30,13 @@ pub type Tick = u32;
 /// Ticks in a second.
 pub const TICKS_PER_SECOND: u32 = 10;
 
+/// What a bucket that gains `rate` a second gains between two ticks. The shard's clock says which tick brings what a second
+/// has left over: any ten ticks in a row bring the whole rate, and nobody keeps a remainder.
+pub fn gained(since: Tick, now: Tick, rate: u32) -> u64 {
+    let until = |tick| u64::from(tick) * u64::from(rate) / u64::from(TICKS_PER_SECOND);
+    until(now) - until(since.min(now))
+}
+
 /// A duration in ticks, rounded up.
 pub fn ticks(duration: std::time::Duration) -> u32 {
     u32::try_from(duration.as_millis().div_ceil(100)).unwrap_or(u32::MAX / 2)

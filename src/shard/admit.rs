@@ -7,7 +7,7 @@ use std::os::fd::RawFd;
 
 use super::Shard;
 use crate::close::Refusal;
-use crate::conn::{Entry, Flags, TICKS_PER_SECOND, Tick};
+use crate::conn::{Entry, Flags, Tick, gained};
 use crate::proto::handshake;
 use crate::wire::Wire;
 
@@ -28,11 +28,9 @@ impl Bucket {
         if self.rate == 0 {
             return true;
         }
-        let gained = u64::from(now - self.tick) * u64::from(self.rate) / u64::from(TICKS_PER_SECOND);
-        if gained > 0 {
-            self.tokens = (u64::from(self.tokens) + gained).min(u64::from(self.rate)) as u32;
-            self.tick = now;
-        }
+        let gained = gained(self.tick, now, self.rate);
+        self.tokens = (u64::from(self.tokens) + gained).min(u64::from(self.rate)) as u32;
+        self.tick = now;
         let taken = self.tokens > 0;
         self.tokens -= u32::from(taken);
         taken
@@ -128,5 +126,16 @@ mod tests {
         assert_eq!(taken(&mut bucket, 2), 10);
         assert_eq!(taken(&mut bucket, 1000), 100);
         assert!(Bucket::new(0).take(1));
+    }
+
+    #[test]
+    fn connections_that_come_with_every_tick_get_the_whole_rate_whatever_it_is() {
+        for rate in [1, 9, 19, 5_001] {
+            let mut bucket = Bucket::new(rate);
+            while bucket.take(7) {}
+            let in_a_tick = |bucket: &mut Bucket, now| (0..10_000).take_while(|_| bucket.take(now)).count();
+            let gained: usize = (8..=107).map(|now| in_a_tick(&mut bucket, now)).sum();
+            assert_eq!(gained, 10 * rate as usize, "{rate} a second, for ten seconds");
+        }
     }
 }
