@@ -48,7 +48,6 @@ impl<W: Wire> Shard<W> {
         {
             return self.refuse_unasked(fd);
         }
-        let jitter = self.random.below(u32::from(self.settings.heartbeat.ping).max(1)) as u16;
         let deadline = now + self.settings.handshake_deadline;
         let rate = self.settings.message_burst;
         let proxied = self.settings.config.proxies.protocol_v2
@@ -56,8 +55,6 @@ impl<W: Wire> Shard<W> {
         let accepted_us = self.clock.mono_us();
         let token = self.connections.insert(|generation| {
             let mut entry = Entry::new(fd, generation, now, deadline);
-            // The first ping comes at a random moment of the interval, so that a crowd's pings are spread.
-            entry.heard = entry.heard.wrapping_sub(jitter);
             entry.tokens = rate;
             entry.batch = accepted_us;
             if refusal.is_some() {

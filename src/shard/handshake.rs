@@ -93,6 +93,9 @@ impl<W: Wire> Shard<W> {
         entry.dialect = destination.dialect;
         let waited_us = self.clock.mono_us().wrapping_sub(std::mem::take(&mut entry.batch));
         entry.deadline = 0;
+        // The first ping comes at a random moment of the interval, so that those of a silent crowd are spread.
+        let silent = self.random.below(u32::from(self.settings.heartbeat.ping)) as u16;
+        entry.heard = entry.heard.wrapping_sub(silent);
         self.counters.upgraded.add(1);
         self.counters.connections.add(1);
         self.counters.handshake_duration.record(u64::from(waited_us) * 1_000, 1);

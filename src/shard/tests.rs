@@ -10,7 +10,7 @@ use std::rc::Rc;
 use super::*;
 use crate::close::CloseReason;
 use crate::config::Config;
-use crate::conn::{Chunk, Flags, State, Tag};
+use crate::conn::{Chunk, Flags, State, TICKS_PER_SECOND, Tag, ticks};
 use crate::control::NodeState;
 use crate::proto::frame;
 use crate::wire::{Queued, Ready};
@@ -131,6 +131,11 @@ fn stage_with_rate(message_rate: u16) -> (Shard<Stage>, Token) {
 }
 
 fn stage_with(configure: impl FnOnce(&mut Config, &mut Budgets)) -> (Shard<Stage>, Token) {
+    stage_from(1, configure)
+}
+
+/// The same with a seed of one's own.
+fn stage_from(seed: u64, configure: impl FnOnce(&mut Config, &mut Budgets)) -> (Shard<Stage>, Token) {
     let wire = Stage {
         incoming: REQUEST.bytes().collect(),
         peer_ended: false,
@@ -148,7 +153,7 @@ fn stage_with(configure: impl FnOnce(&mut Config, &mut Budgets)) -> (Shard<Stage
     let counters: Arc<ShardCounters> = Arc::default();
     let state = NodeState::new(Arc::default(), false);
     let settings = Settings::new(Arc::new(config), 1, 0, budgets, vec![counters.clone()], state);
-    let mut shard = Shard::new(wire, Arc::new(settings), counters, 1);
+    let mut shard = Shard::new(wire, Arc::new(settings), counters, seed);
     shard.handle_accepted(FD);
     let token = shard.connections.token_at(0).unwrap();
     ready(&mut shard, token, false);
@@ -327,4 +332,22 @@ fn an_answer_does_not_overtake_a_frame_that_is_queued() {
     shard.deliver(token, &chunk(b"frame"));
     shard.send(token, b"answer");
     assert_eq!(shard.wire.deeds, [Deed::Sent(b"frame".to_vec()), Deed::Sent(b"answer".to_vec())]);
+}
+
+#[test]
+fn the_first_pings_of_a_crowd_that_came_at_once_are_spread_over_the_interval() {
+    const PING: &[u8] = &[0x89, 0];
+    let interval = ticks(Config::default().ping_interval);
+    let mut quarters = [0; 4];
+    for seed in 1..=200u64 {
+        let (mut shard, _) = stage_from(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), |_, _| {});
+        let pinged = (0..interval + TICKS_PER_SECOND).find(|_| {
+            shard.wire.events.push(Event::Ticked(1));
+            turns(&mut shard);
+            shard.wire.deeds.contains(&Deed::Sent(PING.to_vec()))
+        });
+        let tick = pinged.expect("a silent client is pinged within the interval and a round of the sweep");
+        quarters[(4 * tick / interval).min(3) as usize] += 1;
+    }
+    assert!(quarters.iter().all(|pinged| (30..70).contains(pinged)), "{quarters:?}");
 }
