@@ -64,20 +64,25 @@ pub fn due(entry: &mut Entry, now: Tick, heartbeat: Heartbeat, write_stall: u32)
 pub struct Slices {
     next: u32,
     count: u32,
+    /// Where the last slice ended.
+    seen: u32,
 }
 
 impl Slices {
     /// `count` slices.
     pub fn new(count: u32) -> Self {
-        Self { next: 0, count }
+        Self { next: 0, count, seen: 0 }
     }
 
-    /// The indices of the next slice of a slab whose indices end at `end`, and whether it is the last one.
+    /// The indices of the next slice of a slab whose indices end at `end`, and whether it is the last one. The slab may grow
+    /// between two slices, which share what the round has not seen; it never shrinks.
     pub fn advance(&mut self, end: u32) -> (std::ops::Range<u32>, bool) {
-        let cut = |slice: u32| (u64::from(end) * u64::from(slice) / u64::from(self.count)) as u32;
-        let range = cut(self.next)..cut(self.next + 1);
+        let unseen = end - self.seen;
+        let range = self.seen..self.seen + unseen / (self.count - self.next);
         self.next = (self.next + 1) % self.count;
-        (range, self.next == 0)
+        let last = self.next == 0;
+        self.seen = if last { 0 } else { range.end };
+        (range, last)
     }
 }
 
@@ -135,6 +140,22 @@ mod tests {
             }
             assert_eq!(next, end);
         }
+    }
+
+    #[test]
+    fn a_slab_that_grows_during_a_round_has_no_index_left_out() {
+        // Each slice was cut anew out of the whole slab: what lay between two cuts waited for another round.
+        let mut slices = Slices::new(10);
+        let mut next = 0;
+        for (slice, end) in [10, 100, 100, 1_000, 1_001, 2_000, 2_000, 2_000, 50_000, 60_000].into_iter().enumerate() {
+            let (range, last) = slices.advance(end);
+            assert_eq!(range.start, next, "slice {slice}");
+            assert!(range.end <= end);
+            next = range.end;
+            assert_eq!(last, slice == 9);
+        }
+        assert_eq!(next, 60_000);
+        assert_eq!(slices.advance(60_000).0, 0..6_000, "the next round begins at the first index");
     }
 
     #[test]
