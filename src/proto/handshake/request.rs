@@ -166,7 +166,10 @@ impl<'a> Fields<'a> {
             self.forwarded_for = Some(text(value));
         } else if is("expect") {
             self.expects = true;
-        } else if is("content-length") || is("transfer-encoding") {
+        } else if is("content-length") {
+            // 0 says that there is none (RFC 9110 §8.6), and stands in the requests of some clients and proxies.
+            self.has_body |= text(value) != "0";
+        } else if is("transfer-encoding") {
             self.has_body = true;
         }
     }
