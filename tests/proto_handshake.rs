@@ -280,7 +280,7 @@ fn the_list_of_origins_rules_and_without_one_the_host_does() {
     let listed = vec![String::from("https://app.example.com")];
     let any = vec![String::from("*")];
     let cases = [
-        (None, true, false, true),
+        (None, true, true, true),
         (Some("Origin: http://example.com"), true, false, true),
         (Some("Origin: https://app.example.com"), false, true, true),
         (Some("Origin: https://app.example.com.evil.org"), false, false, true),

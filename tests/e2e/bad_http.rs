@@ -237,6 +237,8 @@ fn an_origin_is_held_to_the_list(driver: Driver) {
     ] {
         assert_eq!(status(&listed, origin), expected, "{origin}");
     }
+    // No browser: `tidegate sub` and backends name no page.
+    Client::connect(listed.port).join("lobby");
     let any = Gateway::start(driver, &["--origins", "*"]);
     assert_eq!(status(&any, "https://whoever.example"), 101);
     let same_host = Gateway::start(driver, &[]);
