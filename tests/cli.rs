@@ -178,6 +178,9 @@ fn a_target_that_does_not_fit_exits_3_and_names_what_to_raise() {
     assert_eq!(Folder::new().run(&["check", "--target", "1"]).code, Some(0));
 }
 
+/// In place of an answer: the connection is closed.
+const NO_ANSWER: (u16, &str) = (0, "");
+
 /// An admin port that gives `answers` in order, one a connection, and tells what it was asked.
 fn admin_port(answers: Vec<(u16, &'static str)>) -> (SocketAddr, mpsc::Receiver<String>) {
     let listener = listener();
@@ -187,6 +190,9 @@ fn admin_port(answers: Vec<(u16, &'static str)>) -> (SocketAddr, mpsc::Receiver<
         for (status, body) in answers {
             let (stream, _) = listener.accept().unwrap();
             asked.send(request(&stream)).unwrap();
+            if (status, body) == NO_ANSWER {
+                continue;
+            }
             let length = body.len();
             write!(&stream, "HTTP/1.1 {status} X\r\nContent-Length: {length}\r\n\r\n{body}").unwrap();
         }
@@ -285,6 +291,20 @@ fn drain_is_done_when_the_node_is_gone_and_fails_when_time_is_up() {
     let late = Folder::new().run(&["drain", "--timeout", "0", "--admin", &admin.to_string()]);
     assert_eq!(late.code, Some(1));
     assert!(late.err.contains("2 connections are still open"), "{}", late.err);
+}
+
+#[test]
+fn drain_asks_again_where_no_answer_comes_although_something_listens() {
+    // Whatever went wrong was taken for a node that is gone, and a preStop hook ended with clients still there.
+    let (two, none) = ((200, r#"{"connections":2}"#), (200, r#"{"connections":0}"#));
+    let (admin, questions) = admin_port(vec![(202, "{}"), NO_ANSWER, two, NO_ANSWER, none]);
+    let drained = Folder::new().run(&["drain", "--admin", &admin.to_string()]);
+    assert_eq!((drained.code, drained.err.as_str()), (Some(0), ""));
+    assert_eq!(questions.try_iter().count(), 5);
+    let (admin, _questions) = admin_port(vec![(202, "{}"), NO_ANSWER]);
+    let late = Folder::new().run(&["drain", "--timeout", "0", "--admin", &admin.to_string()]);
+    assert_eq!(late.code, Some(1), "{}", late.err);
+    assert!(late.err.contains("does not answer") && late.err.contains("clients"), "{}", late.err);
 }
 
 #[test]

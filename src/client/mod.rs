@@ -38,13 +38,16 @@ pub fn drain(config: &Config, timeout: Duration) -> ExitCode {
         Err(error) => return failed(unreachable_node(admin, &error)),
     }
     loop {
-        let open = match connections(admin, config.admin_token.as_deref()) {
+        let undone = match connections(admin, config.admin_token.as_deref()) {
             Ok(0) | Err(Look::Gone) => return ExitCode::SUCCESS,
-            Ok(open) => open,
+            Ok(open) => format!("{open} connections are still open after {timeout:?}; the node goes on draining"),
+            Err(Look::Unanswered(error)) => {
+                format!("the admin port {admin} does not answer ({error}): clients may be left after {timeout:?}")
+            }
             Err(Look::Refused(text)) => return failed(text),
         };
         if began.elapsed() >= timeout {
-            return failed(format!("{open} connections are still open after {timeout:?}; the node goes on draining"));
+            return failed(undone);
         }
         thread::sleep(DRAIN_POLL.min(timeout));
     }
@@ -52,13 +55,19 @@ pub fn drain(config: &Config, timeout: Duration) -> ExitCode {
 
 /// Why a look at the node found no number.
 enum Look {
+    /// Nothing listens any more.
     Gone,
+    /// No whole answer: a node that is busy, out of descriptors or just ending. The next look will tell.
+    Unanswered(io::Error),
     Refused(String),
 }
 
 fn connections(admin: SocketAddr, token: Option<&str>) -> Result<u64, Look> {
     let request = Request { method: "GET", path: "/v1/node", token, kind: None, body: b"" };
-    let answer = request.send(admin).map_err(|_| Look::Gone)?;
+    let answer = request.send(admin).map_err(|error| match error.kind() {
+        io::ErrorKind::ConnectionRefused => Look::Gone,
+        _ => Look::Unanswered(error),
+    })?;
     let node: Option<Value> = serde_json::from_slice(&answer.body).ok();
     let open = node.as_ref().and_then(|node| node.get("connections")).and_then(Value::as_u64);
     open.filter(|_| answer.is_success())
