@@ -11,9 +11,16 @@ use crate::control;
 use crate::counters::MessageType;
 use crate::dialect::{self, Dialect, Served, native};
 use crate::proto::deflate::{self, Deflate};
-use crate::proto::handshake::{self, Request, Upgrade};
+use crate::proto::handshake::{self, Progress, Request, Upgrade};
 use crate::proto::proxy;
 use crate::wire::Wire;
+
+/// What is there of a request, its PROXY header included, and how far the request is verified.
+#[derive(Default)]
+pub(super) struct Head {
+    octets: Vec<u8>,
+    progress: Progress,
+}
 
 /// Where an upgrade leads.
 struct Destination {
@@ -25,19 +32,20 @@ impl<W: Wire> Shard<W> {
     /// Octets of a connection that is not upgraded yet.
     pub(super) fn handle_head(&mut self, token: Token, bytes: &[u8]) {
         let mut head = self.heads.remove(&token.index).unwrap_or_default();
-        let whole: Cow<'_, [u8]> = if head.is_empty() {
+        let whole: Cow<'_, [u8]> = if head.octets.is_empty() {
             Cow::Borrowed(bytes)
         } else {
-            head.extend_from_slice(bytes);
-            Cow::Owned(head)
+            head.octets.extend_from_slice(bytes);
+            Cow::Owned(head.octets)
         };
+        let mut progress = head.progress;
         let request = match self.proxied_head(token, &whole) {
             Ok(Some(skip)) => &whole[skip..],
-            Ok(None) => return self.keep_head(token, whole),
+            Ok(None) => return self.keep_head(token, whole, progress),
             Err(refusal) => return self.refuse(token, refusal),
         };
-        match handshake::parse(request, self.settings.config.limits.head_bytes) {
-            Ok(None) => self.keep_head(token, whole),
+        match handshake::parse_from(request, self.settings.config.limits.head_bytes, &mut progress) {
+            Ok(None) => self.keep_head(token, whole, progress),
             // Nothing may be said before the answer: not a second request, not a frame.
             Ok(Some((_, length))) if length < request.len() => self.refuse(token, Refusal::BadRequest),
             Ok(Some((Request::Upgrade(upgrade), _))) => self.handle_upgrade(token, &upgrade),
@@ -46,8 +54,8 @@ impl<W: Wire> Shard<W> {
         }
     }
 
-    fn keep_head(&mut self, token: Token, head: Cow<'_, [u8]>) {
-        self.heads.insert(token.index, head.into_owned());
+    fn keep_head(&mut self, token: Token, octets: Cow<'_, [u8]>, progress: Progress) {
+        self.heads.insert(token.index, Head { octets: octets.into_owned(), progress });
     }
 
     fn handle_upgrade(&mut self, token: Token, upgrade: &Upgrade<'_>) {

@@ -83,8 +83,8 @@ pub struct Shard<W> {
     clock: Clock,
     random: Random,
     connections: Connections,
-    /// Heads of requests that came in pieces, by slab index; the pool of the handshake's buffers.
-    heads: HashMap<u32, Vec<u8>>,
+    /// Requests that come in pieces, by slab index.
+    heads: HashMap<u32, handshake::Head>,
     /// Client addresses that a trusted proxy told, by slab index.
     forwarded: HashMap<u32, IpAddr>,
     handshakes: usize,

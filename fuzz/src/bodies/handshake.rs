@@ -7,7 +7,7 @@ use tidegate::dialect::{Served, built_in};
 use tidegate::limits::{HEAD_BYTES, HEAD_FIELDS, TARGET_BYTES};
 use tidegate::proto::deflate::agree;
 use tidegate::proto::handshake::{
-    Request, Upgrade, accept, origin_allowed, parse, parse_from, percent_decode, same_host,
+    Progress, Request, Upgrade, accept, origin_allowed, parse, parse_from, percent_decode, same_host,
 };
 use tidegate::proto::proxy::parse_v2;
 use tidegate::relay::valid_room;
@@ -18,10 +18,10 @@ use super::{cut, with};
 pub fn request_head(data: &[u8]) {
     let Some((seed, bytes)) = data.split_first() else { return };
     let whole = parse(bytes, HEAD_BYTES);
-    let (mut verified, mut len, mut in_pieces) = (0, 0, Ok(None));
+    let (mut progress, mut len, mut in_pieces) = (Progress::default(), 0, Ok(None));
     for piece in cut(bytes, *seed) {
         len += piece.len();
-        in_pieces = parse_from(&bytes[..len], HEAD_BYTES, &mut verified);
+        in_pieces = parse_from(&bytes[..len], HEAD_BYTES, &mut progress);
         if in_pieces != Ok(None) {
             break;
         }
@@ -93,7 +93,7 @@ struct Policy {
     path: String,
 }
 
-/// Who may connect: exactly the listed, else the same host; near misses of any kind are foreign.
+/// Who may connect: exactly the listed, else the same host, and who names no page; near misses of any kind are foreign.
 pub fn handshake_policy(data: &[u8]) {
     with(data, |policy: Policy| {
         let _ = agree(policy.extensions.iter().map(String::as_str));
@@ -111,9 +111,8 @@ pub fn handshake_policy(data: &[u8]) {
         if let Ok(Some((Request::Upgrade(upgrade), _))) = parse(head.as_bytes(), HEAD_BYTES) {
             let listed = |text: &str| policy.allowed.iter().any(|allowed| allowed == text);
             let expected = match (upgrade.origin, policy.allowed.is_empty()) {
-                (None, true) => true,
+                (None, _) => true,
                 (Some(origin), true) => same_host(origin, upgrade.host),
-                (None, false) => listed("*"),
                 (Some(origin), false) => listed("*") || listed(origin),
             };
             assert_eq!(origin_allowed(&policy.allowed, &upgrade), expected);

@@ -8,22 +8,82 @@ use memchr::memchr;
 use crate::close::Refusal;
 use crate::limits::TARGET_BYTES;
 
-/// Where the head ends, once it is complete. `from` is the start of the first line that is not verified yet; it moves.
-pub(super) fn end(bytes: &[u8], from: &mut usize) -> Result<Option<usize>, Refusal> {
-    loop {
-        let rest = bytes.get(*from..).unwrap_or_default();
-        let Some(feed) = memchr(b'\n', rest) else {
-            return unfinished_line(rest, *from == 0).map(|()| None);
-        };
-        let Some((b'\r', line)) = rest[..feed].split_last() else { return Err(Refusal::BadRequest) };
-        if *from == 0 {
+/// What stands before the target.
+const GET: &[u8] = b"GET ";
+
+/// How far a head that arrives in pieces is verified, so that what it costs is linear in its octets, however small the pieces.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Progress {
+    /// Where the line begins whose end is not there.
+    line: usize,
+    /// Octets that need not be looked at again.
+    verified: usize,
+    within: Within,
+}
+
+/// What the octets of an unfinished line go on with.
+#[derive(Clone, Copy, Debug, Default)]
+enum Within {
+    /// Something short: the whole line is looked at again.
+    #[default]
+    Short,
+    /// The target of the request line.
+    Target,
+    /// A field's name.
+    Name,
+    /// A field's value.
+    Value,
+}
+
+impl Progress {
+    /// Octets at the start of the head that are not looked at again.
+    pub fn verified(&self) -> usize {
+        self.verified
+    }
+}
+
+/// Where the head ends, once it is complete.
+pub(super) fn end(bytes: &[u8], progress: &mut Progress) -> Result<Option<usize>, Refusal> {
+    while let Some(feed) = memchr(b'\n', &bytes[progress.verified..]) {
+        let next = progress.verified + feed + 1;
+        let Some((b'\r', line)) = bytes[progress.line..next - 1].split_last() else { return Err(Refusal::BadRequest) };
+        if progress.line == 0 {
             request_line(line, true)?;
         } else if line.is_empty() {
-            return Ok(Some(*from + feed + 1));
+            return Ok(Some(next));
         } else {
             field_line(line, true)?;
         }
-        *from += feed + 1;
+        *progress = Progress { line: next, verified: next, within: Within::Short };
+    }
+    go_on(bytes, progress).map(|()| None)
+}
+
+/// Verifies what is new of a line whose end is not there.
+fn go_on(bytes: &[u8], progress: &mut Progress) -> Result<(), Refusal> {
+    let (line, new) = (&bytes[progress.line..], &bytes[progress.verified..]);
+    let more_of_the_same = match progress.within {
+        Within::Short => false,
+        Within::Target => new.iter().all(u8::is_ascii_graphic) && line.len() <= GET.len() + TARGET_BYTES,
+        Within::Name => new.iter().copied().all(is_token),
+        Within::Value => is_clean(new),
+    };
+    if !more_of_the_same {
+        unfinished_line(line, progress.line == 0)?;
+        progress.within = within(line, progress.line == 0);
+    }
+    // What follows a CR says whether it was one too many.
+    progress.verified = bytes.len() - usize::from(line.ends_with(b"\r"));
+    Ok(())
+}
+
+/// Where an unfinished and so far legal line stands.
+fn within(line: &[u8], first: bool) -> Within {
+    match first {
+        true if line.strip_prefix(GET).is_some_and(|target| memchr(b' ', target).is_none()) => Within::Target,
+        false if memchr(b':', line).is_some() => Within::Value,
+        false if !line.is_empty() => Within::Name,
+        _ => Within::Short,
     }
 }
 
@@ -94,9 +154,13 @@ fn field_line(line: &[u8], whole: bool) -> Result<(), Refusal> {
         return Err(Refusal::BadRequest);
     }
     let value = &line[name.len()..];
-    // Without a way out in the middle it is done many octets at once.
+    if is_clean(value) { Ok(()) } else { Err(Refusal::BadRequest) }
+}
+
+/// Whether all of it may stand in a value. Without a way out in the middle it is done many octets at once.
+fn is_clean(value: &[u8]) -> bool {
     let clean = |octet: u8| (octet == b'\t') | ((octet >= b' ') & (octet != 0x7f));
-    if value.iter().fold(true, |so_far, &octet| so_far & clean(octet)) { Ok(()) } else { Err(Refusal::BadRequest) }
+    value.iter().fold(true, |so_far, &octet| so_far & clean(octet))
 }
 
 /// RFC 9110 §5.6.2.

@@ -1,9 +1,10 @@
 //! The opening handshake (RFC 6455 §4.2): a request head in, a [`Request`] or a [`Refusal`](crate::close::Refusal) out, and
 //! the answers.
 //!
-//! [`parse`] is called with all that arrived so far until it decides, which it does at the first octet that can be no part
-//! of a request that is served. It borrows everything from the head and keeps lists as they are: what a request costs is
-//! linear in its octets, however many headers, subprotocols or extensions it names.
+//! [`parse_from`] is called with all that arrived so far until it decides, which it does at the first octet that can be no part
+//! of a request that is served; [`Progress`] keeps what it has verified. It borrows everything from the head and keeps lists as
+//! they are: what a request costs is linear in its octets, however many pieces it comes in, and however many headers,
+//! subprotocols or extensions it names.
 //!
 //! It leaves to the caller: which paths exist, deadlines, and what to answer to a [`Request::Plain`].
 
@@ -12,6 +13,7 @@ mod origin;
 mod request;
 mod response;
 
+pub use head::Progress;
 pub use origin::{origin_allowed, same_host};
 pub use request::{Request, Upgrade, parse, parse_from, percent_decode};
 pub use response::{accept, refuse, respond};

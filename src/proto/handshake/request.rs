@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 
 use memchr::memchr;
 
-use super::head;
+use super::head::{self, Progress};
 use crate::close::Refusal;
 use crate::limits::HEAD_FIELDS;
 
@@ -67,21 +67,20 @@ impl<'a> Upgrade<'a> {
 /// # Errors
 /// Why it is refused; decided as early as possible, and at `head_bytes` octets at the latest.
 pub fn parse(bytes: &[u8], head_bytes: usize) -> Result<Option<(Request<'_>, usize)>, Refusal> {
-    parse_from(bytes, head_bytes, &mut 0)
+    parse_from(bytes, head_bytes, &mut Progress::default())
 }
 
-/// [`parse`] for a head that arrives in pieces: `verified` (at first 0) is how much of `bytes` earlier calls have verified,
-/// so that no line is looked at again.
+/// [`parse`] for a head that arrives in pieces: `progress` is what earlier calls have found of the same head.
 ///
 /// # Errors
 /// As [`parse`].
 pub fn parse_from<'a>(
     bytes: &'a [u8],
     head_bytes: usize,
-    verified: &mut usize,
+    progress: &mut Progress,
 ) -> Result<Option<(Request<'a>, usize)>, Refusal> {
     let window = &bytes[..bytes.len().min(head_bytes)];
-    let Some(len) = head::end(window, verified)? else {
+    let Some(len) = head::end(window, progress)? else {
         return if bytes.len() >= head_bytes { Err(Refusal::HeadTooLarge) } else { Ok(None) };
     };
     let head = &bytes[..len];
