@@ -164,7 +164,7 @@ pub struct ShardCounters {
     pub connections: Cell,
     /// Slab entries in use, handshakes included.
     pub sockets: Cell,
-    /// Rooms with a member.
+    /// Rooms with a member, or with a join that waits for the broker.
     pub rooms: Cell,
     /// Messages from clients, by [`MessageType`].
     pub messages_in: [Cell; MessageType::ALL.len()],

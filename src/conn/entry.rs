@@ -36,7 +36,7 @@ impl Flags {
     pub const PINGED: Self = Self(4);
     /// permessage-deflate was negotiated, with the full window.
     pub const DEFLATE: Self = Self(8);
-    /// To be answered 503, whatever it asks for.
+    /// To be answered 503, whatever it asks for: connections come too fast, or with [`Flags::FULL`] the node is full.
     pub const REFUSED: Self = Self(16);
     /// An excess of messages within the current second.
     pub const RATE_TOLD: Self = Self(32);
@@ -50,9 +50,10 @@ impl Flags {
     pub const RATE_BEFORE: Self = Self(512);
     /// permessage-deflate was negotiated, with the small window.
     pub const DEFLATE_SMALL: Self = Self(1024);
-
     /// On the shard's list of those that hold memory.
     pub const HOLDER: Self = Self(2048);
+    /// The node was full when it was accepted.
+    pub const FULL: Self = Self(4096);
 
     /// Whether all bits of `other` are set.
     pub const fn has(self, other: Self) -> bool {

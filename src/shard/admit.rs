@@ -43,10 +43,11 @@ impl<W: Wire> Shard<W> {
         self.counters.accepted.add(1);
         let now = self.clock.tick;
         let refusal = self.admission_refusal();
-        if self.handshakes >= self.settings.config.limits.handshakes_per_shard
-            || self.connections.len() >= self.settings.slots
-        {
-            return self.refuse_unasked(fd);
+        if self.handshakes >= self.settings.config.limits.handshakes_per_shard {
+            return self.refuse_unasked(fd, Refusal::ConnectionRate);
+        }
+        if self.connections.len() >= self.settings.slots {
+            return self.refuse_unasked(fd, Refusal::Capacity);
         }
         let deadline = now + self.settings.handshake_deadline;
         let rate = self.settings.message_burst;
@@ -57,8 +58,11 @@ impl<W: Wire> Shard<W> {
             let mut entry = Entry::new(fd, generation, now, deadline);
             entry.tokens = rate;
             entry.batch = accepted_us;
-            if refusal.is_some() {
+            if let Some(refusal) = refusal {
                 entry.flags.set(Flags::REFUSED);
+                if refusal == Refusal::Capacity {
+                    entry.flags.set(Flags::FULL);
+                }
             }
             if proxied {
                 entry.flags.set(Flags::PROXIED);
@@ -93,12 +97,12 @@ impl<W: Wire> Shard<W> {
     /// Takes in a socket that was just accepted only to refuse it.
     pub fn turn_away(&mut self, fd: RawFd) {
         self.counters.accepted.add(1);
-        self.refuse_unasked(fd);
+        self.refuse_unasked(fd, Refusal::Capacity);
     }
 
     /// Answers without having been asked, for want of room to wait for the question.
-    fn refuse_unasked(&mut self, fd: RawFd) {
-        let refusal = if self.refusing { Refusal::Draining } else { Refusal::Capacity };
+    fn refuse_unasked(&mut self, fd: RawFd, refusal: Refusal) {
+        let refusal = if self.refusing { Refusal::Draining } else { refusal };
         // What is read is not reset: a socket that is closed over unread octets resets the answer too.
         let _ = self.wire.recv(fd, &mut self.scratch);
         let mut answer = Vec::with_capacity(256);

@@ -138,15 +138,13 @@ impl<W: Wire> Shard<W> {
 
     /// Why a valid upgrade is refused all the same: decided at accept, or a drain that began meanwhile.
     fn late_refusal(&mut self, token: Token) -> Option<Refusal> {
-        let refused = self.connections.find(token)?.flags.has(Flags::REFUSED);
-        match (self.refusing, refused) {
-            (true, _) => Some(Refusal::Draining),
-            (false, true) => {
-                let full = self.settings.node_counters.iter().map(|shard| shard.sockets.value()).sum::<u64>()
-                    >= self.settings.budgets.connections;
-                Some(if full { Refusal::Capacity } else { Refusal::ConnectionRate })
-            }
-            (false, false) => None,
+        let flags = self.connections.find(token)?.flags;
+        if self.refusing {
+            Some(Refusal::Draining)
+        } else if flags.has(Flags::FULL) {
+            Some(Refusal::Capacity)
+        } else {
+            flags.has(Flags::REFUSED).then_some(Refusal::ConnectionRate)
         }
     }
 

@@ -8,7 +8,7 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use super::*;
-use crate::close::CloseReason;
+use crate::close::{CloseReason, Refusal};
 use crate::config::Config;
 use crate::conn::{Chunk, Flags, State, TICKS_PER_SECOND, Tag, ticks};
 use crate::control::NodeState;
@@ -350,4 +350,29 @@ fn the_first_pings_of_a_crowd_that_came_at_once_are_spread_over_the_interval() {
         quarters[(4 * tick / interval).min(3) as usize] += 1;
     }
     assert!(quarters.iter().all(|pinged| (30..70).contains(pinged)), "{quarters:?}");
+}
+
+#[test]
+fn a_refusal_is_counted_as_what_was_decided_at_accept() {
+    // It was decided again when the request came, and the refused connection itself made the node look full.
+    let (mut shard, _) = stage_with(|config, budgets| {
+        config.limits.connection_rate = Some(1);
+        budgets.connections = 2;
+    });
+    shard.handle_accepted(FD + 1);
+    let refused = shard.connections.token_at(1).unwrap();
+    shard.wire.incoming.extend(REQUEST.bytes());
+    ready(&mut shard, refused, false);
+    turns(&mut shard);
+    let counted = |refusal: Refusal| shard.counters.refused[refusal as usize].value();
+    assert_eq!((counted(Refusal::ConnectionRate), counted(Refusal::Capacity)), (1, 0));
+}
+
+#[test]
+fn a_handshake_too_many_is_counted_with_the_connections_that_come_too_fast() {
+    let (mut shard, _) = stage_with(|config, _| config.limits.handshakes_per_shard = 1);
+    shard.handle_accepted(FD + 1);
+    shard.handle_accepted(FD + 2);
+    let counted = |refusal: Refusal| shard.counters.refused[refusal as usize].value();
+    assert_eq!((counted(Refusal::ConnectionRate), counted(Refusal::Capacity)), (1, 0));
 }

@@ -86,7 +86,7 @@ fn a_crowd_of_unfinished_handshakes_does_not_keep_others_out_for_long(driver: Dr
     let config = "[limits]\nhandshakes_per_shard = 20\nhandshake_deadline = \"2s\"";
     let mut gateway = Gateway::on(driver).config(config).start();
     let _crowd: Vec<TcpStream> = (0..100).map(|_| http::connect(gateway.port)).collect();
-    gateway.wait_for_at_least("ws_handshakes_total{result=\"capacity\"}", 1.0);
+    gateway.wait_for_at_least("ws_handshakes_total{result=\"connection-rate\"}", 1.0);
     gateway.wait("they time out", |gateway| Client::try_connect(gateway.port, "/").is_ok());
 }
 

@@ -70,7 +70,7 @@ fn connections(sources: &Sources<'_>) -> Vec<MetricFamily> {
             .value(sources.sum(|shard| &shard.reconnects)),
         gauge("ws_shard_connections", "Open WebSocket connections of one shard.")
             .labelled("shard", sources.each(|shard| &shard.connections)),
-        gauge("ws_rooms_active", "Rooms with a member, added up over the shards.")
+        gauge("ws_rooms_active", "Rooms with a member or a join that waits for the broker, added up over the shards.")
             .value(sources.sum(|shard| &shard.rooms)),
     ]
 }
