@@ -127,6 +127,8 @@ impl MessageType {
 pub enum DropReason {
     /// A client's message over its rate.
     RateLimited,
+    /// A client's message into a room whose policy does not let it publish.
+    Forbidden,
     /// A delivery that did not fit an outbox whose policy drops the oldest.
     Outbox,
     /// A delivery that did not fit a mailbox.
@@ -141,13 +143,21 @@ pub enum DropReason {
 
 impl DropReason {
     /// Every reason, in order.
-    pub const ALL: [Self; 6] =
-        [Self::RateLimited, Self::Outbox, Self::Mailbox, Self::Unavailable, Self::TooLarge, Self::Broker];
+    pub const ALL: [Self; 7] = [
+        Self::RateLimited,
+        Self::Forbidden,
+        Self::Outbox,
+        Self::Mailbox,
+        Self::Unavailable,
+        Self::TooLarge,
+        Self::Broker,
+    ];
 
     /// The label.
     pub const fn label(self) -> &'static str {
         match self {
             Self::RateLimited => "rate-limited",
+            Self::Forbidden => "forbidden",
             Self::Outbox => "outbox",
             Self::Mailbox => "mailbox",
             Self::Unavailable => "unavailable",

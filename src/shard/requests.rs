@@ -69,7 +69,7 @@ impl<W: Wire> Shard<W> {
         else {
             return;
         };
-        // The raw dialect has no way to tell an error: what is not published is counted.
+        // The raw dialect has no way to tell an error: what is not published was counted as dropped.
         let _ = self.publish(token, &Publish { room: &room, kind, payload, echo: true }, None);
     }
 
@@ -80,7 +80,10 @@ impl<W: Wire> Shard<W> {
         awaited: Option<AwaitedAck>,
     ) -> Result<(), (ErrorCode, &'static str)> {
         let known = self.by_name.get_key_value(publish.room).map(|(name, index)| (name.clone(), *index));
-        self.may_publish(token, publish.room, known.as_ref().map(|(_, index)| *index))?;
+        if let Err(refused) = self.may_publish(token, publish.room, known.as_ref().map(|(_, index)| *index)) {
+            self.counters.dropped[DropReason::Forbidden as usize].add(1);
+            return Err(refused);
+        }
         let full = self.to_relay.len() + self.held >= PUBLISH_QUEUE_MESSAGES
             || self.to_relay_bytes + publish.payload.len() > PUBLISH_QUEUE_BYTES
             || self.acks.len() >= PUBLISH_QUEUE_MESSAGES;

@@ -9,10 +9,12 @@ use std::rc::Rc;
 
 use super::*;
 use crate::close::{CloseReason, Refusal};
-use crate::config::Config;
+use crate::config::{Config, PublishPolicy, RoomRule, SlowPolicy};
 use crate::conn::{Chunk, Flags, State, TICKS_PER_SECOND, Tag, ticks};
 use crate::control::NodeState;
+use crate::counters::DropReason;
 use crate::proto::frame;
+use crate::relay::Kind;
 use crate::wire::{Queued, Ready};
 
 const FD: RawFd = 7;
@@ -375,4 +377,15 @@ fn a_handshake_too_many_is_counted_with_the_connections_that_come_too_fast() {
     shard.handle_accepted(FD + 2);
     let counted = |refusal: Refusal| shard.counters.refused[refusal as usize].value();
     assert_eq!((counted(Refusal::ConnectionRate), counted(Refusal::Capacity)), (1, 0));
+}
+
+#[test]
+fn what_a_policy_forbids_a_raw_client_to_publish_is_counted() {
+    let (mut shard, token) = stage_with(|config, _| {
+        config.rooms = vec![RoomRule { pattern: "*".into(), publish: PublishPolicy::None, slow: SlowPolicy::Close }];
+    });
+    shard.join(token, "dash", None);
+    shard.publish_raw(token, Kind::Text, b"from a client");
+    assert_eq!(shard.counters.dropped[DropReason::Forbidden as usize].value(), 1);
+    assert_eq!(shard.to_relay_bytes, 0);
 }
