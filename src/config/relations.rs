@@ -9,6 +9,7 @@ use crate::limits::COALESCED_BYTES;
 /// Every relation that does not hold; adds to `warnings` what an operator should know.
 pub(super) fn check(draft: &Draft, warnings: &mut Vec<String>) -> Vec<Problem> {
     let broken = addresses(&draft.config).into_iter().chain(buffers(&draft.config)).chain(credentials(draft));
+    let broken = broken.chain(proxies(&draft.config));
     let problems = broken.map(Problem::between).collect();
     exposure(&draft.config, warnings);
     broker(draft, warnings);
@@ -54,6 +55,16 @@ fn buffers(config: &Config) -> Vec<String> {
         ));
     }
     broken
+}
+
+/// Nobody's PROXY header would be taken for one, and every connection behind the balancer would be a bad request.
+fn proxies(config: &Config) -> Option<String> {
+    (config.proxies.protocol_v2 && config.proxies.trusted.is_empty()).then(|| {
+        String::from(
+            "proxies.protocol_v2 needs proxies.trusted, whose connections begin with the header: name the balancer's \
+             network there, such as 10.0.0.0/8, or leave protocol_v2 out",
+        )
+    })
 }
 
 fn credentials(draft: &Draft) -> Vec<String> {

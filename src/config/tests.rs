@@ -229,6 +229,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     ("rooms = [1]", "tidegate.toml:1: rooms: each item is a table; write [[rooms]]"),
     ("rooms = 1", "tidegate.toml:1: rooms is a list of tables; write [[rooms]]"),
+    ("[proxies]\nprotocol_v2 = true", "proxies.protocol_v2 needs proxies.trusted"),
     ("limits = 1", "tidegate.toml:1: limits is a section; write [limits]"),
 ];
 
