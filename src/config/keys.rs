@@ -186,7 +186,7 @@ pub(super) static SETTINGS: &[Setting] = &[
         |d, v| { d.nats.ca_file = Some(readable(v)?); Ok(()) }, |d| d.nats.ca_file.as_ref().and_then(|p| quoted(p.display()))),
 
     row("heartbeat_ping_interval", &["heartbeat.ping_interval"], Kind::Rare,
-        |d, v| { d.config.ping_interval = v.duration(ms(SECOND, HOUR))?; Ok(()) }, |d| time(d.config.ping_interval)),
+        |d, v| { d.config.ping_interval = v.duration(ms(SECOND, 50 * MINUTE))?; Ok(()) }, |d| time(d.config.ping_interval)),
     row("heartbeat_pong_timeout", &["heartbeat.pong_timeout"], Kind::Rare,
         |d, v| { d.config.pong_timeout = v.duration(ms(SECOND, 10 * MINUTE))?; Ok(()) }, |d| time(d.config.pong_timeout)),
 

@@ -229,6 +229,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     ("rooms = [1]", "tidegate.toml:1: rooms: each item is a table; write [[rooms]]"),
     ("rooms = 1", "tidegate.toml:1: rooms is a list of tables; write [[rooms]]"),
+    ("[heartbeat]\nping_interval = \"1h\"", "tidegate.toml:2: heartbeat.ping_interval: 1h is out of range: 1s to 50m"),
     ("[proxies]\nprotocol_v2 = true", "proxies.protocol_v2 needs proxies.trusted"),
     ("limits = 1", "tidegate.toml:1: limits is a section; write [limits]"),
 ];

@@ -13,7 +13,7 @@ pub struct Heartbeat {
 }
 
 impl Heartbeat {
-    /// From durations of at most 50 minutes together, so that 16-bit ticks never wrap unseen.
+    /// From durations of at most 50 minutes each, so that 16-bit ticks never wrap unseen; settings allow no more.
     pub fn new(ping: std::time::Duration, pong: std::time::Duration) -> Self {
         let ticks = |d| ticks(d).min(30_000) as u16;
         Self { ping: ticks(ping), pong: ticks(pong) }
