@@ -164,7 +164,7 @@ pub(super) static SETTINGS: &[Setting] = &[
         |d, v| { d.config.admin = v.address()?; Ok(()) }, |d| quoted(d.config.admin)),
     optional("admin_token", &["admin.token"], Kind::Secret, "only loopback may administer",
         |d, v| { d.config.admin_token = Some(secret(v)?); Ok(()) }, |d| d.config.admin_token.as_ref().and_then(quoted)),
-    optional("publish_token", &["publish.token"], Kind::Secret, "only loopback, or the admin token, may publish over HTTP",
+    optional("publish_token", &["publish.token"], Kind::Secret, "the admin token, and without one only loopback, may publish over HTTP",
         |d, v| { d.config.publish_token = Some(secret(v)?); Ok(()) }, |d| d.config.publish_token.as_ref().and_then(quoted)),
     row("ready_require_broker", &["ready.require_broker"], Kind::Rare,
         |d, v| { d.config.ready_require_broker = v.boolean()?; Ok(()) }, |d| plain(d.config.ready_require_broker)),

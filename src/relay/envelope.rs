@@ -4,9 +4,9 @@
 //! Tidegate: v1; time=NS; kind=json|text|binary; from=ID; connection=ID
 //! ```
 //!
-//! `time` is the publisher's clock in ns since 1970, `from` who is shown as the sender, `connection` the one that must not
-//! hear the message (its sender, `echo: false`). Gateways write it; backends may. It is one header and not four because each costs
-//! the receiver a hash table entry.
+//! `time` is the publisher's clock in ns since 1970, `from` who is shown as the sender. `connection` says the same as `from`
+//! where the sender must not hear its own message (`echo: false`); another one counts for nothing. Gateways write it;
+//! backends may. It is one header and not four because each costs the receiver a hash table entry.
 //!
 //! Nothing in it is trusted: what cannot be read counts as absent, and a kind is what the payload bears out.
 
