@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::check::{self, Host, ProbeOutcome};
-use crate::config::{Config, Driver, PublishPolicy};
+use crate::config::{Config, Driver};
 use crate::control::{self, Control, DriverInfo, NodeState, Order, Outcome, ShardExit, ShardHandle};
 use crate::counters::{Cell, RelayCounters, ShardCounters};
 use crate::limits;
@@ -36,7 +36,7 @@ struct CannotStart(String);
 
 /// Runs a node until it has drained or failed.
 pub fn serve(config: Config) -> ExitCode {
-    match start(Arc::new(config)) {
+    match start(config) {
         Ok(node) => node.steer(),
         Err(CannotStart(why)) => {
             tracing::error!("{why}");
@@ -75,7 +75,8 @@ impl Node {
     }
 }
 
-fn start(config: Arc<Config>) -> Result<Node, CannotStart> {
+/// What the node changes of its own process.
+fn prepare_process() {
     if let Err(error) = check::raise_nofile() {
         tracing::warn!(%error, "cannot raise the soft limit of open files to the hard one");
     }
@@ -83,10 +84,18 @@ fn start(config: Arc<Config>) -> Result<Node, CannotStart> {
     if let Err(error) = nix::sys::prctl::set_thp_disable(true) {
         tracing::warn!(%error, "cannot do without transparent huge pages; memory comes in steps of 2 MiB");
     }
+}
+
+fn start(mut config: Config) -> Result<Node, CannotStart> {
+    prepare_process();
     let host = Host::this();
     let driver = choose_driver(&config, host.io_uring)?;
     let capacity = check::capacity(&host, &config);
     let memory = check::MemoryBound::of(&host, &config, capacity.connections);
+    // What was to be found out is found out: from here on, and at /v1/node, the limits are those in force.
+    config.limits.outbox_total_bytes = Some(memory.outbox_bytes);
+    config.limits.unfinished_total_bytes = Some(memory.unfinished_bytes);
+    let config = Arc::new(config);
     let listeners = bind(&config)?;
     let admin = bind_admin(&config)?;
     let node_id = random() as u32;
@@ -102,32 +111,17 @@ fn start(config: Arc<Config>) -> Result<Node, CannotStart> {
             .map_err(|error| CannotStart(format!("the relay cannot start: {error}")))?;
     let control_port = ports.pop().ok_or_else(|| CannotStart(String::from("the relay has no port for control")))?;
     let shared = NodeState::new(relay_counters.clone(), config.ready_require_broker);
-    warn_if_open_to_all(&config);
     warn_if_memory_is_unknown(&host);
     tracing::info!(%capacity, %memory, "bounds");
     tracing::info!(driver = driver.name, why = %driver.why, shards = config.shards, "driver");
-    let settings = |shard: usize| {
-        let budgets = Budgets {
-            connections: capacity.connections,
-            outbox_bytes: memory.outbox_bytes,
-            unfinished_bytes: memory.unfinished_bytes,
-        };
-        Settings::new(config.clone(), node_id, shard as u8, budgets, counters.clone(), shared.clone())
+    let budgets = Budgets {
+        connections: capacity.connections,
+        outbox_bytes: memory.outbox_bytes,
+        unfinished_bytes: memory.unfinished_bytes,
     };
-    let mut shards = Vec::new();
-    for (number, (listener, port)) in listeners.into_iter().zip(ports).enumerate() {
-        let (orders, inbox) = mailbox(ORDERS, wakers[number].clone());
-        let seat = Seat {
-            settings: Arc::new(settings(number)),
-            counters: counters[number].clone(),
-            listener,
-            port,
-            orders: inbox,
-            waker: wakers[number].clone(),
-            seed: random(),
-        };
-        shards.push(start_shard(number, seat, orders, &driver, &config)?);
-    }
+    let common = Common { config, node_id, budgets, counters, state: shared, driver };
+    let shards = start_shards(&common, listeners, ports, &wakers)?;
+    let Common { config, driver, state, .. } = common;
     tracing::info!(listen = %config.listen, admin = %config.admin, demo = config.demo, "serving");
     let relay_waker = wakers[config.shards].clone();
     let control = Control {
@@ -139,7 +133,7 @@ fn start(config: Arc<Config>) -> Result<Node, CannotStart> {
         relay: control_port,
         relay_waker,
         relay_counters,
-        shared,
+        shared: state,
         config,
     };
     Ok(Node { control, relay })
@@ -200,15 +194,50 @@ fn explain_bind(flag: &str, address: SocketAddr, error: &io::Error) -> String {
     }
 }
 
-fn start_shard(
-    number: usize,
-    seat: Seat,
-    orders: Sender<Order>,
-    driver: &DriverInfo,
-    config: &Config,
-) -> Result<ShardHandle, CannotStart> {
+/// What all shards are given.
+struct Common {
+    config: Arc<Config>,
+    node_id: u32,
+    budgets: Budgets,
+    counters: Vec<Arc<ShardCounters>>,
+    state: Arc<NodeState>,
+    driver: DriverInfo,
+}
+
+impl Common {
+    fn settings(&self, shard: usize) -> Settings {
+        let (config, counters, state) = (self.config.clone(), self.counters.clone(), self.state.clone());
+        Settings::new(config, self.node_id, shard as u8, self.budgets, counters, state)
+    }
+}
+
+/// A shard for each listener, with its port of the relay and its waker.
+fn start_shards(
+    common: &Common,
+    listeners: Vec<OwnedFd>,
+    ports: Vec<relay::Port>,
+    wakers: &[Arc<Waker>],
+) -> Result<Vec<ShardHandle>, CannotStart> {
+    let mut shards = Vec::new();
+    for (number, ((listener, port), waker)) in listeners.into_iter().zip(ports).zip(wakers).enumerate() {
+        let (orders, inbox) = mailbox(ORDERS, waker.clone());
+        let seat = Seat {
+            settings: Arc::new(common.settings(number)),
+            counters: common.counters[number].clone(),
+            listener,
+            port,
+            orders: inbox,
+            waker: waker.clone(),
+            seed: random(),
+        };
+        shards.push(start_shard(number, seat, orders, common)?);
+    }
+    Ok(shards)
+}
+
+fn start_shard(number: usize, seat: Seat, orders: Sender<Order>, common: &Common) -> Result<ShardHandle, CannotStart> {
     let counters = seat.counters.clone();
-    let (uring, pin) = (driver.name == "io_uring", config.pin);
+    let (uring, pin) = (common.driver.name == "io_uring", common.config.pin);
     let thread: JoinHandle<ShardExit> = std::thread::Builder::new()
         .name(format!("shard-{number}"))
         .spawn(move || {
@@ -232,16 +261,6 @@ fn pin_to_core(number: usize) {
     let mut own = CpuSet::new();
     if own.set(core).and_then(|()| sched_setaffinity(this, &own)).is_err() {
         tracing::warn!(core, "cannot pin a shard to its core");
-    }
-}
-
-fn warn_if_open_to_all(config: &Config) {
-    let any = config.rooms.is_empty() || config.rooms.iter().any(|rule| rule.publish == PublishPolicy::Any);
-    if any && !config.listen.ip().is_loopback() {
-        tracing::warn!(
-            "anybody who reaches {} may publish into rooms: restrict it with [[rooms]] publish = \"members\" or \"none\"",
-            config.listen
-        );
     }
 }
 

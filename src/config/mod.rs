@@ -196,6 +196,13 @@ pub struct Config {
     pub log_format: LogFormat,
 }
 
+impl Config {
+    /// New connections a second that the node takes, on all shards together; 0 is no limit.
+    pub fn connection_rate(&self) -> u32 {
+        self.limits.connection_rate.unwrap_or(limits::CONNECTION_RATE_PER_SHARD * self.shards as u32)
+    }
+}
+
 impl Default for Config {
     fn default() -> Self {
         Self {

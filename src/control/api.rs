@@ -116,7 +116,7 @@ fn limits(config: &Config) -> Value {
     json!({
         "messageBytes": limits.message_bytes,
         "messageRate": limits.message_rate,
-        "connectionRate": limits.connection_rate,
+        "connectionRate": config.connection_rate(),
         "roomsPerConnection": limits.rooms_per_connection,
         "outboxBytes": limits.outbox_bytes,
         "outboxTotalBytes": limits.outbox_total_bytes,

@@ -103,7 +103,7 @@ impl Settings {
         node_counters: Vec<Arc<ShardCounters>>,
         state: Arc<NodeState>,
     ) -> Self {
-        let rate = config.limits.connection_rate.unwrap_or(limits::CONNECTION_RATE_PER_SHARD * config.shards as u32);
+        let rate = config.connection_rate();
         let share = if rate == 0 { 0 } else { (rate / config.shards as u32).max(1) };
         Self {
             node_id,

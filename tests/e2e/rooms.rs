@@ -98,6 +98,9 @@ fn operators_see_rooms_and_connections_and_close_one(driver: Driver) {
     let node = gateway.get("/v1/node").json();
     assert_eq!(node["shards"], 2, "{node}");
     assert!(node.to_string().contains(env!("CARGO_PKG_VERSION")), "{node}");
+    let limits = node["limits"].as_object().unwrap();
+    assert!(limits.values().all(serde_json::Value::is_number), "automatic ones too are told as they are: {node}");
+    assert_eq!(limits["connectionRate"], 10_000, "5,000 for each shard");
     let closed = gateway.ask("DELETE", &format!("/v1/connections/{}", client.id), &[], b"");
     assert!(closed.status < 300, "{closed:?}");
     assert!(matches!(client.end(), End::Closed(1008, _)));
