@@ -179,7 +179,7 @@ impl<W: Wire> Shard<W> {
         let handshaking = self.connections.find(token).is_some_and(|entry| entry.state == State::Handshaking);
         if handshaking {
             self.handshakes -= 1;
-            self.heads.remove(&token.index);
+            self.take_head(token);
         }
         handshaking
     }

@@ -15,7 +15,7 @@ const TURN: usize = 32;
 const AHEAD: usize = 4;
 
 impl<W: Wire> Shard<W> {
-    /// Sends to up to `budget` members.
+    /// Sends to up to `budget` members, and ends whoever holds too much of what the turn has left waiting.
     pub fn fan_out(&mut self, budget: usize) {
         let mut left = budget;
         while left > 0 {

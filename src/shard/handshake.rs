@@ -31,7 +31,7 @@ struct Destination {
 impl<W: Wire> Shard<W> {
     /// Octets of a connection that is not upgraded yet.
     pub(super) fn handle_head(&mut self, token: Token, bytes: &[u8]) {
-        let mut head = self.heads.remove(&token.index).unwrap_or_default();
+        let mut head = self.take_head(token).unwrap_or_default();
         let whole: Cow<'_, [u8]> = if head.octets.is_empty() {
             Cow::Borrowed(bytes)
         } else {
@@ -52,6 +52,11 @@ impl<W: Wire> Shard<W> {
             Ok(Some((Request::Plain { path, .. }, _))) => self.handle_plain(token, path),
             Err(refusal) => self.refuse(token, refusal),
         }
+    }
+
+    /// What came of a head so far. Most come whole: then there is none, and nothing to look up.
+    pub(super) fn take_head(&mut self, token: Token) -> Option<Head> {
+        if self.heads.is_empty() { None } else { self.heads.remove(&token.index) }
     }
 
     fn keep_head(&mut self, token: Token, octets: Cow<'_, [u8]>, progress: Progress) {

@@ -55,7 +55,6 @@ impl<W: Wire> Shard<W> {
             }
         }
         self.scratch = scratch;
-        self.hold_to_budgets();
     }
 
     fn read_again(&mut self, token: Token, next: &Next) {

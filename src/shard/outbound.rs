@@ -38,18 +38,21 @@ impl<W: Wire> Shard<W> {
     /// Sends octets of our own making, such as answers and pongs, to an open connection: nothing follows a close frame
     /// (RFC 6455 §5.5.1).
     pub(super) fn send(&mut self, token: Token, bytes: &[u8]) {
-        if self.is_open(token) {
-            self.transmit(token, bytes);
-        }
+        self.send_where(token, bytes, |state| state == State::Open);
     }
 
     /// Sends octets of our own making in whatever state. They are never dropped.
     pub(super) fn transmit(&mut self, token: Token, bytes: &[u8]) {
-        let Some(entry) = self.connections.find(token) else { return };
+        self.send_where(token, bytes, |state| state != State::Released);
+    }
+
+    fn send_where(&mut self, token: Token, bytes: &[u8], may: impl Fn(State) -> bool) {
+        let Some(entry) = self.connections.find(token).filter(|entry| may(entry.state)) else { return };
         if entry.batch != 0 && entry.batch == self.wire.batch() {
+            // Now it is in no batch, and may be in another state.
             self.submit();
+            return self.send_where(token, bytes, may);
         }
-        let Some(entry) = self.connections.find(token).filter(|entry| entry.state != State::Released) else { return };
         if entry.outbox.is_some() {
             return self.put(token, Chunk::whole(Rc::from(bytes), Tag::Control, 0));
         }

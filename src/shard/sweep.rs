@@ -17,7 +17,6 @@ impl<W: Wire> Shard<W> {
             self.clock.tick += 1;
             self.sweep();
         }
-        self.hold_to_budgets();
     }
 
     fn sweep(&mut self) {

@@ -40,19 +40,19 @@ pub struct Upgrade<'a> {
     pub key: &'a [u8],
     /// The last X-Forwarded-For, which the nearest proxy wrote.
     pub forwarded_for: Option<&'a str>,
-    /// The header lines, verified.
-    fields: &'a [u8],
+    /// The header lines, verified; none where none is asked for later.
+    lines: &'a [u8],
 }
 
 impl<'a> Upgrade<'a> {
     /// Whether the client offers this subprotocol.
     pub fn offers_protocol(&self, protocol: &str) -> bool {
-        values(self.fields, "sec-websocket-protocol").flat_map(elements).any(|offer| offer == protocol)
+        values(self.lines, "sec-websocket-protocol").flat_map(elements).any(|offer| offer == protocol.as_bytes())
     }
 
     /// Values of the Sec-WebSocket-Extensions headers, as sent.
     pub fn extensions(&self) -> impl Iterator<Item = &'a str> {
-        values(self.fields, "sec-websocket-extensions")
+        values(self.lines, "sec-websocket-extensions").map(text)
     }
 
     /// How many attempts the client says that this connection took (`?attempt=N`); 0 for a first one.
@@ -92,31 +92,12 @@ pub fn parse_from<'a>(
         Ok(httparse::Status::Partial) | Err(_) => return Err(Refusal::BadRequest),
     }
     let target = request.path.ok_or(Refusal::BadRequest)?;
-    let lines = memchr(b'\n', head).map_or(&[][..], |feed| &head[feed + 1..]);
-    read(target, lines).map(|request| Some((request, len)))
-}
-
-fn read<'a>(target: &'a str, lines: &'a [u8]) -> Result<Request<'a>, Refusal> {
-    let fields = Fields::read(lines);
-    let host = fields.host.value()?.ok_or(Refusal::BadRequest)?;
-    let (host, path, query) = split_target(target, host)?;
-    if fields.expects {
-        return Err(Refusal::Expectation);
+    let mut fields = Fields::default();
+    request.headers.iter().for_each(|field| fields.note(field.name.as_bytes(), field.value.trim_ascii()));
+    if fields.lists_later {
+        fields.lines = memchr(b'\n', head).map_or(&[][..], |feed| &head[feed + 1..]);
     }
-    if fields.has_body {
-        return Err(Refusal::BadRequest);
-    }
-    if !(fields.upgrades_connection && fields.upgrades_to_websocket) {
-        let another = fields.upgrades || fields.key.is_some();
-        return if another { Err(Refusal::UpgradeRequired) } else { Ok(Request::Plain { path, query, host }) };
-    }
-    if fields.version.value()? != Some("13") {
-        return Err(Refusal::UpgradeRequired);
-    }
-    let key = fields.key.value()?.filter(|key| is_key(key)).ok_or(Refusal::BadRequest)?.as_bytes();
-    let origin = fields.origin.value()?;
-    let forwarded_for = fields.forwarded_for;
-    Ok(Request::Upgrade(Upgrade { path, query, host, origin, key, forwarded_for, fields: lines }))
+    fields.read(target).map(|request| Some((request, len)))
 }
 
 /// What the header lines say, gathered in one walk over them.
@@ -126,7 +107,7 @@ struct Fields<'a> {
     version: Single<'a>,
     key: Single<'a>,
     origin: Single<'a>,
-    forwarded_for: Option<&'a str>,
+    forwarded_for: Option<&'a [u8]>,
     /// Connection lists `upgrade`.
     upgrades_connection: bool,
     /// There is an Upgrade.
@@ -136,53 +117,75 @@ struct Fields<'a> {
     expects: bool,
     /// A request to this port has no body: what would be in it must not be taken for frames.
     has_body: bool,
+    /// Subprotocols or extensions are offered, in one line or more.
+    lists_later: bool,
+    /// The lines, where they are.
+    lines: &'a [u8],
 }
 
 impl<'a> Fields<'a> {
-    fn read(lines: &'a [u8]) -> Self {
-        let mut fields = Self::default();
-        each_field(lines).for_each(|(name, value)| fields.note(name, value));
-        fields
-    }
-
     fn note(&mut self, name: &[u8], value: &'a [u8]) {
         let is = |known: &str| name.eq_ignore_ascii_case(known.as_bytes());
-        let lists = |token: &str| elements(text(value)).any(|element| element.eq_ignore_ascii_case(token));
+        let lists = |token: &str| elements(value).any(|element| element.eq_ignore_ascii_case(token.as_bytes()));
         if is("host") {
-            self.host.note(text(value));
+            self.host.note(value);
         } else if is("connection") {
             self.upgrades_connection |= lists("upgrade");
         } else if is("upgrade") {
             self.upgrades = true;
             self.upgrades_to_websocket |= lists("websocket");
         } else if is("sec-websocket-version") {
-            self.version.note(text(value));
+            self.version.note(value);
         } else if is("sec-websocket-key") {
-            self.key.note(text(value));
+            self.key.note(value);
+        } else if is("sec-websocket-protocol") || is("sec-websocket-extensions") {
+            self.lists_later = true;
         } else if is("origin") {
-            self.origin.note(text(value));
+            self.origin.note(value);
         } else if is("x-forwarded-for") {
-            self.forwarded_for = Some(text(value));
+            self.forwarded_for = Some(value);
         } else if is("expect") {
             self.expects = true;
         } else if is("content-length") {
             // 0 says that there is none (RFC 9110 §8.6), and stands in the requests of some clients and proxies.
-            self.has_body |= text(value) != "0";
+            self.has_body |= value != b"0";
         } else if is("transfer-encoding") {
             self.has_body = true;
         }
+    }
+
+    fn read(self, target: &'a str) -> Result<Request<'a>, Refusal> {
+        let host = self.host.value()?.ok_or(Refusal::BadRequest)?;
+        let (host, path, query) = split_target(target, text(host))?;
+        if self.expects {
+            return Err(Refusal::Expectation);
+        }
+        if self.has_body {
+            return Err(Refusal::BadRequest);
+        }
+        if !(self.upgrades_connection && self.upgrades_to_websocket) {
+            let another = self.upgrades || self.key.is_some();
+            return if another { Err(Refusal::UpgradeRequired) } else { Ok(Request::Plain { path, query, host }) };
+        }
+        if self.version.value()? != Some(b"13") {
+            return Err(Refusal::UpgradeRequired);
+        }
+        let key = self.key.value()?.filter(|key| is_key(key)).ok_or(Refusal::BadRequest)?;
+        let origin = self.origin.value()?.map(text);
+        let forwarded_for = self.forwarded_for.map(text);
+        Ok(Request::Upgrade(Upgrade { path, query, host, origin, key, forwarded_for, lines: self.lines }))
     }
 }
 
 /// A header that may stand once.
 #[derive(Clone, Copy, Default)]
 struct Single<'a> {
-    first: Option<&'a str>,
+    first: Option<&'a [u8]>,
     again: bool,
 }
 
 impl<'a> Single<'a> {
-    fn note(&mut self, value: &'a str) {
+    fn note(&mut self, value: &'a [u8]) {
         self.again = self.first.is_some();
         self.first = Some(value);
     }
@@ -192,7 +195,7 @@ impl<'a> Single<'a> {
     }
 
     /// Its value; twice is a bad request.
-    fn value(self) -> Result<Option<&'a str>, Refusal> {
+    fn value(self) -> Result<Option<&'a [u8]>, Refusal> {
         if self.again { Err(Refusal::BadRequest) } else { Ok(self.first) }
     }
 }
@@ -219,16 +222,16 @@ fn absolute(target: &str) -> Option<&str> {
 }
 
 /// Base64 of 16 octets (§4.1): 22 digits and two pads.
-fn is_key(key: &str) -> bool {
-    let digit = |octet: u8| octet.is_ascii_alphanumeric() || octet == b'+' || octet == b'/';
-    key.len() == 24 && key.strip_suffix("==").is_some_and(|digits| digits.bytes().all(digit))
+fn is_key(key: &[u8]) -> bool {
+    let digit = |octet: &u8| octet.is_ascii_alphanumeric() || *octet == b'+' || *octet == b'/';
+    key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(digit))
 }
 
 /// Values of the headers of this name, without the white space around them.
-fn values<'a>(lines: &'a [u8], name: &'static str) -> impl Iterator<Item = &'a str> {
+fn values<'a>(lines: &'a [u8], name: &'static str) -> impl Iterator<Item = &'a [u8]> {
     each_field(lines)
         .filter(move |(field, _)| field.eq_ignore_ascii_case(name.as_bytes()))
-        .map(|(_, value)| text(value))
+        .map(|(_, value)| value.trim_ascii())
 }
 
 /// Name and value of each header line.
@@ -241,14 +244,14 @@ fn each_field(mut lines: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     })
 }
 
-/// A value without the white space around it. Octets that are no UTF-8 are legal in one, and equal to none that is looked for.
+/// A value as text. Octets that are no UTF-8 are legal in one, and equal to none that is looked for.
 fn text(value: &[u8]) -> &str {
-    std::str::from_utf8(value).unwrap_or("\u{fffd}").trim_matches([' ', '\t', '\r', '\n'])
+    std::str::from_utf8(value).unwrap_or("\u{fffd}")
 }
 
 /// The elements of a comma-separated list.
-fn elements(list: &str) -> impl Iterator<Item = &str> {
-    list.split(',').map(|element| element.trim_matches([' ', '\t']))
+fn elements(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+    list.split(|octet| *octet == b',').map(<[u8]>::trim_ascii)
 }
 
 /// Decodes `%XX`; `None` where two hexadecimal digits are missing or the result is not UTF-8.

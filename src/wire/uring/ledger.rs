@@ -120,11 +120,9 @@ impl Ledger {
         !self.sends.is_empty()
     }
 
-    /// Begins the next batch. The chunks go where the kernel has taken all entries.
+    /// Begins the next batch, also after an empty one: whoever was noted in a batch is in none after a submit. The chunks go
+    /// where the kernel has taken all entries.
     pub(super) fn close_batch(&mut self, all_taken: bool) {
-        if !self.has_sends() {
-            return;
-        }
         if all_taken {
             self.sends.clear();
         }
