@@ -1,5 +1,8 @@
 //! What control orders: drain, stop, and looks at rooms and connections.
 
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
 use super::{Drain, Shard};
 use crate::close::{CloseReason, Refusal};
 use crate::conn::{Entry, State, Token, ticks};
@@ -39,28 +42,29 @@ impl<W: Wire> Shard<W> {
     }
 
     fn busiest_rooms(&self, limit: usize) -> Vec<RoomInfo> {
-        let mut rooms: Vec<RoomInfo> = self
+        let weighed = self
             .subscriptions
             .iter()
-            .map(|(_, subscription)| RoomInfo {
-                room: subscription.room.name().to_string(),
-                members: subscription.room.len(),
-                publications: subscription.room.publications(),
+            .map(|(index, subscription)| (subscription.room.publications(), subscription.room.len(), Reverse(index)));
+        let busiest = largest(weighed, limit).into_iter();
+        busiest
+            .filter_map(|(publications, members, Reverse(index))| {
+                let room = self.subscriptions.get(index)?.room.name().to_string();
+                Some(RoomInfo { room, members, publications })
             })
-            .collect();
-        rooms.sort_by(|a, b| b.publications.cmp(&a.publications).then(b.members.cmp(&a.members)));
-        rooms.truncate(limit);
-        rooms
+            .collect()
     }
 
     fn list_connections(&self, by_outbox: bool, limit: usize) -> Vec<ConnectionInfo> {
-        let mut listed: Vec<(u32, &Entry)> =
-            self.connections.iter().filter(|(_, entry)| entry.state != State::Released).collect();
-        if by_outbox {
-            listed.sort_by_key(|(_, entry)| std::cmp::Reverse(entry.outbox_bytes()));
-        }
-        listed.truncate(limit);
-        listed.into_iter().map(|(index, entry)| self.describe(index, entry)).collect()
+        let alive = self.connections.iter().filter(|(_, entry)| entry.state != State::Released);
+        let listed: Vec<u32> = if by_outbox {
+            let weighed = alive.map(|(index, entry)| (entry.outbox_bytes(), Reverse(index)));
+            largest(weighed, limit).into_iter().map(|(_, Reverse(index))| index).collect()
+        } else {
+            alive.take(limit).map(|(index, _)| index).collect()
+        };
+        let entries = listed.into_iter().filter_map(|index| Some((index, self.connections.peek(index)?)));
+        entries.map(|(index, entry)| self.describe(index, entry)).collect()
     }
 
     fn describe(&self, index: u32, entry: &Entry) -> ConnectionInfo {
@@ -88,5 +92,33 @@ impl<W: Wire> Shard<W> {
         }
         self.close(token, CloseReason::Operator);
         true
+    }
+}
+
+/// The `limit` largest, the largest first. Clients wait while it looks: it holds no more than it gives.
+fn largest<T: Ord>(items: impl Iterator<Item = T>, limit: usize) -> Vec<T> {
+    let mut heap = BinaryHeap::new();
+    for item in items {
+        if heap.len() < limit {
+            heap.push(Reverse(item));
+        } else if let Some(mut least) = heap.peek_mut()
+            && item > least.0
+        {
+            *least = Reverse(item);
+        }
+    }
+    heap.into_sorted_vec().into_iter().map(|Reverse(item)| item).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_largest_are_found_in_order_however_many_there_are() {
+        let mixed = || (0..1_000_u32).map(|n| n * 7 % 1_000);
+        assert_eq!(largest(mixed(), 3), [999, 998, 997]);
+        assert_eq!(largest(mixed().take(2), 3), [7, 0]);
+        assert!(largest(mixed(), 0).is_empty());
     }
 }
