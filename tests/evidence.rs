@@ -68,7 +68,9 @@ fn every_threat_in_security_md_names_tests_and_scripts_that_are_there() {
 #[test]
 fn the_benchmark_report_and_the_readme_say_what_the_published_runs_measured() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let checked = Command::new("python3").arg(root.join("benches/report/report.py")).arg("--check").output().unwrap();
+    let checked = Command::new("python3").arg(root.join("benches/report/report.py")).arg("--check").output();
+    let checked =
+        checked.unwrap_or_else(|error| panic!("python3 does not run ({error}): install Python 3.10 or newer"));
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
     // Without runs both would be empty and agree.
     assert!(read("docs/benchmarks.md").contains("## bench.sh"), "no run of scripts/bench.sh is published");
