@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::value::{self, Value};
-use super::{Config, Driver, LogFormat, Nats};
+use super::{Config, Driver, LogFormat, Nats, Network};
 use crate::limits;
 
 /// A configuration in the making: what only together becomes a field of [`Config`] is still apart.
@@ -105,8 +105,8 @@ pub(super) fn quoted(text: impl ToString) -> Option<String> {
     Some(toml::Value::String(text.to_string()).to_string())
 }
 
-fn list(items: &[String]) -> Option<String> {
-    let items: Vec<String> = items.iter().filter_map(quoted).collect();
+fn list(items: &[impl ToString]) -> Option<String> {
+    let items: Vec<String> = items.iter().filter_map(|item| quoted(item.to_string())).collect();
     Some(format!("[{}]", items.join(", ")))
 }
 
@@ -310,18 +310,8 @@ fn close_code(value: &Value) -> Result<u16, String> {
     }
 }
 
-fn networks(value: &Value) -> Result<Vec<String>, String> {
-    let networks = value.list()?;
-    for network in &networks {
-        let (address, bits) = network.split_once('/').map_or((network.as_str(), None), |(a, b)| (a, Some(b)));
-        let address: Option<std::net::IpAddr> = address.parse().ok();
-        let most = address.map_or(0, |a| if a.is_ipv4() { 32 } else { 128 });
-        let fits = bits.is_none_or(|bits| bits.parse::<u8>().is_ok_and(|bits| bits <= most));
-        if address.is_none() || !fits {
-            return Err(format!("{network:?} is not a network: 10.0.0.0/8, fd00::/8, or one address"));
-        }
-    }
-    Ok(networks)
+fn networks(value: &Value) -> Result<Vec<Network>, String> {
+    value.list()?.iter().map(|network| network.parse()).collect()
 }
 
 fn readable(value: &Value) -> Result<PathBuf, String> {

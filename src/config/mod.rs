@@ -10,6 +10,7 @@ mod environment;
 mod file;
 mod keys;
 mod merge;
+mod network;
 mod origin;
 mod print;
 mod relations;
@@ -24,6 +25,7 @@ use std::time::Duration;
 use crate::limits::{self, Limits};
 
 pub use merge::{DEFAULT_FILE, Settings, Sources, load, merge};
+pub use network::Network;
 pub use origin::{Origin, Problem};
 pub use value::parse_duration;
 
@@ -127,8 +129,8 @@ pub struct Nats {
 /// Where a client's address comes from when a balancer stands in front.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Proxies {
-    /// Networks (`10.0.0.0/8`) or addresses whose word is taken.
-    pub trusted: Vec<String>,
+    /// Networks whose word is taken.
+    pub trusted: Vec<Network>,
     /// Connections of trusted peers begin with a PROXY protocol v2 header.
     pub protocol_v2: bool,
 }
