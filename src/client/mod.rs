@@ -76,11 +76,8 @@ fn connections(admin: SocketAddr, token: Option<&str>) -> Result<u64, Look> {
 
 /// Publishes one message into one room and prints the level of its acknowledgement.
 pub fn publish(config: &Config, room: &str, message: &str) -> ExitCode {
-    if valid_room(room).is_err() {
-        return misused(format!(
-            "{room:?} is not a room: 1 to 200 printable ASCII characters without space, *, >, \" and \\, not $ first, \
-             dots only between characters"
-        ));
+    if let Err(offence) = valid_room(room) {
+        return misused(format!("{room:?} is not a room: {offence}"));
     }
     let body = match message {
         "-" => {

@@ -53,7 +53,7 @@ enum End {
 /// Joins `room` on the public port and prints its messages, one a line.
 pub fn subscribe(config: &Config, room: &str, wanted: Subscription) -> ExitCode {
     if let Err(offence) = valid_room(room) {
-        return misused(format!("{room:?} is not a room: {offence:?}; rooms are printable ASCII, 1 to 200 characters"));
+        return misused(format!("{room:?} is not a room: {offence}"));
     }
     let node = reachable(config.listen);
     let mut session = Session { room, wanted, left: wanted.count.unwrap_or(u64::MAX), was_joined: false, attempt: 0 };

@@ -8,7 +8,7 @@ use super::keys::quoted;
 use super::origin::{Origin, Problem, nearest, suggestion};
 use super::value::Value;
 use super::{PublishPolicy, RoomRule, Route, RouteDialect, SlowPolicy};
-use crate::relay::{BadRoom, valid_room};
+use crate::relay::valid_room;
 
 /// The lists, each item with its place.
 #[derive(Default)]
@@ -174,14 +174,10 @@ fn checked_path(value: &Value) -> Result<String, String> {
 }
 
 fn checked_room(name: &str) -> Result<String, String> {
-    let offence = match valid_room(name) {
-        Ok(()) => return Ok(name.to_owned()),
-        Err(BadRoom::Length) => "it must have 1 to 200 bytes",
-        Err(BadRoom::Character) => "it may have printable ASCII only, without space, *, >, \" and \\",
-        Err(BadRoom::EmptyToken) => "a dot must stand between characters",
-        Err(BadRoom::Dollar) => "it must not begin with $",
-    };
-    Err(format!("{name:?} is not a room: {offence}"))
+    match valid_room(name) {
+        Ok(()) => Ok(name.to_owned()),
+        Err(offence) => Err(format!("{name:?} is not a room: {offence}")),
+    }
 }
 
 fn checked_pattern(value: &Value) -> Result<String, String> {

@@ -3,8 +3,7 @@
 use super::auth::Need;
 use super::reply::Problem;
 use crate::id::ConnectionId;
-use crate::limits::ROOM_NAME_BYTES;
-use crate::relay::{BadRoom, RoomName, valid_room};
+use crate::relay::{RoomName, valid_room};
 
 /// Entries of a list where the request does not say.
 const LIST_DEFAULT: usize = 100;
@@ -99,15 +98,7 @@ fn only(allowed: &'static str, method: &str, route: impl FnOnce() -> Result<Rout
 /// # Errors
 /// 400 that says which rule it breaks.
 pub(super) fn room_name(name: &str) -> Result<RoomName, Problem> {
-    valid_room(name).map_err(|bad| {
-        let rule = match bad {
-            BadRoom::Length => format!("it must have 1 to {ROOM_NAME_BYTES} bytes"),
-            BadRoom::Character => String::from("only printable ASCII without space, *, >, \" and \\ is taken"),
-            BadRoom::EmptyToken => String::from("there must be something before, between and after dots"),
-            BadRoom::Dollar => String::from("it must not begin with $"),
-        };
-        Problem::bad("bad-room", format!("this is no name of a room: {rule}"))
-    })?;
+    valid_room(name).map_err(|bad| Problem::bad("bad-room", format!("this is no name of a room: {bad}")))?;
     Ok(RoomName::from(name))
 }
 

@@ -173,6 +173,24 @@ pub enum BadRoom {
     Dollar,
 }
 
+impl BadRoom {
+    /// The rule that is broken, in words.
+    pub const fn rule(self) -> &'static str {
+        match self {
+            Self::Length => "a room's name has 1 to 200 bytes",
+            Self::Character => "a room's name is printable ASCII without space, *, >, \" and \\",
+            Self::EmptyToken => "a room's name has no leading, trailing or double dot",
+            Self::Dollar => "a room's name does not begin with $",
+        }
+    }
+}
+
+impl std::fmt::Display for BadRoom {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.rule())
+    }
+}
+
 /// Checks a room's name: always a valid broker subject token list, with nothing to inject.
 ///
 /// # Errors

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::limits::REF_BYTES;
-use crate::relay::{BadRoom, valid_room};
+use crate::relay::valid_room;
 
 /// A valid request. `reference` is the JSON token of its `ref`, as sent: a number or a string.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -194,15 +194,6 @@ fn room(token: Option<&str>) -> Result<Cow<'_, str>, Fault> {
     let refused = |message| (ErrorCode::BadRoom, Cow::Borrowed(message));
     let token = token.ok_or_else(|| refused("`roomId` is missing; it names the room"))?;
     let room = string(token).ok_or_else(|| refused("`roomId` must be a string"))?;
-    valid_room(&room).map_err(|why| refused(room_rule(why)))?;
+    valid_room(&room).map_err(|why| refused(why.rule()))?;
     Ok(room)
-}
-
-fn room_rule(why: BadRoom) -> &'static str {
-    match why {
-        BadRoom::Length => "a room's name has 1 to 200 bytes",
-        BadRoom::Character => "a room's name is printable ASCII without space, *, >, \" and \\",
-        BadRoom::EmptyToken => "a room's name has no leading, trailing or double dot",
-        BadRoom::Dollar => "a room's name does not begin with $",
-    }
 }
