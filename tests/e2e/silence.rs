@@ -133,7 +133,7 @@ fn a_broadcast_reaches_fifteen_thousand_idle_clients_once_while_another_room_tal
     setrlimit(Resource::RLIMIT_NOFILE, descriptors, descriptors).unwrap();
     let count = (descriptors as usize).saturating_sub(1_000).min(15_000);
     // They answer no ping before they read, which on a slow host may be later than a pong is due.
-    let patient = "[heartbeat]\nping_interval = \"10m\"";
+    let patient = "[heartbeat]\nping_interval = \"10m\"\npong_timeout = \"10m\"";
     let flags = ["--connection-rate", "0", "--message-rate", "0"];
     let mut gateway = Gateway::on(driver).config(patient).args(&flags).start();
     let mut idle: Vec<Client> = (0..count).map(|_| Client::connect(gateway.port)).collect();
