@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Shard, gaps};
 use crate::close::CloseReason;
-use crate::conn::{Membership, Token, WAITING};
+use crate::conn::{Membership, State, Token, WAITING};
 use crate::counters::MessageType;
 use crate::dialect::Dialect;
 use crate::dialect::native::{self, ErrorCode};
@@ -155,21 +155,24 @@ impl<W: Wire> Shard<W> {
 
     fn handle_joined(&mut self, name: &RoomName) {
         let Some(index) = self.by_name.get(name).copied() else { return };
-        let Some(waiters) = self.subscriptions.get_mut(index as usize).and_then(|s| s.waiters.take()) else { return };
-        for waiter in waiters {
+        let Some(subscription) = self.subscriptions.get_mut(index as usize) else { return };
+        let Some(waiters) = subscription.waiters.take() else { return };
+        // All are members before the first is answered: a connection that ends over its answer must not end the room of those
+        // behind it.
+        for waiter in &waiters {
             let Some(entry) = self.connections.find(waiter.token) else { continue };
-            let Some(membership) = entry.rooms.find(index) else { continue };
-            if membership.position == WAITING
-                && let Some(subscription) = self.subscriptions.get_mut(index as usize)
-            {
-                let position = subscription.room.join(waiter.token.index);
-                entry.rooms.set_position(index, position);
+            if entry.rooms.find(index).is_some_and(|membership| membership.position == WAITING) {
+                entry.rooms.set_position(index, subscription.room.join(waiter.token.index));
             }
-            self.reply_joined(waiter.token, name, waiter.reference.as_deref());
-            self.flush_reply(waiter.token);
         }
         self.release_held(index);
         self.unsubscribe_if_empty(index);
+        for waiter in waiters {
+            if self.connections.find(waiter.token).is_some_and(|entry| entry.rooms.find(index).is_some()) {
+                self.reply_joined(waiter.token, name, waiter.reference.as_deref());
+                self.flush_reply(waiter.token);
+            }
+        }
     }
 
     fn release_held(&mut self, index: u32) {
@@ -186,7 +189,8 @@ impl<W: Wire> Shard<W> {
         let subscription = self.subscriptions.remove(index as usize);
         self.counters.rooms.set(self.subscriptions.len() as u64);
         for waiter in subscription.waiters.unwrap_or_default() {
-            let Some(entry) = self.connections.find(waiter.token) else { continue };
+            let open = self.connections.find(waiter.token).filter(|entry| entry.state == State::Open);
+            let Some(entry) = open else { continue };
             if entry.rooms.remove(index).is_none() && waiter.reference.is_none() {
                 continue;
             }

@@ -17,6 +17,8 @@ use crate::proto::frame;
 use crate::relay::Kind;
 use crate::wire::{Queued, Ready};
 
+mod rooms;
+
 const FD: RawFd = 7;
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: stage\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
@@ -38,6 +40,8 @@ struct Stage {
     queued: Vec<(Token, Chunk)>,
     /// Octets that the socket still takes.
     room: usize,
+    /// A socket whose peer has reset it.
+    broken: Option<RawFd>,
     after: Vec<Deed>,
     deeds: Vec<Deed>,
 }
@@ -75,8 +79,11 @@ impl Wire for Stage {
         if length == 0 && !self.peer_ended { Err(std::io::ErrorKind::WouldBlock.into()) } else { Ok(length) }
     }
 
-    fn send(&mut self, _: RawFd, bytes: &[u8]) -> std::io::Result<usize> {
+    fn send(&mut self, fd: RawFd, bytes: &[u8]) -> std::io::Result<usize> {
         assert!(self.queued.is_empty(), "a send overtakes a queued one");
+        if self.broken == Some(fd) {
+            return Err(std::io::ErrorKind::ConnectionReset.into());
+        }
         self.take(bytes)
     }
 
@@ -145,6 +152,7 @@ fn stage_from(seed: u64, configure: impl FnOnce(&mut Config, &mut Budgets)) -> (
         batch: 1,
         queued: Vec::new(),
         room: usize::MAX,
+        broken: None,
         after: Vec::new(),
         deeds: Vec::new(),
     };
