@@ -69,6 +69,10 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    pub(super) fn new(waker: Arc<Waker>) -> Self {
+        Self { waker, stop: AtomicBool::new(false) }
+    }
+
     pub(super) fn must_stop(&self) -> bool {
         self.stop.load(Ordering::Acquire)
     }
@@ -102,7 +106,7 @@ pub fn start(
         let what = format!("a relay has 1 to {MAX_PORTS} ports, not {}", port_wakers.len());
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
-    let shared = Arc::new(Shared { waker: Waker::new()?, stop: AtomicBool::new(false) });
+    let shared = Arc::new(Shared::new(Waker::new()?));
     let (ports, inbound, posts) = connect_ports(&options.limits, port_wakers, &shared);
     let builder = std::thread::Builder::new().name(String::from("relay"));
     let desk = |linger| {

@@ -49,12 +49,9 @@ impl Bus {
     fn poll_subscribes(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
         loop {
             if self.subscribing.is_none() {
-                let Some((key, room)) = self.subscribes.pop_front() else { return Poll::Ready(()) };
-                // It may have been refused while it waited.
-                if self.incoming.hub.borrow().interest.key(&room) != Some(key) {
-                    continue;
-                }
                 let Some(link) = &self.link else { return Poll::Pending };
+                let next = self.subscribes.pop(&self.incoming.hub.borrow().interest);
+                let Some((key, room)) = next else { return Poll::Ready(()) };
                 let (client, subject) = (link.client.clone(), format!("{}{room}", self.room_prefix));
                 let subscribe = Box::pin(async move { client.subscribe(subject).await });
                 self.subscribing = Some((key, room, subscribe));

@@ -21,9 +21,11 @@ mod complaints;
 mod link;
 mod rooms;
 mod signals;
+mod subscribes;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -41,6 +43,7 @@ use complaints::Complaints;
 use link::{Link, first_connection};
 use rooms::{Incoming, Rooms};
 use signals::{Report, Signals};
+use subscribes::Subscribes;
 
 use crate::counters::DropReason;
 use crate::limits::{self, Limits};
@@ -115,8 +118,7 @@ struct Bus {
     connecting: Option<Connecting>,
     link: Option<Link>,
     rooms: Rooms,
-    /// Rooms to subscribe, in order; the first may be under way.
-    subscribes: VecDeque<(RoomKey, RoomName)>,
+    subscribes: Subscribes,
     subscribing: Option<(RoomKey, RoomName, Subscribing)>,
     publishes: PublishQueue,
     fences: Fences,
@@ -155,7 +157,7 @@ impl Bus {
             connecting: Some(Box::pin(first_connection(access.clone(), signals.clone()))),
             access,
             link: None,
-            subscribes: VecDeque::new(),
+            subscribes: Subscribes::default(),
             subscribing: None,
             publishes: PublishQueue::new(limits.fence_deadline),
             fences: Fences::new(limits.fence_deadline),
@@ -232,7 +234,11 @@ impl Bus {
     }
 
     fn handle_timeouts(&mut self, now: Instant) {
-        self.incoming.hub.borrow_mut().handle_timeout(now);
+        {
+            let mut hub = self.incoming.hub.borrow_mut();
+            hub.handle_timeout(now);
+            self.subscribes.forget_refused(&hub.interest);
+        }
         while let Some(item) = self.publishes.poll_expired(now) {
             self.fail(item.ack);
         }
@@ -248,7 +254,7 @@ impl Bus {
         let mut hub = self.incoming.hub.borrow_mut();
         while let Some(effect) = hub.poll_bus_effect() {
             match effect {
-                BusEffect::Subscribe(key, room) => self.subscribes.push_back((key, room)),
+                BusEffect::Subscribe(key, room) => self.subscribes.push(key, room),
                 BusEffect::Unsubscribe(key) => self.rooms.close(key),
             }
         }
