@@ -269,6 +269,30 @@ fn why_the_broker_cannot_be_used_is_one_line_that_says_what_to_do() {
 }
 
 #[test]
+fn a_broker_that_takes_less_than_clients_may_publish_is_told_with_the_cure_and_no_message_vanishes() {
+    support::log::capture();
+    let config = Some(String::from("max_payload: 8KB"));
+    let broker = Nats::start_with(NatsOptions { config, ..NatsOptions::default() });
+    let mut relay = TestRelay::start(options(&broker.url()), 1);
+    relay.ports[0].join("lobby");
+    support::log::wait_for(&[
+        "at most 8192 bytes",
+        "set max_payload of nats-server to 65792",
+        "limits.message_bytes to 7936",
+    ]);
+    let large = format!("{:?}", "x".repeat(9_000));
+
+    relay.ports[0].publish(json("lobby", &large), Some(1));
+    relay.ports[0].publish(json("lobby", &large), None);
+    relay.ports[0].publish(json("lobby", "\"small\""), None);
+
+    assert!(matches!(relay.ports[0].next(), ToShard::Failed(1)));
+    assert_eq!(relay.ports[0].payload(), "\"small\"", "the connection lives on");
+    assert_eq!(relay.dropped(DropReason::Unavailable), 2, "each is counted");
+    assert_eq!(relay.counters.messages_out.value(), 1);
+}
+
+#[test]
 fn settings_that_cannot_work_are_told_at_start() {
     let wrong = |change: &dyn Fn(&mut tidegate::config::Nats)| {
         let mut options = options("nats://127.0.0.1:4222");

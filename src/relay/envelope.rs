@@ -20,6 +20,9 @@ use crate::id::ConnectionId;
 /// The header's name.
 pub const HEADER: &str = "Tidegate";
 
+/// Bytes that the header adds to a payload in the broker at most: `NATS/1.0`, the longest header, line ends.
+pub const ENVELOPE_BYTES: usize = 256;
+
 const VERSION: &str = "v1";
 
 /// The header's value for a publication.
@@ -129,6 +132,14 @@ mod tests {
         publication.echo = false;
         let all = "v1; time=42; kind=json; from=deadbeef0100000200000003; connection=deadbeef0100000200000003";
         assert_eq!(write(&publication), all);
+    }
+
+    #[test]
+    fn the_longest_header_is_within_what_is_asked_of_the_broker() {
+        let mut publication = received(None, b"\xff");
+        (publication.from, publication.echo, publication.time_unix_ns) = (Some(sender()), false, u64::MAX);
+        let on_the_wire = format!("NATS/1.0\r\n{HEADER}: {}\r\n\r\n", write(&publication));
+        assert!(on_the_wire.len() <= ENVELOPE_BYTES, "{}", on_the_wire.len());
     }
 
     #[test]

@@ -14,6 +14,7 @@ use super::Bus;
 use super::access::{Access, retry_delay};
 use super::complaints::Complaints;
 use super::signals::{Report, Signals};
+use crate::relay::envelope::ENVELOPE_BYTES;
 use crate::relay::{AckLevel, GapReason};
 
 /// A broker that answered once. The client goes on by itself when the connection is lost.
@@ -78,7 +79,7 @@ impl Bus {
             let Poll::Ready(link) = connecting.as_mut().poll(cx) else { return };
             self.connecting = None;
             self.link = Some(link);
-            self.handle_up("connected to the broker");
+            self.handle_up("connected to the broker", now);
         }
         let changed = self.signals.take_changed(cx) || now >= self.next_look;
         let Some(link) = &mut self.link else { return };
@@ -98,7 +99,7 @@ impl Bus {
             self.fences.add_gap();
         }
         if is_up && (replaced || !was_up) {
-            self.handle_up("connected to the broker again; every room is told that messages may be missing");
+            self.handle_up("connected to the broker again; every room is told that messages may be missing", now);
         }
         self.handle_reports(now);
     }
@@ -125,11 +126,14 @@ impl Bus {
         }
     }
 
-    fn handle_up(&mut self, what: &str) {
+    fn handle_up(&mut self, what: &str, now: Instant) {
         let Some(link) = &self.link else { return };
         let info = link.client.server_info();
         tracing::info!(server = info.server_name, version = info.version, "{what}");
         self.complaints.clear();
+        if let Some(text) = too_small(info.max_payload, self.incoming.message_bytes) {
+            self.complaints.warn(text, now);
+        }
         let hub = self.incoming.hub.borrow();
         hub.counters.connected.set(1);
         hub.counters.was_connected.set(1);
@@ -216,6 +220,18 @@ impl<'a> Violation<'a> {
         let (_, subject) = rest.strip_prefix("Subscription")?.split_once('"')?;
         Some(Self::Subscribe(subject.split_once('"').map_or(subject, |(subject, _)| subject)))
     }
+}
+
+/// Why a broker that takes messages of `max_payload` bytes does not take all that clients may publish, and what to do.
+fn too_small(max_payload: usize, message_bytes: usize) -> Option<String> {
+    let needed = message_bytes.saturating_add(ENVELOPE_BYTES);
+    (max_payload < needed).then(|| {
+        format!(
+            "the broker takes at most {max_payload} bytes in a message and clients may publish {needed} with the header: \
+             larger ones fail; set max_payload of nats-server to {needed} or more, or limits.message_bytes to {} or less",
+            max_payload.saturating_sub(ENVELOPE_BYTES)
+        )
+    })
 }
 
 fn nanoseconds(duration: Duration) -> u64 {
