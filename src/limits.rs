@@ -66,10 +66,16 @@ pub const RESYNC_AFTER: Duration = Duration::from_secs(5);
 pub const LINGER: Duration = Duration::from_secs(5);
 /// Deliveries that one shard's mailbox holds; more are dropped and told as a gap.
 pub const MAILBOX_MESSAGES: usize = 16 * 1024;
+/// Bytes of a place in a shard's mailbox and of one in the relay's, together; what they hold is pinned beside.
+pub const MAILBOX_ITEM_BYTES: usize = 192;
 /// Bytes that the deliveries of one shard's mailbox may pin.
 pub const MAILBOX_BYTES: usize = 64 * 1024 * 1024;
 /// Room in a mailbox that deliveries never take: confirmations, gaps, acknowledgements.
 pub const MAILBOX_RESERVE: usize = 4 * 1024;
+/// Bytes that the requests of one port of the relay may pin before it has taken them.
+pub const REQUEST_MAILBOX_BYTES: usize = 16 * 1024 * 1024;
+/// Bytes of the publications that a shard's rooms may hold before its mailbox waits.
+pub const FANOUT_BYTES: usize = 16 * 1024 * 1024;
 /// Publications that wait for the broker on one node while it is away; more fail with `unavailable`.
 pub const PUBLISH_QUEUE_MESSAGES: usize = 16 * 1024;
 /// Bytes of those publications.

@@ -129,6 +129,13 @@ fn shared_bytes(host: &Host) -> u64 {
     host.memory_bytes().unwrap_or(limits::ASSUMED_MEMORY_BYTES)
 }
 
+/// Bytes of one shard's two mailboxes, full: what their items pin, and the items.
+fn mailboxes_bytes(config: &Config) -> u64 {
+    let places = config.limits.mailbox_messages.saturating_add(limits::MAILBOX_RESERVE);
+    let items = places.saturating_mul(limits::MAILBOX_ITEM_BYTES);
+    items.saturating_add(limits::MAILBOX_BYTES + limits::REQUEST_MAILBOX_BYTES) as u64
+}
+
 /// What a node can take at most in its caps (G6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MemoryBound {
@@ -142,10 +149,12 @@ pub struct MemoryBound {
     pub outbox_bytes: u64,
     /// All unfinished messages, in bytes.
     pub unfinished_bytes: u64,
-    /// All mailboxes, in bytes.
+    /// All mailboxes between shards and relay, both ways, in bytes.
     pub mailbox_bytes: u64,
-    /// What waits for the broker, in bytes.
+    /// What waits for the broker, in each shard and in the relay, in bytes.
     pub publish_queue_bytes: u64,
+    /// What waits in the shards' rooms for its fan-out, in bytes.
+    pub fanout_bytes: u64,
     /// Request heads of unfinished handshakes, in bytes.
     pub handshake_bytes: u64,
     /// What this process may take, in bytes, if that can be read.
@@ -163,8 +172,9 @@ impl MemoryBound {
             connection_bytes: connection_bytes(host, config),
             outbox_bytes: outbox_total_bytes(host, config),
             unfinished_bytes: unfinished_total_bytes(host, config),
-            mailbox_bytes: shards * limits::MAILBOX_BYTES as u64,
-            publish_queue_bytes: limits::PUBLISH_QUEUE_BYTES as u64,
+            mailbox_bytes: shards.saturating_mul(mailboxes_bytes(config)),
+            publish_queue_bytes: (shards + 1) * limits::PUBLISH_QUEUE_BYTES as u64,
+            fanout_bytes: shards * limits::FANOUT_BYTES as u64,
             handshake_bytes: shards.saturating_mul(heads),
             available_bytes: host.memory_bytes(),
         }
@@ -177,6 +187,7 @@ impl MemoryBound {
             self.unfinished_bytes,
             self.mailbox_bytes,
             self.publish_queue_bytes,
+            self.fanout_bytes,
             self.handshake_bytes,
         ];
         let idle = self.connections.saturating_mul(self.connection_bytes);
@@ -193,7 +204,7 @@ impl fmt::Display for MemoryBound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "memory bound {} of {}: base {} + {} connections × {} B + outboxes {} + unfinished messages {} + mailboxes {} + publish queue {} + handshakes {}",
+            "memory bound {} of {}: base {} + {} connections × {} B + outboxes {} + unfinished messages {} + mailboxes {} + publish queues {} + fan-out {} + handshakes {}",
             shown_bytes(self.total_bytes()),
             self.available_bytes.map_or_else(|| String::from("an unknown amount"), shown_bytes),
             shown_bytes(self.base_bytes),
@@ -203,6 +214,7 @@ impl fmt::Display for MemoryBound {
             shown_bytes(self.unfinished_bytes),
             shown_bytes(self.mailbox_bytes),
             shown_bytes(self.publish_queue_bytes),
+            shown_bytes(self.fanout_bytes),
             shown_bytes(self.handshake_bytes),
         )
     }

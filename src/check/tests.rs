@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::config::{Config, Driver};
+use crate::limits;
 
 const GIB: u64 = 1 << 30;
 
@@ -238,9 +239,13 @@ fn the_memory_bound_is_the_sum_of_its_parts() {
     let config = Config { shards: 4, ..Config::default() };
     let bound = MemoryBound::of(&host, &config, 1_000_000);
     let buffers = bound.outbox_bytes + bound.unfinished_bytes + bound.mailbox_bytes;
-    let caps = buffers + bound.publish_queue_bytes + bound.handshake_bytes;
+    let caps = buffers + bound.publish_queue_bytes + bound.fanout_bytes + bound.handshake_bytes;
     assert_eq!(bound.total_bytes(), bound.base_bytes + 1_000_000 * 4_216 + caps);
     assert_eq!((bound.outbox_bytes, bound.unfinished_bytes), (30 * GIB / 100 * 10, 30 * GIB / 100 * 5));
+    // Of each shard: 64 MiB to it and 16 MiB from it, 16 MiB that wait to go, 16 MiB in its rooms; and 16 MiB in the relay.
+    let items = (limits::MAILBOX_MESSAGES + limits::MAILBOX_RESERVE) * limits::MAILBOX_ITEM_BYTES;
+    assert_eq!(bound.mailbox_bytes, 4 * (80 << 20) + 4 * items as u64);
+    assert_eq!((bound.publish_queue_bytes >> 20, bound.fanout_bytes >> 20), (5 * 16, 4 * 16));
     assert!(bound.fits());
     assert!(bound.to_string().contains("1,000,000 connections × 4,216 B"), "{bound}");
 }

@@ -160,6 +160,9 @@ impl ToShard {
     }
 }
 
+const _: () =
+    assert!(size_of::<ToShard>() + size_of::<ToRelay>() <= crate::limits::MAILBOX_ITEM_BYTES, "a place is counted");
+
 /// Why a room's name is refused.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum BadRoom {

@@ -37,13 +37,30 @@ impl Options {
 
 /// One end of the relay: a shard's, or (the last one) control's, which publishes and gets acknowledgements only.
 ///
-/// Who reads `from_relay` releases what each item is charged with: [`ToShard::pinned_bytes`]. Who writes `to_relay` charges it
-/// with [`ToRelay::pinned_bytes`] if it wants to bound the bytes that wait there; the relay releases them in any case.
+/// Who reads `from_relay` releases what each item is charged with: [`ToShard::pinned_bytes`]. Shards put requests in by way of
+/// [`Port::ask`], which charges them; the relay releases them in any case. Control bounds what it publishes by itself.
 pub struct Port {
     /// Requests. Call `wake` after a batch.
     pub to_relay: mailbox::Sender<ToRelay>,
     /// Deliveries and answers.
     pub from_relay: mailbox::Receiver<ToShard>,
+}
+
+impl Port {
+    /// Puts a request in. Call `wake` after a batch.
+    ///
+    /// # Errors
+    /// The request, where the mailbox is full: in number, or in bytes ([`limits::REQUEST_MAILBOX_BYTES`]).
+    pub fn ask(&mut self, request: ToRelay) -> Result<(), ToRelay> {
+        let (waiting, bytes) = (self.to_relay.bytes(), request.pinned_bytes());
+        // An empty mailbox takes anything: a message over the byte limit must not wait for ever.
+        if waiting > 0 && waiting + bytes > limits::REQUEST_MAILBOX_BYTES {
+            return Err(request);
+        }
+        self.to_relay.push(request)?;
+        self.to_relay.charge(bytes);
+        Ok(())
+    }
 }
 
 /// Ends the relay.
@@ -155,4 +172,31 @@ fn connect_ports(
         posts.push(Post::new(post, limits.mailbox_messages));
     }
     (ports, inbound, posts)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::{Kind, Publication};
+
+    #[test]
+    fn what_a_shard_asks_is_bounded_in_bytes_until_the_relay_has_taken_it() {
+        let (to_relay, mut requests) = mailbox::mailbox(1024, Waker::new().unwrap());
+        let (_, from_relay) = mailbox::mailbox(1, Waker::new().unwrap());
+        let mut port = Port { to_relay, from_relay };
+        let publish = |bytes: usize| {
+            let (room, payload) = ("lobby".into(), vec![b'1'; bytes].into());
+            let publication = Publication { room, kind: Kind::Json, payload, from: None, echo: true, time_unix_ns: 0 };
+            ToRelay::Publish(publication, None)
+        };
+        assert!(port.ask(publish(limits::REQUEST_MAILBOX_BYTES)).is_ok(), "an empty mailbox takes any message");
+        assert!(port.ask(publish(1)).is_err());
+        let taken = requests.pop().unwrap();
+        requests.release(taken.pinned_bytes());
+        for _ in 0..limits::REQUEST_MAILBOX_BYTES / (64 << 10) - 1 {
+            assert!(port.ask(publish(64 << 10)).is_ok());
+        }
+        assert!(port.ask(publish(64 << 10)).is_err(), "the publication itself counts too");
+        assert!(port.ask(ToRelay::Unsubscribe("lobby".into())).is_ok(), "what pins nothing always fits");
+    }
 }

@@ -204,7 +204,7 @@ fn fan_out<W: Wire>(shard: &mut Shard<W>) {
 fn hand_over<W: Wire>(shard: &mut Shard<W>, port: &mut Port) {
     let mut any = false;
     while let Some(item) = shard.poll_relay() {
-        if let Err(item) = port.to_relay.push(item) {
+        if let Err(item) = port.ask(item) {
             shard.unpoll_relay(item);
             break;
         }

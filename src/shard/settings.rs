@@ -109,7 +109,7 @@ impl Settings {
             // Any one shard may get all of the node's connections: untouched entries cost nothing.
             slots: (budgets.connections as usize + config.limits.handshakes_per_shard).min(1 << 24),
             node_counters,
-            fanout_bytes: limits::MAILBOX_BYTES / 4,
+            fanout_bytes: limits::FANOUT_BYTES,
             connection_rate: share,
             heartbeat: Heartbeat::new(config.ping_interval, config.pong_timeout),
             handshake_deadline: ticks(config.limits.handshake_deadline),

@@ -72,7 +72,7 @@ impl TestPort {
     pub fn ask(&mut self, request: ToRelay) {
         let mut request = request;
         let deadline = Instant::now() + PATIENCE;
-        while let Err(back) = self.port.to_relay.push(request) {
+        while let Err(back) = self.port.ask(request) {
             assert!(Instant::now() < deadline, "the relay takes no requests");
             self.port.to_relay.wake();
             std::thread::yield_now();
