@@ -46,6 +46,8 @@ pub const SWEEP_TICK: Duration = Duration::from_millis(100);
 pub const SWEEP_SLICES: u32 = 10;
 /// Rooms that one connection may be a member of.
 pub const ROOMS_PER_CONNECTION: usize = 128;
+/// Share of the memory limit that all rooms together may take, in percent.
+pub const ROOMS_MEMORY_PERCENT: u64 = 20;
 /// Bytes of a room's name.
 pub const ROOM_NAME_BYTES: usize = 200;
 /// Bytes of a `ref` that is a string.
@@ -115,6 +117,8 @@ pub struct Limits {
     pub close_deadline: Duration,
     /// See [`ROOMS_PER_CONNECTION`].
     pub rooms_per_connection: usize,
+    /// Rooms of the node; computed from memory when absent.
+    pub rooms_total: Option<u64>,
     /// Messages a second from one connection; 0 is no limit. See [`MESSAGE_RATE`].
     pub message_rate: u16,
     /// New connections a second on the node; 0 is no limit. Default [`CONNECTION_RATE_PER_SHARD`] × shards.
@@ -141,6 +145,7 @@ impl Default for Limits {
             write_stall: WRITE_STALL,
             close_deadline: CLOSE_DEADLINE,
             rooms_per_connection: ROOMS_PER_CONNECTION,
+            rooms_total: None,
             message_rate: MESSAGE_RATE,
             connection_rate: None,
             mailbox_messages: MAILBOX_MESSAGES,

@@ -12,7 +12,7 @@ use support::ports::{TestRelay, eventually, json, options};
 use support::proxy::Proxy;
 use tidegate::counters::DropReason;
 use tidegate::limits::{self, Limits};
-use tidegate::relay::{AckLevel, GapReason, Options, ToShard};
+use tidegate::relay::{AckLevel, GapReason, JoinError, Options, ToShard};
 
 /// Waits this long instead of seconds.
 const SHORT: Duration = Duration::from_millis(500);
@@ -94,7 +94,7 @@ fn a_broker_that_was_never_there_refuses_joins_in_time_and_is_found_later() {
     let port = free_port();
     let mut relay = TestRelay::start(impatient(&format!("nats://127.0.0.1:{port}")), 1);
     relay.ports[0].subscribe("lobby");
-    assert!(matches!(relay.ports[0].next(), ToShard::Refused(room) if &*room == "lobby"));
+    assert!(matches!(relay.ports[0].next(), ToShard::Refused(room, JoinError::Unconfirmed) if &*room == "lobby"));
     assert_eq!((relay.counters.connected.value(), relay.counters.was_connected.value()), (0, 0));
 
     let broker = Nats::start_on(port, NatsOptions::default());
@@ -172,7 +172,7 @@ fn a_silent_broker_refuses_joins_and_fails_publications_in_time() {
     let mut failed = false;
     while !(refused && failed) {
         match relay.ports[0].next() {
-            ToShard::Refused(room) => refused = &*room == "lobby",
+            ToShard::Refused(room, JoinError::Unconfirmed) => refused = &*room == "lobby",
             ToShard::Failed(token) => failed = token == 1,
             other => panic!("{other:?}"),
         }

@@ -14,7 +14,7 @@ use tidegate::config;
 use tidegate::counters::DropReason;
 use tidegate::id::ConnectionId;
 use tidegate::limits::Limits;
-use tidegate::relay::{AckLevel, GapReason, Kind, Options, ToShard};
+use tidegate::relay::{AckLevel, GapReason, JoinError, Kind, Options, ToShard};
 
 #[test]
 fn a_message_crosses_two_nodes_and_comes_back_through_the_broker() {
@@ -265,7 +265,7 @@ fn a_forbidden_room_is_refused_and_a_forbidden_publication_fails() {
     }
     let mut relay = TestRelay::start(options, 1);
     relay.ports[0].subscribe("closed");
-    assert!(matches!(relay.ports[0].next(), ToShard::Refused(room) if &*room == "closed"));
+    assert!(matches!(relay.ports[0].next(), ToShard::Refused(room, JoinError::Unconfirmed) if &*room == "closed"));
     relay.ports[0].publish(json("closed", "1"), Some(1));
     assert!(matches!(relay.ports[0].next(), ToShard::Failed(1)));
     relay.ports[0].join("open");

@@ -18,6 +18,12 @@ pub const EPOLL_BYTES: u64 = 200;
 pub const URING_POLL_BYTES: u64 = 256;
 /// Bytes that tidegate keeps for an idle connection in one room.
 pub const USER_BYTES: u64 = 130;
+/// Bytes of a room on each shard that has a member of it: its name, the tables, its queue.
+const SHARD_ROOM_BYTES: u64 = 512;
+/// Bytes of a room in the relay: the interest table.
+const RELAY_ROOM_BYTES: u64 = 512;
+/// Bytes of a room's subscription at the broker: the client's queue begins with a block of 32 messages.
+const SUBSCRIPTION_BYTES: u64 = 5 * 1024;
 /// Bytes of a node without connections, its shards apart: program, relay, control.
 const BASE_BYTES: u64 = 16 << 20;
 /// Bytes of a shard without connections: stack, rings, scratch buffer.
@@ -124,6 +130,18 @@ pub fn unfinished_total_bytes(host: &Host, config: &Config) -> u64 {
     config.limits.unfinished_total_bytes.unwrap_or(share).max(config.limits.message_bytes as u64)
 }
 
+/// Rooms that the node may have: as configured, else what a fifth of memory holds.
+pub fn rooms_total(host: &Host, config: &Config) -> u64 {
+    let share = shared_bytes(host) / 100 * limits::ROOMS_MEMORY_PERCENT;
+    config.limits.rooms_total.unwrap_or(share / room_bytes(config)).max(1)
+}
+
+/// Bytes that a room costs, with a member on every shard; its members are counted with their connections.
+fn room_bytes(config: &Config) -> u64 {
+    let subscription = if config.nats.is_some() { SUBSCRIPTION_BYTES } else { 0 };
+    SHARD_ROOM_BYTES * config.shards as u64 + RELAY_ROOM_BYTES + subscription
+}
+
 /// The memory that clients' buffers have their share of, in bytes.
 fn shared_bytes(host: &Host) -> u64 {
     host.memory_bytes().unwrap_or(limits::ASSUMED_MEMORY_BYTES)
@@ -145,6 +163,10 @@ pub struct MemoryBound {
     pub connections: u64,
     /// Bytes of one of them.
     pub connection_bytes: u64,
+    /// Rooms that the node may have.
+    pub rooms: u64,
+    /// Bytes of one of them.
+    pub room_bytes: u64,
     /// All outboxes, in bytes.
     pub outbox_bytes: u64,
     /// All unfinished messages, in bytes.
@@ -170,6 +192,8 @@ impl MemoryBound {
             base_bytes: base_bytes(config),
             connections,
             connection_bytes: connection_bytes(host, config),
+            rooms: rooms_total(host, config),
+            room_bytes: room_bytes(config),
             outbox_bytes: outbox_total_bytes(host, config),
             unfinished_bytes: unfinished_total_bytes(host, config),
             mailbox_bytes: shards.saturating_mul(mailboxes_bytes(config)),
@@ -191,7 +215,9 @@ impl MemoryBound {
             self.handshake_bytes,
         ];
         let idle = self.connections.saturating_mul(self.connection_bytes);
-        caps.iter().fold(self.base_bytes.saturating_add(idle), |sum, cap| sum.saturating_add(*cap))
+        let rooms = self.rooms.saturating_mul(self.room_bytes);
+        let base = self.base_bytes.saturating_add(idle).saturating_add(rooms);
+        caps.iter().fold(base, |sum, cap| sum.saturating_add(*cap))
     }
 
     /// Whether it fits what this process may take even with every cap full, as far as can be read.
@@ -204,12 +230,14 @@ impl fmt::Display for MemoryBound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "memory bound {} of {}: base {} + {} connections × {} B + outboxes {} + unfinished messages {} + mailboxes {} + publish queues {} + fan-out {} + handshakes {}",
+            "memory bound {} of {}: base {} + {} connections × {} B + {} rooms × {} B + outboxes {} + unfinished messages {} + mailboxes {} + publish queues {} + fan-out {} + handshakes {}",
             shown_bytes(self.total_bytes()),
             self.available_bytes.map_or_else(|| String::from("an unknown amount"), shown_bytes),
             shown_bytes(self.base_bytes),
             grouped(self.connections),
             grouped(self.connection_bytes),
+            grouped(self.rooms),
+            grouped(self.room_bytes),
             shown_bytes(self.outbox_bytes),
             shown_bytes(self.unfinished_bytes),
             shown_bytes(self.mailbox_bytes),

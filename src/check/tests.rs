@@ -240,7 +240,9 @@ fn the_memory_bound_is_the_sum_of_its_parts() {
     let bound = MemoryBound::of(&host, &config, 1_000_000);
     let buffers = bound.outbox_bytes + bound.unfinished_bytes + bound.mailbox_bytes;
     let caps = buffers + bound.publish_queue_bytes + bound.fanout_bytes + bound.handshake_bytes;
-    assert_eq!(bound.total_bytes(), bound.base_bytes + 1_000_000 * 4_216 + caps);
+    let rooms = bound.rooms * 2_560;
+    assert_eq!(rooms >> 30, 5, "a fifth of memory");
+    assert_eq!(bound.total_bytes(), bound.base_bytes + 1_000_000 * 4_216 + rooms + caps);
     assert_eq!((bound.outbox_bytes, bound.unfinished_bytes), (30 * GIB / 100 * 10, 30 * GIB / 100 * 5));
     // Of each shard: 64 MiB to it and 16 MiB from it, 16 MiB that wait to go, 16 MiB in its rooms; and 16 MiB in the relay.
     let items = (limits::MAILBOX_MESSAGES + limits::MAILBOX_RESERVE) * limits::MAILBOX_ITEM_BYTES;

@@ -118,6 +118,7 @@ fn limits(config: &Config) -> Value {
         "messageRate": limits.message_rate,
         "connectionRate": config.connection_rate(),
         "roomsPerConnection": limits.rooms_per_connection,
+        "roomsTotal": limits.rooms_total,
         "outboxBytes": limits.outbox_bytes,
         "outboxTotalBytes": limits.outbox_total_bytes,
         "unfinishedTotalBytes": limits.unfinished_total_bytes,

@@ -173,12 +173,12 @@ fn expire(acks: &mut VecDeque<PendingAck>, deadline: Duration, now: Instant, fai
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::interest::{Effect, Interest};
+    use crate::relay::interest::{Bounds, Effect, Interest};
 
     const DEADLINE: Duration = Duration::from_secs(5);
 
     fn key() -> RoomKey {
-        let mut table = Interest::new(DEADLINE, DEADLINE);
+        let mut table = Interest::new(Bounds { confirm_within: DEADLINE, linger: DEADLINE, rooms: 100 });
         table.handle_subscribe("lobby".into(), 0, Instant::now());
         match table.poll_effect() {
             Some(Effect::Subscribe(key, _)) => key,

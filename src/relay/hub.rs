@@ -9,7 +9,7 @@ use std::time::Instant;
 use super::interest::{Effect, Interest, RoomKey};
 use super::ports::PortIndex;
 use super::post::Post;
-use super::{AckLevel, AckToken, GapReason, Publication, RoomName, ToShard};
+use super::{AckLevel, AckToken, GapReason, JoinError, Publication, RoomName, ToShard};
 use crate::counters::{DropReason, RelayCounters};
 
 /// What the table cannot do itself.
@@ -28,11 +28,13 @@ pub(super) struct Hub {
     posts: Vec<Post>,
     /// Ports with something that did not fit.
     behind: bool,
+    /// That the node has too many rooms is logged once.
+    told_full: bool,
 }
 
 impl Hub {
     pub(super) fn new(posts: Vec<Post>, interest: Interest, counters: Arc<RelayCounters>) -> Self {
-        Self { interest, counters, posts, behind: false }
+        Self { interest, counters, posts, behind: false, told_full: false }
     }
 
     /// The next effect for the bus; answers to ports go out on the way.
@@ -40,7 +42,7 @@ impl Hub {
         while let Some(effect) = self.interest.poll_effect() {
             match effect {
                 Effect::Joined(port, room) => self.tell(port, ToShard::Joined(room)),
-                Effect::Refused(port, room) => self.tell(port, ToShard::Refused(room)),
+                Effect::Refused(port, room, error) => self.refuse(port, room, error),
                 Effect::Subscribe(key, room) => return Some(BusEffect::Subscribe(key, room)),
                 Effect::Unsubscribe(key) => return Some(BusEffect::Unsubscribe(key)),
             }
@@ -124,6 +126,17 @@ impl Hub {
     /// Refuses what was not confirmed in time and ends what lingered.
     pub(super) fn handle_timeout(&mut self, now: Instant) {
         self.interest.handle_timeout(now);
+    }
+
+    fn refuse(&mut self, port: PortIndex, room: RoomName, error: JoinError) {
+        if error == JoinError::TooManyRooms && !std::mem::replace(&mut self.told_full, true) {
+            let rooms = self.interest.len();
+            tracing::warn!(
+                rooms,
+                "the node has all the rooms that it may have: raise limits.rooms_total, or add nodes"
+            );
+        }
+        self.tell(port, ToShard::Refused(room, error));
     }
 
     fn tell(&mut self, port: PortIndex, item: ToShard) {

@@ -24,8 +24,8 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
-use super::RoomName;
 use super::ports::{PortIndex, PortSet};
+use super::{JoinError, RoomName};
 
 /// Names a room's entry. Its number differs each time that the room is subscribed, so that what concerns an earlier
 /// subscription cannot reach a later one.
@@ -45,7 +45,7 @@ pub enum Effect {
     /// Tell the port that it is subscribed.
     Joined(PortIndex, RoomName),
     /// Tell the port that it is not.
-    Refused(PortIndex, RoomName),
+    Refused(PortIndex, RoomName, JoinError),
 }
 
 #[derive(Debug)]
@@ -78,21 +78,30 @@ pub struct Interest {
     timers: BTreeSet<(Instant, RoomKey)>,
     effects: VecDeque<Effect>,
     next_number: u64,
-    confirm_within: Duration,
-    linger: Duration,
+    bounds: Bounds,
+}
+
+/// What bounds the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// A room not confirmed by then is refused.
+    pub confirm_within: Duration,
+    /// A room without interest ends after it.
+    pub linger: Duration,
+    /// Rooms in the table, those that linger too; more are refused.
+    pub rooms: usize,
 }
 
 impl Interest {
-    /// An empty table. A room not confirmed within `confirm_within` is refused; a room without interest ends after `linger`.
-    pub fn new(confirm_within: Duration, linger: Duration) -> Self {
+    /// An empty table.
+    pub fn new(bounds: Bounds) -> Self {
         Self {
             entries: Slab::new(),
             names: HashMap::new(),
             timers: BTreeSet::new(),
             effects: VecDeque::new(),
             next_number: 0,
-            confirm_within,
-            linger,
+            bounds,
         }
     }
 
@@ -100,6 +109,9 @@ impl Interest {
     pub fn handle_subscribe(&mut self, room: RoomName, port: PortIndex, now: Instant) {
         match self.names.get(&room) {
             Some(slot) => self.join_known(*slot, port),
+            None if self.entries.len() >= self.bounds.rooms => {
+                self.effects.push_back(Effect::Refused(port, room, JoinError::TooManyRooms));
+            }
             None => self.join_new(room, port, now),
         }
         self.check_invariants();
@@ -201,7 +213,7 @@ impl Interest {
     fn join_new(&mut self, room: RoomName, port: PortIndex, now: Instant) {
         let number = self.next_number;
         self.next_number += 1;
-        let deadline = now + self.confirm_within;
+        let deadline = now + self.bounds.confirm_within;
         let mut ports = PortSet::default();
         ports.insert(port);
         let state = State::Pending { waiters: vec![port], deadline };
@@ -213,7 +225,7 @@ impl Interest {
     }
 
     fn linger(&mut self, slot: usize, now: Instant) {
-        let until = now + self.linger;
+        let until = now + self.bounds.linger;
         let entry = &mut self.entries[slot];
         entry.state = State::Lingering { until };
         self.timers.insert((until, RoomKey { slot, number: entry.number }));
@@ -226,7 +238,7 @@ impl Interest {
         self.names.remove(&entry.room);
         if let State::Pending { waiters, .. } = entry.state {
             for port in waiters {
-                self.effects.push_back(Effect::Refused(port, entry.room.clone()));
+                self.effects.push_back(Effect::Refused(port, entry.room.clone(), JoinError::Unconfirmed));
             }
         }
         self.effects.push_back(Effect::Unsubscribe(key));
@@ -256,7 +268,7 @@ mod tests {
     const LINGER: Duration = Duration::from_secs(3);
 
     fn table() -> (Interest, Instant) {
-        (Interest::new(CONFIRM_WITHIN, LINGER), Instant::now())
+        (Interest::new(Bounds { confirm_within: CONFIRM_WITHIN, linger: LINGER, rooms: 2 }), Instant::now())
     }
 
     fn effects(table: &mut Interest) -> Vec<Effect> {
@@ -275,7 +287,7 @@ mod tests {
     }
 
     fn refused(port: PortIndex) -> Effect {
-        Effect::Refused(port, "lobby".into())
+        Effect::Refused(port, "lobby".into(), JoinError::Unconfirmed)
     }
 
     #[test]
@@ -346,6 +358,28 @@ mod tests {
         assert_eq!(table.poll_timeout(), Some(now + LINGER));
     }
 
+    #[test]
+    fn one_room_too_many_is_refused_until_another_has_ended() {
+        let (mut table, now) = table();
+        table.handle_subscribe("lobby".into(), 0, now);
+        let lobby = subscribed(&effects(&mut table));
+        table.handle_subscribe("hall".into(), 0, now);
+        let hall = subscribed(&effects(&mut table));
+        table.handle_subscribe("attic".into(), 7, now);
+        assert_eq!(effects(&mut table), [Effect::Refused(7, "attic".into(), JoinError::TooManyRooms)]);
+        table.handle_subscribe("lobby".into(), 7, now);
+        table.confirm(lobby, now);
+        table.confirm(hall, now);
+        assert_eq!(effects(&mut table).len(), 3, "whoever wants a room that is there gets it");
+        table.handle_unsubscribe("hall", 0, now);
+        table.handle_subscribe("attic".into(), 7, now);
+        let refused = Effect::Refused(7, "attic".into(), JoinError::TooManyRooms);
+        assert_eq!(effects(&mut table), [refused], "a room that lingers is there");
+        table.handle_timeout(now + LINGER);
+        table.handle_subscribe("attic".into(), 7, now + LINGER);
+        assert!(matches!(effects(&mut table)[..], [Effect::Unsubscribe(_), Effect::Subscribe(..)]));
+    }
+
     /// What a port or the bus does in the property test.
     #[derive(Clone, Debug)]
     enum Step {
@@ -391,7 +425,8 @@ mod tests {
                         assert_eq!(self.wanted.get(&room).map_or(0, Set::len), 0, "somebody wants {room}");
                     }
                     Effect::Joined(port, room) => self.answered(number(&room), port),
-                    Effect::Refused(port, room) => {
+                    Effect::Refused(port, room, error) => {
+                        assert!(error == JoinError::Unconfirmed || self.subscriptions.len() == 2, "there was room");
                         self.answered(number(&room), port);
                         self.wanted.entry(number(&room)).or_default().remove(&port);
                     }

@@ -112,6 +112,15 @@ impl GapReason {
     }
 }
 
+/// Why a room cannot be joined.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum JoinError {
+    /// The broker did not confirm the subscription in time, or refused it.
+    Unconfirmed,
+    /// The node has as many rooms as it may have.
+    TooManyRooms,
+}
+
 /// From a port (a shard, or control) to the relay.
 #[derive(Debug)]
 pub enum ToRelay {
@@ -140,8 +149,8 @@ pub enum ToShard {
     Deliver(Arc<Publication>),
     /// The broker knows of the subscription: what is published from now on is delivered after this.
     Joined(RoomName),
-    /// The subscription could not be confirmed in time; the shard is not subscribed.
-    Refused(RoomName),
+    /// The shard is not subscribed.
+    Refused(RoomName, JoinError),
     /// Publications of these rooms may be missing; `None` is every room of the shard.
     Gap(Option<Vec<RoomName>>, GapReason),
     /// The publish was taken.

@@ -8,7 +8,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::hub::Hub;
-use super::interest::Interest;
+use super::interest::{Bounds, Interest};
 use super::ports::MAX_PORTS;
 use super::post::Post;
 use super::{ToRelay, ToShard, local, nats};
@@ -127,7 +127,8 @@ pub fn start(
     let (ports, inbound, posts) = connect_ports(&options.limits, port_wakers, &shared);
     let builder = std::thread::Builder::new().name(String::from("relay"));
     let desk = |linger| {
-        let interest = Interest::new(options.limits.fence_deadline, linger);
+        let rooms = options.limits.rooms_total.map_or(usize::MAX, |rooms| rooms as usize);
+        let interest = Interest::new(Bounds { confirm_within: options.limits.fence_deadline, linger, rooms });
         Desk { hub: Hub::new(posts, interest, counters), inbound, shared: shared.clone() }
     };
     let thread = match nats::Access::new(&options)? {

@@ -12,7 +12,7 @@ use crate::conn::{Membership, State, Token, WAITING};
 use crate::counters::MessageType;
 use crate::dialect::Dialect;
 use crate::dialect::native::{self, ErrorCode};
-use crate::relay::{Publication, RoomName, ToRelay, ToShard};
+use crate::relay::{JoinError, Publication, RoomName, ToRelay, ToShard};
 use crate::room::Room;
 use crate::shard::settings::Policy;
 use crate::wire::Wire;
@@ -40,7 +40,7 @@ impl<W: Wire> Shard<W> {
         match item {
             ToShard::Deliver(publication) => self.handle_publication(publication),
             ToShard::Joined(room) => self.handle_joined(&room),
-            ToShard::Refused(room) => self.handle_refused(&room),
+            ToShard::Refused(room, error) => self.handle_refused(&room, error),
             ToShard::Gap(rooms, reason) => self.gaps.push_back(gaps::Walk::new(rooms, reason)),
             ToShard::Acked(ack, level) => self.handle_ack(ack, Some(level)),
             ToShard::Failed(ack) => self.handle_ack(ack, None),
@@ -182,8 +182,16 @@ impl<W: Wire> Shard<W> {
         self.to_relay.extend(held);
     }
 
-    /// The broker did not confirm in time: whoever waits is told, and the room is forgotten.
-    fn handle_refused(&mut self, name: &RoomName) {
+    /// The room is not to be had: whoever waits is told, and it is forgotten.
+    fn handle_refused(&mut self, name: &RoomName, error: JoinError) {
+        let (code, message) = match error {
+            JoinError::Unconfirmed => {
+                (ErrorCode::Unavailable, "the broker did not confirm the subscription in time; join again")
+            }
+            JoinError::TooManyRooms => {
+                (ErrorCode::RoomLimit, "the node has as many rooms as it may have; try again later, or join another")
+            }
+        };
         let Some(index) = self.by_name.remove(name) else { return };
         self.release_held(index);
         let subscription = self.subscriptions.remove(index as usize);
@@ -195,8 +203,7 @@ impl<W: Wire> Shard<W> {
                 continue;
             }
             if entry.dialect == Dialect::Native {
-                let message = "the broker did not confirm the subscription in time; join again";
-                self.reply_error(ErrorCode::Unavailable, message, waiter.reference.as_deref());
+                self.reply_error(code, message, waiter.reference.as_deref());
                 self.flush_reply(waiter.token);
             } else {
                 self.close(waiter.token, CloseReason::Gap);

@@ -8,6 +8,7 @@ use crate::support::gateway::{Driver, Gateway};
 crate::on_both_drivers! {
     the_first_matching_rule_says_who_may_publish
     one_client_may_be_in_so_many_rooms_and_no_more
+    one_node_may_have_so_many_rooms_and_no_more
     backends_publish_over_http_into_one_room_or_several
     operators_see_rooms_and_connections_and_close_one
 }
@@ -56,6 +57,19 @@ fn one_client_may_be_in_so_many_rooms_and_no_more(driver: Driver) {
     }
     drop(client);
     gateway.wait_for("ws_rooms_active", 0.0);
+}
+
+fn one_node_may_have_so_many_rooms_and_no_more(driver: Driver) {
+    let gateway = Gateway::on(driver).config("[limits]\nrooms_total = 3").start();
+    let (mut one, mut two) = (Client::connect(gateway.port), Client::connect(gateway.port));
+    ["a", "b", "c"].iter().for_each(|room| one.join(room));
+    two.say(json!({"type": "join", "roomId": "d"}));
+    assert_eq!(two.error(), "room-limit");
+    two.join("c");
+    one.leave("a");
+    two.join("d");
+    two.publish("d", json!("at last"));
+    assert_eq!(two.content("d"), "at last");
 }
 
 fn backends_publish_over_http_into_one_room_or_several(driver: Driver) {

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use tidegate::relay::{AckLevel, GapReason, RoomName, ToRelay, ToShard};
+use tidegate::relay::{AckLevel, GapReason, JoinError, RoomName, ToRelay, ToShard};
 
 use crate::oracle::Oracle;
 use crate::socket::Dice;
@@ -31,7 +31,7 @@ impl Bus {
     pub fn take(&mut self, shard: usize, item: ToRelay, oracle: &mut Oracle, dice: &mut Dice) {
         match item {
             ToRelay::Subscribe(room) if dice.percent(self.refuse_percent) => {
-                self.mailboxes[shard].push_back(ToShard::Refused(room));
+                self.mailboxes[shard].push_back(ToShard::Refused(room, JoinError::Unconfirmed));
             }
             ToRelay::Subscribe(room) => {
                 self.interest.entry(room.clone()).or_default().insert(shard);

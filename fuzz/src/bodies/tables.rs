@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
 use tidegate::conn::{Connections, Due, Entry, Flags, Heartbeat, Slices, State, Tick, Token, due};
-use tidegate::relay::interest::{Effect, Interest, RoomKey};
+use tidegate::relay::interest::{Bounds, Effect, Interest, RoomKey};
 
 use super::with;
 
@@ -188,7 +188,7 @@ pub fn interest(data: &[u8]) {
     with(data, |wishes: Vec<Wish>| {
         let (confirm_within, linger) = (Duration::from_secs(50), Duration::from_secs(30));
         let (mut table, mut now, mut model) =
-            (Interest::new(confirm_within, linger), Instant::now(), Wanted::default());
+            (Interest::new(Bounds { confirm_within, linger, rooms: ROOMS.into() }), Instant::now(), Wanted::default());
         for wish in wishes {
             now = wish_for(&wish, &mut table, &mut model, now);
             model.take(&mut table);
@@ -256,7 +256,7 @@ impl Wanted {
                     assert!(self.ports.get(&room).is_none_or(BTreeSet::is_empty), "somebody wants room {room}");
                 }
                 Effect::Joined(port, room) => self.answered(number(&room), port),
-                Effect::Refused(port, room) => {
+                Effect::Refused(port, room, _) => {
                     self.answered(number(&room), port);
                     self.ports.entry(number(&room)).or_default().remove(&port);
                 }

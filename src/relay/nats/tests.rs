@@ -3,7 +3,7 @@
 use super::*;
 use crate::counters::RelayCounters;
 use crate::relay::hub::Hub;
-use crate::relay::interest::Interest;
+use crate::relay::interest::{Bounds, Interest};
 use crate::relay::post::Post;
 use crate::relay::{Options, ToShard};
 
@@ -12,7 +12,8 @@ fn bus(runtime: &tokio::runtime::Runtime, limits: &Limits) -> (Bus, mailbox::Rec
     let waker = Waker::new().unwrap();
     let capacity = limits.mailbox_messages + limits::MAILBOX_RESERVE;
     let (post, from_relay) = mailbox::mailbox(capacity, Waker::new().unwrap());
-    let interest = Interest::new(limits.fence_deadline, limits.linger);
+    let bounds = Bounds { confirm_within: limits.fence_deadline, linger: limits.linger, rooms: usize::MAX };
+    let interest = Interest::new(bounds);
     let hub = Hub::new(vec![Post::new(post, limits.mailbox_messages)], interest, Arc::new(RelayCounters::default()));
     let desk = Desk { hub, inbound: Vec::new(), shared: Arc::new(Shared::new(waker.clone())) };
     let nats = crate::config::Nats { urls: vec![String::from("nats://127.0.0.1:1")], ..Default::default() };
@@ -45,6 +46,6 @@ fn rooms_that_no_broker_took_in_time_are_refused_and_wait_no_longer() {
     bus.handle_timeouts(start + Duration::from_secs(SECONDS as u64) + limits.fence_deadline);
     bus.apply_effects();
     assert_eq!(bus.subscribes.len(), 0);
-    let refused = std::iter::from_fn(|| from_relay.pop()).filter(|item| matches!(item, ToShard::Refused(_))).count();
+    let refused = std::iter::from_fn(|| from_relay.pop()).filter(|item| matches!(item, ToShard::Refused(..))).count();
     assert_eq!(refused, SECONDS * ROOMS_A_SECOND, "everybody was answered");
 }

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::config::{PublishPolicy, RoomRule, SlowPolicy};
-use crate::relay::{Kind, Publication, ToShard};
+use crate::relay::{JoinError, Kind, Publication, ToShard};
 
 /// Chunks of the outbox's cap that fill it.
 const FILLS: usize = 4;
@@ -109,7 +109,7 @@ fn nothing_follows_the_close_frame_not_even_that_a_room_was_refused() {
     let (mut shard, token) = stage();
     shard.join(token, "lobby", Some("1"));
     shard.close(token, CloseReason::Drain);
-    shard.handle_relay(ToShard::Refused("lobby".into()));
+    shard.handle_relay(ToShard::Refused("lobby".into(), JoinError::Unconfirmed));
     turns(&mut shard);
     let [Deed::Sent(octets)] = shard.wire.deeds.as_slice() else { panic!("{:?}", shard.wire.deeds) };
     assert!(octets.ends_with(CloseReason::Drain.text().as_bytes()), "{octets:?}");
