@@ -195,6 +195,7 @@ impl Stage {
         self.shard.serve_ready(BUDGET);
         self.shard.fan_out(BUDGET);
         self.shard.submit();
+        self.shard.note_delivered(self.time_ns);
     }
 
     /// A tenth of a second goes by.

@@ -18,15 +18,16 @@ pub struct Encoded {
 }
 
 impl Encoded {
-    /// The octets of the publications that `wanted` picks by position, as ranges that are as long as possible.
-    pub fn ranges(&self, wanted: impl Fn(usize) -> bool) -> Vec<std::ops::Range<u32>> {
-        let mut ranges: Vec<std::ops::Range<u32>> = Vec::new();
+    /// The octets of the publications that `wanted` picks by position, as ranges that are as long as possible, each with how
+    /// many publications it holds.
+    pub fn ranges(&self, wanted: impl Fn(usize) -> bool) -> Vec<(std::ops::Range<u32>, u32)> {
+        let mut ranges: Vec<(std::ops::Range<u32>, u32)> = Vec::new();
         let mut start = 0;
         for (i, end) in self.ends.iter().copied().enumerate() {
             if wanted(i) {
                 match ranges.last_mut() {
-                    Some(last) if last.end == start => last.end = end,
-                    _ => ranges.push(start..end),
+                    Some((last, count)) if last.end == start => (last.end, *count) = (end, *count + 1),
+                    _ => ranges.push((start..end, 1)),
                 }
             }
             start = end;
@@ -99,11 +100,10 @@ mod tests {
     use super::*;
 
     #[test]
-    #[allow(clippy::single_range_in_vec_init, reason = "one range is what is meant")]
     fn ranges_leave_out_what_is_not_wanted_and_join_what_is() {
         let encoded = Encoded { buffer: Rc::from(&[0; 10][..]), ends: Rc::from(&[2, 4, 7, 10][..]) };
-        assert_eq!(encoded.ranges(|_| true), [0..10]);
-        assert_eq!(encoded.ranges(|i| i != 1), [0..2, 4..10]);
+        assert_eq!(encoded.ranges(|_| true), [(0..10, 4)]);
+        assert_eq!(encoded.ranges(|i| i != 1), [(0..2, 1), (4..10, 2)]);
         assert_eq!(encoded.ranges(|_| false), []);
     }
 }

@@ -43,7 +43,7 @@ impl<W: Wire> Shard<W> {
                     self.send_batch(room, member);
                 }
                 Step::Over => {
-                    self.note_latency(room);
+                    self.note_passed(room);
                     if self.close_holes(room) {
                         self.fanout.push_back(room);
                     }
@@ -80,24 +80,21 @@ impl<W: Wire> Shard<W> {
         let wanted: Vec<bool> = batch.publications().iter().map(|publication| !is_own(publication, id)).collect();
         let count = wanted.iter().filter(|wanted| **wanted).count();
         self.count_out(MessageType::Message, count as u64);
-        for range in encoded.ranges(|i| wanted[i]) {
+        for (range, messages) in encoded.ranges(|i| wanted[i]) {
             let chunk = Chunk {
                 start: range.start,
                 end: range.end,
-                ..Chunk::whole(encoded.buffer.clone(), Tag::Room(room), 1)
+                ..Chunk::whole(encoded.buffer.clone(), Tag::Room(room), messages)
             };
             self.deliver(token, &chunk);
         }
     }
 
-    /// Publish-to-delivery, as of the pass's last send.
-    fn note_latency(&mut self, room: u32) {
-        let now = self.clock.unix_ns;
+    /// Remembers when the batch of a pass that is over was published.
+    fn note_passed(&mut self, room: u32) {
         let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return };
         let Some(batch) = subscription.room.batch() else { return };
-        for publication in batch.publications() {
-            self.counters.publish_delivery.record(now.saturating_sub(publication.time_unix_ns), 1);
-        }
+        self.delivered.extend(batch.publications().iter().map(|publication| publication.time_unix_ns));
     }
 }
 

@@ -102,6 +102,8 @@ pub struct Shard<W> {
     by_name: HashMap<RoomName, u32>,
     fanout: VecDeque<u32>,
     fanout_bytes: usize,
+    /// When what was just sent to all its members was published, for [`Shard::note_delivered`].
+    delivered: Vec<u64>,
     gaps: VecDeque<gaps::Walk>,
     to_relay: VecDeque<ToRelay>,
     to_relay_bytes: usize,
@@ -148,6 +150,7 @@ impl<W: Wire> Shard<W> {
             by_name: HashMap::new(),
             fanout: VecDeque::new(),
             fanout_bytes: 0,
+            delivered: Vec::new(),
             gaps: VecDeque::new(),
             to_relay: VecDeque::new(),
             to_relay_bytes: 0,
@@ -185,6 +188,23 @@ impl<W: Wire> Shard<W> {
     pub fn note_handled(&mut self, ns: u64) {
         let handled = std::mem::take(&mut self.handled);
         self.counters.message_duration.record(ns, u64::from(handled));
+    }
+
+    /// Whether passes are over that [`Shard::note_delivered`] has not heard of.
+    pub fn has_delivered(&self) -> bool {
+        !self.delivered.is_empty()
+    }
+
+    /// Notes that everything sent so far is with the wire at `unix_ns`: how long each publication took to its last member.
+    /// Publishers' clocks are their own: what they put more than an hour ago says nothing and is left out.
+    pub fn note_delivered(&mut self, unix_ns: u64) {
+        const HOUR_NS: u64 = 3_600_000_000_000;
+        for published_ns in self.delivered.drain(..) {
+            let took_ns = unix_ns.saturating_sub(published_ns);
+            if took_ns <= HOUR_NS {
+                self.counters.publish_delivery.record(took_ns, 1);
+            }
+        }
     }
 
     /// Collects and handles what the wire has to tell.

@@ -191,6 +191,9 @@ fn fan_out<W: Wire>(shard: &mut Shard<W>) {
     loop {
         shard.fan_out(SENDS);
         shard.submit();
+        if shard.has_delivered() {
+            shard.note_delivered(unix_ns());
+        }
         if !shard.is_fanning_out() || began.elapsed() >= FAN_OUT_TIME {
             return;
         }

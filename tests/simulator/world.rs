@@ -217,6 +217,7 @@ impl World {
             }
             shard.fan_out(budget);
             shard.submit();
+            shard.note_delivered(0);
             while let Some(item) = shard.poll_relay() {
                 self.bus.take(n, item, &mut self.oracle, &mut self.dice);
             }

@@ -3,6 +3,8 @@
 use bytes::Bytes;
 
 use super::*;
+use crate::config::{PublishPolicy, RoomRule, SlowPolicy};
+use crate::counters::DropReason;
 use crate::relay::{Kind, Publication, ToShard};
 
 /// Opens another connection beside the first.
@@ -66,4 +68,59 @@ fn who_is_told_joined_is_a_member_although_the_one_before_it_in_the_queue_is_gon
     shard.handle_relay(publication("lobby", r#""anybody there?""#));
     turns(&mut shard);
     assert!(sent(&shard).contains("anybody there?"), "{:?}", sent(&shard));
+}
+
+/// The connection joins a room, which is confirmed at once.
+fn join(shard: &mut Shard<Stage>, token: Token, room: &str) {
+    say(shard, token, &format!(r#"{{"type":"join","roomId":"{room}"}}"#));
+    shard.handle_relay(ToShard::Joined(room.into()));
+    turns(shard);
+    shard.wire.deeds.clear();
+}
+
+#[test]
+fn a_publication_has_taken_what_the_clock_says_when_its_last_member_was_sent_to_and_no_time_of_a_wrong_clock() {
+    let (mut shard, token) = stage();
+    join(&mut shard, token, "lobby");
+    // A backend that puts seconds where nanoseconds belong made the sum of all delays overflow.
+    for time_unix_ns in [1_000_000, 1] {
+        let ToShard::Deliver(publication) = publication("lobby", "1") else { return };
+        let publication = Publication { time_unix_ns: time_unix_ns * 1_000_000_000, ..(*publication).clone() };
+        shard.handle_relay(ToShard::Deliver(Arc::new(publication)));
+    }
+    shard.set_time(0, 1_000_000_000_000_000);
+    turns(&mut shard);
+    assert!(shard.has_delivered());
+    shard.note_delivered(1_000_002_000_000_000);
+    assert_eq!(shard.counters.publish_delivery.sum_ns.value(), 2_000_000_000);
+    assert!(!shard.has_delivered());
+}
+
+#[test]
+fn every_message_that_an_outbox_drops_is_counted_where_some_of_a_batch_were_the_readers_own() {
+    let (mut shard, token) = stage_with(|config, _| {
+        let (pattern, publish) = (String::from("lobby"), PublishPolicy::Any);
+        config.rooms = vec![RoomRule { pattern, publish, slow: SlowPolicy::DropOldest }];
+    });
+    join(&mut shard, token, "lobby");
+    shard.wire.room = 0;
+    let own = Some(shard.id(token));
+    let mut published = 0;
+    while shard.counters.dropped[DropReason::Outbox as usize].value() == 0 {
+        for from in [None, own, None, None] {
+            let payload = Bytes::from(format!("{:?}", "x".repeat(5_000)));
+            let (room, kind, echo) = ("lobby".into(), Kind::Json, from.is_none());
+            let one = Publication { room, kind, payload, from, echo, time_unix_ns: 0 };
+            shard.handle_relay(ToShard::Deliver(Arc::new(one)));
+            published += u64::from(from.is_none());
+        }
+        turns(&mut shard);
+        assert!(published < 1_000, "the outbox never overflows");
+    }
+    // The oldest that is not begun is what is left of a batch, two messages in one chunk, or a single one.
+    shard.wire.room = usize::MAX;
+    ready(&mut shard, token, false);
+    turns(&mut shard);
+    let received = sent(&shard).matches(r#""type":"message""#).count() as u64;
+    assert_eq!(received + shard.counters.dropped[DropReason::Outbox as usize].value(), published);
 }
