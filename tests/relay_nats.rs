@@ -6,6 +6,7 @@ mod support;
 
 use std::time::Duration;
 
+use nix::sys::signal::Signal;
 use support::nats::{Nats, NatsOptions, PlainClient};
 use support::ports::{TestRelay, json, options};
 use support::proxy::Proxy;
@@ -273,6 +274,48 @@ fn a_forbidden_room_is_refused_and_a_forbidden_publication_fails() {
     assert_eq!(relay.ports[0].payload(), "1");
     assert!(matches!(relay.ports[0].next(), ToShard::Acked(2, AckLevel::Broker)));
     support::log::wait_for(&["tidegate.room.closed", "allow this user to publish and subscribe tidegate.>"]);
+}
+
+#[test]
+fn a_room_that_the_brokers_permissions_take_back_is_revoked_and_not_joined_until_they_allow_it() {
+    let rules = |denied: &str| {
+        format!("users: [ {{ user: a, password: b, permissions: {{ subscribe: {{ deny: [\"{denied}\"] }} }} }} ]")
+    };
+    let broker = Nats::start_with(NatsOptions {
+        config: Some(String::from("authorization { include 'users.conf' }")),
+        files: vec![(String::from("users.conf"), rules("nothing"))],
+        ..NatsOptions::default()
+    });
+    let allow_all_but = |denied: &str| {
+        std::fs::write(broker.directory().join("users.conf"), rules(denied)).unwrap();
+        broker.signal(Signal::SIGHUP);
+    };
+    let mut options = options(&broker.url());
+    if let Some(nats) = &mut options.nats {
+        nats.user = Some((String::from("a"), String::from("b")));
+    }
+    let mut relay = TestRelay::start(options, 1);
+    relay.ports[0].join("private");
+    relay.ports[0].join("open");
+
+    allow_all_but("tidegate.room.private");
+    relay.ports[0].until(|item| matches!(item, ToShard::Revoked(room) if &**room == "private"));
+    relay.ports[0].subscribe("private");
+    let refused = |item: &ToShard| matches!(item, ToShard::Refused(room, _) if &**room == "private");
+    relay.ports[0].until(refused);
+
+    allow_all_but("nothing");
+    loop {
+        relay.ports[0].subscribe("private");
+        match relay.ports[0].next() {
+            ToShard::Joined(room) if &*room == "private" => break,
+            item => assert!(refused(&item), "{item:?}"),
+        }
+    }
+    for room in ["open", "private"] {
+        relay.ports[0].publish(json(room, "1"), None);
+        relay.ports[0].until(|item| matches!(item, ToShard::Deliver(publication) if &*publication.room == room));
+    }
 }
 
 #[test]

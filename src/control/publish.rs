@@ -47,7 +47,11 @@ impl Publisher {
                 ToShard::Acked(token, level) => (token, Some(level)),
                 ToShard::Failed(token) => (token, None),
                 // Control subscribes nothing, and whoever publishes over HTTP has no connection to be told a gap on.
-                ToShard::Deliver(_) | ToShard::Joined(_) | ToShard::Refused(..) | ToShard::Gap(..) => continue,
+                ToShard::Deliver(_)
+                | ToShard::Joined(_)
+                | ToShard::Refused(..)
+                | ToShard::Revoked(_)
+                | ToShard::Gap(..) => continue,
             };
             if let Some(slot) = self.awaited.borrow_mut().get_mut(&token) {
                 *slot = Some(acknowledged);

@@ -43,6 +43,7 @@ impl Hub {
             match effect {
                 Effect::Joined(port, room) => self.tell(port, ToShard::Joined(room)),
                 Effect::Refused(port, room, error) => self.refuse(port, room, error),
+                Effect::Revoked(port, room) => self.tell(port, ToShard::Revoked(room)),
                 Effect::Subscribe(key, room) => return Some(BusEffect::Subscribe(key, room)),
                 Effect::Unsubscribe(key) => return Some(BusEffect::Unsubscribe(key)),
             }

@@ -18,6 +18,9 @@
 //! Invariants, held in debug builds after every entry point: every [`Interest::handle_subscribe`] is answered by exactly one
 //! `Joined` or `Refused`; a room is in the timers exactly while it is pending or lingering; `Subscribe` and `Unsubscribe` of a
 //! room alternate. A port that left while its answer was under way still gets the answer.
+//!
+//! A subscription that was in force may end against everybody's will ([`Interest::refuse`]): the broker's permissions changed. The room
+//! is then absent, and each port that wanted it is told `Revoked`.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -46,6 +49,8 @@ pub enum Effect {
     Joined(PortIndex, RoomName),
     /// Tell the port that it is not.
     Refused(PortIndex, RoomName, JoinError),
+    /// Tell the port, which was subscribed, that it is no more.
+    Revoked(PortIndex, RoomName),
 }
 
 #[derive(Debug)]
@@ -142,12 +147,13 @@ impl Interest {
         self.check_invariants();
     }
 
-    /// The subscription will not come into force: its waiters are refused. A key of the past, or of a room that was
-    /// confirmed before, does nothing.
+    /// The subscription will not come into force, or is in force no more: its waiters are refused, and from those who have the
+    /// room it is revoked. A key of the past does nothing.
     pub fn refuse(&mut self, key: RoomKey) {
         let Some(entry) = self.entries.get(key.slot).filter(|entry| entry.number == key.number) else { return };
-        let State::Pending { deadline, .. } = entry.state else { return };
-        self.timers.remove(&(deadline, key));
+        if let State::Pending { deadline: at, .. } | State::Lingering { until: at } = entry.state {
+            self.timers.remove(&(at, key));
+        }
         self.end(key);
         self.check_invariants();
     }
@@ -236,10 +242,14 @@ impl Interest {
         let entry = self.entries.remove(key.slot);
         debug_assert_eq!(entry.number, key.number, "a timer outlived its room");
         self.names.remove(&entry.room);
-        if let State::Pending { waiters, .. } = entry.state {
-            for port in waiters {
-                self.effects.push_back(Effect::Refused(port, entry.room.clone(), JoinError::Unconfirmed));
+        match entry.state {
+            State::Pending { waiters, .. } => self
+                .effects
+                .extend(waiters.iter().map(|port| Effect::Refused(*port, entry.room.clone(), JoinError::Unconfirmed))),
+            State::Confirmed => {
+                self.effects.extend(entry.ports.iter().map(|port| Effect::Revoked(port, entry.room.clone())));
             }
+            State::Lingering { .. } => {}
         }
         self.effects.push_back(Effect::Unsubscribe(key));
     }
@@ -359,6 +369,23 @@ mod tests {
     }
 
     #[test]
+    fn a_room_that_the_broker_takes_back_is_revoked_and_the_next_join_begins_anew() {
+        let (mut table, now) = table();
+        table.handle_subscribe("lobby".into(), 0, now);
+        let key = subscribed(&effects(&mut table));
+        table.handle_subscribe("lobby".into(), 256, now);
+        table.confirm(key, now);
+        effects(&mut table);
+        table.refuse(key);
+        let revoked = |port| Effect::Revoked(port, "lobby".into());
+        assert_eq!(effects(&mut table), [revoked(0), revoked(256), Effect::Unsubscribe(key)]);
+        table.handle_unsubscribe("lobby", 0, now);
+        table.handle_subscribe("lobby".into(), 0, now);
+        let next = subscribed(&effects(&mut table));
+        assert!(table.subscribers(next).is_none(), "it is confirmed again first");
+    }
+
+    #[test]
     fn one_room_too_many_is_refused_until_another_has_ended() {
         let (mut table, now) = table();
         table.handle_subscribe("lobby".into(), 0, now);
@@ -429,6 +456,11 @@ mod tests {
                         assert!(error == JoinError::Unconfirmed || self.subscriptions.len() == 2, "there was room");
                         self.answered(number(&room), port);
                         self.wanted.entry(number(&room)).or_default().remove(&port);
+                    }
+                    Effect::Revoked(port, room) => {
+                        assert!(self.confirmed.contains(&number(&room)), "{room} was never in force");
+                        let wanted = self.wanted.entry(number(&room)).or_default().remove(&port);
+                        assert!(wanted, "{port} has not {room}");
                     }
                 }
             }

@@ -151,6 +151,9 @@ pub enum ToShard {
     Joined(RoomName),
     /// The shard is not subscribed.
     Refused(RoomName, JoinError),
+    /// The broker ended a subscription that was in force: the shard is not subscribed any more. One that the shard asked for since
+    /// then has an answer of its own.
+    Revoked(RoomName),
     /// Publications of these rooms may be missing; `None` is every room of the shard.
     Gap(Option<Vec<RoomName>>, GapReason),
     /// The publish was taken.

@@ -62,7 +62,7 @@ impl<W: Wire> Shard<W> {
         }
     }
 
-    fn send_gap(&mut self, token: Token, room: Option<u32>, reason: GapReason) {
+    pub(super) fn send_gap(&mut self, token: Token, room: Option<u32>, reason: GapReason) {
         // An earlier notice may have closed it.
         if !self.is_open(token) {
             return;

@@ -12,7 +12,7 @@ use crate::conn::{Membership, State, Token, WAITING};
 use crate::counters::MessageType;
 use crate::dialect::Dialect;
 use crate::dialect::native::{self, ErrorCode};
-use crate::relay::{JoinError, Publication, RoomName, ToRelay, ToShard};
+use crate::relay::{GapReason, JoinError, Publication, RoomName, ToRelay, ToShard};
 use crate::room::Room;
 use crate::shard::settings::Policy;
 use crate::wire::Wire;
@@ -41,6 +41,7 @@ impl<W: Wire> Shard<W> {
             ToShard::Deliver(publication) => self.handle_publication(publication),
             ToShard::Joined(room) => self.handle_joined(&room),
             ToShard::Refused(room, error) => self.handle_refused(&room, error),
+            ToShard::Revoked(room) => self.handle_revoked(&room),
             ToShard::Gap(rooms, reason) => self.gaps.push_back(gaps::Walk::new(rooms, reason)),
             ToShard::Acked(ack, level) => self.handle_ack(ack, Some(level)),
             ToShard::Failed(ack) => self.handle_ack(ack, None),
@@ -207,6 +208,29 @@ impl<W: Wire> Shard<W> {
                 self.flush_reply(waiter.token);
             } else {
                 self.close(waiter.token, CloseReason::Gap);
+            }
+        }
+    }
+
+    /// The broker took the room back: whoever is in it is told the loss, and that it is over.
+    fn handle_revoked(&mut self, name: &RoomName) {
+        let Some(index) = self.by_name.get(name).copied() else { return };
+        let confirmed = self.subscriptions.get(index as usize).filter(|subscription| subscription.waiters.is_none());
+        let Some(subscription) = confirmed else { return };
+        let members: Vec<u32> = subscription.room.members().collect();
+        for member in members {
+            let Some(token) = self.connections.token_at(member) else { continue };
+            let native = self.connections.find(token).is_some_and(|entry| entry.dialect == Dialect::Native);
+            if !native {
+                self.close(token, CloseReason::Gap);
+                continue;
+            }
+            self.send_gap(token, Some(index), GapReason::Broker);
+            self.leave(token, name);
+            if self.is_open(token) {
+                let message = format!("the broker no longer lets this node have room {name}; join it again");
+                self.reply_error(ErrorCode::Unavailable, &message, None);
+                self.flush_reply(token);
             }
         }
     }

@@ -260,6 +260,11 @@ impl Wanted {
                     self.answered(number(&room), port);
                     self.ports.entry(number(&room)).or_default().remove(&port);
                 }
+                Effect::Revoked(port, room) => {
+                    assert!(self.confirmed.contains(&number(&room)), "{room} was never in force");
+                    let wanted = self.ports.entry(number(&room)).or_default().remove(&port);
+                    assert!(wanted, "{port} has not room {room}");
+                }
             }
         }
     }

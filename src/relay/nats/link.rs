@@ -181,7 +181,7 @@ impl Bus {
         });
     }
 
-    /// A refused subscription must not be confirmed, a refused publication not be acknowledged.
+    /// A refused subscription must not be confirmed, nor stay so; a refused publication must not be acknowledged.
     fn handle_server_error(&mut self, text: &str, now: Instant) {
         let Some(violation) = Violation::parse(text) else {
             return self.complaints.warn(format!("the broker says: {text}"), now);

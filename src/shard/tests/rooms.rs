@@ -124,3 +124,25 @@ fn every_message_that_an_outbox_drops_is_counted_where_some_of_a_batch_were_the_
     let received = sent(&shard).matches(r#""type":"message""#).count() as u64;
     assert_eq!(received + shard.counters.dropped[DropReason::Outbox as usize].value(), published);
 }
+
+#[test]
+fn who_is_in_a_room_that_the_broker_takes_back_is_told_and_is_no_member_any_more() {
+    // Members stayed in silence, and who came later was told joined at once.
+    let (mut shard, token) = stage();
+    join(&mut shard, token, "lobby");
+    assert!(matches!(shard.poll_relay(), Some(ToRelay::Subscribe(_))));
+    shard.handle_relay(ToShard::Revoked("lobby".into()));
+    let told = sent(&shard);
+    let gap = told.find(r#""type":"gap","roomId":"lobby","reason":"broker""#);
+    let error = told.find(r#""code":"unavailable""#);
+    assert!(gap.is_some() && gap < error, "{told}");
+    assert!(shard.connections.find(token).unwrap().rooms.as_slice().is_empty());
+    assert!(matches!(shard.poll_relay(), Some(ToRelay::Unsubscribe(_))), "the relay knows already, and does not mind");
+
+    shard.wire.deeds.clear();
+    say(&mut shard, token, r#"{"type":"join","roomId":"lobby"}"#);
+    shard.handle_relay(ToShard::Revoked("lobby".into()));
+    assert_eq!(sent(&shard), "", "who asks anew waits for an answer of its own");
+    shard.handle_relay(ToShard::Joined("lobby".into()));
+    assert!(sent(&shard).contains(r#""joined""#));
+}
