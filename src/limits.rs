@@ -87,8 +87,11 @@ pub const RELAY_STOP_DEADLINE: Duration = Duration::from_secs(2);
 /// From a join to the fence that confirms it; then `unavailable`.
 pub const FENCE_DEADLINE: Duration = Duration::from_secs(5);
 
+/// How many times its payload a message may be as long where a dialect writes it in another way.
+pub const EXPANSION: usize = 2;
+
 const _: () = assert!(OUTBOX_BYTES >= 4 * MESSAGE_BYTES, "an outbox holds at least four messages");
-const _: () = assert!(COALESCED_BYTES <= OUTBOX_BYTES / 4, "one coalesced buffer must not fill an outbox");
+const _: () = assert!(EXPANSION * COALESCED_BYTES <= OUTBOX_BYTES / 4, "one coalesced buffer must not fill an outbox");
 const _: () = assert!(HEAD_BYTES > TARGET_BYTES, "a target fits its head");
 const _: () = assert!(CLOSE_DEADLINE.as_millis() < DRAIN_WINDOW.as_millis(), "a close fits a drain");
 

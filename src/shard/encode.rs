@@ -6,6 +6,7 @@ use std::sync::Arc;
 use crate::dialect::Dialect;
 use crate::dialect::native::{self, Content};
 use crate::dialect::raw;
+use crate::limits;
 use crate::proto::deflate::{self, Deflate};
 use crate::proto::frame;
 use crate::relay::{Kind, Publication};
@@ -82,15 +83,54 @@ pub(super) fn write(out: &mut Vec<u8>, opcode: frame::OpCode, payload: &[u8], de
     }
 }
 
+/// Bytes of a native message beside its room and its content, at most, with room for a few escapes.
+const ENVELOPE_BYTES: usize = 192;
+
+/// Text of control characters would be six times as long in JSON, more than an outbox takes: what JSON would more than double goes
+/// as base64.
 fn write_message(out: &mut Vec<u8>, publication: &Publication) {
-    let from = publication.from.map(|id| id.text());
+    let payload = &publication.payload;
     let content = match publication.kind {
-        Kind::Json => Content::Json(&publication.payload),
-        Kind::Text => {
-            std::str::from_utf8(&publication.payload).map_or(Content::Binary(&publication.payload), Content::Text)
-        }
-        Kind::Binary => Content::Binary(&publication.payload),
+        Kind::Json => Content::Json(payload),
+        Kind::Text => std::str::from_utf8(payload).map_or(Content::Binary(payload), Content::Text),
+        Kind::Binary => Content::Binary(payload),
     };
+    let start = out.len();
+    write_content(out, publication, content);
+    if out.len() - start > limits::EXPANSION * payload.len() + publication.room.len() + ENVELOPE_BYTES {
+        out.truncate(start);
+        write_content(out, publication, Content::Binary(payload));
+    }
+}
+
+fn write_content(out: &mut Vec<u8>, publication: &Publication, content: Content<'_>) {
+    let from = publication.from.map(|id| id.text());
     let from = from.as_ref().map(|text| &text[..]);
     native::message(out, &publication.room, from, content, publication.time_unix_ns / 1_000_000);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn frame_of(kind: Kind, text: String) -> String {
+        let (room, payload) = ("lobby".into(), text.into());
+        let publication = Publication { room, kind, payload, from: None, echo: true, time_unix_ns: 0 };
+        let form = Form { dialect: Dialect::Native, deflate: None };
+        let encoded = Scratch::default().encode(form, &[Arc::new(publication)]);
+        String::from_utf8_lossy(&encoded.buffer).into_owned()
+    }
+
+    #[test]
+    fn no_text_is_more_than_an_outbox_holds_twice_however_it_must_be_written() {
+        // A member with anything in its outbox was closed over one message of control characters.
+        for (character, as_base64) in [("\u{1}", true), ("\"", false), ("\u{1}xxxx", false), ("x", false), ("é", false)]
+        {
+            let text = character.repeat(limits::MESSAGE_BYTES / character.len());
+            let frame = frame_of(Kind::Text, text);
+            assert!(frame.len() <= limits::OUTBOX_BYTES / 2 + ENVELOPE_BYTES, "{character:?}: {}", frame.len());
+            assert_eq!(frame.contains(r#""encoding":"base64""#), as_base64, "{character:?}");
+        }
+        assert!(frame_of(Kind::Text, String::from("\u{1}\u{2}")).contains(r#""content":"\u0001\u0002""#));
+    }
 }
