@@ -6,7 +6,7 @@
 //! After a drop the port is *behind*: everything for it is dropped until a quarter of its mailbox is free again, then one gap
 //! names the rooms, and deliveries go on after it. Without that distance a slow shard would get a gap for each message.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
 use super::{GapReason, Publication, RoomName, ToShard};
@@ -25,6 +25,10 @@ pub(super) struct Post {
     delivery_capacity: usize,
     spill: VecDeque<ToShard>,
     missed: Option<Missed>,
+    /// Gaps of one room in the mailbox that neither a delivery of the room nor a confirmation came after: by room, the reason and the place.
+    open_gaps: HashMap<RoomName, (GapReason, u64)>,
+    /// Items put into the mailbox so far.
+    pushed: u64,
     dirty: bool,
 }
 
@@ -37,7 +41,16 @@ impl Post {
     /// `mailbox` has room for `delivery_capacity` items and the reserve.
     pub(super) fn new(mailbox: Sender<ToShard>, delivery_capacity: usize) -> Self {
         let free = mailbox.free();
-        Self { mailbox, free, delivery_capacity, spill: VecDeque::new(), missed: None, dirty: false }
+        Self {
+            mailbox,
+            free,
+            delivery_capacity,
+            spill: VecDeque::new(),
+            missed: None,
+            open_gaps: HashMap::new(),
+            pushed: 0,
+            dirty: false,
+        }
     }
 
     /// Puts a publication in, or drops it and remembers the room. Says whether it went in.
@@ -48,12 +61,18 @@ impl Post {
             return false;
         }
         self.mailbox.charge(bytes);
+        if !self.open_gaps.is_empty() {
+            self.open_gaps.remove(&publication.room);
+        }
         self.push(ToShard::Deliver(publication.clone()));
         true
     }
 
     /// Puts a control item in, after everything before it.
     pub(super) fn tell(&mut self, item: ToShard) {
+        if let ToShard::Joined(room) = &item {
+            self.open_gaps.remove(room);
+        }
         if self.spill.is_empty() && self.has_free(1) {
             self.push(item);
         } else {
@@ -62,9 +81,19 @@ impl Post {
     }
 
     /// Tells a gap of one room, or of all. A port that is behind, or short of room, gets it with the gap that it is due anyway: a
-    /// flood of reasons for gaps must not fill the spill.
+    /// flood of reasons for gaps must not fill the spill. Nor does it cost the shard a walk each: one that waits for the reader with
+    /// nothing of its room behind it says the same.
     pub(super) fn tell_gap(&mut self, room: Option<&RoomName>, reason: GapReason) {
+        if room.is_some_and(|room| self.waits(room, reason)) {
+            return;
+        }
         if !self.is_behind() && self.has_free(limits::MAILBOX_RESERVE / 2) {
+            if let Some(room) = room {
+                if self.open_gaps.len() == MISSED_ROOMS {
+                    self.open_gaps.clear();
+                }
+                self.open_gaps.insert(room.clone(), (reason, self.pushed));
+            }
             self.push(ToShard::Gap(room.map(|room| vec![room.clone()]), reason));
         } else if let Some(room) = room {
             self.miss(room);
@@ -111,8 +140,22 @@ impl Post {
         self.delivery_capacity + limits::MAILBOX_RESERVE - self.free + self.spill.len()
     }
 
+    /// Whether this gap is in the mailbox already and no delivery of the room after it.
+    fn waits(&mut self, room: &RoomName, reason: GapReason) -> bool {
+        if !self.open_gaps.get(room).is_some_and(|(known, _)| *known == reason) {
+            return false;
+        }
+        // What was read by now is over: the reader may have told it before this loss.
+        self.free = self.mailbox.free();
+        let taken = self.delivery_capacity + limits::MAILBOX_RESERVE - self.free;
+        let read = self.pushed - taken as u64;
+        self.open_gaps.retain(|_, (_, place)| *place >= read);
+        self.open_gaps.contains_key(room)
+    }
+
     fn push(&mut self, item: ToShard) {
         self.free -= 1;
+        self.pushed += 1;
         self.dirty = true;
         // The place was free when it was looked for, and only this side takes places.
         if let Err(item) = self.mailbox.push(item) {
@@ -151,5 +194,49 @@ impl Missed {
             Self::Rooms(rooms) => Some(rooms.into_iter().collect()),
             Self::All => None,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mailbox::{Receiver, Waker, mailbox};
+    use crate::relay::Kind;
+
+    fn post() -> (Post, Receiver<ToShard>) {
+        let (mailbox, reader) = mailbox(16 + limits::MAILBOX_RESERVE, Waker::new().unwrap());
+        (Post::new(mailbox, 16), reader)
+    }
+
+    fn publication(room: &str) -> Arc<Publication> {
+        let (room, payload) = (room.into(), bytes::Bytes::from_static(b"1"));
+        Arc::new(Publication { room, kind: Kind::Json, payload, from: None, echo: true, time_unix_ns: 0 })
+    }
+
+    #[test]
+    fn a_gap_that_waits_already_is_not_told_again_until_it_is_read_or_followed() {
+        let (mut post, mut reader) = post();
+        let [lobby, hall] = ["lobby", "hall"].map(RoomName::from);
+        for _ in 0..1_000 {
+            post.tell_gap(Some(&lobby), GapReason::TooLarge);
+            post.tell_gap(Some(&hall), GapReason::TooLarge);
+        }
+        assert_eq!(reader.len(), 2, "one for each room");
+        assert!(post.deliver(&publication("lobby")));
+        post.tell_gap(Some(&lobby), GapReason::TooLarge);
+        post.tell_gap(Some(&hall), GapReason::TooLarge);
+        assert_eq!(reader.len(), 4, "what was delivered stands between two losses");
+        while reader.pop().is_some() {}
+        post.tell_gap(Some(&hall), GapReason::TooLarge);
+        assert_eq!(reader.len(), 1, "the one that was read says nothing of what came later");
+        post.tell_gap(Some(&hall), GapReason::Broker);
+        assert_eq!(reader.len(), 2, "another reason is another gap");
+        post.tell(ToShard::Joined(hall.clone()));
+        post.tell_gap(Some(&hall), GapReason::Broker);
+        assert_eq!(reader.len(), 4, "who joins after a gap was not told it");
+        for room in 0..2 * MISSED_ROOMS {
+            post.tell_gap(Some(&room.to_string().into()), GapReason::TooLarge);
+        }
+        assert!(post.open_gaps.len() <= MISSED_ROOMS);
     }
 }
