@@ -120,11 +120,6 @@ impl<T> Sender<T> {
     pub fn wake(&self) {
         self.waker.wake();
     }
-
-    /// Whether the reading end is gone.
-    pub fn is_abandoned(&self) -> bool {
-        self.ring.is_abandoned()
-    }
 }
 
 impl<T> Receiver<T> {

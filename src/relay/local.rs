@@ -43,7 +43,7 @@ pub(super) fn run(mut desk: Desk) {
             return;
         }
         desk.shared.waker.will_sleep();
-        if !desk.has_requests() && !desk.shared.must_stop() {
+        if desk.requests.is_empty() && !desk.shared.must_stop() {
             let tick = if desk.hub.is_behind() { FULL_MAILBOX_TICK } else { MEASURE_TICK };
             sleep(&desk.shared.waker, tick);
         }
@@ -53,14 +53,13 @@ pub(super) fn run(mut desk: Desk) {
 
 /// Takes a share of every port's requests. Says whether some are left.
 fn turn(desk: &mut Desk) -> bool {
-    for port in 0..desk.inbound.len() {
+    for port in desk.requests.ports() {
         for _ in 0..REQUESTS_PER_TURN {
-            let Some(request) = desk.inbound[port].pop() else { break };
-            desk.inbound[port].release(request.pinned_bytes());
-            take(desk, port as PortIndex, request);
+            let Some(request) = desk.requests.pop(port) else { break };
+            take(desk, port, request);
         }
     }
-    desk.has_requests()
+    !desk.requests.is_empty()
 }
 
 fn take(desk: &mut Desk, port: PortIndex, request: ToRelay) {

@@ -31,20 +31,9 @@ impl PortSet {
         present
     }
 
-    /// Whether the port is in the set.
-    pub fn contains(&self, port: PortIndex) -> bool {
-        let (word, bit) = place(port);
-        self.words[word] & bit != 0
-    }
-
     /// Whether no port is in the set.
     pub fn is_empty(&self) -> bool {
         self.words.iter().all(|word| *word == 0)
-    }
-
-    /// How many ports are in the set.
-    pub fn len(&self) -> usize {
-        self.words.iter().map(|word| word.count_ones() as usize).sum()
     }
 
     /// The ports in ascending order.
@@ -87,8 +76,6 @@ mod tests {
             assert!(!set.insert(port), "{port} is there now");
         }
         assert_eq!(set.iter().collect::<Vec<_>>(), [0, 63, 64, 255, 256]);
-        assert_eq!(set.len(), 5);
-        assert!(set.contains(256) && !set.contains(1));
         for port in [0, 63, 64, 255, 256] {
             assert!(set.remove(port));
             assert!(!set.remove(port));

@@ -1,6 +1,7 @@
 //! The relay's thread: how it starts, what it hands to the shards, how it stops.
 
 use std::io;
+use std::ops::Range;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,7 +10,7 @@ use std::time::Duration;
 
 use super::hub::Hub;
 use super::interest::{Bounds, Interest};
-use super::ports::MAX_PORTS;
+use super::ports::{MAX_PORTS, PortIndex};
 use super::post::Post;
 use super::{ToRelay, ToShard, local, nats};
 use crate::config::{self, Config};
@@ -98,14 +99,31 @@ impl Shared {
 /// The relay's side of all ports, and what a bus runs on.
 pub(super) struct Desk {
     pub(super) hub: Hub,
-    pub(super) inbound: Vec<mailbox::Receiver<ToRelay>>,
+    pub(super) requests: Requests,
     pub(super) shared: Arc<Shared>,
 }
 
-impl Desk {
-    /// Whether a port asked something that was not taken yet.
-    pub(super) fn has_requests(&self) -> bool {
-        self.inbound.iter().any(|port| !port.is_empty())
+/// What the ports ask: the relay's end of their mailboxes.
+#[derive(Default)]
+pub(super) struct Requests(Vec<mailbox::Receiver<ToRelay>>);
+
+impl Requests {
+    /// The ports' indices.
+    pub(super) fn ports(&self) -> Range<PortIndex> {
+        0..self.0.len() as PortIndex
+    }
+
+    /// Takes a port's oldest request.
+    pub(super) fn pop(&mut self, port: PortIndex) -> Option<ToRelay> {
+        let mailbox = &mut self.0[usize::from(port)];
+        let request = mailbox.pop()?;
+        mailbox.release(request.pinned_bytes());
+        Some(request)
+    }
+
+    /// Whether all that was asked was taken.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.iter().all(mailbox::Receiver::is_empty)
     }
 }
 
@@ -124,12 +142,12 @@ pub fn start(
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
     let shared = Arc::new(Shared::new(Waker::new()?));
-    let (ports, inbound, posts) = connect_ports(&options.limits, port_wakers, &shared);
+    let (ports, requests, posts) = connect_ports(&options.limits, port_wakers, &shared);
     let builder = std::thread::Builder::new().name(String::from("relay"));
     let desk = |linger| {
         let rooms = options.limits.rooms_total.map_or(usize::MAX, |rooms| rooms as usize);
         let interest = Interest::new(Bounds { confirm_within: options.limits.fence_deadline, linger, rooms });
-        Desk { hub: Hub::new(posts, interest, counters), inbound, shared: shared.clone() }
+        Desk { hub: Hub::new(posts, interest, counters), requests, shared: shared.clone() }
     };
     let thread = match nats::Access::new(&options)? {
         None => {
@@ -159,11 +177,7 @@ fn or_end_the_process(run: impl FnOnce()) {
     }
 }
 
-fn connect_ports(
-    limits: &Limits,
-    wakers: Vec<Arc<Waker>>,
-    shared: &Shared,
-) -> (Vec<Port>, Vec<mailbox::Receiver<ToRelay>>, Vec<Post>) {
+fn connect_ports(limits: &Limits, wakers: Vec<Arc<Waker>>, shared: &Shared) -> (Vec<Port>, Requests, Vec<Post>) {
     let (mut ports, mut inbound, mut posts) = (Vec::new(), Vec::new(), Vec::new());
     for waker in wakers {
         let (to_relay, requests) = mailbox::mailbox(limits.mailbox_messages, shared.waker.clone());
@@ -172,7 +186,7 @@ fn connect_ports(
         inbound.push(requests);
         posts.push(Post::new(post, limits.mailbox_messages));
     }
-    (ports, inbound, posts)
+    (ports, Requests(inbound), posts)
 }
 
 #[cfg(test)]

@@ -92,7 +92,7 @@ impl Room {
         self.members.iter().copied().filter(|member| *member != HOLE)
     }
 
-    /// Adds a member, who gets what is published from now on; returns its position.
+    /// Adds a member, who gets what the next pass carries and all that follows; returns its position.
     pub fn join(&mut self, connection: u32) -> u32 {
         debug_assert!(connection != HOLE);
         self.members.push(connection);

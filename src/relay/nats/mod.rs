@@ -47,14 +47,14 @@ use subscribes::Subscribes;
 
 use crate::counters::DropReason;
 use crate::limits::{self, Limits};
-use crate::mailbox::{self, Waker};
+use crate::mailbox::Waker;
 use crate::relay::fences::{Fences, PendingAck};
 use crate::relay::hub::BusEffect;
 use crate::relay::interest::RoomKey;
 use crate::relay::losses::{Look, Losses};
 use crate::relay::ports::PortIndex;
 use crate::relay::queue::{Outgoing, PublishQueue};
-use crate::relay::thread::{Desk, Shared};
+use crate::relay::thread::{Desk, Requests, Shared};
 use crate::relay::{AckToken, GapReason, RoomName, ToRelay};
 
 /// Requests taken from one port in one turn.
@@ -111,7 +111,7 @@ type Subscribing = Pin<Box<dyn Future<Output = Result<Subscriber, SubscribeError
 
 struct Bus {
     incoming: Rc<Incoming>,
-    inbound: Vec<mailbox::Receiver<ToRelay>>,
+    requests: Requests,
     shared: Arc<Shared>,
     doorbell: Doorbell,
     access: Rc<Access>,
@@ -150,7 +150,7 @@ impl Bus {
         Self {
             rooms: Rooms::new(incoming.clone()),
             incoming,
-            inbound: desk.inbound,
+            requests: desk.requests,
             shared: desk.shared,
             doorbell,
             room_prefix: access.room_prefix(),
@@ -202,14 +202,13 @@ impl Bus {
 
     /// Takes a share of every port's requests. Says whether some are left.
     fn take_requests(&mut self, now: Instant) -> bool {
-        for port in 0..self.inbound.len() {
+        for port in self.requests.ports() {
             for _ in 0..REQUESTS_PER_TURN {
-                let Some(request) = self.inbound[port].pop() else { break };
-                self.inbound[port].release(request.pinned_bytes());
-                self.take_request(port as PortIndex, request, now);
+                let Some(request) = self.requests.pop(port) else { break };
+                self.take_request(port, request, now);
             }
         }
-        self.has_requests()
+        !self.requests.is_empty()
     }
 
     fn take_request(&mut self, port: PortIndex, request: ToRelay, now: Instant) {
@@ -227,10 +226,6 @@ impl Bus {
                 }
             }
         }
-    }
-
-    fn has_requests(&self) -> bool {
-        self.inbound.iter().any(|port| !port.is_empty())
     }
 
     fn handle_timeouts(&mut self, now: Instant) {
@@ -333,7 +328,7 @@ impl Bus {
         let must_stop = self.shared.must_stop() && !stopping;
         let rung = self.doorbell.poll_rung(cx);
         let commands_left = stopping && self.fences.is_due() && self.link.as_ref().is_some_and(|link| link.up);
-        if self.has_requests() || must_stop || rung || commands_left {
+        if !self.requests.is_empty() || must_stop || rung || commands_left {
             cx.waker().wake_by_ref();
             return;
         }

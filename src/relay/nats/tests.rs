@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::counters::RelayCounters;
+use crate::mailbox;
 use crate::relay::hub::Hub;
 use crate::relay::interest::{Bounds, Interest};
 use crate::relay::post::Post;
@@ -15,7 +16,7 @@ fn bus(runtime: &tokio::runtime::Runtime, limits: &Limits) -> (Bus, mailbox::Rec
     let bounds = Bounds { confirm_within: limits.fence_deadline, linger: limits.linger, rooms: usize::MAX };
     let interest = Interest::new(bounds);
     let hub = Hub::new(vec![Post::new(post, limits.mailbox_messages)], interest, Arc::new(RelayCounters::default()));
-    let desk = Desk { hub, inbound: Vec::new(), shared: Arc::new(Shared::new(waker.clone())) };
+    let desk = Desk { hub, requests: Requests::default(), shared: Arc::new(Shared::new(waker.clone())) };
     let nats = crate::config::Nats { urls: vec![String::from("nats://127.0.0.1:1")], ..Default::default() };
     let options = Options { nats: Some(nats), limits: limits.clone(), node: 1 };
     let access = Access::new(&options).unwrap().unwrap();
