@@ -95,6 +95,7 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
     // What was to be found out is found out: from here on, and at /v1/node, the limits are those in force.
     config.limits.outbox_total_bytes = Some(memory.outbox_bytes);
     config.limits.unfinished_total_bytes = Some(memory.unfinished_bytes);
+    config.limits.rooms_total = Some(memory.rooms);
     let config = Arc::new(config);
     let listeners = bind(&config)?;
     let admin = bind_admin(&config)?;
@@ -106,10 +107,9 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
     });
     let wakers: Vec<Arc<Waker>> =
         (0..=config.shards).map(|_| Waker::new()).collect::<Result<_, _>>().map_err(no_descriptors)?;
-    let mut options = relay::Options::new(&config, node_id);
-    options.limits.rooms_total = Some(memory.rooms);
-    let (mut ports, relay) = relay::start(options, wakers.clone(), relay_counters.clone())
-        .map_err(|error| CannotStart(format!("the relay cannot start: {error}")))?;
+    let (mut ports, relay) =
+        relay::start(relay::Options::new(&config, node_id), wakers.clone(), relay_counters.clone())
+            .map_err(|error| CannotStart(format!("the relay cannot start: {error}")))?;
     let control_port = ports.pop().ok_or_else(|| CannotStart(String::from("the relay has no port for control")))?;
     let shared = NodeState::new(relay_counters.clone(), config.ready_require_broker);
     warn_if_memory_is_unknown(&host);
