@@ -106,8 +106,9 @@ impl<W: Wire> Shard<W> {
         entry.dialect = destination.dialect;
         let waited_us = self.clock.mono_us().wrapping_sub(std::mem::take(&mut entry.batch));
         entry.deadline = 0;
-        // The first ping comes at a random moment of the interval, so that those of a silent crowd are spread.
-        let silent = self.random.below(u32::from(self.settings.heartbeat.ping)) as u16;
+        // The first ping comes at a random moment of the interval's second half: those of a silent crowd are spread, and a client
+        // that has just come has time.
+        let silent = self.random.below(u32::from(self.settings.heartbeat.ping / 2)) as u16;
         entry.heard = entry.heard.wrapping_sub(silent);
         self.counters.upgraded.add(1);
         self.counters.connections.add(1);

@@ -26,7 +26,7 @@ crate::on_both_drivers! {
 }
 
 fn a_client_is_welcomed_with_its_id_and_how_silence_is_judged(driver: Driver) {
-    let gateway = Gateway::start(driver, &["--node-name", "alpha"]);
+    let gateway = Gateway::on(driver).args(&["--node-name", "alpha"]).config("[heartbeat]").start();
     let (first, second) = (Client::connect(gateway.port), Client::connect(gateway.port));
     let welcome = &first.welcome;
     assert_eq!(welcome["node"], "alpha");
