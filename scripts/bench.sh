@@ -49,6 +49,9 @@ else
     # Two pings each at the default interval of 25 s, at the largest size only: memory needs no waiting.
     IDLE_SIZES="4000 10000 19000" IDLE=19000 IDLE_SECONDS=52 ROOMS=1000 MANY_RATE=3000 REPEAT=3 CROWD=15000
 fi
+for whole in SECONDS_EACH ROUNDS; do
+    case ${!whole} in '' | 0* | *[!0-9]*) usage_error "$whole is a whole number, not ${!whole}" ;; esac
+done
 TIMES=(-t "$SECONDS_EACH" --warmup "$WARMUP")
 PORT=10100
 # Of the calm clients, above whatever this script itself runs with.
