@@ -61,7 +61,7 @@ pub(crate) fn bad_requests() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> 
         ("too many headers", with("GET / HTTP/1.1", &format!("Host: a\r\n{}", many(80))), 431, "head-too-large"),
         ("header too long", extra(&format!("X: {}", "x".repeat(9000))), 431, "head-too-large"),
         ("Content-Length", extra("Content-Length: 5"), 400, "bad-request"),
-        ("Content-Length 00", extra("Content-Length: 00"), 400, "bad-request"),
+        ("Content-Length 0", extra("Content-Length: 0"), 400, "bad-request"),
         ("Transfer-Encoding", extra("Transfer-Encoding: chunked"), 400, "bad-request"),
         ("Expect", extra("Expect: 100-continue"), 417, "expectation"),
         ("pipelined second request", [extra("X: 1"), extra("X: 2")].concat(), 400, "bad-request"),
@@ -122,7 +122,6 @@ fn every_good_request_is_upgraded_however_it_is_spelled(driver: Driver) {
         replaced("Upgrade: websocket", "UPGRADE: WebSocket"),
         with("GET http://localhost/ws HTTP/1.1", "Host: other\r\n"),
         extra("Origin: http://localhost"),
-        extra("Content-Length: 0"),
         extra(&format!("Sec-WebSocket-Protocol: {}", protocols.join(","))),
         extra(&format!("Sec-WebSocket-Extensions: {extensions}")),
         extra("Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=7"),
@@ -237,8 +236,6 @@ fn an_origin_is_held_to_the_list(driver: Driver) {
     ] {
         assert_eq!(status(&listed, origin), expected, "{origin}");
     }
-    // No browser: `tidegate sub` and backends name no page.
-    Client::connect(listed.port).join("lobby");
     let any = Gateway::start(driver, &["--origins", "*"]);
     assert_eq!(status(&any, "https://whoever.example"), 101);
     let same_host = Gateway::start(driver, &[]);

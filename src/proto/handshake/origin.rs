@@ -3,10 +3,10 @@
 use super::Upgrade;
 
 /// Whether the upgrade's Origin is one of `origins`: exactly, or `*` for any. An empty list allows the host that the request
-/// names. A request without an Origin is allowed: every browser sends one (RFC 6455 §4.1), and whoever is none could send any.
+/// names, and requests without an Origin, which no browser sends.
 pub fn origin_allowed(origins: &[String], upgrade: &Upgrade<'_>) -> bool {
     match upgrade.origin {
-        None => true,
+        None => origins.is_empty() || origins.iter().any(|allowed| allowed == "*"),
         Some(origin) if origins.is_empty() => same_host(origin, upgrade.host),
         Some(origin) => origins.iter().any(|allowed| allowed == "*" || allowed == origin),
     }

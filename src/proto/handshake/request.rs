@@ -146,10 +146,7 @@ impl<'a> Fields<'a> {
             self.forwarded_for = Some(value);
         } else if is("expect") {
             self.expects = true;
-        } else if is("content-length") {
-            // 0 says that there is none (RFC 9110 §8.6), and stands in the requests of some clients and proxies.
-            self.has_body |= value != b"0";
-        } else if is("transfer-encoding") {
+        } else if is("content-length") || is("transfer-encoding") {
             self.has_body = true;
         }
     }
