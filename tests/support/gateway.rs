@@ -260,7 +260,7 @@ impl Gateway {
     }
 
     /// Waits until something holds.
-    pub fn wait(&mut self, what: &str, holds: impl Fn(&Self) -> bool) {
+    pub fn wait(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
         let deadline = Instant::now() + PATIENCE;
         while !holds(self) {
             let ended = self.child.0.try_wait().unwrap();

@@ -93,7 +93,7 @@ struct Policy {
     path: String,
 }
 
-/// Who may connect: exactly the listed, else the same host, and who names no page; near misses of any kind are foreign.
+/// Who may connect: exactly the listed, else the same host and who names no page; near misses of any kind are foreign.
 pub fn handshake_policy(data: &[u8]) {
     with(data, |policy: Policy| {
         let _ = agree(policy.extensions.iter().map(String::as_str));
@@ -111,7 +111,7 @@ pub fn handshake_policy(data: &[u8]) {
         if let Ok(Some((Request::Upgrade(upgrade), _))) = parse(head.as_bytes(), HEAD_BYTES) {
             let listed = |text: &str| policy.allowed.iter().any(|allowed| allowed == text);
             let expected = match (upgrade.origin, policy.allowed.is_empty()) {
-                (None, _) => true,
+                (None, bare) => bare || listed("*"),
                 (Some(origin), true) => same_host(origin, upgrade.host),
                 (Some(origin), false) => listed("*") || listed(origin),
             };
