@@ -11,7 +11,7 @@
 # Rows: idle-N, echo-N, echo-N-pipelined-16, self-N, fanout-N, fanout-N-rooms, flat-out-N, upgrade, bystander, cross-node. flat-out-N
 # has N publications under way, over ten rooms.
 # Writes RUN/results.jsonl (RUN is benches/results/DATE unless set) and prints the ratios against the targets. SECONDS_EACH (2) is how
-# long each row is loaded, ROUNDS (5) how often each but idle-N and flat-out-N, of which the median counts: about 25 minutes for all.
+# long each row is loaded, ROUNDS (3) how often each but flat-out-N, of which the median counts: about 22 minutes for all.
 # benches/report/report.py publishes the results.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -44,7 +44,7 @@ if [ "$QUICK" ]; then
     SECONDS_EACH=1 WARMUP=0.3 ECHO="64 500" FANOUT="500:50" STORM=1000 IDLE=4000 IDLE_SECONDS=3 ROOMS=50 MANY_RATE=500 REPEAT=1
     CROWD=1000 IDLE_SIZES="1000 4000" ROUNDS=1
 else
-    SECONDS_EACH=${SECONDS_EACH:-2} ROUNDS=${ROUNDS:-5} WARMUP=1 ECHO="64 1000 5000 10000 15000"
+    SECONDS_EACH=${SECONDS_EACH:-2} ROUNDS=${ROUNDS:-3} WARMUP=1 ECHO="64 1000 5000 10000 15000"
     FANOUT="1000:100 2000:50 5000:20 10000:10 15000:10" STORM=15000
     # Two pings each at the default interval of 25 s, at the largest size only: memory needs no waiting.
     IDLE_SIZES="4000 10000 19000" IDLE=19000 IDLE_SECONDS=52 ROOMS=1000 MANY_RATE=3000 REPEAT=3 CROWD=15000
@@ -137,7 +137,7 @@ storm_row() {
     local row=upgrade driver
     wanted "$row" || return 0
     bare handshake
-    load "$row/floor" storm "ws://127.0.0.1:$PORT/" --dialect raw -c "$STORM" --connecting 512 --repeat "$REPEAT" \
+    load "$row/floor" storm "ws://127.0.0.1:$PORT/" --dialect raw -c "$STORM" --connecting 512 --repeat "$REPEAT" --cut \
         --server-pid "$PID"
     stop "$PID"
     for driver in "${DRIVERS[@]}"; do
@@ -240,11 +240,11 @@ cross_row() {
     stop "$nats_pid"
 }
 
-for connections in $IDLE_SIZES; do
-    idle_row "$connections"
-done
 # In rounds, so that whatever else the host does falls on everybody alike; of each row the median run counts.
 for _ in $(seq "$ROUNDS"); do
+    for connections in $IDLE_SIZES; do
+        idle_row "$connections"
+    done
     for connections in $ECHO; do
         echo_row "$connections" 1
     done

@@ -1,6 +1,6 @@
 //! `storm`: everybody connects at once; and everybody is cut off at once and comes back.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::bins::Bins;
 use crate::cli::{Outcome, StormArgs};
@@ -46,7 +46,7 @@ pub(crate) fn measure(args: &StormArgs) -> Result<Outcome, String> {
         let all = crew.all();
         crew.order(&all, &Order::Begin { published: 0 })?;
         crew.gather(&all, "preparing", Duration::ZERO, as_ready)?;
-        let before = server_cpu_ns(pids);
+        let before = at_rest(pids, common.patience());
         crew.order(&all, &Order::Connect)?;
         let connected = crew.gather(&all, "connecting", Duration::ZERO, as_connected)?;
         let cpu = before.zip(server_cpu_ns(pids)).map(|(before, after)| after - before);
@@ -72,6 +72,22 @@ pub(crate) fn measure(args: &StormArgs) -> Result<Outcome, String> {
         None => without_server(&mut record, pids, "server CPU per upgrade"),
     }
     Ok(Outcome { record, held: true })
+}
+
+/// The servers' CPU time once they rest: what they still do for the connections of the time before is no upgrade's.
+fn at_rest(pids: &[u32], patience: Duration) -> Option<u64> {
+    const LOOK: Duration = Duration::from_millis(100);
+    const RESTING_NS: u64 = 2_000_000;
+    let give_up = Instant::now() + patience;
+    let mut last = server_cpu_ns(pids)?;
+    loop {
+        std::thread::sleep(LOOK);
+        let now = server_cpu_ns(pids)?;
+        if now - last < RESTING_NS || Instant::now() >= give_up {
+            return Some(now);
+        }
+        last = now;
+    }
 }
 
 /// All are cut off at once and come back.
