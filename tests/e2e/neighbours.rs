@@ -1,7 +1,7 @@
 //! One hostile or slow client beside others (G7): they get everything, and how long that takes is measured, not judged.
 //!
-//! Where the host allows it, the gateway has a core of its own and the pair goes before the hostile client on the other: what that
-//! takes of the host is not the gateway's doing.
+//! Where the host allows it, the gateway has a core of its own and the pair goes before the hostile client on the other. What that
+//! takes of the host is not the gateway's doing: the same is done to another gateway on the hostile client's core, for comparison.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;
@@ -35,42 +35,52 @@ const HOSTILITIES: [(&str, Hostility); 4] = [
 ];
 
 fn beside_one_hostile_client_the_others_get_everything_in_their_usual_time(driver: Driver) {
-    let mut gateway = Gateway::start(driver, &["--shards", "1", "--connection-rate", "0", "--message-rate", "1000"]);
-    keep_apart(&gateway);
+    let start = || Gateway::start(driver, &["--shards", "1", "--connection-rate", "0", "--message-rate", "1000"]);
+    let (mut gateway, mut another) = (start(), start());
+    keep_apart(&gateway, &another);
     let mut pair = [Client::connect(gateway.port), Client::connect(gateway.port)];
     pair.iter_mut().for_each(|client| client.join("pair"));
     for (name, hostility) in HOSTILITIES {
-        let (mut alone, mut beside) = (Vec::new(), Vec::new());
-        // In turns, so that whatever else the host does falls on both alike.
+        let (mut alone, mut elsewhere, mut beside) = (Vec::new(), Vec::new(), Vec::new());
+        // In turns, so that whatever else the host does falls on all alike.
         for _ in 0..ROUNDS {
             alone.push(p99(&mut pair));
-            let stop = AtomicBool::new(false);
-            std::thread::scope(|scope| {
-                let (gateway, stop) = (&gateway, &stop);
-                scope.spawn(move || {
-                    schedule("chrt", &["-o", "-p", "0"], nix::unistd::gettid().as_raw());
-                    hostility(gateway, stop);
-                });
-                beside.push(p99(&mut pair));
-                stop.store(true, Ordering::Relaxed);
-            });
+            elsewhere.push(p99_during(hostility, &another, &mut pair));
+            another.wait_for("ws_connections_active", 0.0);
+            beside.push(p99_during(hostility, &gateway, &mut pair));
             // What it said is still being read, a little every tick.
             gateway.wait_for("ws_connections_active", 2.0);
         }
-        let [alone, beside] = [alone, beside].map(|mut rounds| {
+        let [alone, elsewhere, beside] = [alone, elsewhere, beside].map(|mut rounds| {
             rounds.sort();
             rounds[ROUNDS / 2].as_micros()
         });
-        println!("measured: {name} | {} | {alone} | {beside}", driver.name());
+        println!("measured: {name} | {} | {alone} | {elsewhere} | {beside}", driver.name());
     }
 }
 
-/// The gateway alone on one core, this thread on the other and before whom it starts.
-fn keep_apart(gateway: &Gateway) {
+/// What the pair sees while somebody is hostile to `gateway`.
+fn p99_during(hostility: Hostility, gateway: &Gateway, pair: &mut [Client; 2]) -> Duration {
+    let stop = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        let stop = &stop;
+        scope.spawn(move || {
+            schedule("chrt", &["-o", "-p", "0"], nix::unistd::gettid().as_raw());
+            hostility(gateway, stop);
+        });
+        let p99 = p99(pair);
+        stop.store(true, Ordering::Relaxed);
+        p99
+    })
+}
+
+/// The gateway alone on one core; on the other the second one, and this thread, which goes before it and whom it starts.
+fn keep_apart(gateway: &Gateway, another: &Gateway) {
     let this = nix::unistd::gettid().as_raw();
-    let gateway = gateway.pid() as i32;
+    let (gateway, another) = (gateway.pid() as i32, another.pid() as i32);
     let apart = schedule("taskset", &["-a", "-c", "-p", "0"], gateway)
         && schedule("chrt", &["-a", "-r", "-p", "10"], gateway)
+        && schedule("taskset", &["-a", "-c", "-p", "1"], another)
         && schedule("taskset", &["-c", "-p", "1"], this)
         && schedule("chrt", &["-r", "-p", "50"], this);
     if !apart {
