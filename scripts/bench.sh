@@ -164,14 +164,16 @@ idle_row() {
 }
 
 # bystander_row: messages in rooms of their own at a steady pace, alone and then beside broadcasts to a crowd. The crowd's 15,000
-# readers are on the load's core, as the calm clients are: those go before them, or it would be the load side that is measured. How
-# much is left of that is the floor's row: there a bare echo that nothing can hold up stands beside a crowd on another bare loop.
+# readers are on the load's core, as the calm clients are: those go before them, or it would be the load side that is measured. Their
+# servers go before whatever else the host runs. How much is left of that is the floor's row: there a bare echo that nothing can hold
+# up stands beside a crowd on another bare loop.
 bystander_row() {
     local row=bystander driver server calm crowd
     wanted "$row" || return 0
     for driver in "${DRIVERS[@]}"; do
         gateway "$row-$driver" "$driver" || continue
         server=$PID
+        chrt -a -r -p "$CALM_PRIORITY" "$server" 2>/dev/null || true
         beside_a_crowd "$driver" "$server" "ws://127.0.0.1:$PORT/raw/calm.{n}" raw "ws://127.0.0.1:$PORT/raw/{room}"
         stop "$server"
     done
