@@ -163,20 +163,23 @@ fn is_clean(value: &[u8]) -> bool {
     value.iter().fold(true, |so_far, &octet| so_far & clean(octet))
 }
 
-/// RFC 9110 §5.6.2.
+/// What names are made of (RFC 9110 §5.6.2).
 const fn is_token(octet: u8) -> bool {
-    const TOKEN: [bool; 256] = {
-        let (mut table, marks, mut at) = ([false; 256], b"!#$%&'*+-.^_`|~", 0);
-        while at < 256 {
-            table[at] = (at as u8).is_ascii_alphanumeric();
-            at += 1;
-        }
-        at = 0;
-        while at < marks.len() {
-            table[marks[at] as usize] = true;
-            at += 1;
-        }
-        table
-    };
+    const TOKEN: [bool; 256] = octets(b"!#$%&'*+-.^_`|~");
     TOKEN[octet as usize]
+}
+
+/// The letters and digits of ASCII, and `marks`.
+pub(super) const fn octets(marks: &[u8]) -> [bool; 256] {
+    let (mut table, mut at) = ([false; 256], 0);
+    while at < 256 {
+        table[at] = (at as u8).is_ascii_alphanumeric();
+        at += 1;
+    }
+    at = 0;
+    while at < marks.len() {
+        table[marks[at] as usize] = true;
+        at += 1;
+    }
+    table
 }

@@ -5,7 +5,7 @@ use std::mem::MaybeUninit;
 
 use memchr::memchr;
 
-use super::head::{self, Progress};
+use super::head::{self, Progress, octets};
 use crate::close::Refusal;
 use crate::limits::HEAD_FIELDS;
 
@@ -203,8 +203,7 @@ fn split_target<'a>(target: &'a str, host: &'a str) -> Result<(&'a str, &'a str,
         Some(rest) => rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len())),
         None => (host, target),
     };
-    let legal_host =
-        !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._~:[]%!$&'()*+;=".contains(&b));
+    let legal_host = !host.is_empty() && host.bytes().all(|octet| HOST[usize::from(octet)]);
     let origin_form = rest.is_empty() || rest.starts_with('/') || rest.len() < target.len();
     if !legal_host || !origin_form || target.contains('#') {
         return Err(Refusal::BadRequest);
@@ -213,7 +212,13 @@ fn split_target<'a>(target: &'a str, host: &'a str) -> Result<(&'a str, &'a str,
     Ok((host, if path.is_empty() { "/" } else { path }, query))
 }
 
+/// What a host and its port may be made of (RFC 3986 §3.2.2).
+const HOST: [bool; 256] = octets(b"-._~:[]%!$&'()*+;=");
+
 fn absolute(target: &str) -> Option<&str> {
+    if target.starts_with('/') {
+        return None;
+    }
     let (scheme, rest) = target.split_once("://")?;
     ["http", "https"].iter().any(|known| scheme.eq_ignore_ascii_case(known)).then_some(rest)
 }
