@@ -14,6 +14,8 @@ from conftest import ROOT, run
 from gateway import free_port
 
 TWO_NODES, INSTALL = ROOT / "scripts/two-nodes.sh", ROOT / "tests/deploy/install.sh"
+MILLION = ROOT / "scripts/million.sh"
+NO_PROGRAMS = {"GATEWAY": "/nonexistent", "TIDELOAD": "/nonexistent", "FLOOR": "/nonexistent"}
 
 
 @pytest.mark.parametrize("arguments, variables, complaint", [
@@ -55,6 +57,20 @@ def test_two_nodes_leaves_nothing_behind_when_ctrl_c_is_pressed_twice(tidegate):
 def test_two_nodes_says_what_it_takes():
     told = run(TWO_NODES, "--help").stdout
     assert "GATEWAY" in told and "NATS_SERVER" in told and "FIRST_PORT" in told
+
+
+def test_a_smoke_of_the_million_changes_no_setting_of_the_host():
+    # Settings are raised before anything is started; here nothing can be.
+    ended = run(MILLION, "--smoke", check=False, timeout=60, env={**os.environ, **NO_PROGRAMS})
+    assert ended.returncode == 3 and "/nonexistent is no program" in ended.stderr, ended.stderr
+    assert "for this run" not in ended.stderr
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="a network namespace, where the kernel hides tcp_mem, needs root")
+def test_the_million_says_what_a_container_hides_and_goes_on():
+    told = run("unshare", "--net", MILLION, "--check", timeout=60).stderr
+    assert "connections by memory" in told
+    assert "not known here, and taken to be enough: /proc/sys/net/ipv4/tcp_mem" in told
 
 
 @pytest.mark.parametrize("script, arguments, complaint", [
