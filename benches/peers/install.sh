@@ -20,25 +20,42 @@ needs_of() {
     esac
 }
 
+# The packages of benches/peers/node/package-lock.json, each of exactly that content.
 install_node() {
-    [ -d .deps/peers/node_modules/@socket.io/redis-adapter ] && return
-    command -v npm >/dev/null || return 1
-    mkdir -p .deps/peers
-    npm install --silent --no-fund --no-audit --no-save --prefix .deps/peers ws redis socket.io @socket.io/redis-adapter
+    local from=benches/peers/node to=.deps/peers
+    # npm begins with node_modules gone, so this copy is there only when all of it came in.
+    cmp -s "$from/package-lock.json" "$to/node_modules/.locked.json" && return
+    command -v npm >/dev/null || lacks npm "apt-get install npm"
+    mkdir -p "$to"
+    cp "$from/package.json" "$from/package-lock.json" "$to"
+    npm ci --silent --no-fund --no-audit --ignore-scripts --prefix "$to" || lacks "an answer of npm's registry" "npm ci --prefix $to tells more"
+    cp "$from/package-lock.json" "$to/node_modules/.locked.json"
+}
+
+# lacks WHAT REMEDY: ends an installation, with its last words.
+lacks() {
+    echo "$1 is missing: $2"
+    exit 1
 }
 
 # unpack DIRECTORY PACKAGE...: Debian's packages, unpacked and not installed.
 unpack() {
     local to=$1
     shift
-    command -v apt-get >/dev/null || return 1
+    command -v apt-get >/dev/null || lacks apt-get "install $1 yourself"
     mkdir -p "$to"
     (
-        cd "$to" || exit 1
-        apt-get download -qq "$@" 2>/dev/null || exit 1
-        for package in *.deb; do dpkg-deb -x "$package" . || exit 1; done
+        cd "$to"
+        apt-get download -qq "$@" 2>&1 || lacks "one of Debian's packages $*" "apt-get update, or install $1 yourself"
+        for package in *.deb; do dpkg-deb -x "$package" .; done
         rm -f -- *.deb
     )
+}
+
+# libraries_in DIRECTORY: where the packages unpacked there have their shared libraries, whatever the processor.
+libraries_in() {
+    local directory
+    for directory in "$PWD/$1"/usr/lib/*-linux-gnu*; do printf '%s' "$directory" && return; done
 }
 
 install_redis() {
@@ -74,7 +91,8 @@ install_sockudo() {
     local protoc=.deps/protoc/usr
     if ! command -v protoc >/dev/null; then
         [ -x "$protoc/bin/protoc" ] || unpack .deps/protoc protobuf-compiler libprotobuf-dev libprotoc32 libprotobuf32
-        export PROTOC=$PWD/$protoc/bin/protoc LD_LIBRARY_PATH=$PWD/$protoc/lib/x86_64-linux-gnu
+        export PROTOC=$PWD/$protoc/bin/protoc LD_LIBRARY_PATH
+        LD_LIBRARY_PATH=$(libraries_in .deps/protoc)
     fi
     CARGO_TARGET_DIR=.deps/sockudo/build cargo install --quiet --locked --version "=$SOCKUDO_VERSION" --root .deps/sockudo sockudo \
         --no-default-features --features local

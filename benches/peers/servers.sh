@@ -24,12 +24,11 @@ beside() {
 }
 
 redis() {
-    beside redis "$SERVER_CORE" "$REDIS" env LD_LIBRARY_PATH="$REDIS_LIBRARIES" "$(redis_server)" \
+    beside redis "$SERVER_CORE" "$REDIS" env LD_LIBRARY_PATH="$(libraries_in .deps/redis)" "$(redis_server)" \
         --port "$REDIS" --bind 127.0.0.1 --save '' --appendonly no
 }
-REDIS_LIBRARIES=$PWD/.deps/redis/usr/lib/x86_64-linux-gnu
 redis_server() { command -v redis-server || printf '%s' .deps/redis/usr/bin/redis-server; }
-redis_version() { LD_LIBRARY_PATH=$REDIS_LIBRARIES "$(redis_server)" --version | sed 's/.*v=\([^ ]*\).*/Redis \1/'; }
+redis_version() { LD_LIBRARY_PATH=$(libraries_in .deps/redis) "$(redis_server)" --version | sed 's/.*v=\([^ ]*\).*/Redis \1/'; }
 
 node_server() { up "$1" env NODE_PATH="$PWD/.deps/peers/node_modules" node "benches/peers/node/$1.js" "$PORT" "$REDIS"; }
 
@@ -153,7 +152,8 @@ tell() {
     printf '{"tool":"about","peer":"%s","about":"%s"}\n' "$1" "${text% }" >>"$RESULTS"
 }
 
-version_of() { npm ls --prefix .deps/peers "$1" 2>/dev/null | sed -n "s|.* $1@\([0-9.]*\).*|\1|p" | head -1; }
+# version_of PACKAGE: of the one that our servers load; others depend on versions of their own.
+version_of() { node -p 'require(process.argv[1]).version' "$PWD/.deps/peers/node_modules/$1/package.json"; }
 crate_version() { sed -n "/^name = \"$1\"/{n;s/version = \"\(.*\)\"/\1/p}" benches/peers/Cargo.lock; }
 
 about_floor() { echo "The bare loops: the system calls that the row cannot do without, and nothing else. They coalesce nothing."; }
