@@ -8,7 +8,7 @@
 # --skip         not those whose name matches this one (sockudo takes 10 minutes or more to build)
 # --rows         only rows whose name matches this one, such as 'idle*|fanout*'
 # --gateway      a tidegate that is already built (builds one otherwise; TIDELOAD and FLOOR name the other two programs)
-# --install-only install what the peers need into .deps/, and stop
+# --install-only install what the peers need into .deps/, and stop; exit code 1 names what could not be installed
 #
 # Rows: idle-N, upgrade, echo-N, fanout-N, fanout-N-rooms, flat-out-N (N publications under way, over ten rooms), half-load (at half of
 # what the best of these reached), cross-node. SECONDS_EACH (8) is how long each row is loaded: all of it takes 25 minutes at 4.
@@ -168,7 +168,10 @@ for peer in "${ECHO_SERVERS[@]}" "${ROOM_SERVERS[@]}"; do
         ! wanted "$peer" || install "$need"
     done
 done
-[ -z "$INSTALL_ONLY" ] || exit 0
+if [ "$INSTALL_ONLY" ]; then
+    all_installed || exit 1
+    exit 0
+fi
 prepare
 for peer in $(printf '%s\n' "${ROOM_SERVERS[@]}" "${ECHO_SERVERS[@]}" | awk '!seen[$0]++'); do
     if wanted "$peer" && { [ "$peer" != centrifugo ] || [ -n "${CENTRIFUGO:-}" ]; }; then tell "$peer"; fi

@@ -8,12 +8,13 @@ SOCKUDO_VERSION=5.2.0
 # A crate that has the sources of uWebSockets 20 and uSockets in it.
 UWEBSOCKETS_CRATE=libuwebsockets-sys UWEBSOCKETS_CRATE_VERSION=0.0.10
 # Why a need could not be met, by need; and which were tried.
-declare -A MISSING TRIED
+declare -A MISSING=() TRIED=()
 
 # needs_of PEER: what is installed for it.
 needs_of() {
     case $1 in
     ws-redis | socketio-redis) echo node redis ;;
+    nats-ws) echo broker ;;
     uwebsockets) echo uwebsockets ;;
     sockudo) echo sockudo node ;;
     tokio-tungstenite | fastwebsockets | sockudo-ws) echo echoes ;;
@@ -99,9 +100,11 @@ install_sockudo() {
     rm -rf .deps/sockudo/build
 }
 
+install_broker() { [ -n "$(broker)" ] || lacks nats-server "run scripts/install-test-deps.sh, or set TIDEGATE_NATS_SERVER to one"; }
+
 install_echoes() { cargo build --release --quiet --manifest-path benches/peers/Cargo.toml; }
 
-# install NEED: once; a failure is told where a row needs it.
+# install NEED: once; a failure is told here, and where a row needs it.
 install() {
     local name=$1
     [ -z "${TRIED[$name]:-}" ] || return 0
@@ -113,6 +116,13 @@ install() {
         MISSING[$name]="$name could not be installed: $(last_words "install-$name")"
         say "${MISSING[$name]}"
     }
+}
+
+# all_installed: whether everything that was tried is there; says what is not.
+all_installed() {
+    [ ${#MISSING[@]} -gt 0 ] || return 0
+    say "not installed: ${!MISSING[*]}; the logs are in $RUN/logs"
+    return 1
 }
 
 # there PEER LABEL: whether it can be had; a row that says why not.

@@ -1,6 +1,7 @@
 """Each script says what is wrong with its arguments before it does anything. Those with more to say have their own places:
 test_tuning.py (tune.sh), test_container.py (rootfs.sh), test_relations.py (render-check.py), test_autoscaling.py."""
 
+import json
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ from conftest import ROOT, run
 from gateway import free_port
 
 TWO_NODES, INSTALL = ROOT / "scripts/two-nodes.sh", ROOT / "tests/deploy/install.sh"
-MILLION = ROOT / "scripts/million.sh"
+MILLION, PEERS = ROOT / "scripts/million.sh", ROOT / "scripts/bench-peers.sh"
 NO_PROGRAMS = {"GATEWAY": "/nonexistent", "TIDELOAD": "/nonexistent", "FLOOR": "/nonexistent"}
 
 
@@ -71,6 +72,35 @@ def test_the_million_says_what_a_container_hides_and_goes_on():
     told = run("unshare", "--net", MILLION, "--check", timeout=60).stderr
     assert "connections by memory" in told
     assert "not known here, and taken to be enough: /proc/sys/net/ipv4/tcp_mem" in told
+
+
+@pytest.fixture
+def no_cargo(tmp_path):
+    """The environment of a host whose cargo builds nothing, with the measuring programs given."""
+    cargo = tmp_path / "bin/cargo"
+    cargo.parent.mkdir()
+    cargo.write_text("#!/bin/sh\necho 'error: no compiler here' >&2\nexit 101\n")
+    cargo.chmod(0o755)
+    programs = dict.fromkeys(NO_PROGRAMS, "/bin/true")
+    return {**os.environ, **programs, "PATH": f"{cargo.parent}:{os.environ['PATH']}", "RUN": str(tmp_path / "run")}
+
+
+def test_installing_the_peers_fails_by_the_name_of_what_is_missing(no_cargo):
+    refused = run(PEERS, "--install-only", "--peers", "tokio-tungstenite", check=False, env=no_cargo, timeout=60)
+    assert refused.returncode == 1
+    assert "echoes could not be installed: error: no compiler here" in refused.stderr
+    assert "not installed: echoes; the logs are in" in refused.stderr
+
+
+def test_installing_peers_that_need_nothing_succeeds(no_cargo):
+    run(PEERS, "--install-only", "--peers", "floor", env=no_cargo, timeout=60)
+
+
+def test_a_peer_that_is_missing_is_a_row_that_says_why(no_cargo):
+    run(PEERS, "--quick", "--peers", "tokio-tungstenite", "--rows", "echo-64", env=no_cargo, timeout=60)
+    rows = [json.loads(line) for line in open(f"{no_cargo['RUN']}/results.jsonl")]
+    assert {"tool": "bench", "label": "echo-64/tokio-tungstenite",
+            "not_measured": ["echoes could not be installed: error: no compiler here"]} in rows
 
 
 @pytest.mark.parametrize("script, arguments, complaint", [
