@@ -47,7 +47,7 @@ expect "fan-out, published over HTTP" "$TIDELOAD" fanout "$native" -c 50 --rate 
 expect "fan-out, as fast as it is acknowledged" "$TIDELOAD" fanout "$raw" -c 50 --window 8 "${short[@]}"
 expect "storm and its coming back" "$TIDELOAD" storm "$native" -c 200 --cut --server-pid "$SERVER" -q --json "$RESULTS"
 expect "slow readers" "$TIDELOAD" slow "$native" -c 20 -k 3 --rate 50 "${short[@]}"
-expect "soak" "$TIDELOAD" soak "$native" -c 20 --rate 50 --minutes 0.02 --churn 10 "${ends[@]}"
+expect "soak" "$TIDELOAD" soak "$native" -c 20 --rate 50 --rounds 2 --churn 10 "${ends[@]}"
 expect "idle and a broadcast" "$TIDELOAD" idle "$native" -c 100 --settle 0.2 --broadcasts 1 "${ends[@]}"
 if [ -d .deps/node/node_modules/@artilleryio/int-core ]; then
     expect "Artillery's scenario" env NODE_PATH=.deps/node/node_modules node benches/scenarios/artillery.js "$native" 1 10

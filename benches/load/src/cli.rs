@@ -222,6 +222,9 @@ pub(crate) struct SoakArgs {
     /// Minutes in all; --seconds is the length of one round of the account
     #[arg(long, default_value_t = 10.0)]
     pub(crate) minutes: f64,
+    /// Rounds of the account, however long they take, instead of minutes
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..), conflicts_with = "minutes")]
+    pub(crate) rounds: Option<u64>,
 }
 
 /// What a mode found: the record, and whether what was asserted held.

@@ -13,6 +13,7 @@ use crate::record::{Record, duration};
 
 /// The sums over all rounds.
 struct Sums {
+    rounds: u64,
     counts: Counts,
     published: u64,
     latency: Bins,
@@ -33,6 +34,7 @@ pub(crate) fn measure(args: &SoakArgs) -> Result<Outcome, String> {
     stage.crew.gather(&listeners, "preparing", Duration::ZERO, as_ready)?;
     let started = Instant::now();
     let mut sums = Sums {
+        rounds: 0,
         counts: Counts::default(),
         published: 0,
         latency: Bins::new(),
@@ -40,8 +42,9 @@ pub(crate) fn measure(args: &SoakArgs) -> Result<Outcome, String> {
         memory: Vec::new(),
         worst_p99_us: 0.0,
     };
-    while started.elapsed().as_secs_f64() < args.minutes * 60.0 {
+    while args.rounds.map_or(started.elapsed().as_secs_f64() < args.minutes * 60.0, |rounds| sums.rounds < rounds) {
         let round = stage.round(publishing.span.seconds)?;
+        sums.rounds += 1;
         sums.counts.add(&round.merged.counts);
         sums.published += round.published;
         sums.latency.add(&round.merged.latency.recorded());
@@ -58,6 +61,7 @@ pub(crate) fn measure(args: &SoakArgs) -> Result<Outcome, String> {
 
 fn describe(sums: &Sums, record: &mut Record, pids: &[u32]) -> bool {
     let counts = &sums.counts;
+    record.put("rounds", sums.rounds, "rounds", format!("{}", sums.rounds));
     record.put("published", sums.published, "published", format!("{}", sums.published));
     record.put("delivered", counts.delivered, "delivered", format!("{}", counts.delivered));
     record.distribution("latency", &sums.latency, "publish to delivery");
