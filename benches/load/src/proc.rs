@@ -155,13 +155,17 @@ mod tests {
             sys::thread_cpu_ns() - begun
         });
         let used = used.join().unwrap();
-        assert!(cpu_ns(pid).unwrap() - before >= used, "{used} ns of a thread are missing");
+        // Half of it: the two clocks need not be read to the same tick, and without the thread there is next to nothing.
+        let counted = cpu_ns(pid).unwrap() - before;
+        assert!(counted >= used / 2, "{counted} ns of a thread's {used} are counted");
     }
 
     #[test]
     fn this_process_has_used_some_cpu_and_memory() {
+        // The kernel counts pages on each core and adds them up later: of little memory it may tell none.
+        let held = std::hint::black_box(vec![1_u8; 16 << 20]);
         let pid = std::process::id();
         assert!(cpu_ns(pid).is_some_and(|ns| ns > 0));
-        assert!(anonymous_bytes(pid).is_some_and(|bytes| bytes > 0));
+        assert!(anonymous_bytes(pid).is_some_and(|bytes| bytes >= held.len() as u64 / 2));
     }
 }
