@@ -40,6 +40,16 @@ fn kilobytes(text: &str, name: &str) -> Option<u64> {
     Some(line.split_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }
 
+fn text_of(path: &str) -> Result<String, String> {
+    fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))
+}
+
+/// Why a process tells nothing of itself, if that is so.
+pub(crate) fn silence(pid: u32) -> Option<String> {
+    let clock = sys::cpu_ns_of(pid).map_err(|error| format!("process {pid}: {error}"));
+    clock.and_then(|_| text_of(&format!("/proc/{pid}/status"))).err()
+}
+
 /// The kernel's caches that a TCP connection takes objects from: itself, its inode, file and name, and how it is waited for.
 const CACHES: [&str; 8] =
     ["TCP", "TCPv6", "sock_inode_cache", "filp", "dentry", "eventpoll_epi", "eventpoll_pwq", "io_kiocb"];
@@ -54,11 +64,13 @@ pub(crate) struct KernelMemory {
 }
 
 impl KernelMemory {
-    /// Reads it; `None` without the right to (`/proc/slabinfo` is root's).
-    pub(crate) fn read() -> Option<Self> {
-        let caches = slabs(&fs::read_to_string("/proc/slabinfo").ok()?);
-        let buffer_pages = tcp_pages(&fs::read_to_string("/proc/net/sockstat").ok()?)?;
-        (!caches.is_empty()).then_some(Self { caches, buffer_pages })
+    /// Reads it; or says why not, such as without the right to (`/proc/slabinfo` is root's).
+    pub(crate) fn read() -> Result<Self, String> {
+        const SLABS: &str = "/proc/slabinfo";
+        const SOCKETS: &str = "/proc/net/sockstat";
+        let caches = slabs(&text_of(SLABS)?);
+        let buffer_pages = tcp_pages(&text_of(SOCKETS)?).ok_or_else(|| format!("{SOCKETS} has no pages of TCP"))?;
+        if caches.is_empty() { Err(format!("{SLABS} has no caches")) } else { Ok(Self { caches, buffer_pages }) }
     }
 
     /// Bytes in these caches now beyond those `before`; negative when there are fewer.
@@ -158,6 +170,20 @@ mod tests {
         // Half of it: the two clocks need not be read to the same tick, and without the thread there is next to nothing.
         let counted = cpu_ns(pid).unwrap() - before;
         assert!(counted >= used / 2, "{counted} ns of a thread's {used} are counted");
+    }
+
+    #[test]
+    fn a_process_that_is_gone_is_silent_for_a_reason_and_a_living_one_is_not() {
+        // The kernel's numbers of processes end below this one.
+        let why = silence(1 << 22).unwrap_or_default();
+        assert!(why.starts_with("process 4194304: "), "{why}");
+        assert_eq!(silence(std::process::id()), None);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_named_with_the_reason() {
+        let why = text_of("/proc/none").unwrap_err();
+        assert!(why.starts_with("/proc/none: No such file"), "{why}");
     }
 
     #[test]

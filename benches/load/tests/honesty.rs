@@ -194,6 +194,15 @@ fn a_soak_with_churn_keeps_its_account_over_all_rounds() {
 }
 
 #[test]
+fn a_process_that_tells_nothing_is_not_measured_for_a_reason() {
+    let url = format!("ws://{}/raw/{{room}}", toy::start(Fault::Honest));
+    // The kernel's numbers of processes end below this one.
+    let (record, _) = recorded(&["soak", &url, "-c", "3", "-t", "0.1", "--rounds", "1", "--server-pid", "4194304"]);
+    let told = record["not_measured"].to_string();
+    assert!(told.contains("the server's memory over time (process 4194304: "), "{record}");
+}
+
+#[test]
 fn any_server_can_be_loaded_through_templates() {
     let url = format!("ws://{}/", toy::start(Fault::Honest));
     let (record, code) = recorded(&[

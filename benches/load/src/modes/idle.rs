@@ -20,7 +20,7 @@ const EXTRAPOLATED: u32 = 10_000;
 /// Memory at one moment.
 struct Memory {
     server: Option<u64>,
-    kernel: Option<KernelMemory>,
+    kernel: Result<KernelMemory, String>,
 }
 
 impl Memory {
@@ -91,9 +91,12 @@ fn user_memory(args: &IdleArgs, before: &Memory, after: &Memory, record: &mut Re
 /// The kernel's memory has both ends in it; what one end and its epoll entry cost is measured on connections of our own and
 /// taken off.
 fn kernel_memory(args: &IdleArgs, before: &Memory, after: &Memory, record: &mut Record) -> Result<(), String> {
-    let Some((before, after)) = before.kernel.as_ref().zip(after.kernel.as_ref()) else {
-        record.not_measured("kernel memory per connection (/proc/slabinfo is readable by root only)");
-        return Ok(());
+    let (before, after) = match (&before.kernel, &after.kernel) {
+        (Ok(before), Ok(after)) => (before, after),
+        (Err(why), _) | (_, Err(why)) => {
+            record.not_measured(&format!("kernel memory per connection ({why})"));
+            return Ok(());
+        }
     };
     let connections = f64::from(args.common.connections);
     let both = after.grown_since(before) as f64 / connections;
@@ -104,7 +107,13 @@ fn kernel_memory(args: &IdleArgs, before: &Memory, after: &Memory, record: &mut 
         record.not_measured("kernel memory per connection (below 4,000 connections the slabs' packing hides it)");
         return Ok(());
     }
-    let Some((end, armed)) = calibrate(args)? else { return Ok(()) };
+    let (end, armed) = match calibrate(args)? {
+        Ok(bytes) => bytes,
+        Err(why) => {
+            record.not_measured(&format!("kernel memory per connection (of our own end: {why})"));
+            return Ok(());
+        }
+    };
     let server = both - end - armed;
     record.put("kernel_bytes", server, "kernel memory per connection", format!("{server:.0} B (server's end)"));
     record.keep("kernel_bytes_client_end", end + armed);
@@ -115,19 +124,29 @@ fn kernel_memory(args: &IdleArgs, before: &Memory, after: &Memory, record: &mut 
     Ok(())
 }
 
-/// Bytes of one end of a connection, and of waiting for it with epoll.
-fn calibrate(args: &IdleArgs) -> Result<Option<(f64, f64)>, String> {
+/// Bytes of one end of a connection, and of waiting for it with epoll; or why the kernel does not tell.
+fn calibrate(args: &IdleArgs) -> Result<Result<(f64, f64), String>, String> {
     let mut own = plan(&args.common, Role::Calibrate, 1)?;
     own.clients = CALIBRATION;
-    let Some(nothing) = KernelMemory::read() else { return Ok(None) };
+    let nothing = KernelMemory::read();
     let mut crew = Crew::start(&[own], args.common.patience(), args.common.quiet)?;
     crew.gather(&[0], "calibrating", Duration::ZERO, as_connected)?;
-    let Some(open) = KernelMemory::read() else { return Ok(None) };
+    let open = KernelMemory::read();
     crew.order(&[0], &Order::Connect)?;
     crew.gather(&[0], "calibrating", Duration::ZERO, as_ready)?;
-    let Some(armed) = KernelMemory::read() else { return Ok(None) };
+    let armed = KernelMemory::read();
+    Ok(grown(nothing, open, armed))
+}
+
+/// What each of the calibration's connections added: an end, and being waited for.
+fn grown(
+    nothing: Result<KernelMemory, String>,
+    open: Result<KernelMemory, String>,
+    armed: Result<KernelMemory, String>,
+) -> Result<(f64, f64), String> {
+    let (nothing, open, armed) = (nothing?, open?, armed?);
     let pairs = f64::from(CALIBRATION);
-    Ok(Some((open.grown_since(&nothing) as f64 / pairs / 2.0, armed.grown_since(&open) as f64 / pairs)))
+    Ok((open.grown_since(&nothing) as f64 / pairs / 2.0, armed.grown_since(&open) as f64 / pairs))
 }
 
 fn heartbeats(args: &IdleArgs, cpu_ns: Option<u64>, idle: &crate::modes::Merged, record: &mut Record) {

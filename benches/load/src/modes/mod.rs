@@ -75,9 +75,13 @@ fn server_bytes(pids: &[u32]) -> Option<u64> {
     if pids.is_empty() { None } else { pids.iter().map(|pid| proc::anonymous_bytes(*pid)).sum() }
 }
 
-/// Says what is missing without `--server-pid`, or when the server is gone.
+/// Says what is missing without `--server-pid`, or why the server's processes do not tell it.
 fn without_server(record: &mut Record, pids: &[u32], what: &str) {
-    let why = if pids.is_empty() { "give --server-pid" } else { "the server's process could not be read" };
+    let why = match pids.iter().find_map(|pid| proc::silence(*pid)) {
+        _ if pids.is_empty() => String::from("give --server-pid"),
+        Some(why) => why,
+        None => String::from("the server's process could not be read all along"),
+    };
     record.not_measured(&format!("{what} ({why})"));
 }
 

@@ -78,6 +78,9 @@ fn describe(sums: &Sums, record: &mut Record, pids: &[u32]) -> bool {
             record.put("memory", &sums.memory, "server memory", format!("{} KB → {} KB", first >> 10, last >> 10));
             record.put("memory_kb_per_hour", slope, "growth", format!("{slope:+.0} KB/h"));
         }
+        (Some(_), _) => {
+            record.not_measured("the server's memory over time (of one round: give more of --rounds or --minutes)")
+        }
         _ => without_server(record, pids, "the server's memory over time"),
     }
     counts.lost + counts.duplicate + counts.reordered == 0
