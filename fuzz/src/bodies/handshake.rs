@@ -42,14 +42,19 @@ fn served_head(head: &[u8]) {
     assert!(lines.iter().take(lines.len() - 1).all(|line| line.ends_with(b"\r")), "a bare LF");
     assert_eq!(head.iter().filter(|octet| **octet == b'\r').count(), lines.len() - 1, "a bare CR");
     assert!(!head.contains(&0));
-    let named = |name: &str| {
-        let is = |line: &&&[u8]| line.len() > name.len() && line[..name.len()].eq_ignore_ascii_case(name.as_bytes());
-        lines.iter().skip(1).filter(is).count()
-    };
-    assert_eq!(named("host:"), 1);
-    for smuggled in ["content-length", "transfer-encoding", "expect:", " ", "\t", ":"] {
-        assert_eq!(named(smuggled), 0, "a line that begins with {smuggled:?} was served");
+    let fields = &lines[1..lines.len() - 2];
+    assert!(fields.iter().all(|line| !name_of(line).is_empty()), "a line without a name was served");
+    let named = |name: &str| fields.iter().filter(|line| name_of(line).eq_ignore_ascii_case(name.as_bytes())).count();
+    assert_eq!(named("host"), 1);
+    for smuggled in ["content-length", "transfer-encoding", "expect"] {
+        assert_eq!(named(smuggled), 0, "a line named {smuggled:?} was served");
     }
+}
+
+/// A field's name, whatever stands behind it: who takes `Content-Length :` for no Content-Length opens a gap.
+fn name_of(line: &[u8]) -> &[u8] {
+    let token = |octet: &u8| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(octet);
+    &line[..line.iter().take_while(|octet| token(octet)).count()]
 }
 
 fn served_request(request: &Request<'_>) {
