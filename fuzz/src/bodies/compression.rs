@@ -32,7 +32,7 @@ struct Message {
     payload: Vec<u8>,
 }
 
-/// Most octets of a message of the target `deflate`: most look back further than the small window, some than the full one.
+/// Most octets of a small message and of a large one: beyond the small window's 512, beyond the full one's 32 KiB.
 const MOST_BYTES: [usize; 2] = [2 * 1024, 48 * 1024];
 
 /// A message comes back from either window; a bomb is refused at its limit.
@@ -54,7 +54,7 @@ pub fn deflate(data: &[u8]) {
     });
 }
 
-/// A client with the small window follows.
+/// What is deflated for the small window inflates where no more than its 512 octets are kept.
 fn narrow(payload: &[u8]) {
     let mut compressed = compress_once(payload, Deflate::Small);
     compressed.extend_from_slice(&[0, 0, 0xff, 0xff]);
