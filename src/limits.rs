@@ -76,6 +76,10 @@ pub const MAILBOX_BYTES: usize = 64 * 1024 * 1024;
 pub const MAILBOX_RESERVE: usize = 4 * 1024;
 /// Bytes that the requests of one port of the relay may pin before it has taken them.
 pub const REQUEST_MAILBOX_BYTES: usize = 16 * 1024 * 1024;
+/// Rooms of one `POST /v1/messages`: each costs an acknowledgement in control's mailbox.
+pub const PUBLISH_ROOMS: usize = 100;
+/// Connections of the admin port at a time.
+pub const ADMIN_CONNECTIONS: usize = 256;
 /// Bytes of the publications that a shard's rooms may hold before its mailbox waits.
 pub const FANOUT_BYTES: usize = 16 * 1024 * 1024;
 /// Publications that wait for the broker on one node while it is away; more fail with `unavailable`.
@@ -89,6 +93,12 @@ pub const FENCE_DEADLINE: Duration = Duration::from_secs(5);
 
 /// How many times its payload a message may be as long where a dialect writes it in another way.
 pub const EXPANSION: usize = 2;
+
+/// Bytes of the longest body that the admin port takes, that of `POST /v1/messages`: a message of `message_bytes`, and names with
+/// their quotes, commas and escapes.
+pub const fn admin_body_bytes(message_bytes: usize) -> usize {
+    message_bytes.saturating_add(PUBLISH_ROOMS * (ROOM_NAME_BYTES + 16) + 1024)
+}
 
 const _: () = assert!(OUTBOX_BYTES >= 4 * MESSAGE_BYTES, "an outbox holds at least four messages");
 const _: () = assert!(EXPANSION * COALESCED_BYTES <= OUTBOX_BYTES / 4, "one coalesced buffer must not fill an outbox");

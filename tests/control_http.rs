@@ -8,7 +8,7 @@ use control_support::{FakeRelay, NODE, Shard, TestNode, eventually, post};
 use serde_json::json;
 use tidegate::config::Config;
 use tidegate::counters::DropReason;
-use tidegate::limits::Limits;
+use tidegate::limits::{Limits, REQUEST_MAILBOX_BYTES};
 use tidegate::relay::{AckLevel, Kind, ToRelay, ToShard};
 
 fn config() -> Config {
@@ -67,6 +67,31 @@ fn a_publish_that_the_relay_fails_or_forgets_is_503_and_says_so() {
 
     client.say(post("/v1/rooms/a/messages", "", "1"));
     assert_eq!(client.hear().error(), (503, "unavailable".into()));
+    node.stop();
+}
+
+/// The bodies that waited for the relay were bounded by the places of its mailbox alone: 16,384 of any size, each of a request that
+/// had given up, outside of the memory bound that the node prints.
+#[test]
+fn a_relay_that_takes_nothing_holds_no_more_bytes_of_publications_than_its_bound() {
+    let limits =
+        Limits { message_bytes: REQUEST_MAILBOX_BYTES, fence_deadline: Duration::from_secs(60), ..Limits::default() };
+    let (node, mut relay) = TestNode::with_fake_relay(Config { limits, ..config() }, [Shard::Obedient]);
+    let binary = "content-type: application/octet-stream\r\n";
+    let largest = "1".repeat(REQUEST_MAILBOX_BYTES);
+    let mut client = node.connect();
+    client.say(post("/v1/rooms/a/messages", binary, &largest));
+    eventually("the largest message is in the mailbox", || !relay.from_control.is_empty());
+
+    let answer = node.post("/v1/rooms/a/messages", binary, "1");
+    assert_eq!(answer.error(), (503, "unavailable".into()));
+    assert_eq!(answer.header("retry-after"), Some("1"));
+
+    acknowledge(&mut relay, |token| ToShard::Acked(token, AckLevel::Broker));
+    assert_eq!(client.hear().status, 202);
+    client.say(post("/v1/rooms/a/messages", binary, "1"));
+    acknowledge(&mut relay, |token| ToShard::Acked(token, AckLevel::Broker));
+    assert_eq!(client.hear().status, 202, "what the relay has taken makes room");
     node.stop();
 }
 
@@ -454,7 +479,8 @@ fn acknowledge(relay: &mut FakeRelay, answer: impl Fn(u64) -> ToShard) {
         asked = relay.from_control.pop();
         asked.is_some()
     });
-    let Some(ToRelay::Publish(_, Some(token))) = asked else { panic!("{asked:?}") };
-    assert!(relay.to_control.push(answer(token)).is_ok());
+    let Some(request @ ToRelay::Publish(_, Some(token))) = &asked else { panic!("{asked:?}") };
+    relay.from_control.release(request.pinned_bytes());
+    assert!(relay.to_control.push(answer(*token)).is_ok());
     relay.to_control.wake();
 }

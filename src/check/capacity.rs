@@ -28,6 +28,9 @@ const SUBSCRIPTION_BYTES: u64 = 5 * 1024;
 const BASE_BYTES: u64 = 16 << 20;
 /// Bytes of a shard without connections: stack, rings, scratch buffer.
 const SHARD_BYTES: u64 = 4 << 20;
+/// Times its longest body that a connection of the admin port may take: chunks are read at up to twice the bytes that they
+/// carry, into buffers that double, and put together after that.
+const ADMIN_BODY_FACTOR: u64 = 6;
 /// Share of memory that idle connections may take; the rest is for what they say.
 const CONNECTIONS_PERCENT: u64 = 75;
 /// Descriptors for the log, the broker, the admin port and its clients.
@@ -154,6 +157,18 @@ fn mailboxes_bytes(config: &Config) -> u64 {
     items.saturating_add(limits::MAILBOX_BYTES + limits::REQUEST_MAILBOX_BYTES) as u64
 }
 
+/// Bytes of control's two mailboxes, full: no delivery goes to it.
+fn control_mailboxes_bytes(config: &Config) -> u64 {
+    mailboxes_bytes(config).saturating_sub(limits::MAILBOX_BYTES as u64)
+}
+
+/// Bytes of the requests that the admin port reads.
+fn admin_bytes(config: &Config) -> u64 {
+    let body = limits::admin_body_bytes(config.limits.message_bytes) as u64;
+    let request = body.saturating_mul(ADMIN_BODY_FACTOR).saturating_add(2 * limits::HEAD_BYTES as u64);
+    request.saturating_mul(limits::ADMIN_CONNECTIONS as u64)
+}
+
 /// What a node can take at most in its caps (G6).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct MemoryBound {
@@ -171,7 +186,7 @@ pub struct MemoryBound {
     pub outbox_bytes: u64,
     /// All unfinished messages, in bytes.
     pub unfinished_bytes: u64,
-    /// All mailboxes between shards and relay, both ways, in bytes.
+    /// All mailboxes between shards or control and the relay, both ways, in bytes.
     pub mailbox_bytes: u64,
     /// What waits for the broker, in each shard and in the relay, in bytes.
     pub publish_queue_bytes: u64,
@@ -179,6 +194,8 @@ pub struct MemoryBound {
     pub fanout_bytes: u64,
     /// Request heads of unfinished handshakes, in bytes.
     pub handshake_bytes: u64,
+    /// Requests of the admin port, in bytes.
+    pub admin_bytes: u64,
     /// What this process may take, in bytes, if that can be read.
     pub available_bytes: Option<u64>,
 }
@@ -196,10 +213,13 @@ impl MemoryBound {
             room_bytes: room_bytes(config),
             outbox_bytes: outbox_total_bytes(host, config),
             unfinished_bytes: unfinished_total_bytes(host, config),
-            mailbox_bytes: shards.saturating_mul(mailboxes_bytes(config)),
+            mailbox_bytes: shards
+                .saturating_mul(mailboxes_bytes(config))
+                .saturating_add(control_mailboxes_bytes(config)),
             publish_queue_bytes: (shards + 1) * limits::PUBLISH_QUEUE_BYTES as u64,
             fanout_bytes: shards * limits::FANOUT_BYTES as u64,
             handshake_bytes: shards.saturating_mul(heads),
+            admin_bytes: admin_bytes(config),
             available_bytes: host.memory_bytes(),
         }
     }
@@ -213,6 +233,7 @@ impl MemoryBound {
             self.publish_queue_bytes,
             self.fanout_bytes,
             self.handshake_bytes,
+            self.admin_bytes,
         ];
         let idle = self.connections.saturating_mul(self.connection_bytes);
         let rooms = self.rooms.saturating_mul(self.room_bytes);
@@ -230,7 +251,7 @@ impl fmt::Display for MemoryBound {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "memory bound {} of {}: base {} + {} connections × {} B + {} rooms × {} B + outboxes {} + unfinished messages {} + mailboxes {} + publish queues {} + fan-out {} + handshakes {}",
+            "memory bound {} of {}: base {} + {} connections × {} B + {} rooms × {} B + outboxes {} + unfinished messages {} + mailboxes {} + publish queues {} + fan-out {} + handshakes {} + admin requests {}",
             shown_bytes(self.total_bytes()),
             self.available_bytes.map_or_else(|| String::from("an unknown amount"), shown_bytes),
             shown_bytes(self.base_bytes),
@@ -244,6 +265,7 @@ impl fmt::Display for MemoryBound {
             shown_bytes(self.publish_queue_bytes),
             shown_bytes(self.fanout_bytes),
             shown_bytes(self.handshake_bytes),
+            shown_bytes(self.admin_bytes),
         )
     }
 }

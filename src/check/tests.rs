@@ -239,15 +239,17 @@ fn the_memory_bound_is_the_sum_of_its_parts() {
     let config = Config { shards: 4, ..Config::default() };
     let bound = MemoryBound::of(&host, &config, 1_000_000);
     let buffers = bound.outbox_bytes + bound.unfinished_bytes + bound.mailbox_bytes;
-    let caps = buffers + bound.publish_queue_bytes + bound.fanout_bytes + bound.handshake_bytes;
+    let caps = buffers + bound.publish_queue_bytes + bound.fanout_bytes + bound.handshake_bytes + bound.admin_bytes;
     let rooms = bound.rooms * 2_560;
     assert_eq!(rooms >> 30, 5, "a fifth of memory");
     assert_eq!(bound.total_bytes(), bound.base_bytes + 1_000_000 * 4_216 + rooms + caps);
     assert_eq!((bound.outbox_bytes, bound.unfinished_bytes), (30 * GIB / 100 * 10, 30 * GIB / 100 * 5));
-    // Of each shard: 64 MiB to it and 16 MiB from it, 16 MiB that wait to go, 16 MiB in its rooms; and 16 MiB in the relay.
+    // Of each shard: 64 MiB to it and 16 MiB from it, 16 MiB that wait to go, 16 MiB in its rooms; 16 MiB in the relay; and 16 MiB
+    // from control, to which nothing is delivered.
     let items = (limits::MAILBOX_MESSAGES + limits::MAILBOX_RESERVE) * limits::MAILBOX_ITEM_BYTES;
-    assert_eq!(bound.mailbox_bytes, 4 * (80 << 20) + 4 * items as u64);
+    assert_eq!(bound.mailbox_bytes, 4 * (80 << 20) + (16 << 20) + 5 * items as u64);
     assert_eq!((bound.publish_queue_bytes >> 20, bound.fanout_bytes >> 20), (5 * 16, 4 * 16));
+    assert!(bound.admin_bytes >= (limits::ADMIN_CONNECTIONS * config.limits.message_bytes) as u64);
     assert!(bound.fits());
     assert!(bound.to_string().contains("1,000,000 connections × 4,216 B"), "{bound}");
 }

@@ -16,6 +16,7 @@ use super::route::Route;
 use super::{ConnectionInfo, Order, RoomInfo};
 use crate::config::{Config, Nats};
 use crate::id::ConnectionId;
+use crate::limits::admin_body_bytes;
 use crate::relay::AckLevel;
 
 /// Bytes of a body that nobody asked for and that is read only to find its end.
@@ -25,7 +26,7 @@ const UNWANTED_BODY_BYTES: usize = 4 * 1024;
 pub(super) fn body_limit(route: &Route, config: &Config) -> usize {
     match route {
         Route::PublishRoom(_) => config.limits.message_bytes,
-        Route::PublishRooms => publication::rooms_body_limit(config.limits.message_bytes),
+        Route::PublishRooms => admin_body_bytes(config.limits.message_bytes),
         _ => UNWANTED_BODY_BYTES,
     }
 }

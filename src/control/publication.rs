@@ -11,11 +11,9 @@ use serde_json::value::RawValue;
 
 use super::reply::Problem;
 use super::route::room_name;
-use crate::limits::ROOM_NAME_BYTES;
+use crate::limits::PUBLISH_ROOMS as ROOMS_MAX;
 use crate::relay::{Kind, RoomName};
 
-/// Rooms of one `POST /v1/messages`: each costs an acknowledgement in control's mailbox.
-const ROOMS_MAX: usize = 100;
 /// What is waited for an acknowledgement beyond the relay's own deadline, so that it is the relay that says no.
 pub(super) const ACKNOWLEDGEMENT_MARGIN: Duration = Duration::from_secs(1);
 
@@ -27,11 +25,6 @@ pub(super) struct Publish {
     pub(super) kind: Kind,
     /// Valid for its kind.
     pub(super) payload: Bytes,
-}
-
-/// Bytes of a body of `POST /v1/messages`: a message, and names with their quotes, commas and escapes.
-pub(super) const fn rooms_body_limit(message_bytes: usize) -> usize {
-    message_bytes + ROOMS_MAX * (ROOM_NAME_BYTES + 16) + 1024
 }
 
 /// What Content-Type says of a body.

@@ -7,13 +7,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::answer::Bell;
-use crate::mailbox::{Receiver, Sender};
 use crate::relay::{self, AckLevel, AckToken, Kind, Publication, RoomName, ToRelay, ToShard};
 
-/// Control's port of the relay, shared by the tasks that publish.
+/// Control's port of the relay, shared by the tasks that publish. What it holds is bounded as a shard's is: a request that gave up
+/// leaves its publication there, so the number of connections bounds nothing.
 pub(super) struct Publisher {
-    to_relay: RefCell<Sender<ToRelay>>,
-    from_relay: RefCell<Receiver<ToShard>>,
+    port: RefCell<relay::Port>,
     /// What came back, by token; `None` while it is awaited.
     awaited: RefCell<HashMap<AckToken, Option<Acknowledged>>>,
     last_token: Cell<AckToken>,
@@ -30,17 +29,12 @@ struct Awaited<'a> {
 
 impl Publisher {
     pub(super) fn new(port: relay::Port) -> Self {
-        Self {
-            to_relay: RefCell::new(port.to_relay),
-            from_relay: RefCell::new(port.from_relay),
-            awaited: RefCell::default(),
-            last_token: Cell::new(0),
-        }
+        Self { port: RefCell::new(port), awaited: RefCell::default(), last_token: Cell::new(0) }
     }
 
     /// Takes what the relay said. Whoever drives the port calls it before the bell rings.
     pub(super) fn take_in(&self) {
-        let mut from_relay = self.from_relay.borrow_mut();
+        let from_relay = &mut self.port.borrow_mut().from_relay;
         while let Some(said) = from_relay.pop() {
             from_relay.release(said.pinned_bytes());
             let (token, acknowledged) = match said {
@@ -61,7 +55,7 @@ impl Publisher {
 
     /// Whether something waits in the port.
     pub(super) fn is_idle(&self) -> bool {
-        self.from_relay.borrow().is_empty()
+        self.port.borrow().from_relay.is_empty()
     }
 
     /// Publishes one payload into rooms and waits until each is acknowledged or failed, at most for `deadline`. The
@@ -81,11 +75,13 @@ impl Publisher {
         awaited.levels()
     }
 
-    fn send(&self, rooms: &[RoomName], kind: Kind, payload: &Bytes) -> Awaited<'_> {
+    fn send(&self, rooms: &[RoomName], kind: Kind, payload: &[u8]) -> Awaited<'_> {
         let time_unix_ns = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_nanos().min(u128::from(u64::MAX)) as u64);
-        let mut to_relay = self.to_relay.borrow_mut();
+        // Of its own, so that what waits for the relay pins what it is charged with, and nothing of the connection's buffer.
+        let payload = Bytes::copy_from_slice(payload);
+        let mut port = self.port.borrow_mut();
         let mut tokens = Vec::with_capacity(rooms.len());
         for room in rooms {
             let token = self.last_token.get() + 1;
@@ -99,10 +95,10 @@ impl Publisher {
                 echo: true,
                 time_unix_ns,
             };
-            let taken = to_relay.push(ToRelay::Publish(publication, Some(token))).is_ok();
+            let taken = port.ask(ToRelay::Publish(publication, Some(token))).is_ok();
             self.awaited.borrow_mut().insert(token, if taken { None } else { Some(None) });
         }
-        to_relay.wake();
+        port.to_relay.wake();
         Awaited { publisher: self, tokens }
     }
 }

@@ -1,6 +1,6 @@
 //! The admin port: connections, and the story of one request over monoio-http.
 //!
-//! One task per connection, at most [`CONNECTIONS_MAX`]. A request is decided on its head alone (framing, route, peer)
+//! One task per connection, at most [`ADMIN_CONNECTIONS`]. A request is decided on its head alone (framing, route, peer)
 //! before a byte of its body is read; the body then is bounded by what its route may take. What the decoder cannot answer
 //! for is guarded from outside: see [`meter`](super::meter), and [`framing`].
 
@@ -29,11 +29,9 @@ use super::console::Console;
 use super::meter::{Cut, IDLE_DEADLINE, Meter, Metered, REQUEST_DEADLINE};
 use super::reply::{Problem, Reply};
 use super::route::{Route, route};
-use crate::limits::HEAD_BYTES;
+use crate::limits::{ADMIN_CONNECTIONS, HEAD_BYTES};
 
-/// Connections of the admin port at a time.
-pub(super) const CONNECTIONS_MAX: usize = 256;
-/// What a connection above it gets.
+/// What a connection above [`ADMIN_CONNECTIONS`] gets.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
 /// Before the next accept where the last one failed: descriptors that ran out come back with time.
@@ -65,7 +63,7 @@ struct Verdict {
 pub(super) async fn accept(listener: TcpListener, console: Rc<Console>) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) if console.admin_connections.get() >= CONNECTIONS_MAX => refuse(&stream),
+            Ok((stream, _)) if console.admin_connections.get() >= ADMIN_CONNECTIONS => refuse(&stream),
             Ok((stream, peer)) => {
                 monoio::spawn(serve(stream, peer, console.clone()));
             }

@@ -38,8 +38,8 @@ impl Options {
 
 /// One end of the relay: a shard's, or (the last one) control's, which publishes and gets acknowledgements only.
 ///
-/// Who reads `from_relay` releases what each item is charged with: [`ToShard::pinned_bytes`]. Shards put requests in by way of
-/// [`Port::ask`], which charges them; the relay releases them in any case. Control bounds what it publishes by itself.
+/// Who reads `from_relay` releases what each item is charged with: [`ToShard::pinned_bytes`]. Requests go in by way of
+/// [`Port::ask`], which charges them; the relay releases them.
 pub struct Port {
     /// Requests. Call `wake` after a batch.
     pub to_relay: mailbox::Sender<ToRelay>,
