@@ -134,6 +134,17 @@ impl Fences {
         in_flight.chain(self.collecting.acks.drain(..)).collect()
     }
 
+    /// Rooms that no fence has proved yet.
+    pub fn unproven_rooms(&self) -> usize {
+        self.collecting.rooms.len() + self.in_flight.as_ref().map_or(0, |fence| fence.batch.rooms.len())
+    }
+
+    /// What is under way may have been refused: these rooms are to be subscribed anew, and no fence confirms them before.
+    pub fn take_rooms(&mut self) -> Vec<RoomKey> {
+        let in_flight = self.in_flight.iter_mut().flat_map(|fence| fence.batch.rooms.drain(..));
+        in_flight.chain(self.collecting.rooms.drain(..)).collect()
+    }
+
     /// Gives up a fence that is overdue and returns the acknowledgements that have waited too long.
     pub fn handle_timeout(&mut self, now: Instant) -> Vec<PendingAck> {
         let mut failed = Vec::new();
@@ -224,6 +235,18 @@ mod tests {
         let next = fences.poll_fence(now).unwrap();
         let (batch, _) = fences.handle_return(next, now).unwrap();
         assert_eq!((batch.rooms.len(), batch.acks.len(), batch.gap), (1, 0, true));
+    }
+
+    #[test]
+    fn rooms_that_are_taken_back_are_confirmed_by_no_fence_under_way() {
+        let (mut fences, now) = (Fences::new(DEADLINE), Instant::now());
+        fences.add_room(key());
+        let number = fences.poll_fence(now).unwrap();
+        fences.add_room(key());
+        assert_eq!(fences.unproven_rooms(), 2);
+        assert_eq!((fences.take_rooms().len(), fences.unproven_rooms()), (2, 0));
+        assert!(fences.handle_return(number, now).unwrap().0.rooms.is_empty());
+        assert!(fences.is_idle());
     }
 
     #[test]

@@ -189,6 +189,17 @@ impl Interest {
         Some(RoomKey { slot, number: self.entries[slot].number })
     }
 
+    /// Whether the room was confirmed.
+    pub fn is_in_force(&self, key: RoomKey) -> bool {
+        let entry = self.entries.get(key.slot).filter(|entry| entry.number == key.number);
+        entry.is_some_and(|entry| !matches!(entry.state, State::Pending { .. }))
+    }
+
+    /// The name of a room that has an entry.
+    pub fn room(&self, key: RoomKey) -> Option<&RoomName> {
+        self.entries.get(key.slot).filter(|entry| entry.number == key.number).map(|entry| &entry.room)
+    }
+
     /// Rooms in the table.
     pub fn len(&self) -> usize {
         self.entries.len()

@@ -115,6 +115,12 @@ impl Nats {
         self.wait_until_it_listens();
     }
 
+    /// Starts the server again with other files.
+    pub fn restart_with_files(&mut self, files: Vec<(String, String)>) {
+        self.options.files = files;
+        self.restart();
+    }
+
     /// What the server logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.directory.join("log")).unwrap_or_default()

@@ -12,8 +12,11 @@ use async_nats::{HeaderMap, HeaderName};
 use futures_util::sink::Sink;
 
 use super::Bus;
+use super::doubts::PACE;
+use crate::relay::RoomName;
 use crate::relay::envelope;
 use crate::relay::fences::PendingAck;
+use crate::relay::interest::RoomKey;
 use crate::relay::queue::Outgoing;
 
 /// Publications between two looks at whether a fence is due.
@@ -49,9 +52,8 @@ impl Bus {
     fn poll_subscribes(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
         loop {
             if self.subscribing.is_none() {
-                let Some(link) = &self.link else { return Poll::Pending };
-                let next = self.subscribes.pop(&self.incoming.hub.borrow().interest);
-                let Some((key, room)) = next else { return Poll::Ready(()) };
+                let next = self.next_room();
+                let (Some(link), Some((key, room))) = (&self.link, next) else { return Poll::Ready(()) };
                 let (client, subject) = (link.client.clone(), format!("{}{room}", self.room_prefix));
                 let subscribe = Box::pin(async move { client.subscribe(subject).await });
                 self.subscribing = Some((key, room, subscribe));
@@ -71,12 +73,27 @@ impl Bus {
         }
     }
 
-    fn handle_subscribed(
-        &mut self,
-        key: crate::relay::interest::RoomKey,
-        room: crate::relay::RoomName,
-        subscriber: async_nats::Subscriber,
-    ) {
+    /// The next room to subscribe. While there are doubts, no more than a pace of them before a fence is back; one in doubt loses
+    /// the subscription that it has.
+    fn next_room(&mut self) -> Option<(RoomKey, RoomName)> {
+        if self.doubts.take_gap() {
+            self.fences.add_gap();
+        }
+        let hub = self.incoming.hub.borrow();
+        if self.doubts.is_empty() {
+            return self.subscribes.pop(&hub.interest);
+        }
+        if self.fences.unproven_rooms() >= PACE {
+            return None;
+        }
+        let Some((key, room)) = self.doubts.pop(&hub.interest, !self.subscribes.is_empty()) else {
+            return self.subscribes.pop(&hub.interest);
+        };
+        self.rooms.close(key);
+        Some((key, room))
+    }
+
+    fn handle_subscribed(&mut self, key: RoomKey, room: RoomName, subscriber: async_nats::Subscriber) {
         if self.incoming.hub.borrow().interest.key(&room) == Some(key) {
             self.rooms.open(key, room, subscriber);
             self.fences.add_room(key);

@@ -13,8 +13,10 @@ use futures_util::stream::Stream;
 use super::Bus;
 use super::access::{Access, retry_delay};
 use super::complaints::Complaints;
+use super::doubts::BURST;
 use super::signals::{Report, Signals};
 use crate::relay::envelope::ENVELOPE_BYTES;
+use crate::relay::interest::RoomKey;
 use crate::relay::{AckLevel, GapReason};
 
 /// A broker that answered once. The client goes on by itself when the connection is lost.
@@ -158,11 +160,31 @@ impl Bus {
         if self.signals.take_lame_duck() {
             self.handle_lame_duck(now);
         }
+        let mut revoked = false;
         while let Ok(report) = self.reports.try_recv() {
             match report {
                 Report::NotConnected(kind) => self.complaints.warn(self.access.explain_retry(&kind), now),
-                Report::ServerError(text) => self.handle_server_error(&text, now),
+                Report::ServerError(text) => revoked |= self.handle_server_error(&text, now),
             }
+        }
+        if self.signals.take_events() >= BURST {
+            self.handle_burst(revoked);
+        }
+    }
+
+    /// The broker complained so much at once that the client may have dropped complaints; `revoked`: about rooms in force too.
+    fn handle_burst(&mut self, revoked: bool) {
+        let failed = self.fences.fail_acks();
+        self.fail_acks(failed);
+        let unproven = self.fences.take_rooms();
+        let hub = self.incoming.hub.borrow();
+        let named = |key: RoomKey| hub.interest.room(key).map(|room| (key, room.clone()));
+        if revoked {
+            tracing::warn!("the broker took back many rooms at once; every room is subscribed anew, and told");
+            self.doubts.replace(self.rooms.keys().filter_map(named));
+        } else {
+            let unproven = unproven.into_iter().filter_map(named);
+            unproven.for_each(|(key, room)| self.doubts.add(key, room, hub.interest.is_in_force(key)));
         }
     }
 
@@ -182,9 +204,11 @@ impl Bus {
     }
 
     /// A refused subscription must not be confirmed, nor stay so; a refused publication must not be acknowledged.
-    fn handle_server_error(&mut self, text: &str, now: Instant) {
+    /// Says whether a room that was in force is no more.
+    fn handle_server_error(&mut self, text: &str, now: Instant) -> bool {
         let Some(violation) = Violation::parse(text) else {
-            return self.complaints.warn(format!("the broker says: {text}"), now);
+            self.complaints.warn(format!("the broker says: {text}"), now);
+            return false;
         };
         let prefix = self.room_prefix.trim_end_matches("room.");
         let cure = format!("allow this user to publish and subscribe {prefix}>");
@@ -193,13 +217,15 @@ impl Bus {
             Violation::Publish => {
                 let failed = self.fences.fail_acks();
                 self.fail_acks(failed);
+                false
             }
             Violation::Subscribe(subject) => {
-                let Some(room) = subject.strip_prefix(&self.room_prefix) else { return };
                 let mut hub = self.incoming.hub.borrow_mut();
-                if let Some(key) = hub.interest.key(room) {
-                    hub.interest.refuse(key);
-                }
+                let room = subject.strip_prefix(&self.room_prefix);
+                let Some(key) = room.and_then(|room| hub.interest.key(room)) else { return false };
+                let was_in_force = hub.interest.is_in_force(key);
+                hub.interest.refuse(key);
+                was_in_force
             }
         }
     }

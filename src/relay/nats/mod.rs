@@ -18,6 +18,7 @@
 mod access;
 mod commands;
 mod complaints;
+mod doubts;
 mod link;
 mod rooms;
 mod signals;
@@ -40,6 +41,7 @@ use tokio::sync::mpsc;
 
 pub(super) use access::Access;
 use complaints::Complaints;
+use doubts::Doubts;
 use link::{Link, first_connection};
 use rooms::{Incoming, Rooms};
 use signals::{Report, Signals};
@@ -119,6 +121,7 @@ struct Bus {
     link: Option<Link>,
     rooms: Rooms,
     subscribes: Subscribes,
+    doubts: Doubts,
     subscribing: Option<(RoomKey, RoomName, Subscribing)>,
     publishes: PublishQueue,
     fences: Fences,
@@ -158,6 +161,7 @@ impl Bus {
             access,
             link: None,
             subscribes: Subscribes::default(),
+            doubts: Doubts::default(),
             subscribing: None,
             publishes: PublishQueue::new(limits.fence_deadline),
             fences: Fences::new(limits.fence_deadline),

@@ -71,6 +71,11 @@ impl Rooms {
         }
     }
 
+    /// The rooms with a subscription.
+    pub(super) fn keys(&self) -> impl Iterator<Item = RoomKey> + '_ {
+        self.ends.keys().copied()
+    }
+
     /// Subscriptions that ended so far.
     pub(super) fn ended(&self) -> u64 {
         self.ended

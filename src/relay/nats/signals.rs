@@ -6,8 +6,8 @@ use async_nats::{ClientError, Event, ServerError};
 use futures_util::task::AtomicWaker;
 use tokio::sync::mpsc;
 
-/// Reports that wait; more are not kept, and those that matter have flags of their own.
-const REPORTS: usize = 64;
+/// Reports that wait, more than the client keeps events; what is beyond either is not kept, see `doubts.rs`.
+const REPORTS: usize = 256;
 
 /// Something to log.
 pub(super) enum Report {
@@ -19,6 +19,7 @@ pub(super) enum Report {
 
 /// Set in the client's event task, read by the relay.
 pub(super) struct Signals {
+    events: AtomicU64,
     lost: AtomicU64,
     lame_duck: AtomicBool,
     changed: AtomicBool,
@@ -31,6 +32,7 @@ impl Signals {
     pub(super) fn new() -> (Self, mpsc::Receiver<Report>) {
         let (reports, outlet) = mpsc::channel(REPORTS);
         let signals = Self {
+            events: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             lame_duck: AtomicBool::new(false),
             changed: AtomicBool::new(false),
@@ -42,6 +44,7 @@ impl Signals {
 
     /// The client's callback.
     pub(super) fn handle_event(&self, event: Event) {
+        self.events.fetch_add(1, Ordering::Relaxed);
         match event {
             Event::SlowConsumer(_) => {
                 self.lost.fetch_add(1, Ordering::Relaxed);
@@ -63,6 +66,11 @@ impl Signals {
     pub(super) fn take_changed(&self, cx: &mut std::task::Context<'_>) -> bool {
         self.waker.register(cx.waker());
         self.changed.swap(false, Ordering::Acquire)
+    }
+
+    /// Events since the last call. So many that the client may have had no room for more mean that some are missing.
+    pub(super) fn take_events(&self) -> u64 {
+        self.events.swap(0, Ordering::Relaxed)
     }
 
     /// Messages that the client dropped since the last call.

@@ -31,6 +31,11 @@ impl Subscribes {
         }
     }
 
+    /// Whether no room waits.
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Rooms that wait.
     #[cfg(test)]
     pub(super) fn len(&self) -> usize {
