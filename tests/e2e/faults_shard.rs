@@ -22,6 +22,7 @@ crate::on_both_drivers! {
     a_panic_in_the_relay_ends_the_process_with_a_failure
     a_shard_that_can_accept_nobody_any_more_ends_the_process_with_a_failure
     a_relay_that_stands_still_leaves_connections_and_other_rooms_alone
+    a_kernel_without_buffers_ends_the_connection_concerned_and_keeps_nobody_out
 }
 
 /// Members of a room on each of the two shards, three on either.
@@ -220,5 +221,37 @@ fn a_relay_that_stands_still_leaves_connections_and_other_rooms_alone(driver: Dr
     assert_eq!(gateway.get("/live").status, 200);
     drop(held);
     assert_eq!(client.content("lobby"), "waits");
+    incident.recovered();
+}
+
+/// recv(2) and send(2) of either wire, as the shard makes them for requests and answers, and accept(2).
+fn a_kernel_without_buffers_ends_the_connection_concerned_and_keeps_nobody_out(driver: Driver) {
+    use nix::libc::{ENOBUFS, SYS_accept4, SYS_recvfrom, SYS_sendto};
+    let mut gateway = Gateway::start(driver, &["--shards", "1"]);
+    let mut neighbour = Client::connect(gateway.port);
+    neighbour.join("lobby");
+    let incident = Incident::begin("ENOBUFS of recv(2), send(2), accept(2)", driver);
+    for (ended, call) in [SYS_recvfrom, SYS_sendto].into_iter().enumerate() {
+        let mut client = Client::connect(gateway.port);
+        client.join("lobby");
+        let held = Held::hold(gateway.pid(), "shard-0");
+        client.say(json!({"type": "ping"}));
+        held.fail_call(call, ENOBUFS);
+        drop(held);
+        // It is told: no octet of the stream is missing, the stream ends.
+        assert_eq!(client.end(), End::Lost);
+        gateway.wait_for("ws_closes_total{reason=\"reset\"}", (ended + 1) as f64);
+    }
+    let held = Held::hold(gateway.pid(), "shard-0");
+    let connecting = crate::support::http::connect(gateway.port);
+    held.fail_call(SYS_accept4, ENOBUFS);
+    drop(held);
+    // Whoever waits is answered, with the descriptor that is kept for it, and may come again.
+    assert_eq!(Client::over(connecting, "/", &[]).err(), Some(503));
+    gateway.wait("it accepts again", |gateway| Client::try_connect(gateway.port, "/").is_ok());
+    let mut late = Client::connect(gateway.port);
+    late.join("lobby");
+    late.publish("lobby", json!("all is well"));
+    assert_eq!(neighbour.content("lobby"), "all is well");
     incident.recovered();
 }

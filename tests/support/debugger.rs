@@ -16,6 +16,8 @@ const TURNS: [(&str, &str); 2] =
 const UNWRAP_FAILED: &str = "core::option::unwrap_failed";
 /// Steps after which a loop that never turned has stopped turning.
 const STEPS: usize = 20_000_000;
+/// System calls after which the one that is waited for is not made.
+const CALLS: usize = 100_000;
 /// From the stack's end to what is written there: more than a panic and its report need.
 const BELOW_STACK_BYTES: u64 = 512 * 1024;
 
@@ -65,7 +67,37 @@ impl Held {
         }
         registers.rip = addresses(self.process, UNWRAP_FAILED)[0];
         registers.rdi = place;
-        self.request(libc::PTRACE_SETREGS, 0, (&raw mut registers).expose_provenance() as u64);
+        self.set(&mut registers);
+    }
+
+    /// Goes on to the thread's next system call of this number, has it fail without being made, and stops the thread again.
+    pub fn fail_call(&self, number: i64, error: i32) {
+        for _ in 0..CALLS {
+            self.go_to_call();
+            let mut registers = self.registers();
+            // At the beginning of a call its result reads as ENOSYS; at its end hardly ever.
+            if registers.rax as i64 != -i64::from(libc::ENOSYS) || registers.orig_rax as i64 != number {
+                continue;
+            }
+            // There is no such call.
+            registers.orig_rax = u64::MAX;
+            self.set(&mut registers);
+            self.go_to_call();
+            let mut registers = self.registers();
+            registers.rax = i64::from(-error) as u64;
+            return self.set(&mut registers);
+        }
+        panic!("the thread makes no system call {number}");
+    }
+
+    /// Goes on to the beginning of the next system call, or the end of this one.
+    fn go_to_call(&self) {
+        self.request(libc::PTRACE_SYSCALL, 0, 0);
+        self.wait();
+    }
+
+    fn set(&self, registers: &mut user_regs_struct) {
+        self.request(libc::PTRACE_SETREGS, 0, (&raw mut *registers).expose_provenance() as u64);
     }
 
     fn registers(&self) -> user_regs_struct {
