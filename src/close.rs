@@ -50,8 +50,6 @@ table! {
     Reset Peer 0 "reset" "";
     /// Nothing heard within ping interval and pong timeout.
     PongTimeout Peer 1001 "pong-timeout" "no pong came in time: the connection looked dead";
-    /// The client did not answer the close frame in time.
-    CloseTimeout Peer 0 "close-timeout" "";
     /// A violation of RFC 6455.
     Protocol Peer 1002 "protocol" "protocol error";
     /// A kind of message that the dialect does not take.

@@ -61,7 +61,8 @@ impl<W: Wire> Shard<W> {
         match state {
             State::Handshaking => self.refuse(token, Refusal::Timeout),
             State::Open => self.close(token, CloseReason::MessageTimeout),
-            State::Closing | State::Lingering => self.ended(token, CloseReason::CloseTimeout),
+            // Why it closes was noted when that began; a close that the peer never answers is no other reason.
+            State::Closing | State::Lingering => self.ended(token, CloseReason::Reset),
             State::Released => {}
         }
     }

@@ -22,7 +22,7 @@ crate::on_both_drivers! {
 }
 
 /// A socket whose peer cannot hand the kernel much: its receive buffer is small from the start.
-fn narrow(port: u16) -> TcpStream {
+pub(crate) fn narrow(port: u16) -> TcpStream {
     let socket: OwnedFd = socket::socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
     setsockopt(&socket, sockopt::RcvBuf, &4096).unwrap();
     let address = SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port));
@@ -127,17 +127,13 @@ fn a_trickling_reader_makes_progress_and_still_stalls(driver: Driver) {
     open(&mut trickling, "/raw/lobby");
     gateway.wait_for("ws_rooms_active", 1.0);
     publish_until(&gateway, "lobby", 0, |gateway| gateway.metrics().value("ws_outbox_bytes") > 500e3);
-    let mut octets = [0; 64];
+    let octets = [0; 64];
     let stalled = "ws_closes_total{reason=\"write-stall\"}";
-    let timed_out = "ws_closes_total{reason=\"close-timeout\"}";
     trickling.set_read_timeout(Some(Duration::from_millis(20))).unwrap();
     gateway.wait("it counts as stalled", |gateway| {
         let _ = (&trickling).read(&mut octets.clone());
-        let metrics = gateway.metrics();
-        metrics.value(stalled) + metrics.value(timed_out) == 1.0
+        gateway.metrics().value(stalled) == 1.0
     });
-    let _ = trickling.read(&mut octets);
-    assert_eq!(gateway.metrics().value(stalled), 1.0);
 }
 
 fn all_outboxes_together_are_bounded(driver: Driver) {
