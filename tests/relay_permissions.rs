@@ -32,7 +32,7 @@ fn broker(denied: &str) -> Nats {
 }
 
 fn forbid(broker: &Nats, denied: &str) {
-    std::fs::write(broker.directory().join("users.conf"), rules(denied)).unwrap();
+    std::fs::write(broker.directory().join("users.conf"), rules(denied)).expect("the broker's directory is there");
     broker.signal(Signal::SIGHUP);
 }
 
