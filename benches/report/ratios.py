@@ -50,12 +50,9 @@ def judged(results, name, measured, target, sign, form, scales, remark=""):
 
 
 def ratio(results, row, driver, figure):
-    """A driver's figure, the floor's, and the one over the other."""
-    measured = results.figure(f"{row}/{driver}", *figure)
-    floor = results.figure(f"{row}/floor", *figure)
-    if measured is None or not floor:
-        return None
-    return measured, floor, measured / floor
+    """A driver's figure, the floor's of the same round, and the one over the other."""
+    found = results.pair(row, driver, "floor", *figure)
+    return found and (*found, found[0] / found[1])
 
 
 def against_floor(results, driver):

@@ -53,12 +53,28 @@ class Results:
                     self.repeats.setdefault(label, []).append(value)
                     self.rows[label] = median(label, self.repeats[label])
 
-    def figure(self, label, *path):
-        """A figure of a row, or None."""
-        value = self.rows.get(label, {}).get("results")
+    @staticmethod
+    def _figure(run, *path):
+        value = run.get("results")
         for key in path:
             value = value.get(key) if isinstance(value, dict) else None
         return value
+
+    def figure(self, label, *path):
+        """A figure of a row, or None."""
+        return self._figure(self.rows.get(label, {}), *path)
+
+    def pair(self, row, subject, other, *path):
+        """A figure of two subjects in the same round: of all rounds in the one in which the first over the second is the middle one. So
+        what the host does for longer than a round falls on both. None where a round has not both."""
+
+        def figures(label):
+            return [self._figure(value, *path) for value in self.repeats.get(label, [])]
+
+        ours, others = figures(f"{row}/{subject}"), figures(f"{row}/{other}")
+        if not ours or len(ours) != len(others) or not all(value is not None for value in ours) or not all(others):
+            return None
+        return sorted(zip(ours, others), key=lambda both: both[0] / both[1])[len(ours) // 2]
 
     def why_not(self, label):
         """Why a row has no figure."""

@@ -74,6 +74,14 @@ class Targets(unittest.TestCase):
         self.assertEqual(results.figure("echo-64/epoll", "server_cpu_us_per_message"), 3.0)
         self.assertEqual(results.figure("echo-64/epoll", "count"), 30.0)
 
+    def test_a_repeated_row_is_held_to_the_bare_loop_of_the_same_round(self):
+        # The host was twice as slow in the second round, for both.
+        costs = [("epoll", 4.0), ("floor", 4.0), ("epoll", 9.0), ("floor", 8.0), ("epoll", 5.0), ("floor", 4.0)]
+        results = run(*(line(f"echo-64/{who}", server_cpu_us_per_message=cost) for who, cost in costs))
+        self.assertEqual(ratios.ratio(results, "echo-64", "epoll", ratios.CPU_MESSAGE), (9.0, 8.0, 9.0 / 8.0))
+        alone = run(*(line(f"echo-64/{who}", server_cpu_us_per_message=cost) for who, cost in costs[:3]))
+        self.assertIsNone(ratios.ratio(alone, "echo-64", "epoll", ratios.CPU_MESSAGE))
+
     def test_what_was_not_measured_is_neither_met_nor_missed(self):
         results = run(line("echo-64/epoll", server_cpu_us_per_message=6.0))
         self.assertTrue(all(found.met is None for found in ratios.ratios(results, "epoll")))
