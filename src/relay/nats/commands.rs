@@ -52,9 +52,10 @@ impl Bus {
     fn poll_subscribes(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
         loop {
             if self.subscribing.is_none() {
-                let next = self.next_room();
-                let (Some(link), Some((key, room))) = (&self.link, next) else { return Poll::Ready(()) };
-                let (client, subject) = (link.client.clone(), format!("{}{room}", self.room_prefix));
+                // The link first: a room that was taken from the queues must not be dropped.
+                let Some(client) = self.link.as_ref().map(|link| link.client.clone()) else { return Poll::Pending };
+                let Some((key, room)) = self.next_room() else { return Poll::Ready(()) };
+                let subject = format!("{}{room}", self.room_prefix);
                 let subscribe = Box::pin(async move { client.subscribe(subject).await });
                 self.subscribing = Some((key, room, subscribe));
             }
