@@ -167,9 +167,7 @@ mod tests {
             sys::thread_cpu_ns() - begun
         });
         let used = used.join().unwrap();
-        // Half of it: the two clocks need not be read to the same tick, and without the thread there is next to nothing.
-        let counted = cpu_ns(pid).unwrap() - before;
-        assert!(counted >= used / 2, "{counted} ns of a thread's {used} are counted");
+        assert!(cpu_ns(pid).unwrap() - before >= used, "{used} ns of a thread are missing");
     }
 
     #[test]
