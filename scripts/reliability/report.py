@@ -105,10 +105,11 @@ def neighbours():
         return
     changes = [(name, driver, *map(int, times)) for name, driver, *times in found]
     body = (
-        (n, d, f"{a} µs", f"{e} µs", f"{b} µs", f"{(b - e) * 100 / e:+.0f} %", "yes" if b <= e * 1.1 else "**no**")
+        (n, d, f"{a} µs", f"{e} µs", f"{b} µs", f"{(b - a) * 100 / a:+.0f} %", f"{(b - e) * 100 / e:+.0f} %", "yes" if b <= a * 1.1 else "**no**")
         for n, d, a, e, b in changes
     )
-    head = ("hostile client", "driver", "p99 without", "p99, it is at another gateway", "p99, it is at this one", "change", "within 10 %")
+    head = ("hostile client", "driver", "p99 without", "p99, it is at another gateway", "p99, it is at this one",
+            "change", "against the other gateway", "within 10 %")
     yield from table(head, body)
 
 
@@ -205,8 +206,8 @@ PREFACES = {
     "Neighbours": [
         "Round trips of two clients of one shard at 500 a second: with nobody else, while a hostile client is at another gateway on",
         "the load's core, and while it is at theirs, by turns; medians of nine 99th percentiles of the release build, which has a core of",
-        "its own. What the hostile client takes of the host is in both of the latter, so that the change is the gateway's doing (G7: no",
-        "more than 10 %).",
+        "its own (G7: no more than 10 % beside). What the hostile client takes of the host is in both of the latter: what they differ by is",
+        "the gateway's doing.",
         "",
     ],
 }
