@@ -10,9 +10,9 @@
 #
 # Rows: idle-N, echo-N, echo-N-pipelined-16, self-N, fanout-N, fanout-N-rooms, flat-out-N, upgrade, bystander, cross-node. flat-out-N
 # has N publications under way, over ten rooms.
-# Writes RUN/results.jsonl (RUN is benches/results/DATE unless set) and prints the ratios against the targets. SECONDS_EACH (2) is how
-# long each row is loaded, ROUNDS (3) how often each but flat-out-N, of which the median counts: about 22 minutes for all.
-# benches/report/report.py publishes the results.
+# Writes RUN/results.jsonl (RUN is benches/results/DATE unless set) and prints the ratios against the targets. SECONDS_EACH (1) is how
+# long each row is loaded, three times that where a round loads it once, ROUNDS (3) how often each but flat-out-N is measured with fresh servers, TURNS (3) how often these are then
+# loaded one after the other; the median counts: about 30 minutes for all. benches/report/report.py publishes the results.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . benches/harness.sh
@@ -41,18 +41,21 @@ done
 wanted() { matches "$1" "$ROWS"; }
 
 if [ "$QUICK" ]; then
-    SECONDS_EACH=1 WARMUP=0.3 ECHO="64 500" FANOUT="500:50" STORM=1000 IDLE=4000 IDLE_SECONDS=3 ROOMS=50 MANY_RATE=500 REPEAT=1
-    CROWD=1000 IDLE_SIZES="1000 4000" ROUNDS=1
+    SECONDS_EACH=1 WARMUP=0.3 ECHO="64 500" FANOUT="500:50" STORM=1000 IDLE=4000 IDLE_SECONDS=3 ROOMS=50 MANY_RATE=500
+    CROWD=1000 IDLE_SIZES="1000 4000" ROUNDS=1 TURNS=1
 else
-    SECONDS_EACH=${SECONDS_EACH:-2} ROUNDS=${ROUNDS:-3} WARMUP=1 ECHO="64 1000 5000 10000 15000"
+    SECONDS_EACH=${SECONDS_EACH:-1} ROUNDS=${ROUNDS:-3} TURNS=${TURNS:-3} WARMUP=0.7 ECHO="64 1000 5000 10000 15000"
     FANOUT="1000:100 2000:50 5000:20 10000:10 15000:10" STORM=15000
     # Two pings each at the default interval of 25 s, at the largest size only: memory needs no waiting.
-    IDLE_SIZES="4000 10000 19000" IDLE=19000 IDLE_SECONDS=52 ROOMS=1000 MANY_RATE=3000 REPEAT=3 CROWD=15000
+    IDLE_SIZES="4000 10000 19000" IDLE=19000 IDLE_SECONDS=52 ROOMS=1000 MANY_RATE=3000 CROWD=15000
 fi
-for whole in SECONDS_EACH ROUNDS; do
+for whole in SECONDS_EACH ROUNDS TURNS; do
     case ${!whole} in '' | 0* | *[!0-9]*) usage_error "$whole is a whole number, not ${!whole}" ;; esac
 done
 TIMES=(-t "$SECONDS_EACH" --warmup "$WARMUP")
+# Rows that are loaded once a round: what somebody waits for needs more messages than what it costs.
+LONG=$((3 * SECONDS_EACH))
+LONG_TIMES=(-t "$LONG" --warmup "$WARMUP")
 PORT=10100
 # Of the calm clients, above whatever this script itself runs with.
 CALM_PRIORITY=50
@@ -79,6 +82,28 @@ bare() {
     await_port "$PORT" "$PID" || die "the bare loop does not start: $(last_words "floor-$1")"
 }
 
+# Commands of `load`, each behind the pid of its server.
+ENTERED=()
+
+# enter LABEL ARGUMENT...: has by_turns load the server PID so.
+enter() {
+    local label=$1 command
+    shift
+    printf -v command '%q ' load "$label" "$@" --server-pid "$PID"
+    ENTERED+=("$PID $command")
+}
+
+# by_turns: loads those who were entered, one after the other, TURNS times, so that whatever else the host does in between falls on the
+# bare loop as on the gateway; then ends them.
+by_turns() {
+    local turn entry
+    for ((turn = 0; turn < TURNS; turn++)); do
+        for entry in "${ENTERED[@]}"; do eval "${entry#* }"; done
+    done
+    for entry in "${ENTERED[@]}"; do stop "${entry%% *}"; done
+    ENTERED=()
+}
+
 # echo_row CONNECTIONS PIPELINE: the conformance profile's /echo, which goes through no room.
 echo_row() {
     local connections=$1 pipeline=$2 row=echo-$1 driver
@@ -86,14 +111,12 @@ echo_row() {
     wanted "$row" || return 0
     bare echo
     # The bare loop gets the octets that a WebSocket client sends: 64 and a masked header.
-    load "$row/floor" echo "tcp://127.0.0.1:$PORT" -c "$connections" -p "$pipeline" -s 69 --server-pid "$PID" "${TIMES[@]}"
-    stop "$PID"
+    enter "$row/floor" echo "tcp://127.0.0.1:$PORT" -c "$connections" -p "$pipeline" -s 69 "${TIMES[@]}"
     for driver in "${DRIVERS[@]}"; do
         gateway "$row-$driver" "$driver" --profile conformance || continue
-        load "$row/$driver" echo "ws://127.0.0.1:$PORT/echo" --dialect raw -c "$connections" -p "$pipeline" -s 64 \
-            --server-pid "$PID" "${TIMES[@]}"
-        stop "$PID"
+        enter "$row/$driver" echo "ws://127.0.0.1:$PORT/echo" --dialect raw -c "$connections" -p "$pipeline" -s 64 "${TIMES[@]}"
     done
+    by_turns
 }
 
 # self_row CONNECTIONS: a room for each connection, so a message goes by way of the relay and back.
@@ -102,26 +125,40 @@ self_row() {
     wanted "$row" || return 0
     for driver in "${DRIVERS[@]}"; do
         gateway "$row-$driver" "$driver" || continue
-        load "$row/$driver" echo "ws://127.0.0.1:$PORT/raw/{room}" -c "$connections" -s 64 --server-pid "$PID" "${TIMES[@]}"
-        stop "$PID"
+        enter "$row/$driver" echo "ws://127.0.0.1:$PORT/raw/{room}" -c "$connections" -s 64 "${TIMES[@]}"
     done
+    by_turns
 }
 
 # fanout_row ROW LOAD...: members of raw rooms, published to by a client.
 fanout_row() {
-    local row=$1 driver server
+    local row=$1 driver
     shift
     wanted "$row" || return 0
     bare fanout
     # A line's end is one octet, a server's frame header four: the bare loop sends as many as the gateway.
-    load "$row/floor" fanout "tcp://127.0.0.1:$PORT" -s 131 --server-pid "$PID" "${TIMES[@]}" "$@"
+    enter "$row/floor" fanout "tcp://127.0.0.1:$PORT" -s 131 "${TIMES[@]}" "$@"
+    for driver in "${DRIVERS[@]}"; do
+        gateway "$row-$driver" "$driver" || continue
+        enter "$row/$driver" fanout "ws://127.0.0.1:$PORT/raw/{room}" -s 128 "${TIMES[@]}" "$@"
+    done
+    by_turns
+}
+
+# flat_out_row WINDOW: the same as fast as it goes, with so many publications under way over ten rooms; one fresh server after the other,
+# whose turns are watched.
+flat_out_row() {
+    local row=flat-out-$1 driver server load=(-c 1000 -r 10 --window "$1" "${LONG_TIMES[@]}")
+    wanted "$row" || return 0
+    bare fanout
+    load "$row/floor" fanout "tcp://127.0.0.1:$PORT" -s 131 --server-pid "$PID" "${load[@]}"
     stop "$PID"
     for driver in "${DRIVERS[@]}"; do
         gateway "$row-$driver" "$driver" || continue
         server=$PID
-        ! matches "$row" 'flat-out-*' || watch_turns "$row/$driver"
-        load "$row/$driver" fanout "ws://127.0.0.1:$PORT/raw/{room}" -s 128 --server-pid "$server" "${TIMES[@]}" "$@"
-        [ "$PID" = "$server" ] || stop "$PID"
+        watch_turns "$row/$driver"
+        load "$row/$driver" fanout "ws://127.0.0.1:$PORT/raw/{room}" -s 128 --server-pid "$server" "${load[@]}"
+        stop "$PID"
         stop "$server"
     done
 }
@@ -132,20 +169,18 @@ watch_turns() {
     start turns "$LOAD_CORE" python3 benches/report/turns.py "$1" "http://127.0.0.1:$((PORT + 1))/metrics" "$RESULTS"
 }
 
-# storm_row: how fast everybody gets in; and, of the gateway, comes back after a cut.
+# storm_row: how fast everybody gets in, and comes back after a cut.
 storm_row() {
     local row=upgrade driver
     wanted "$row" || return 0
+    local storm=(storm --dialect raw -c "$STORM" --connecting 512 --cut)
     bare handshake
-    load "$row/floor" storm "ws://127.0.0.1:$PORT/" --dialect raw -c "$STORM" --connecting 512 --repeat "$REPEAT" --cut \
-        --server-pid "$PID"
-    stop "$PID"
+    enter "$row/floor" "${storm[@]}" "ws://127.0.0.1:$PORT/"
     for driver in "${DRIVERS[@]}"; do
         gateway "$row-$driver" "$driver" || continue
-        load "$row/$driver" storm "ws://127.0.0.1:$PORT/" --dialect raw -c "$STORM" --connecting 512 --repeat "$REPEAT" \
-            --cut --server-pid "$PID"
-        stop "$PID"
+        enter "$row/$driver" "${storm[@]}" "ws://127.0.0.1:$PORT/"
     done
+    by_turns
 }
 
 # idle_row MEMBERS: memory of members who say nothing, and at the largest size what their heartbeats cost.
@@ -195,11 +230,11 @@ bystander_row() {
 # beside_a_crowd SUBJECT SERVER CALM DIALECT CROWD: the two rows, and the crowd's own.
 beside_a_crowd() {
     local subject=$1 server=$2 url=$3 dialect=$4 crowded=$5 load_of_crowd
-    local calm=(echo "$url" --dialect "$dialect" -c 10 --rate 500 -s 64 --server-pid "$server" "${TIMES[@]}")
+    local calm=(echo "$url" --dialect "$dialect" -c 10 --rate 500 -s 64 --server-pid "$server" "${LONG_TIMES[@]}")
     local AHEAD=()
     ! chrt -r "$CALM_PRIORITY" true 2>/dev/null || AHEAD=(chrt -r "$CALM_PRIORITY")
     load "bystander-alone/$subject" "${calm[@]}"
-    start crowd - "$TIDELOAD" fanout "$crowded" -c "$CROWD" --rate 1 -t $((SECONDS_EACH + 5)) --warmup 0 \
+    start crowd - "$TIDELOAD" fanout "$crowded" -c "$CROWD" --rate 1 -t $((LONG + 5)) --warmup 0 \
         --label "bystander-crowd/$subject" --pin "$LOAD_CORE" --json "$RESULTS" -q
     load_of_crowd=$PID
     await_crowd "$load_of_crowd"
@@ -232,10 +267,10 @@ cross_row() {
         gateway "$row-$driver" "$driver" --nats-url nats://127.0.0.1:10090 || continue
         server=$PID
         start subscriber "$SERVER_CORE" "$FLOOR" subscribe nats://127.0.0.1:10090 'tidegate.room.load.0' \
-            -t $((SECONDS_EACH + 4)) --label "$row/floor-beside-$driver" --json "$RESULTS"
+            -t $((LONG + 4)) --label "$row/floor-beside-$driver" --json "$RESULTS"
         subscriber=$PID
         load "$row/$driver" fanout "ws://127.0.0.1:$PORT/" -c 10 --rate 1000 --publish-url nats://127.0.0.1:10090 \
-            --publish-room 'tidegate.room.{room}' --server-pid "$server" "${TIMES[@]}" --exactly-once
+            --publish-room 'tidegate.room.{room}' --server-pid "$server" "${LONG_TIMES[@]}" --exactly-once
         wait "$subscriber" || not_measured "$row/floor-beside-$driver" "the bare subscriber failed"
         stop "$server"
     done
@@ -261,7 +296,7 @@ for _ in $(seq "$ROUNDS"); do
     cross_row
 done
 for window in $WINDOWS; do
-    fanout_row "flat-out-$window" -c 1000 -r 10 --window "$window"
+    flat_out_row "$window"
 done
 
 python3 benches/report/ratios.py "$RESULTS"

@@ -64,17 +64,17 @@ class Results:
         """A figure of a row, or None."""
         return self._figure(self.rows.get(label, {}), *path)
 
-    def pair(self, row, subject, other, *path):
-        """A figure of two subjects in the same round: of all rounds in the one in which the first over the second is the middle one. So
-        what the host does for longer than a round falls on both. None where a round has not both."""
+    def pairs(self, row, subject, other, *path):
+        """A figure of two subjects in runs that followed each other, so that what the host does for longer than that falls on both;
+        in ascending order of the first over the second. Empty where a run has no partner."""
 
         def figures(label):
             return [self._figure(value, *path) for value in self.repeats.get(label, [])]
 
         ours, others = figures(f"{row}/{subject}"), figures(f"{row}/{other}")
-        if not ours or len(ours) != len(others) or not all(value is not None for value in ours) or not all(others):
-            return None
-        return sorted(zip(ours, others), key=lambda both: both[0] / both[1])[len(ours) // 2]
+        if len(ours) != len(others) or not all(value is not None for value in ours) or not all(others):
+            return []
+        return sorted(zip(ours, others), key=lambda both: both[0] / both[1])
 
     def why_not(self, label):
         """Why a row has no figure."""

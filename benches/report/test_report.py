@@ -53,20 +53,22 @@ class Targets(unittest.TestCase):
         results = run(
             line("echo-64/floor", server_cpu_us_per_message=2 * ratios.BARE_ECHO_THERE_US),
             line("echo-64/epoll", server_cpu_us_per_message=6.0),
-            line("upgrade/epoll", connections_per_s=30_000.0),
+            line("upgrade/epoll", connections_per_s=9_000.0, server_cpu_us_per_upgrade=1e6 / 30_000),
+            line("upgrade/floor", connections_per_s=9_500.0, server_cpu_us_per_upgrade=1e6 / 32_000),
             line("idle-19000/epoll", idle_cores_per_million=0.7, user_bytes=90.0, total_bytes=4200.0),
         )
         rows = ratios.ratios(results, "epoll")
         upgrades = row(rows, "upgrades/s")
         self.assertEqual((upgrades.target, upgrades.met), ("≥ 50,000", False))
         self.assertEqual((upgrades.scaled, upgrades.scaled_met), ("≥ 25,000", True))
+        self.assertEqual(upgrades.shown, "30,000 (9,000 seen; bare 32,000, by CPU)")
         heartbeats = row(rows, "idle-19000: heartbeats")
         self.assertEqual((heartbeats.met, heartbeats.scaled, heartbeats.scaled_met), (False, "≤ 0.60 cores", False))
         # Memory is as large on any host.
         self.assertEqual((row(rows, "idle-19000: user").scaled, row(rows, "idle-19000: user").met), ("", True))
 
     def test_without_the_bare_echo_nothing_is_scaled(self):
-        upgrades = row(ratios.ratios(run(line("upgrade/epoll", connections_per_s=60_000.0)), "epoll"), "upgrades/s")
+        upgrades = row(ratios.ratios(run(line("upgrade/epoll", server_cpu_us_per_upgrade=1e6 / 60_000)), "epoll"), "upgrades/s")
         self.assertEqual((upgrades.met, upgrades.scaled, upgrades.scaled_met), (True, "", None))
 
     def test_of_a_row_that_was_repeated_the_median_run_counts_with_all_its_figures(self):
@@ -74,13 +76,20 @@ class Targets(unittest.TestCase):
         self.assertEqual(results.figure("echo-64/epoll", "server_cpu_us_per_message"), 3.0)
         self.assertEqual(results.figure("echo-64/epoll", "count"), 30.0)
 
-    def test_a_repeated_row_is_held_to_the_bare_loop_of_the_same_round(self):
-        # The host was twice as slow in the second round, for both.
+    def test_a_repeated_row_is_held_to_the_bare_loop_of_the_run_beside_it(self):
+        # The host was twice as slow in the second turn, for both.
         costs = [("epoll", 4.0), ("floor", 4.0), ("epoll", 9.0), ("floor", 8.0), ("epoll", 5.0), ("floor", 4.0)]
         results = run(*(line(f"echo-64/{who}", server_cpu_us_per_message=cost) for who, cost in costs))
-        self.assertEqual(ratios.ratio(results, "echo-64", "epoll", ratios.CPU_MESSAGE), (9.0, 8.0, 9.0 / 8.0))
+        found = ratios.ratio(results, "echo-64", "epoll", ratios.CPU_MESSAGE)
+        self.assertEqual(found, (9.0, 9.0 / 8.0, "1.12 × (9.00 µs / 8.00 µs)"))
         alone = run(*(line(f"echo-64/{who}", server_cpu_us_per_message=cost) for who, cost in costs[:3]))
         self.assertIsNone(ratios.ratio(alone, "echo-64", "epoll", ratios.CPU_MESSAGE))
+
+    def test_of_many_pairs_the_middle_half_is_told(self):
+        costs = [cost for ours in (1.3, 0.8, 1.0, 1.2, 1.1) for cost in (("epoll", ours), ("floor", 1.0))]
+        results = run(*(line(f"echo-64/{who}", server_cpu_us_per_message=cost) for who, cost in costs))
+        found = ratios.ratio(results, "echo-64", "epoll", ratios.CPU_MESSAGE)
+        self.assertEqual(found[2], "1.10 × (1.10 µs / 1.00 µs; half of 5 pairs within 1.00 to 1.20)")
 
     def test_what_was_not_measured_is_neither_met_nor_missed(self):
         results = run(line("echo-64/epoll", server_cpu_us_per_message=6.0))
