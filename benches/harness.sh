@@ -27,6 +27,14 @@ usage_error() {
     exit 2
 }
 
+# whole_numbers VARIABLE...: refuses what is no whole number from 1 on.
+whole_numbers() {
+    local name
+    for name; do
+        case ${!name} in '' | 0* | *[!0-9]*) usage_error "$name is a whole number from 1 on, not ${!name}" ;; esac
+    done
+}
+
 # show_help: the comment that the script begins with, without the shebang.
 show_help() {
     sed -n '2,/^[^#]/{s/^# \{0,1\}//p}' "$0"

@@ -11,7 +11,8 @@
 # --install-only install what the peers need into .deps/, and stop; exit code 1 names what could not be installed
 #
 # Rows: idle-N, upgrade, echo-N, fanout-N, fanout-N-rooms, flat-out-N (N publications under way, over ten rooms), half-load (at half of
-# what the best of these reached), cross-node. SECONDS_EACH (8) is how long each row is loaded: all of it takes 25 minutes at 4.
+# what the best of these reached), cross-node. SECONDS_EACH (2) is how long each row is loaded, ROUNDS (3) how often upgrade, echo-N and
+# paced fan-out are measured, each peer beside the others; the median counts. All of it takes about 25 minutes.
 # Servers that only echo: tokio-tungstenite, fastwebsockets, sockudo-ws. Room servers: uwebsockets (uWebSockets 20 with its own
 # pub/sub on its own loop), nats-ws (nats-server's own WebSocket listener), ws-redis (Node's ws with Redis), socketio-redis (Socket.IO
 # with its Redis adapter), sockudo, and centrifugo where CENTRIFUGO names a binary. UWS and SOCKUDO may name ones that are already
@@ -51,12 +52,13 @@ wanted() { matches "$1" "$PEERS" && ! matches "$1" "$SKIP"; }
 row() { matches "$1" "$ROWS"; }
 
 if [ "$QUICK" ]; then
-    SECONDS_EACH=1 WARMUP=0.3 ECHO="64" FANOUT="500:20" ROOMS=20 MANY_RATE=200 IDLE=4000 IDLE_SECONDS=3 STORM=500 REPEAT=1 CROSS_RATE=200
+    SECONDS_EACH=1 WARMUP=0.3 ECHO="64" FANOUT="500:20" ROOMS=20 MANY_RATE=200 IDLE=4000 IDLE_SECONDS=3 STORM=500 CROSS_RATE=200 ROUNDS=1
 else
     # While idle, one ping to each at the usual 25 s.
-    SECONDS_EACH=${SECONDS_EACH:-8} WARMUP=1 ECHO="64 1000 10000" FANOUT="1000:100 10000:5" ROOMS=1000 MANY_RATE=3000 IDLE=10000
-    IDLE_SECONDS=30 STORM=10000 REPEAT=2 CROSS_RATE=1000
+    SECONDS_EACH=${SECONDS_EACH:-2} ROUNDS=${ROUNDS:-3} WARMUP=1 ECHO="64 1000 10000" FANOUT="1000:100 10000:5" ROOMS=1000 MANY_RATE=3000 IDLE=10000
+    IDLE_SECONDS=30 STORM=10000 CROSS_RATE=1000
 fi
+whole_numbers SECONDS_EACH ROUNDS
 TIMES=(-t "$SECONDS_EACH" --warmup "$WARMUP")
 # Next to each other what is compared most: a host's mood changes within minutes.
 ROOM_SERVERS=(floor tidegate-epoll uwebsockets tidegate-io_uring nats-ws ws-redis socketio-redis sockudo centrifugo)
@@ -178,14 +180,16 @@ for peer in $(printf '%s\n' "${ROOM_SERVERS[@]}" "${ECHO_SERVERS[@]}" | awk '!se
 done
 
 row_of "idle-$IDLE" idle -c "$IDLE" -t "$IDLE_SECONDS"
-row_of upgrade storm -c "$STORM" --repeat "$REPEAT"
-for connections in $ECHO; do
-    echo_row "$connections"
+for ((round = 0; round < ROUNDS; round++)); do
+    row_of upgrade storm -c "$STORM"
+    for connections in $ECHO; do
+        echo_row "$connections"
+    done
+    for pair in $FANOUT; do
+        row_of "fanout-${pair%:*}" fanout -c "${pair%:*}" --rate "${pair#*:}" "${TIMES[@]}"
+    done
+    row_of "fanout-$ROOMS-rooms" fanout -c $((ROOMS * 10)) -r "$ROOMS" --rate "$MANY_RATE" "${TIMES[@]}"
 done
-for pair in $FANOUT; do
-    row_of "fanout-${pair%:*}" fanout -c "${pair%:*}" --rate "${pair#*:}" "${TIMES[@]}"
-done
-row_of "fanout-$ROOMS-rooms" fanout -c $((ROOMS * 10)) -r "$ROOMS" --rate "$MANY_RATE" "${TIMES[@]}"
 for window in $WINDOWS; do
     row_of "flat-out-$window" fanout -c 1000 -r 10 --window "$window" "${TIMES[@]}"
 done

@@ -49,9 +49,7 @@ else
     # Two pings each at the default interval of 25 s, at the largest size only: memory needs no waiting.
     IDLE_SIZES="4000 10000 19000" IDLE=19000 IDLE_SECONDS=52 ROOMS=1000 MANY_RATE=3000 CROWD=15000
 fi
-for whole in SECONDS_EACH ROUNDS TURNS; do
-    case ${!whole} in '' | 0* | *[!0-9]*) usage_error "$whole is a whole number, not ${!whole}" ;; esac
-done
+whole_numbers SECONDS_EACH ROUNDS TURNS
 TIMES=(-t "$SECONDS_EACH" --warmup "$WARMUP")
 # Rows that are loaded once a round: what somebody waits for needs more messages than what it costs.
 LONG=$((3 * SECONDS_EACH))
@@ -278,7 +276,7 @@ cross_row() {
 }
 
 # In rounds, so that whatever else the host does falls on everybody alike; of each row the median run counts.
-for _ in $(seq "$ROUNDS"); do
+for ((round = 0; round < ROUNDS; round++)); do
     for connections in $IDLE_SIZES; do
         idle_row "$connections"
     done

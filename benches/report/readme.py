@@ -37,7 +37,7 @@ COLUMNS = [
 def span(results, rows, driver, figure):
     """From the best to the worst ratio against the bare loop."""
     found = [ratios.ratio(results, row, driver, figure) for row in rows]
-    times = [row[2] for row in found if row is not None]
+    times = [row[1] for row in found if row is not None]
     if not times:
         return "not measured"
     return f"{times[0]:.2f} ×" if len(times) == 1 else f"{min(times):.2f} to {max(times):.2f} ×"

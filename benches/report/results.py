@@ -72,7 +72,7 @@ class Results:
             return [self._figure(value, *path) for value in self.repeats.get(label, [])]
 
         ours, others = figures(f"{row}/{subject}"), figures(f"{row}/{other}")
-        if len(ours) != len(others) or not all(value is not None for value in ours) or not all(others):
+        if len(ours) != len(others) or None in ours or not all(others):
             return []
         return sorted(zip(ours, others), key=lambda both: both[0] / both[1])
 
