@@ -8,6 +8,7 @@ use std::os::fd::RawFd;
 use super::Shard;
 use crate::close::Refusal;
 use crate::conn::{Entry, Flags, Tick, gained};
+use crate::limits::SWEEP_TICK;
 use crate::proto::handshake;
 use crate::wire::Wire;
 
@@ -92,6 +93,12 @@ impl<W: Wire> Shard<W> {
     /// Seconds after which a refused client may try again: jittered, so that a crowd does not come back at once.
     pub(super) fn retry_after_s(&mut self) -> u32 {
         1 + self.random.below(5)
+    }
+
+    /// Whether a request was refused for its sender's mistake within the last tick. Somebody may be knocking on without end: each
+    /// knock takes as much time as dozens of messages, and whoever is connected waits for it.
+    pub fn is_pestered(&self) -> bool {
+        self.mistaken_ns.is_some_and(|ns| self.clock.mono_ns - ns < SWEEP_TICK.as_nanos() as u64)
     }
 
     /// Takes in a socket that was just accepted only to refuse it.

@@ -85,6 +85,9 @@ impl<W: Wire> Shard<W> {
         if self.connections.find(token).is_none_or(|entry| entry.state != State::Handshaking) {
             return;
         }
+        if refusal.fault() == Fault::Peer {
+            self.mistaken_ns = Some(self.clock.mono_ns);
+        }
         let retry_after_s = (refusal.status() == 503).then(|| self.retry_after_s());
         let mut answer = Vec::with_capacity(256);
         handshake::refuse(&mut answer, refusal, retry_after_s);

@@ -88,6 +88,8 @@ pub struct Shard<W> {
     /// Client addresses that a trusted proxy told, by slab index.
     forwarded: HashMap<u32, IpAddr>,
     handshakes: usize,
+    /// When a request was last refused for its sender's mistake, in the clock's nanoseconds.
+    mistaken_ns: Option<u64>,
     /// Messages handled in this turn.
     handled: u32,
     admission: admit::Bucket,
@@ -140,6 +142,7 @@ impl<W: Wire> Shard<W> {
             heads: HashMap::new(),
             forwarded: HashMap::new(),
             handshakes: 0,
+            mistaken_ns: None,
             handled: 0,
             admission: admit::Bucket::new(settings.connection_rate),
             ready: VecDeque::new(),
