@@ -1,5 +1,5 @@
 //! The relay where the broker forbids rooms, hundreds at once: the broker's client keeps 128 of its complaints and drops the rest,
-//! and no room whose refusal was dropped may be taken for joined.
+//! and no room whose refusal was dropped may be taken for joined, whatever the complaints before it were about.
 
 #![cfg(feature = "gateway")]
 
@@ -9,17 +9,19 @@ use std::collections::BTreeSet;
 
 use nix::sys::signal::Signal;
 use support::nats::{Nats, NatsOptions, PlainClient};
-use support::ports::{TestPort, TestRelay, options};
+use support::ports::{TestPort, TestRelay, json, options};
+use support::proxy::Proxy;
 use tidegate::relay::{GapReason, Options, ToShard};
 
 const ROOMS: usize = 500;
 const CLOSED: &str = "tidegate.room.closed.>";
 
-/// A user list in which `a` may subscribe all but `denied`, and `backend` everything.
+/// A user list in which `a` may subscribe all but `denied` and publish all but the room `mute`, and `backend` everything.
 fn rules(denied: &str) -> String {
     format!(
         "users: [ {{ user: backend, password: b }}, \
-         {{ user: a, password: b, permissions: {{ subscribe: {{ deny: [\"{denied}\"] }} }} }} ]"
+         {{ user: a, password: b, permissions: {{ \
+         publish: {{ deny: [\"tidegate.room.mute\"] }}, subscribe: {{ deny: [\"{denied}\"] }} }} }} ]"
     )
 }
 
@@ -37,7 +39,11 @@ fn forbid(broker: &Nats, denied: &str) {
 }
 
 fn relay(broker: &Nats) -> TestRelay {
-    let mut options: Options = options(&broker.url());
+    relay_over(&broker.url())
+}
+
+fn relay_over(url: &str) -> TestRelay {
+    let mut options: Options = options(url);
     if let Some(nats) = &mut options.nats {
         nats.user = Some((String::from("a"), String::from("b")));
     }
@@ -150,4 +156,51 @@ fn each_of_hundreds_of_rooms_that_a_restarted_broker_forbids_is_revoked() {
             }
         }
     }
+}
+
+/// A client publishes where it may not, hundreds of times, while the broker takes a room back. The client of the broker kept the
+/// complaints about the publications only, and the room's clients stayed in it, and heard nothing.
+#[test]
+fn a_room_taken_back_behind_hundreds_of_complaints_about_publications_is_revoked_and_no_other_is_told_a_gap() {
+    const COMPLAINT: &str = "-ERR 'Permissions Violation for Publish to \"tidegate.room.mute\"'\r\n";
+    let broker = broker("nothing");
+    let proxy = Proxy::start(broker.address());
+    let mut relay = relay_over(&format!("nats://{}", proxy.address()));
+    let mut backend = backend(&broker);
+    let port = &mut relay.ports[0];
+    join_all(port);
+    port.join("open");
+    // In one read, before the broker's own complaint, which the reload makes.
+    proxy.inject_garbage(COMPLAINT.repeat(400).as_bytes());
+
+    forbid(&broker, "tidegate.room.closed.7");
+
+    let told = port.next();
+    assert!(matches!(&told, ToShard::Revoked(room) if &**room == "closed.7"), "{told:?}");
+    hears(port, &mut backend, "open");
+    hears(port, &mut backend, "closed.8");
+}
+
+#[test]
+fn a_flood_of_forbidden_publications_costs_nobody_else_a_message_nor_a_gap() {
+    support::log::capture();
+    let broker = broker("nothing");
+    let mut relay = relay(&broker);
+    let mut backend = backend(&broker);
+    let port = &mut relay.ports[0];
+    join_all(port);
+    // So many rooms as no other test of this log has.
+    ["hall", "lobby"].iter().for_each(|room| port.join(room));
+
+    for number in 0..100 {
+        (0..300).for_each(|_| port.publish(json("mute", "1"), None));
+        let room = closed(number);
+        backend.publish(&format!("tidegate.room.{room}"), number.to_string().as_bytes());
+        let delivery = port.delivery();
+        assert_eq!((&*delivery.room, &delivery.payload[..]), (&*room, number.to_string().as_bytes()));
+        if number == 50 {
+            support::log::wait_for(&["every room is proved to be in force", "rooms=502"]);
+        }
+    }
+    assert!(port.poll().is_none());
 }

@@ -8,11 +8,12 @@ use std::task::{Context, Poll};
 use std::time::Instant;
 
 use async_nats::message::OutboundMessage;
-use async_nats::{HeaderMap, HeaderName};
+use async_nats::{HeaderMap, HeaderName, Subscriber};
 use futures_util::sink::Sink;
 
-use super::Bus;
 use super::doubts::PACE;
+use super::rounds::PROBES;
+use super::{Bus, Subscribing};
 use crate::relay::RoomName;
 use crate::relay::envelope;
 use crate::relay::fences::PendingAck;
@@ -54,19 +55,21 @@ impl Bus {
             if self.subscribing.is_none() {
                 // The link first: a room that was taken from the queues must not be dropped.
                 let Some(client) = self.link.as_ref().map(|link| link.client.clone()) else { return Poll::Pending };
-                let Some((key, room)) = self.next_room() else { return Poll::Ready(()) };
+                let (asked, is_probe) = match self.next_room() {
+                    None => (self.next_probe(), true),
+                    asked => (asked, false),
+                };
+                let Some((key, room)) = asked else { return Poll::Ready(()) };
                 let subject = format!("{}{room}", self.room_prefix);
-                let subscribe = Box::pin(async move { client.subscribe(subject).await });
-                self.subscribing = Some((key, room, subscribe));
+                let subscriber = Box::pin(async move { client.subscribe(subject).await });
+                self.subscribing = Some(Subscribing { key, room, is_probe, subscriber });
             }
-            let Some((key, room, mut subscribe)) = self.subscribing.take() else { continue };
-            match subscribe.as_mut().poll(cx) {
-                Poll::Pending => {
-                    self.subscribing = Some((key, room, subscribe));
-                    return Poll::Pending;
-                }
-                Poll::Ready(Ok(subscriber)) => self.handle_subscribed(key, room, subscriber),
-                Poll::Ready(Err(error)) => {
+            let Some(subscribing) = &mut self.subscribing else { continue };
+            let result = std::task::ready!(subscribing.subscriber.as_mut().poll(cx));
+            let Some(Subscribing { key, room, is_probe, .. }) = self.subscribing.take() else { continue };
+            match result {
+                Ok(subscriber) => self.handle_subscribed(key, room, is_probe, subscriber),
+                Err(error) => {
                     self.incoming.hub.borrow_mut().interest.refuse(key);
                     self.complaints.warn(format!("cannot subscribe room {room}: {error}"), now);
                 }
@@ -94,11 +97,24 @@ impl Bus {
         Some((key, room))
     }
 
-    fn handle_subscribed(&mut self, key: RoomKey, room: RoomName, subscriber: async_nats::Subscriber) {
-        if self.incoming.hub.borrow().interest.key(&room) == Some(key) {
-            self.rooms.open(key, room, subscriber);
-            self.fences.add_room(key);
+    /// The next room to prove. Rooms that somebody waits for go first; a relay that stops waits for no proof.
+    fn next_probe(&mut self) -> Option<(RoomKey, RoomName)> {
+        if self.rooms.probes() >= PROBES || self.stop.is_some() {
+            return None;
         }
+        self.rounds.pop(&self.incoming.hub.borrow().interest)
+    }
+
+    fn handle_subscribed(&mut self, key: RoomKey, room: RoomName, is_probe: bool, subscriber: Subscriber) {
+        if self.incoming.hub.borrow().interest.key(&room) != Some(key) {
+            return;
+        }
+        if is_probe {
+            self.rooms.probe(key, subscriber);
+        } else {
+            self.rooms.open(key, room, subscriber);
+        }
+        self.fences.add_room(key);
     }
 
     fn poll_fence(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {

@@ -122,6 +122,7 @@ impl Bus {
         }
         for key in batch.rooms {
             hub.interest.confirm(key, now);
+            self.rooms.end_probe(key);
         }
         for ack in batch.acks {
             hub.acked(ack.port, ack.token, AckLevel::Broker);
@@ -168,24 +169,36 @@ impl Bus {
             }
         }
         if self.signals.take_events() >= BURST {
-            self.handle_burst(revoked);
+            self.handle_burst(revoked, now);
         }
     }
 
     /// The broker complained so much at once that the client may have dropped complaints; `revoked`: about rooms in force too.
-    fn handle_burst(&mut self, revoked: bool) {
+    fn handle_burst(&mut self, revoked: bool, now: Instant) {
         let failed = self.fences.fail_acks();
         self.fail_acks(failed);
         let unproven = self.fences.take_rooms();
+        let (probes, unproven): (Vec<_>, Vec<_>) = unproven.into_iter().partition(|key| self.rooms.end_probe(*key));
         let hub = self.incoming.hub.borrow();
         let named = |key: RoomKey| hub.interest.room(key).map(|room| (key, room.clone()));
         if revoked {
             tracing::warn!("the broker took back many rooms at once; every room is subscribed anew, and told");
             self.doubts.replace(self.rooms.keys().filter_map(named));
+            self.rounds.clear();
         } else {
+            self.rounds.handle_burst(probes, now);
             let unproven = unproven.into_iter().filter_map(named);
             unproven.for_each(|(key, room)| self.doubts.add(key, room, hub.interest.is_in_force(key)));
         }
+    }
+
+    /// Every room in force is proved, for a complaint about it may have been dropped.
+    pub(super) fn begin_round(&mut self, now: Instant) {
+        self.rounds.begin(self.rooms.keys(), now);
+        tracing::info!(
+            rooms = self.incoming.hub.borrow().interest.len(),
+            "the broker complained more at once than its client can tell; every room is proved to be in force"
+        );
     }
 
     /// The server will close this connection soon: moving now is one short hole instead of a later one.

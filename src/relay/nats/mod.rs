@@ -7,7 +7,7 @@
 //! 2. deliveries: empty every subscription's queue into the ports;
 //! 3. fences that came back: joins, acknowledgements, the gap after a reconnect;
 //! 4. requests of the ports, a share of each;
-//! 5. commands to the client, as many as it takes: subscriptions, a fence if one is due, publications;
+//! 5. commands to the client, as many as it takes: subscriptions and probes, a fence if one is due, publications;
 //! 6. what is overdue;
 //! 7. wake the ports; sleep.
 //!
@@ -21,6 +21,7 @@ mod complaints;
 mod doubts;
 mod link;
 mod rooms;
+mod rounds;
 mod signals;
 mod subscribes;
 #[cfg(test)]
@@ -44,6 +45,7 @@ use complaints::Complaints;
 use doubts::Doubts;
 use link::{Link, first_connection};
 use rooms::{Incoming, Rooms};
+use rounds::Rounds;
 use signals::{Report, Signals};
 use subscribes::Subscribes;
 
@@ -109,7 +111,15 @@ pub(super) async fn run(desk: Desk, access: Access, doorbell: Doorbell, limits: 
 }
 
 type Connecting = Pin<Box<dyn Future<Output = Link>>>;
-type Subscribing = Pin<Box<dyn Future<Output = Result<Subscriber, SubscribeError>>>>;
+
+/// A subscription on its way to the client.
+struct Subscribing {
+    key: RoomKey,
+    room: RoomName,
+    /// It is the room's second, see `rounds.rs`.
+    is_probe: bool,
+    subscriber: Pin<Box<dyn Future<Output = Result<Subscriber, SubscribeError>>>>,
+}
 
 struct Bus {
     incoming: Rc<Incoming>,
@@ -122,7 +132,8 @@ struct Bus {
     rooms: Rooms,
     subscribes: Subscribes,
     doubts: Doubts,
-    subscribing: Option<(RoomKey, RoomName, Subscribing)>,
+    rounds: Rounds,
+    subscribing: Option<Subscribing>,
     publishes: PublishQueue,
     fences: Fences,
     signals: Arc<Signals>,
@@ -162,6 +173,7 @@ impl Bus {
             link: None,
             subscribes: Subscribes::default(),
             doubts: Doubts::default(),
+            rounds: Rounds::default(),
             subscribing: None,
             publishes: PublishQueue::new(limits.fence_deadline),
             fences: Fences::new(limits.fence_deadline),
@@ -243,6 +255,9 @@ impl Bus {
         }
         let overdue = self.fences.handle_timeout(now);
         self.fail_acks(overdue);
+        if self.rounds.handle_timeout(now) {
+            self.begin_round(now);
+        }
         if now >= self.next_look {
             self.next_look = now + LOOK_TICK;
             self.look();
@@ -355,6 +370,7 @@ impl Bus {
             hub.interest.poll_timeout(),
             self.publishes.poll_timeout(),
             self.fences.poll_timeout(),
+            self.rounds.poll_timeout(),
             self.stop.as_ref().map(|stop| stop.deadline),
         ];
         others.into_iter().flatten().fold(at, Instant::min)

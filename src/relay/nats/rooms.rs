@@ -48,12 +48,15 @@ pub(super) struct Rooms {
     incoming: Rc<Incoming>,
     queues: FuturesUnordered<Queue>,
     ends: HashMap<RoomKey, Rc<End>>,
+    /// Second subscriptions of rooms, a few at a time, which prove the first ones: nobody gets their messages.
+    probes: HashMap<RoomKey, Subscriber>,
     ended: u64,
 }
 
 impl Rooms {
     pub(super) fn new(incoming: Rc<Incoming>) -> Self {
-        Self { incoming, queues: FuturesUnordered::new(), ends: HashMap::new(), ended: 0 }
+        let (queues, ends, probes) = (FuturesUnordered::new(), HashMap::new(), HashMap::new());
+        Self { incoming, queues, ends, probes, ended: 0 }
     }
 
     /// Takes a subscription in.
@@ -65,10 +68,28 @@ impl Rooms {
 
     /// Ends a subscription, if there is one; dropping it tells the broker.
     pub(super) fn close(&mut self, key: RoomKey) {
+        self.end_probe(key);
         if let Some(end) = self.ends.remove(&key) {
             self.ended += 1;
             end.set();
         }
+    }
+
+    /// Takes a room's second subscription in.
+    pub(super) fn probe(&mut self, key: RoomKey, subscriber: Subscriber) {
+        self.probes.insert(key, subscriber);
+    }
+
+    /// Ends a room's second subscription. Says whether there was one.
+    pub(super) fn end_probe(&mut self, key: RoomKey) -> bool {
+        let had = self.probes.remove(&key).is_some();
+        self.ended += u64::from(had);
+        had
+    }
+
+    /// Rooms with a second subscription.
+    pub(super) fn probes(&self) -> usize {
+        self.probes.len()
     }
 
     /// The rooms with a subscription.
@@ -84,6 +105,11 @@ impl Rooms {
     /// Empties every queue that has something.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
         while let Poll::Ready(Some(())) = Pin::new(&mut self.queues).poll_next(cx) {}
+        for probe in self.probes.values_mut() {
+            while let Poll::Ready(Some(_)) = Pin::new(&mut *probe).poll_next(cx) {
+                self.incoming.taken.set(self.incoming.taken.get() + 1);
+            }
+        }
     }
 }
 

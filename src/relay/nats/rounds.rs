@@ -1,0 +1,176 @@
+//! Rounds over the rooms in force: each is proved again, because a complaint about it may have been dropped. Pure.
+//!
+//! The client keeps a bounded number of the broker's complaints and drops the rest (see `doubts.rs`). So where many come at once,
+//! all about publications or joins under way, one that takes back a room in force may be behind them: its clients would stay, and
+//! hear nothing. Such a burst asks for a round:
+//!
+//! ```text
+//!   handle_burst() ──► due ── PERIOD since the last began ──► under way ── pop() … until none waits ──► done
+//!                       ▲                                         │
+//!                       └──────────── handle_burst() ─────────────┘  and what was being proved waits a PAUSE
+//! ```
+//!
+//! A room is proved by a *probe*: a second subscription of its subject, whose messages nobody gets and which ends with the fence
+//! behind it. The broker refuses it exactly if it forbids the room, and the room is then revoked. The room's own subscription stays as
+//! it is, so nobody misses a message and nobody is told a gap: who may not enter a room must not be able to cost everybody else one.
+//!
+//! What a flood of forbidden joins and publications can cost is bounded by time, not by the flood: one round in a [`PERIOD`], so a
+//! subscription, its end and the messages between the two for each room in it; and a few probes in a [`PAUSE`] where bursts follow
+//! each other so closely that no fence between them proves anything.
+//!
+//! Left to nobody: a room that was taken back and allowed again before its turn, both within a round. Its subscription is gone, and
+//! its probe succeeds. Only a gap to all rooms would mend that, on the word of whoever floods.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::doubts::{BURST, PACE};
+use crate::relay::RoomName;
+use crate::relay::interest::{Interest, RoomKey};
+
+/// Between the beginnings of two rounds.
+const PERIOD: Duration = Duration::from_secs(30);
+/// How long a round rests after a burst that left probes unproven.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Probes that no fence has proved yet.
+pub(super) const PROBES: usize = 24;
+
+const _: () = assert!(((PACE + PROBES) as u64) < BURST, "proving must not be a burst");
+const _: () = assert!(PAUSE.as_millis() < PERIOD.as_millis(), "a round goes on before the next is due");
+
+/// Which rooms wait for their probe, and when the next round begins.
+#[derive(Debug, Default)]
+pub(super) struct Rounds {
+    waiting: VecDeque<RoomKey>,
+    /// There was a burst since the last round began.
+    due: bool,
+    next: Option<Instant>,
+    rests_until: Option<Instant>,
+}
+
+impl Rounds {
+    /// A complaint about any room in force may have been dropped, and one about these, whose probes were under way.
+    pub(super) fn handle_burst(&mut self, unproven: Vec<RoomKey>, now: Instant) {
+        self.due = true;
+        if !unproven.is_empty() {
+            self.rests_until = Some(now + PAUSE);
+            self.waiting.extend(unproven);
+        }
+    }
+
+    /// Whether a round begins now, over the rooms that [`Rounds::begin`] is given.
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> bool {
+        self.rests_until.take_if(|until| *until <= now);
+        self.due && self.waiting.is_empty() && self.next.is_none_or(|next| next <= now)
+    }
+
+    /// Begins a round.
+    pub(super) fn begin(&mut self, rooms: impl Iterator<Item = RoomKey>, now: Instant) {
+        self.waiting.extend(rooms);
+        self.due = false;
+        self.next = Some(now + PERIOD);
+    }
+
+    /// Every room is subscribed anew: there is nothing to prove.
+    pub(super) fn clear(&mut self) {
+        self.waiting.clear();
+        self.due = false;
+    }
+
+    /// The next room to prove, if it is in force still.
+    pub(super) fn pop(&mut self, interest: &Interest) -> Option<(RoomKey, RoomName)> {
+        if self.rests_until.is_some() {
+            return None;
+        }
+        std::iter::from_fn(|| self.waiting.pop_front())
+            .filter(|key| interest.is_in_force(*key))
+            .find_map(|key| interest.room(key).map(|room| (key, room.clone())))
+    }
+
+    /// When to call [`Rounds::handle_timeout`] next.
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
+        let next = self.next.filter(|_| self.due && self.waiting.is_empty());
+        self.rests_until.into_iter().chain(next).min()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::relay::interest::{Bounds, Effect};
+
+    const MS: Duration = Duration::from_millis(1);
+
+    /// A table with so many rooms in force, and their keys.
+    fn rooms(count: usize) -> (Interest, Vec<RoomKey>) {
+        let now = Instant::now();
+        let mut table = Interest::new(Bounds { confirm_within: PERIOD, linger: PERIOD, rooms: count });
+        (0..count).for_each(|number| table.handle_subscribe(number.to_string().into(), 0, now));
+        let subscribe = |effect| match effect {
+            Effect::Subscribe(key, _) => key,
+            other => panic!("{other:?}"),
+        };
+        let keys: Vec<_> = std::iter::from_fn(|| table.poll_effect()).map(subscribe).collect();
+        keys.iter().for_each(|key| table.confirm(*key, now));
+        (table, keys)
+    }
+
+    #[test]
+    fn a_flood_of_any_length_costs_one_round_in_a_period() {
+        let ((table, keys), start) = (rooms(100), Instant::now());
+        let (mut rounds, mut probes) = (Rounds::default(), 0);
+        let minute = Duration::from_secs(60).as_millis() as u32;
+        for now in (0..minute).map(|ms| start + MS * ms) {
+            rounds.handle_burst(Vec::new(), now);
+            if rounds.handle_timeout(now) {
+                rounds.begin(keys.iter().copied(), now);
+            }
+            probes += std::iter::from_fn(|| rounds.pop(&table)).count();
+        }
+        assert_eq!(probes, 2 * keys.len());
+    }
+
+    #[test]
+    fn bursts_without_an_end_leave_a_few_probes_in_a_pause() {
+        let ((table, keys), start) = (rooms(100), Instant::now());
+        let (mut rounds, mut probes) = (Rounds::default(), 0);
+        rounds.handle_burst(Vec::new(), start);
+        rounds.begin(keys.iter().copied(), start);
+        for now in (0..10_000).map(|ms| start + MS * ms) {
+            rounds.handle_timeout(now);
+            let unproven: Vec<_> = std::iter::from_fn(|| rounds.pop(&table)).take(PROBES).map(|(key, _)| key).collect();
+            probes += unproven.len();
+            rounds.handle_burst(unproven, now);
+        }
+        assert_eq!(probes, 10 * PROBES);
+        assert_eq!(rounds.waiting.len(), keys.len(), "none is given up");
+    }
+
+    #[test]
+    fn a_burst_after_a_round_began_is_another_round_when_its_time_has_come() {
+        let ((table, keys), start) = (rooms(2), Instant::now());
+        let mut rounds = Rounds::default();
+        assert!(!rounds.handle_timeout(start), "without a burst there is none");
+        rounds.handle_burst(Vec::new(), start);
+        assert!(rounds.handle_timeout(start));
+        rounds.begin(keys.iter().copied(), start);
+        assert_eq!(rounds.poll_timeout(), None);
+        let (probed, _) = rounds.pop(&table).unwrap();
+        rounds.handle_burst(vec![probed], start + MS);
+        assert!(rounds.pop(&table).is_none(), "it rests");
+        assert_eq!(rounds.poll_timeout(), Some(start + MS + PAUSE));
+        assert!(!rounds.handle_timeout(start + MS + PAUSE), "the round is not over");
+        assert_eq!(std::iter::from_fn(|| rounds.pop(&table)).count(), 2);
+        assert_eq!(rounds.poll_timeout(), Some(start + PERIOD));
+        assert!(rounds.handle_timeout(start + PERIOD));
+    }
+
+    #[test]
+    fn a_room_that_ended_while_it_waited_is_not_proved() {
+        let ((mut table, keys), now) = (rooms(2), Instant::now());
+        let mut rounds = Rounds::default();
+        rounds.begin(keys.iter().copied(), now);
+        table.refuse(keys[0]);
+        assert_eq!(std::iter::from_fn(|| rounds.pop(&table)).map(|(key, _)| key).collect::<Vec<_>>(), [keys[1]]);
+    }
+}
