@@ -12,7 +12,7 @@
 //! | [`conn`] | pure | one client: its 64-byte entry, outbox, deadlines |
 //! | [`room`] | pure | many clients: members, passes of a fan-out |
 //! | [`relay`] | pure + shell | interest table (pure), local bus and NATS (shell) |
-//! | [`close`], [`id`], [`limits`] | pure | why connections end, how they are named, how much of everything |
+//! | [`close`], [`id`], [`limits`], [`percent`] | pure | why connections end, how they are named, how much of everything, `%XX` |
 //! | `shard`, `wire` | shell | the loop of one core; epoll and io_uring |
 //! | `control` | shell | admin HTTP, metrics |
 //! | `node`, `config`, `cli`, `check` | shell | start to stop, settings, command line, what the host allows |
@@ -47,6 +47,7 @@ pub mod conn;
 pub mod dialect;
 pub mod id;
 pub mod limits;
+pub mod percent;
 pub mod proto;
 pub mod relay;
 pub mod room;

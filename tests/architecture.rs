@@ -12,8 +12,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("close", &[]),
     ("id", &[]),
     ("limits", &[]),
+    ("percent", &[]),
     ("proto", &["close", "limits"]),
-    ("dialect", &["close", "id", "limits", "proto", "relay"]),
+    ("dialect", &["close", "id", "limits", "percent", "proto", "relay"]),
     ("conn", &["close", "dialect", "id", "limits", "proto"]),
     ("room", &["close", "id", "limits", "relay"]),
     // Shared by the shell.
@@ -23,10 +24,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("check", &["config", "limits", "conn", "wire", "shard"]),
     ("log", &["config"]),
     // The shell.
-    ("relay", &["config", "counters", "id", "limits", "mailbox"]),
+    ("relay", &["config", "counters", "id", "limits", "mailbox", "percent"]),
     ("wire", &["conn", "counters", "id", "limits", "mailbox", "proto", "close"]),
-    ("control", &["check", "close", "config", "counters", "id", "limits", "mailbox", "relay"]),
-    ("client", &["config", "limits", "relay"]),
+    ("control", &["check", "close", "config", "counters", "id", "limits", "mailbox", "percent", "relay"]),
+    ("client", &["config", "limits", "percent", "relay"]),
     ("cli", &["config"]),
     (
         "shard",
@@ -39,7 +40,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Modules of the core: bytes and `now` in, values out.
-const PURE: [&str; 7] = ["close", "conn", "dialect", "id", "limits", "proto", "room"];
+const PURE: [&str; 8] = ["close", "conn", "dialect", "id", "limits", "percent", "proto", "room"];
 
 /// What only a shell touches.
 const SYSTEM: [&str; 14] = [

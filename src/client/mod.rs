@@ -17,6 +17,7 @@ use serde_json::Value;
 
 use self::http::{Answer, Request};
 use crate::config::Config;
+use crate::percent;
 use crate::relay::valid_room;
 
 pub use subscribe::{Subscription, subscribe};
@@ -90,7 +91,7 @@ pub fn publish(config: &Config, room: &str, message: &str) -> ExitCode {
         text => text.as_bytes().to_vec(),
     };
     let admin = reachable(config.admin);
-    let path = format!("/v1/rooms/{}/messages", percent_encoded(room));
+    let path = format!("/v1/rooms/{}/messages", percent::encode(room));
     let token = config.publish_token.as_deref().or(config.admin_token.as_deref());
     match (Request { method: "POST", path: &path, token, kind: Some(content_type(&body)), body: &body }).send(admin) {
         Ok(answer) if answer.is_success() => {
@@ -112,15 +113,6 @@ fn content_type(body: &[u8]) -> &'static str {
     } else {
         "application/octet-stream"
     }
-}
-
-/// `text` as one segment of a URL's path (RFC 3986 §2.3).
-fn percent_encoded(text: &str) -> String {
-    let encoded = text.bytes().map(|byte| match byte {
-        b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
-        _ => format!("%{byte:02X}"),
-    });
-    encoded.collect()
 }
 
 /// Where a node that listens on `address` is reached from its own host.
@@ -176,12 +168,6 @@ fn say(text: impl Display) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_room_is_one_segment_of_the_path() {
-        assert_eq!(percent_encoded("a.b-c"), "a.b-c");
-        assert_eq!(percent_encoded("a/b?c#d%"), "a%2Fb%3Fc%23d%25");
-    }
 
     #[test]
     fn the_content_type_is_what_the_message_is() {

@@ -3,6 +3,7 @@
 use super::auth::Need;
 use super::reply::Problem;
 use crate::id::ConnectionId;
+use crate::percent;
 use crate::relay::{RoomName, valid_room};
 
 /// Entries of a list where the request does not say.
@@ -102,25 +103,12 @@ pub(super) fn room_name(name: &str) -> Result<RoomName, Problem> {
     Ok(RoomName::from(name))
 }
 
-/// Percent-decodes (RFC 3986 §2.1).
+/// Percent-decodes.
 fn decoded(text: &str) -> Result<String, Problem> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((first, after)) = rest.split_first() {
-        let (byte, after) = match (first, after) {
-            (b'%', [high, low, after @ ..]) => (hex(*high).zip(hex(*low)).map(|(high, low)| high << 4 | low), after),
-            (b'%', _) => (None, after),
-            (byte, after) => (Some(*byte), after),
-        };
-        bytes.push(byte.ok_or_else(|| Problem::bad("bad-room", "a % must be followed by two hexadecimal digits"))?);
-        rest = after;
-    }
+    let octets: Result<Vec<u8>, _> = percent::octets(text).collect();
+    let octets = octets.map_err(|_| Problem::bad("bad-room", "a % must be followed by two hexadecimal digits"))?;
     // What is not UTF-8 is not ASCII either; the check of the name refuses the replacement character.
-    Ok(String::from_utf8_lossy(&bytes).into_owned())
-}
-
-fn hex(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).map(|value| value as u8)
+    Ok(String::from_utf8_lossy(&octets).into_owned())
 }
 
 /// Query parameters of the lists.

@@ -2,8 +2,8 @@
 
 use std::borrow::Cow;
 
+use crate::percent;
 use crate::proto::frame::{BINARY, OpCode, TEXT};
-use crate::proto::handshake::percent_decode;
 use crate::relay::{Kind, valid_room};
 
 /// Where the rooms of this dialect are.
@@ -11,7 +11,7 @@ pub const PATH_PREFIX: &str = "/raw/";
 
 /// The room that `/raw/ROOM` names, percent-decoded; `None` if it names none.
 pub fn room_of_path(path: &str) -> Option<Cow<'_, str>> {
-    percent_decode(path.strip_prefix(PATH_PREFIX)?).filter(|room| valid_room(room).is_ok())
+    percent::decode(path.strip_prefix(PATH_PREFIX)?).filter(|room| valid_room(room).is_ok())
 }
 
 /// The frame that carries a publication of this kind; the payload is the publication's.

@@ -5,10 +5,9 @@ use std::net::IpAddr;
 use arbitrary::Arbitrary;
 use tidegate::dialect::{Served, built_in};
 use tidegate::limits::{HEAD_BYTES, HEAD_FIELDS, TARGET_BYTES};
+use tidegate::percent;
 use tidegate::proto::deflate::agree;
-use tidegate::proto::handshake::{
-    Progress, Request, Upgrade, accept, origin_allowed, parse, parse_from, percent_decode, same_host,
-};
+use tidegate::proto::handshake::{Progress, Request, Upgrade, accept, origin_allowed, parse, parse_from, same_host};
 use tidegate::proto::proxy::parse_v2;
 use tidegate::relay::valid_room;
 
@@ -102,7 +101,7 @@ struct Policy {
 pub fn handshake_policy(data: &[u8]) {
     with(data, |policy: Policy| {
         let _ = agree(policy.extensions.iter().map(String::as_str));
-        if let Some(decoded) = percent_decode(&policy.path) {
+        if let Some(decoded) = percent::decode(&policy.path) {
             assert!(decoded.len() <= policy.path.len());
             assert!(policy.path.contains('%') || decoded == policy.path);
         }

@@ -15,5 +15,5 @@ mod response;
 
 pub use head::Progress;
 pub use origin::{origin_allowed, same_host};
-pub use request::{Request, Upgrade, parse, parse_from, percent_decode};
+pub use request::{Request, Upgrade, parse, parse_from};
 pub use response::{accept, refuse, respond};

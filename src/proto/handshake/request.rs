@@ -1,6 +1,5 @@
 //! What a request asks for (RFC 6455 §4.2.1).
 
-use std::borrow::Cow;
 use std::mem::MaybeUninit;
 
 use memchr::memchr;
@@ -254,24 +253,4 @@ fn text(value: &[u8]) -> &str {
 /// The elements of a comma-separated list.
 fn elements(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|octet| *octet == b',').map(<[u8]>::trim_ascii)
-}
-
-/// Decodes `%XX`; `None` where two hexadecimal digits are missing or the result is not UTF-8.
-pub fn percent_decode(text: &str) -> Option<Cow<'_, str>> {
-    if !text.contains('%') {
-        return Some(Cow::Borrowed(text));
-    }
-    let mut decoded = Vec::with_capacity(text.len());
-    let mut octets = text.bytes();
-    while let Some(octet) = octets.next() {
-        decoded.push(match octet {
-            b'%' => hex_digit(octets.next()?)? << 4 | hex_digit(octets.next()?)?,
-            plain => plain,
-        });
-    }
-    String::from_utf8(decoded).ok().map(Cow::Owned)
-}
-
-fn hex_digit(octet: u8) -> Option<u8> {
-    char::from(octet).to_digit(16).map(|digit| digit as u8)
 }

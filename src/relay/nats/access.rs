@@ -10,6 +10,7 @@ use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerA
 
 use super::signals::Signals;
 use crate::config;
+use crate::percent;
 use crate::relay::Options;
 
 /// Between two pings to a silent broker; the third that finds no answer ends the connection.
@@ -182,7 +183,7 @@ fn parse_server(text: &str) -> io::Result<(ServerAddr, Option<Login>)> {
         return Err(wrong("not a server that the relay can use"));
     }
     let mut url = server.into_inner();
-    let decode = |part: &str| percent_decoded(part).ok_or_else(|| wrong("the login in it is not UTF-8"));
+    let decode = |part: &str| decoded(part).ok_or_else(|| wrong("the login in it is not UTF-8"));
     let login = match (url.username(), url.password()) {
         ("", _) => None,
         (token, None) => Some(Login::Token(decode(token)?)),
@@ -193,19 +194,9 @@ fn parse_server(text: &str) -> io::Result<(ServerAddr, Option<Login>)> {
     Ok((ServerAddr::from_url(url)?, login))
 }
 
-fn percent_decoded(text: &str) -> Option<String> {
-    let mut bytes = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&first, tail)) = rest.split_first() {
-        let digits = tail.get(..2).filter(|_| first == b'%').and_then(|digits| std::str::from_utf8(digits).ok());
-        let (byte, used) = match digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) {
-            Some(byte) => (byte, 2),
-            None => (first, 0),
-        };
-        bytes.push(byte);
-        rest = &tail[used..];
-    }
-    String::from_utf8(bytes).ok()
+/// A login as it was meant: what is no escape stands for itself, for many a password has a `%`.
+fn decoded(text: &str) -> Option<String> {
+    String::from_utf8(percent::octets(text).map(|octet| octet.unwrap_or(b'%')).collect()).ok()
 }
 
 fn login(nats: &config::Nats) -> io::Result<Option<Login>> {
