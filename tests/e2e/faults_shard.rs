@@ -186,23 +186,31 @@ fn a_shard_that_can_accept_nobody_any_more_ends_the_process_with_a_failure(drive
 /// Takes a copy of a descriptor of the gateway, one that listens at its public port, and shuts it down.
 fn shut_a_listener_down(gateway: &Gateway) {
     use nix::libc::{SYS_pidfd_getfd, SYS_pidfd_open, syscall};
-    use std::os::fd::{FromRawFd, OwnedFd};
+    use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
     let own = |result: i64| {
         // SAFETY: a new descriptor, and nobody else's.
-        (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result as i32) })
+        (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result as i32) }).ok_or_else(std::io::Error::last_os_error)
     };
     // SAFETY: numbers only.
-    let process = own(unsafe { syscall(SYS_pidfd_open, gateway.pid(), 0) }).expect("pidfd_open(2)");
+    let process = own(unsafe { syscall(SYS_pidfd_open, gateway.pid(), 0) });
+    let process = process.unwrap_or_else(|error| panic!("pidfd_open(2) of the gateway, {}: {error}", gateway.pid()));
     let copies = (0..gateway.open_descriptors() as i32 * 2).filter_map(|number| {
         // SAFETY: numbers only.
-        own(unsafe { syscall(SYS_pidfd_getfd, std::os::fd::AsRawFd::as_raw_fd(&process), number, 0) })
+        let copy = own(unsafe { syscall(SYS_pidfd_getfd, process.as_raw_fd(), number, 0) });
+        match copy {
+            Ok(copy) => Some(copy),
+            // No number of the gateway's.
+            Err(error) if error.raw_os_error() == Some(nix::libc::EBADF) => None,
+            Err(error) => panic!("pidfd_getfd(2) of the gateway's descriptor {number}, as ptrace(2) would: {error}"),
+        }
     });
     let listener = copies.map(std::net::TcpListener::from).find(|copy| {
         let listens = nix::sys::socket::getsockopt(copy, nix::sys::socket::sockopt::AcceptConn) == Ok(true);
         listens && copy.local_addr().is_ok_and(|address| address.port() == gateway.port)
     });
-    let listener = listener.expect("the gateway listens");
-    nix::sys::socket::shutdown(std::os::fd::AsRawFd::as_raw_fd(&listener), nix::sys::socket::Shutdown::Both).unwrap();
+    let listener = listener.expect("none of the gateway's descriptors listens at its public port");
+    let shut = nix::sys::socket::shutdown(listener.as_raw_fd(), nix::sys::socket::Shutdown::Both);
+    shut.expect("shutdown(2) of the gateway's listener");
 }
 
 fn a_relay_that_stands_still_leaves_connections_and_other_rooms_alone(driver: Driver) {
