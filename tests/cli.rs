@@ -1,6 +1,6 @@
 //! The command line of the real program: what people type, what they read, and how it ends.
 
-#![allow(clippy::unwrap_used, reason = "a failed step of a test's preparation is a failed test")]
+#![expect(clippy::unwrap_used, reason = "a failed step of a test's preparation is a failed test")]
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};

@@ -4,8 +4,8 @@
 //! `TIDEGATE_FUZZ_INPUTS=100000` makes that many for each target, `TIDEGATE_FUZZ_SEED=7` others.
 
 #![cfg(feature = "gateway")]
-#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says on what")]
-#![allow(unreachable_pub, reason = "the same source is a library for the fuzzers")]
+#![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says on what")]
+#![expect(unreachable_pub, reason = "the same source is a library for the fuzzers")]
 
 #[path = "../fuzz/src/bodies/mod.rs"]
 mod bodies;

@@ -1,6 +1,5 @@
 //! What the reliability report and SECURITY.md call shown by a test, is: the test is there, and every line has one or a reason. And
 //! what the benchmark report and the README say was measured, was.
-#![allow(clippy::unwrap_used, reason = "a failed step of a test's preparation is a failed test")]
 
 use std::path::Path;
 use std::process::Command;

@@ -1,6 +1,6 @@
 //! The README against the program: its tables name what the binary names, and its browser client does what it says.
 #![cfg(feature = "gateway")]
-#![allow(clippy::unwrap_used, reason = "a failed step of a test's preparation is a failed test")]
+#![expect(clippy::unwrap_used, reason = "a failed step of a test's preparation is a failed test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Write};

@@ -347,7 +347,7 @@ fn a_token_opens_the_broker() {
 }
 
 /// A token as an operator-mode broker reads it: claims of `subject`, signed by `issuer`.
-#[allow(clippy::unwrap_used, reason = "a test")]
+#[expect(clippy::unwrap_used, reason = "a test")]
 fn signed(issuer: &nkeys::KeyPair, subject: &nkeys::KeyPair, nats: serde_json::Value) -> String {
     use base64::Engine;
     let encode = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);

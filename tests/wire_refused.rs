@@ -1,7 +1,7 @@
 //! What the program does where the kernel answers io_uring's calls as container runtimes and empty hosts do: a seccomp
 //! filter in front of the real binary gives the answers.
 
-#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and says what it could not show")]
+#![expect(clippy::unwrap_used, reason = "a test may panic")]
 
 mod support;
 

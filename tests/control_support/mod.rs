@@ -1,6 +1,6 @@
 //! A control thread over fake shards, and an HTTP client that says exactly what a test wants said. Each test binary uses a
 //! part of it.
-#![allow(dead_code, unreachable_pub, clippy::unwrap_used)]
+#![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "no test binary uses all of it")]
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

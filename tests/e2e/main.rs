@@ -1,7 +1,7 @@
 //! The gateway from outside: the real binary, a real broker, real sockets. Every story that touches the wire runs on both
 //! drivers. Nothing is slept for: a story waits for what must come, with patience.
 #![cfg(feature = "gateway")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and says on what")]
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -4,9 +4,8 @@
 //! The same shards run in the gateway; only the wire, the clock and the broker are played. A failure prints its seed:
 //! `TIDEGATE_SIM_SEED=42 cargo test --test simulator` plays it again. `TIDEGATE_SIM_SEEDS=1000` plays that many.
 
-#![allow(unreachable_pub, reason = "a program of its own: pub is between its modules")]
-#![allow(clippy::unwrap_used, reason = "what the shards say is read back, or the test fails")]
-#![allow(clippy::print_stdout, reason = "the first line of a report counts the losses")]
+#![expect(unreachable_pub, reason = "a program of its own: pub is between its modules")]
+#![expect(clippy::print_stdout, reason = "the first line of a report counts the losses")]
 
 mod bus;
 mod client;

@@ -3,9 +3,9 @@
     dead_code,
     unreachable_pub,
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::print_stdout,
-    clippy::print_stderr
+    clippy::print_stderr,
+    reason = "no test binary uses all of it"
 )]
 
 pub mod checker;
