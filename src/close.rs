@@ -80,7 +80,7 @@ table! {
     MaxAge Local 1012 "max-age" "the connection is old; reconnect";
     /// An operator closed it.
     Operator Policy 1008 "operator" "closed by the operator";
-    /// The node cannot go on with it.
+    /// The node cannot go on with it: the host had no memory to receive what it sent.
     Internal Local 1011 "internal" "internal error; reconnect";
 }
 

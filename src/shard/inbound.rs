@@ -1,6 +1,8 @@
 //! From a readable socket to what the client meant.
 
-use std::io::ErrorKind;
+use std::io::{Error, ErrorKind};
+
+use nix::libc::{ENOBUFS, ENOMEM};
 
 use super::{Shard, encode};
 use crate::close::CloseReason;
@@ -80,8 +82,8 @@ impl<W: Wire> Shard<W> {
             }
             Ok(length) => length,
             Err(error) if error.kind() == ErrorKind::WouldBlock => return Next::Event,
-            Err(_) => {
-                self.ended(token, CloseReason::Reset);
+            Err(error) => {
+                self.handle_unreadable(token, &error);
                 return Next::Event;
             }
         };
@@ -102,6 +104,17 @@ impl<W: Wire> Shard<W> {
             (true, _) => Next::Tick,
             (false, true) => Next::Turn,
             (false, false) => Next::Event,
+        }
+    }
+
+    /// A recv(2) that failed. Where the host had no memory for it the socket itself is well, so that the client can be told.
+    #[cold]
+    fn handle_unreadable(&mut self, token: Token, error: &Error) {
+        let without_memory = matches!(error.raw_os_error(), Some(ENOBUFS | ENOMEM));
+        if without_memory && self.is_open(token) {
+            self.close(token, CloseReason::Internal);
+        } else {
+            self.ended(token, CloseReason::Reset);
         }
     }
 

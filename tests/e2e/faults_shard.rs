@@ -239,16 +239,22 @@ fn a_kernel_without_buffers_ends_the_connection_concerned_and_keeps_nobody_out(d
     let mut neighbour = Client::connect(gateway.port);
     neighbour.join("lobby");
     let incident = Incident::begin("ENOBUFS of recv(2), send(2), accept(2)", driver);
-    for (ended, call) in [SYS_recvfrom, SYS_sendto].into_iter().enumerate() {
+    for call in [SYS_recvfrom, SYS_sendto] {
         let mut client = Client::connect(gateway.port);
         client.join("lobby");
         let held = Held::hold(gateway.pid(), "shard-0");
         client.say(json!({"type": "ping"}));
         held.fail_call(call, ENOBUFS);
         drop(held);
-        // It is told: no octet of the stream is missing, the stream ends.
-        assert_eq!(client.end(), End::Lost);
-        gateway.wait_for("ws_closes_total{reason=\"reset\"}", (ended + 1) as f64);
+        // No octet of the stream is missing: it ends, and says why where it can still send.
+        let (end, reason) = if call == SYS_recvfrom {
+            (End::Closed(1011, String::from("internal error; reconnect")), "internal")
+        } else {
+            (End::Lost, "reset")
+        };
+        assert_eq!(client.end(), end);
+        drop(client);
+        gateway.wait_for(&format!("ws_closes_total{{reason=\"{reason}\"}}"), 1.0);
     }
     let held = Held::hold(gateway.pid(), "shard-0");
     let connecting = crate::support::http::connect(gateway.port);
