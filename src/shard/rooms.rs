@@ -169,10 +169,17 @@ impl<W: Wire> Shard<W> {
         self.release_held(index);
         self.unsubscribe_if_empty(index);
         for waiter in waiters {
-            if self.connections.find(waiter.token).is_some_and(|entry| entry.rooms.find(index).is_some()) {
-                self.reply_joined(waiter.token, name, waiter.reference.as_deref());
-                self.flush_reply(waiter.token);
+            let reference = waiter.reference.as_deref();
+            let open = self.connections.find(waiter.token).filter(|entry| entry.state == State::Open);
+            let Some(entry) = open else { continue };
+            if entry.rooms.find(index).is_some() {
+                self.reply_joined(waiter.token, name, reference);
+            } else if reference.is_some() {
+                // It has left again and was told so; what it asked with a `ref` is answered all the same.
+                let message = "you left the room before it was confirmed; join it again to be in it";
+                self.reply_error(ErrorCode::NotJoined, message, reference);
             }
+            self.flush_reply(waiter.token);
         }
     }
 

@@ -146,3 +146,34 @@ fn who_is_in_a_room_that_the_broker_takes_back_is_told_and_is_no_member_any_more
     shard.handle_relay(ToShard::Joined("lobby".into()));
     assert!(sent(&shard).contains(r#""joined""#));
 }
+
+#[test]
+fn every_join_with_a_ref_is_answered_also_where_its_client_left_before_the_broker_confirmed_the_room() {
+    // A client that waits for the answer to its own `ref` waited for ever: `left` came, and nothing for the join.
+    let (mut shard, token) = stage();
+    say(&mut shard, token, r#"{"type":"join","roomId":"lobby","ref":1}"#);
+    say(&mut shard, token, r#"{"type":"join","roomId":"lobby"}"#);
+    say(&mut shard, token, r#"{"type":"leave","roomId":"lobby","ref":2}"#);
+    assert!(sent(&shard).contains(r#"{"type":"left","roomId":"lobby","ref":2}"#), "{:?}", sent(&shard));
+    shard.wire.deeds.clear();
+    shard.handle_relay(ToShard::Joined("lobby".into()));
+    turns(&mut shard);
+    let told = sent(&shard);
+    assert!(told.contains(r#""code":"not-joined""#) && told.contains(r#""ref":1}"#), "{told:?}");
+    assert_eq!(told.matches(r#""type":"#).count(), 1, "without a ref `left` says it all: {told:?}");
+    assert!(matches!(shard.poll_relay(), Some(ToRelay::Subscribe(_))));
+    assert!(matches!(shard.poll_relay(), Some(ToRelay::Unsubscribe(_))), "nobody is in it");
+
+    // Who came back is in the room: each of its joins is one.
+    shard.wire.deeds.clear();
+    say(&mut shard, token, r#"{"type":"join","roomId":"lobby","ref":3}"#);
+    say(&mut shard, token, r#"{"type":"leave","roomId":"lobby"}"#);
+    say(&mut shard, token, r#"{"type":"join","roomId":"lobby","ref":4}"#);
+    shard.wire.deeds.clear();
+    shard.handle_relay(ToShard::Joined("lobby".into()));
+    turns(&mut shard);
+    for reference in [3, 4] {
+        let joined = format!(r#"{{"type":"joined","roomId":"lobby","ref":{reference}}}"#);
+        assert!(sent(&shard).contains(&joined), "{:?}", sent(&shard));
+    }
+}
