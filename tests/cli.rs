@@ -250,7 +250,7 @@ fn pub_reads_standard_input_for_a_dash() {
 
 #[test]
 fn pub_says_what_the_node_refused_and_exits_1() {
-    let (admin, _questions) = admin_port(vec![(403, r#"{"code":"forbidden","message":"not from here"}"#)]);
+    let (admin, _questions) = admin_port(vec![(403, r#"{"error":{"code":"forbidden","message":"not from here"}}"#)]);
     let refused = Folder::new().run(&["pub", "lobby", "x", "--admin", &admin.to_string()]);
     assert_eq!(refused.code, Some(1));
     assert!(refused.err.contains("403 not from here") && refused.err.contains("publish.token"), "{}", refused.err);

@@ -139,12 +139,11 @@ fn refusal(answer: &Answer, what: &str, token: &str) -> String {
     let said: Option<Value> = serde_json::from_slice(&answer.body).ok();
     let said = said
         .as_ref()
-        .and_then(|said| said.get("message").or_else(|| said.get("error")))
-        .map(|text| text.as_str().map_or_else(|| text.to_string(), str::to_owned))
-        .unwrap_or_else(|| String::from_utf8_lossy(&answer.body).trim().to_owned());
+        .and_then(|said| said.pointer("/error/message")?.as_str())
+        .map_or_else(|| String::from_utf8_lossy(&answer.body).trim().to_owned(), str::to_owned);
     let cure = match answer.status {
         401 | 403 => format!("; set {token}.token, or TIDEGATE_{}_TOKEN, to the node's", token.to_ascii_uppercase()),
-        404 => String::from("; is this the admin port of a tidegate node?"),
+        404 | 405 => String::from("; is this the admin port of a tidegate node?"),
         _ => String::new(),
     };
     format!("{what}: {} {said}{cure}", answer.status)
@@ -185,8 +184,19 @@ mod tests {
 
     #[test]
     fn a_refusal_tells_what_the_node_said_and_what_to_do() {
-        let answer = Answer { status: 401, body: br#"{"code":"unauthorized","message":"a token is needed"}"#.to_vec() };
-        let text = refusal(&answer, "not published", "publish");
-        assert!(text.contains("401 a token is needed") && text.contains("TIDEGATE_PUBLISH_TOKEN"), "{text}");
+        // The object around the sentence was shown, as JSON.
+        let text = |status, body: &str| refusal(&Answer { status, body: body.into() }, "not published", "publish");
+        let told = text(401, r#"{"error":{"code":"unauthorized","message":"a token is needed"}}"#);
+        assert!(told.contains("401 a token is needed; set publish.token"), "{told}");
+        assert!(told.ends_with("TIDEGATE_PUBLISH_TOKEN, to the node's"), "{told}");
+        let told = text(413, r#"{"error":{"code":"message-too-large","message":"send less"}}"#);
+        assert_eq!(told, "not published: 413 send less");
+        // What another server says, or the public port, is shown as it is.
+        assert_eq!(text(500, "out of order\n"), "not published: 500 out of order");
+        assert_eq!(text(500, r#"{"error":"out of order"}"#), r#"not published: 500 {"error":"out of order"}"#);
+        for (status, body) in [(404, "not found"), (405, "only GET is served here")] {
+            let told = text(status, body);
+            assert_eq!(told, format!("not published: {status} {body}; is this the admin port of a tidegate node?"));
+        }
     }
 }
