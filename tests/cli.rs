@@ -128,8 +128,16 @@ fn a_file_that_is_named_must_be_there_and_one_that_is_not_need_not() {
     let refused = folder.run(&["--print-config", "--config", "other.toml"]);
     assert_eq!(refused.code, Some(2));
     assert!(refused.err.starts_with("tidegate: other.toml: the configuration file cannot be read"), "{}", refused.err);
+    assert!(refused.err.ends_with("; check --config\n"), "{}", refused.err);
+    // Who set the variable gave no flag, and may not know that there is one in a unit or an image.
     let by_variable = folder.tidegate(&["--print-config"]).env("TIDEGATE_CONFIG", "other.toml").output().unwrap();
-    assert_eq!(by_variable.status.code(), Some(2));
+    let by_variable = Outcome::of(by_variable);
+    assert_eq!(by_variable.code, Some(2));
+    assert!(by_variable.err.ends_with("; check TIDEGATE_CONFIG\n"), "{}", by_variable.err);
+    fs::create_dir(folder.0.join("tidegate.toml")).unwrap();
+    let by_default = folder.run(&["--print-config"]);
+    assert_eq!(by_default.code, Some(2));
+    assert!(by_default.err.ends_with("; make it readable, or name another with --config\n"), "{}", by_default.err);
 }
 
 #[test]

@@ -61,13 +61,17 @@ pub fn load(flags: Vec<(&'static str, String)>, file: Option<PathBuf>, host: &Ho
     let environment: Vec<(String, String)> = std::env::vars_os()
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
-    let named = file.or_else(|| std::env::var_os("TIDEGATE_CONFIG").filter(|v| !v.is_empty()).map(PathBuf::from));
-    let path = named.clone().unwrap_or_else(|| PathBuf::from(DEFAULT_FILE));
+    let variable = std::env::var_os("TIDEGATE_CONFIG").filter(|v| !v.is_empty()).map(PathBuf::from);
+    let (path, named, cure) = match (file, variable) {
+        (Some(path), _) => (path, true, "check --config"),
+        (None, Some(path)) => (path, true, "check TIDEGATE_CONFIG"),
+        (None, None) => (PathBuf::from(DEFAULT_FILE), false, "make it readable, or name another with --config"),
+    };
     let file = match fs::read_to_string(&path) {
         Ok(text) => Some((path.display().to_string(), text)),
-        Err(error) if named.is_none() && error.kind() == io::ErrorKind::NotFound => None,
+        Err(error) if !named && error.kind() == io::ErrorKind::NotFound => None,
         Err(error) => {
-            let text = format!("the configuration file cannot be read: {error}; check --config");
+            let text = format!("the configuration file cannot be read: {error}; {cure}");
             return Err(vec![Problem { place: path.display().to_string(), text }]);
         }
     };
