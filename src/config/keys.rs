@@ -252,6 +252,14 @@ fn node_name(value: &Value) -> Result<String, String> {
 
 fn log_filter(value: &Value) -> Result<String, String> {
     let filter = value.filled()?;
+    // A word alone would be a target that logs all, and everything else nothing: a level with a slip silences the node.
+    let is_word = |part: &&str| part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let mut words = filter.split(',').map(str::trim).filter(|part| !part.is_empty()).filter(is_word);
+    if let Some(word) = words.find(|word| word.parse::<tracing::level_filters::LevelFilter>().is_err()) {
+        return Err(format!(
+            "{word:?} is not a level: off, error, warn, info, debug or trace; a target has one too, such as tidegate=debug"
+        ));
+    }
     match tracing_subscriber::EnvFilter::builder().parse(&filter) {
         Ok(_) => Ok(filter),
         Err(error) => Err(format!(

@@ -194,6 +194,12 @@ const MISTAKES: &[(&str, &str)] = &[
         "tidegate.toml:2: proxies.trusted: \"10.0.0.0/33\" is not a network: 10.0.0.0/8, fd00::/8, or one address",
     ),
     ("log = \"tidegate=loud\"", "tidegate.toml:1: log: \"tidegate=loud\" is not a log filter"),
+    // Taken for the name of a target, it switched the whole log off.
+    (
+        "log = \"warning\"",
+        "tidegate.toml:1: log: \"warning\" is not a level: off, error, warn, info, debug or trace; a target has one too, such as tidegate=debug",
+    ),
+    ("log = \"info,tidegate\"", "tidegate.toml:1: log: \"tidegate\" is not a level"),
     ("[admin]\ntoken = 1234", "tidegate.toml:2: admin.token: is not text; put it in quotes"),
     ("[admin]\ntoken_file = \"/nowhere/token\"", "tidegate.toml:2: admin.token_file: /nowhere/token cannot be read"),
     ("admin_token = \"x\"", "tidegate.toml:1: unknown key \"admin_token\"; did you mean \"admin.token\"?"),
