@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::collections::BTreeSet;
+use std::fmt::Display;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -73,8 +74,13 @@ pub(super) fn of_rooms(headers: &HeaderMap, body: &Bytes, message_bytes: usize) 
     if !matches!(said(headers)?, Said::Json | Said::Nothing) {
         return Err(Problem::new(415, "unsupported-media-type", "send application/json"));
     }
-    let wanted: Wanted<'_> = serde_json::from_slice(body)
-        .map_err(|error| bad_json(format!("the body must be {{\"rooms\":[\"ROOM\",…],\"content\":ANY}}: {error}")))?;
+    let bad =
+        |why: &dyn Display| bad_json(format!("the body must be {{\"rooms\":[\"ROOM\",…],\"content\":ANY}}: {why}"));
+    // serde takes the values without their names for the same.
+    if body.trim_ascii_start().starts_with(b"[") {
+        return Err(bad(&"it is a list"));
+    }
+    let wanted: Wanted<'_> = serde_json::from_slice(body).map_err(|error| bad(&error))?;
     // A room named twice still gets it once.
     let names: BTreeSet<_> = wanted.rooms.iter().map(AsRef::as_ref).collect();
     if names.is_empty() || names.len() > ROOMS_MAX {
@@ -184,6 +190,8 @@ mod tests {
         assert_eq!(many(r#"{"rooms":["ok","not ok"],"content":1}"#), Err((400, "bad-room")));
         assert_eq!(many(r#"{"rooms":["ok"]}"#), Err((400, "bad-json")));
         assert_eq!(many(r#"{"rooms":"ok","content":1}"#), Err((400, "bad-json")));
+        // The fields without their names were taken too.
+        assert_eq!(many(r#"[["ok"],1]"#), Err((400, "bad-json")));
         assert_eq!(many(r#"{"rooms":["ok"],"content":"0123456789abcdef"}"#), Err((413, "message-too-large")));
         let names: Vec<_> = (0..=ROOMS_MAX).map(|n| n.to_string()).collect();
         assert_eq!(many(&serde_json::json!({"rooms": names, "content": 1}).to_string()), Err((400, "bad-room")));
