@@ -92,23 +92,23 @@ table! {
     /// The socket failed.
     Reset Peer 0 "reset" "";
     /// The request violates HTTP or RFC 6455 §4.2.1.
-    BadRequest Peer 400 "bad-request" "this is no valid WebSocket upgrade request";
+    BadRequest Peer 400 "bad-request" "this is no valid WebSocket upgrade request; send a GET over plain HTTP/1.1 with one Host, `Connection: Upgrade`, `Upgrade: websocket`, `Sec-WebSocket-Version: 13` and a Sec-WebSocket-Key of 16 bytes in base64, without a body, and nothing more before the answer";
     /// The Origin header is not on the allow-list.
     ForbiddenOrigin Policy 403 "forbidden-origin" "this Origin may not connect; add it to `origins`";
     /// Nothing is served at this path.
     NotFound Peer 404 "not-found" "nothing is served here; connect a WebSocket client to /, /ws, /socket or /raw/ROOM with a valid room name";
     /// Only GET is served.
-    Method Peer 405 "method" "only GET is served here";
+    Method Peer 405 "method" "only GET is served here; what publishes and steers is on the admin port";
     /// The request did not arrive in time.
-    Timeout Peer 408 "timeout" "the request was not complete in time";
+    Timeout Peer 408 "timeout" "the request was not complete in time; connect again and send it at once";
     /// The target is too long.
-    UriTooLong Peer 414 "uri-too-long" "the request target is too long";
+    UriTooLong Peer 414 "uri-too-long" "the request target is too long; shorten its path or query";
     /// An Expect header.
-    Expectation Peer 417 "expectation" "Expect is not served";
+    Expectation Peer 417 "expectation" "Expect is not served; leave that header out";
     /// No upgrade, or another protocol or version than WebSocket 13.
-    UpgradeRequired Peer 426 "upgrade-required" "connect with a WebSocket client (version 13)";
+    UpgradeRequired Peer 426 "upgrade-required" "this asks for no WebSocket of version 13; connect with a WebSocket client";
     /// The head or its headers are too many or too large.
-    HeadTooLarge Peer 431 "head-too-large" "the request's headers are too large";
+    HeadTooLarge Peer 431 "head-too-large" "the request's headers are too large; send fewer or shorter ones";
     /// The node is full.
     Capacity Policy 503 "capacity" "the node is full; try again later";
     /// Too many new connections a second, or too many unfinished handshakes.
@@ -116,7 +116,7 @@ table! {
     /// The node drains.
     Draining Local 503 "draining" "the node restarts; try again";
     /// HTTP/0.9, 1.0 or 2.
-    HttpVersion Peer 505 "http-version" "only HTTP/1.1 is served";
+    HttpVersion Peer 505 "http-version" "only HTTP/1.1 is served; ask with that version";
 }
 
 #[cfg(test)]
@@ -133,5 +133,14 @@ mod tests {
         }
         let labels: std::collections::BTreeSet<_> = Refusal::ALL.iter().map(|r| r.label()).collect();
         assert_eq!(labels.len(), Refusal::ALL.len());
+    }
+
+    #[test]
+    fn every_refusal_that_is_answered_says_what_is_wrong_and_what_to_do() {
+        // Half of them said only what was wrong; whoever wrote a client read "this is no valid WebSocket upgrade request".
+        for refusal in Refusal::ALL.iter().filter(|refusal| refusal.status() != 0) {
+            let halves = refusal.text().split_once("; ");
+            assert!(halves.is_some_and(|(wrong, cure)| !wrong.is_empty() && !cure.is_empty()), "{refusal:?}");
+        }
     }
 }
