@@ -252,6 +252,21 @@ fn a_web_page_on_the_same_host_cannot_drain_the_node() {
 }
 
 #[test]
+fn a_web_page_whose_name_was_pointed_at_loopback_reads_nothing() {
+    // Its browser takes the port for the page's own server and sends no Origin with a GET: DNS rebinding.
+    let node = node();
+    let get = |path: &str, host: &str| node.ask(&format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n"));
+    for host in ["evil.example", "evil.example:9090", "127.0.0.1.evil.example:9090"] {
+        assert_eq!(get("/v1/connections", host).error(), (403, "forbidden".into()), "{host}");
+        assert_eq!(get("/live", host).status, 200, "{host}");
+    }
+    for host in ["127.0.0.1:9090", "127.1", "[::1]:9090", "localhost:9090", "node.localhost", "node:9090"] {
+        assert_eq!(get("/v1/connections", host).status, 200, "{host}");
+    }
+    node.stop();
+}
+
+#[test]
 fn requests_on_one_connection_are_answered_in_order_pipelined_or_not() {
     let node = node();
     let mut client = node.connect();

@@ -1,7 +1,8 @@
 //! Who may do what on the admin port. Pure.
 //!
 //! Each need has the tokens that open it. Where none of them is configured, only peers on loopback are let in, and no web
-//! page: a browser on the same host would carry any site's request to a port that trusts loopback.
+//! page: a browser on the same host would carry any site's request to a port that trusts loopback. It says so in an Origin, or,
+//! where the site's name was pointed at loopback and the request looks like one to the page's own server, in the Host.
 
 use std::hint::black_box;
 
@@ -33,8 +34,23 @@ pub(super) struct Peer<'a> {
     pub(super) is_loopback: bool,
     /// The Authorization header.
     pub(super) authorization: Option<&'a [u8]>,
-    /// The request has an Origin header: a web page sent it.
+    /// The request has an Origin header, or [a site's name](names_a_site) as its Host: a web page sent it.
     pub(super) is_page: bool,
+}
+
+/// Whether a Host (RFC 9110 §7.2) is the name of a site, which anybody may point at loopback (DNS rebinding). An address is not,
+/// nor `localhost`, nor a name without a dot, which no stranger owns.
+pub(super) fn names_a_site(host: &[u8]) -> bool {
+    if host.starts_with(b"[") {
+        return false;
+    }
+    let name = host.split(|&octet| octet == b':').next().unwrap_or(host);
+    let name = name.strip_suffix(b".").unwrap_or(name);
+    // What ends in a number is an address, however it is written.
+    name.iter().rposition(|&octet| octet == b'.').is_some_and(|dot| {
+        let last = &name[dot + 1..];
+        !last.eq_ignore_ascii_case(b"localhost") && !last.iter().all(u8::is_ascii_digit)
+    })
 }
 
 /// Decides.
@@ -73,7 +89,8 @@ fn trust_loopback(peer: Peer<'_>) -> Result<(), Problem> {
         return Err(Problem::new(403, "forbidden", message));
     }
     if peer.is_page {
-        let message = "web pages are not served without a token; configure admin.token and send it as a Bearer token";
+        let message = "web pages, and requests to a site's name, are not served without a token; ask by address or as localhost, \
+                       or configure admin.token and send it as a Bearer token";
         return Err(Problem::new(403, "forbidden", message));
     }
     Ok(())
@@ -132,6 +149,23 @@ mod tests {
         assert_eq!(status(Need::Admin, NONE, Peer { is_page: true, ..LOCAL }), 403);
         let page = Peer { is_page: true, ..with("Bearer master") };
         assert_eq!(status(Need::Admin, BOTH, page), 200, "with a token the page is somebody");
+    }
+
+    #[test]
+    fn a_site_has_a_name_with_a_dot_and_neither_an_address_nor_localhost_is_one() {
+        for host in
+            ["evil.example", "evil.example:9090", "EVIL.EXAMPLE.", "127.0.0.1.evil.example", "localhost.evil.example"]
+        {
+            assert!(names_a_site(host.as_bytes()), "{host}");
+        }
+        for host in
+            ["127.0.0.1", "127.0.0.1:9090", "127.1", "[::1]", "[::ffff:127.0.0.1]:9090", "localhost", "LOCALHOST:1"]
+        {
+            assert!(!names_a_site(host.as_bytes()), "{host}");
+        }
+        for host in ["node.localhost:9090", "localhost.", "node", "node:9090", ""] {
+            assert!(!names_a_site(host.as_bytes()), "{host}");
+        }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use monoio_http::h1::payload::{FixedPayload, Payload};
 use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 
 use super::api;
-use super::auth::{Peer, Tokens, authorize};
+use super::auth::{Peer, Tokens, authorize, names_a_site};
 use super::console::Console;
 use super::meter::{Cut, IDLE_DEADLINE, Meter, Metered, REQUEST_DEADLINE};
 use super::reply::{Problem, Reply};
@@ -155,7 +155,8 @@ impl Connection {
         let peer = Peer {
             is_loopback: self.peer.ip().to_canonical().is_loopback(),
             authorization: headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()),
-            is_page: headers.contains_key(header::ORIGIN),
+            is_page: headers.contains_key(header::ORIGIN)
+                || headers.get(header::HOST).is_some_and(|host| names_a_site(host.as_bytes())),
         };
         authorize(route.need(), tokens, peer)
     }
