@@ -273,6 +273,9 @@ fn commands_say_where_nothing_listens() {
         let refused = folder.run(&[arguments.as_slice(), &[&free]].concat());
         assert_eq!(refused.code, Some(1), "{arguments:?}");
         assert!(refused.err.starts_with(&format!("tidegate: nothing listens on {free}")), "{}", refused.err);
+        // It asked for a HOST, and who gave the name of one was refused.
+        let flag = arguments.last().unwrap();
+        assert!(refused.err.ends_with(&format!(": {flag} IP:PORT\n")), "{}", refused.err);
         assert_eq!(refused.err.lines().count(), 1);
     }
     assert_eq!(folder.run(&["pub", "no room", "x"]).code, Some(2));

@@ -128,7 +128,7 @@ fn reachable(mut address: SocketAddr) -> SocketAddr {
 fn unreachable_node(admin: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => {
-            format!("nothing listens on {admin}; start a node there, or say where one is: --admin HOST:PORT")
+            format!("nothing listens on {admin}; start a node there, or say where one is: --admin IP:PORT")
         }
         _ => format!("the admin port {admin} does not answer: {error}"),
     }

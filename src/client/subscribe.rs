@@ -175,7 +175,7 @@ impl Session<'_> {
         }
         match error.kind() {
             io::ErrorKind::ConnectionRefused => End::Final(format!(
-                "nothing listens on {node}; start a node there, or say where one is: --listen HOST:PORT"
+                "nothing listens on {node}; start a node there, or say where one is: --listen IP:PORT"
             )),
             _ => End::Final(format!("{node} cannot be reached: {error}")),
         }
