@@ -2,7 +2,7 @@
 
 use std::io::Write;
 use std::net::TcpStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -15,6 +15,7 @@ crate::on_both_drivers! {
     over_the_capacity_clients_get_503_and_those_inside_are_served
     without_descriptors_the_node_answers_rests_and_recovers
     over_the_connection_rate_clients_get_503
+    who_knocks_with_garbage_without_end_is_taken_in_slowly_and_others_are_not_kept_out
     all_unfinished_messages_together_are_bounded_and_the_largest_goes
     a_crowd_of_unfinished_handshakes_does_not_keep_others_out_for_long
 }
@@ -80,6 +81,26 @@ fn over_the_connection_rate_clients_get_503(driver: Driver) {
     assert!(statuses.contains(&101) && statuses.contains(&503), "{statuses:?}");
     let refused = statuses.iter().filter(|status| **status == 503).count();
     assert_eq!(gateway.metrics().value("ws_handshakes_total{result=\"connection-rate\"}"), refused as f64);
+}
+
+fn who_knocks_with_garbage_without_end_is_taken_in_slowly_and_others_are_not_kept_out(driver: Driver) {
+    const KNOCKS: u32 = 50;
+    // One shard: what is refused on one slows no other down.
+    let gateway = Gateway::start(driver, &["--shards", "1", "--connection-rate", "0"]);
+    let begun = Instant::now();
+    for _ in 0..KNOCKS {
+        let mut stream = http::connect(gateway.port);
+        stream.write_all(&[0xff; 512]).unwrap();
+        assert_eq!(http::read_answer(&mut stream).unwrap().status, 400);
+    }
+    // All but the first few wait for the queue's next turn, 10 ms later; a slow host only adds to that.
+    assert!(begun.elapsed() >= Duration::from_millis(10) * (KNOCKS - 5), "{:?}", begun.elapsed());
+    // A crowd among them gets in all the same.
+    let crowd: Vec<_> = (0..20).map(|_| http::connect(gateway.port)).collect();
+    for mut stream in crowd {
+        open(&mut stream, "/");
+    }
+    assert_eq!(gateway.metrics().value("ws_handshakes_total{result=\"bad-request\"}"), f64::from(KNOCKS));
 }
 
 fn a_crowd_of_unfinished_handshakes_does_not_keep_others_out_for_long(driver: Driver) {
