@@ -46,7 +46,7 @@ pub(super) fn names_a_site(host: &[u8]) -> bool {
     }
     let name = host.split(|&octet| octet == b':').next().unwrap_or(host);
     let name = name.strip_suffix(b".").unwrap_or(name);
-    // What ends in a number is an address, however it is written.
+    // What ends in a decimal number is an address.
     name.iter().rposition(|&octet| octet == b'.').is_some_and(|dot| {
         let last = &name[dot + 1..];
         !last.eq_ignore_ascii_case(b"localhost") && !last.iter().all(u8::is_ascii_digit)

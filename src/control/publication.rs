@@ -76,7 +76,7 @@ pub(super) fn of_rooms(headers: &HeaderMap, body: &Bytes, message_bytes: usize) 
     }
     let bad =
         |why: &dyn Display| bad_json(format!("the body must be {{\"rooms\":[\"ROOM\",…],\"content\":ANY}}: {why}"));
-    // serde takes the values without their names for the same.
+    // serde would take a list of the values, in order, for the object.
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(bad(&"it is a list"));
     }

@@ -89,7 +89,7 @@ impl<W: Wire> Shard<W> {
             self.mistaken_ns = Some(self.clock.mono_ns);
         }
         let retry_after_s = (refusal.status() == 503).then(|| self.retry_after_s());
-        let mut answer = Vec::with_capacity(256);
+        let mut answer = Vec::with_capacity(512);
         handshake::refuse(&mut answer, refusal, retry_after_s);
         self.counters.refused[refusal as usize].add(1);
         self.answer_and_finish(token, &answer);

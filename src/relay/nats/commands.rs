@@ -69,6 +69,8 @@ impl Bus {
             let Some(Subscribing { key, room, is_probe, .. }) = self.subscribing.take() else { continue };
             match result {
                 Ok(subscriber) => self.handle_subscribed(key, room, is_probe, subscriber),
+                // The client has ended; the room's own subscription is the next connection's.
+                Err(_) if is_probe => {}
                 Err(error) => {
                     self.incoming.hub.borrow_mut().interest.refuse(key);
                     self.complaints.warn(format!("cannot subscribe room {room}: {error}"), now);
@@ -102,7 +104,7 @@ impl Bus {
         if self.rooms.probes() >= PROBES || self.stop.is_some() {
             return None;
         }
-        self.rounds.pop(&self.incoming.hub.borrow().interest)
+        self.rounds.pop(&self.incoming.hub.borrow().interest, |key| self.rooms.has_probe(key))
     }
 
     fn handle_subscribed(&mut self, key: RoomKey, room: RoomName, is_probe: bool, subscriber: Subscriber) {

@@ -16,7 +16,7 @@ use super::subscribes::Subscribes;
 
 /// Complaints in one turn from which on some may have been dropped. The client keeps 128 events until the relay's next turn.
 pub(super) const BURST: u64 = 64;
-/// Subscriptions between two fences while there are doubts: refused all, they are no burst.
+/// Subscriptions between two fences while there are doubts, probes among them: refused all, they are no burst.
 pub(super) const PACE: usize = 36;
 
 const _: () = assert!((PACE as u64) < BURST, "proving must not raise doubts");

@@ -87,6 +87,11 @@ impl Rooms {
         had
     }
 
+    /// Whether a room has a second subscription.
+    pub(super) fn has_probe(&self, key: RoomKey) -> bool {
+        self.probes.contains_key(&key)
+    }
+
     /// Rooms with a second subscription.
     pub(super) fn probes(&self) -> usize {
         self.probes.len()
