@@ -11,8 +11,9 @@
 # --install-only install what the peers need into .deps/, and stop; exit code 1 names what could not be installed
 #
 # Rows: idle-N, upgrade, echo-N, fanout-N, fanout-N-rooms, flat-out-N (N publications under way, over ten rooms), half-load (at half of
-# what the best of these reached), cross-node. SECONDS_EACH (2) is how long each row is loaded, ROUNDS (3) how often upgrade, echo-N and
-# paced fan-out are measured, each peer beside the others; the median counts. All of it takes about 25 minutes.
+# what the best of these reached), cross-node. SECONDS_EACH (2) is how long each row is loaded, half-load and cross-node twice as long;
+# ROUNDS (3) how often upgrade, echo-N and paced fan-out are measured, each peer beside the others; the median counts. All of it takes
+# about 25 minutes.
 # Servers that only echo: tokio-tungstenite, fastwebsockets, sockudo-ws. Room servers: uwebsockets (uWebSockets 20 with its own
 # pub/sub on its own loop), nats-ws (nats-server's own WebSocket listener), ws-redis (Node's ws with Redis), socketio-redis (Socket.IO
 # with its Redis adapter), sockudo, and centrifugo where CENTRIFUGO names a binary. UWS and SOCKUDO may name ones that are already
@@ -60,6 +61,9 @@ else
 fi
 whole_numbers SECONDS_EACH ROUNDS
 TIMES=(-t "$SECONDS_EACH" --warmup "$WARMUP")
+# Rows that are loaded once.
+LONG=$((2 * SECONDS_EACH))
+LONG_TIMES=(-t "$LONG" --warmup "$WARMUP")
 # Next to each other what is compared most: a host's mood changes within minutes.
 ROOM_SERVERS=(floor tidegate-epoll uwebsockets tidegate-io_uring nats-ws ws-redis socketio-redis sockudo centrifugo)
 ECHO_SERVERS=(floor tidegate-epoll uwebsockets tidegate-io_uring tokio-tungstenite fastwebsockets sockudo-ws)
@@ -120,7 +124,7 @@ half_load_row() {
             continue
         }
         serving "$peer" "half-load/$peer" || continue
-        load_it "half-load/$peer" fanout "${PUBLISH[@]}" -c 1000 -r 10 --rate "$rate" "${TIMES[@]}"
+        load_it "half-load/$peer" fanout "${PUBLISH[@]}" -c 1000 -r 10 --rate "$rate" "${LONG_TIMES[@]}"
         ended
     done
 }
@@ -154,12 +158,12 @@ cross_node() {
     tidegate-*)
         # What any subscriber of the same broker would see of the same messages.
         start subscriber "$SERVER_CORE" "$FLOOR" subscribe "nats://127.0.0.1:$BROKER" 'tidegate.room.load.0' \
-            -t $((SECONDS_EACH + 4)) --label "cross-node/bare-nats-beside-$1" --json "$RESULTS"
+            -t $((LONG + 4)) --label "cross-node/bare-nats-beside-$1" --json "$RESULTS"
         subscriber=$PID
         PID=$server
         ;;
     esac
-    load_it "$label" fanout --publish-url "$BEFORE" -c 10 --rate "$CROSS_RATE" "${TIMES[@]}"
+    load_it "$label" fanout --publish-url "$BEFORE" -c 10 --rate "$CROSS_RATE" "${LONG_TIMES[@]}"
     [ -z "$subscriber" ] || wait "$subscriber" || not_measured "cross-node/bare-nats-beside-$1" "the bare subscriber failed"
     ended
 }

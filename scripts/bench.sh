@@ -10,9 +10,10 @@
 #
 # Rows: idle-N, echo-N, echo-N-pipelined-16, self-N, fanout-N, fanout-N-rooms, flat-out-N, upgrade, bystander, cross-node. flat-out-N
 # has N publications under way, over ten rooms.
-# Writes RUN/results.jsonl (RUN is benches/results/DATE unless set) and prints the ratios against the targets. SECONDS_EACH (1) is how
-# long each row is loaded, three times that where a round loads it once, ROUNDS (3) how often each but flat-out-N is measured with fresh servers, TURNS (3) how often these are then
-# loaded one after the other; the median counts: about 30 minutes for all. benches/report/report.py publishes the results.
+# Writes RUN/results.jsonl (RUN is benches/results/DATE unless set) and prints the ratios against the targets. Rows are measured
+# ROUNDS (3) times with fresh servers, flat-out-N once. In a round those of echo, self, paced fan-out and upgrade are loaded one server
+# after the other, TURNS (3) times, for SECONDS_EACH (1); flat-out, bystander and cross-node once, for three times as long. The middle
+# one counts. All of it takes about 30 minutes; benches/report/report.py publishes the results.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . benches/harness.sh
@@ -95,8 +96,11 @@ enter() {
 # bare loop as on the gateway; then ends them.
 by_turns() {
     local turn entry
+    [ ${#ENTERED[@]} -gt 0 ] || return 0
     for ((turn = 0; turn < TURNS; turn++)); do
         for entry in "${ENTERED[@]}"; do eval "${entry#* }"; done
+        # Another one begins the next turn: what comes first may find the host in another state.
+        ENTERED=("${ENTERED[@]:1}" "${ENTERED[0]}")
     done
     for entry in "${ENTERED[@]}"; do stop "${entry%% *}"; done
     ENTERED=()

@@ -105,8 +105,10 @@ def beside(results, ours, theirs=PEER_TO_BEAT):
         target = 0.8 if row.endswith("-rooms") else 1.0
         costs.append((f"{row}: CPU per delivery", row, CPU_DELIVERY, target, "{:.2f} µs"))
     for what, row, figure, target, form in costs:
+        three = [results.figure(f"{row}/{who}", *figure) for who in (ours, theirs, "floor")]
         pairs = results.pairs(row, ours, theirs, *figure)
-        three = [*(pairs[len(pairs) // 2] if pairs else (None, None)), results.figure(f"{row}/floor", *figure)]
+        if pairs:
+            three[:2] = pairs[len(pairs) // 2]
         yield compared(what, f"≤ {target:.1f} ×", three, form, lambda times, target=target: times <= target)
     best = {who: results.best_window(who) for who in (ours, theirs, "floor")}
     three = [row and results.figure(f"{row}/{who}", "deliveries_per_s") for who, row in best.items()]

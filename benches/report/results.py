@@ -31,6 +31,8 @@ class Results:
         self.path = path
         self.lines = []
         self.repeats = {}
+        # The same with None for each time that came to nothing, so that turns can be told apart.
+        self.tries = {}
         self.described = {}
         self.rows = {}
         self.missing = {}
@@ -49,8 +51,10 @@ class Results:
                     self.turns[label] = value
                 elif label and value["tool"] == "bench":
                     self.missing[label] = value["not_measured"][0]
+                    self.tries.setdefault(label, []).append(None)
                 elif label:
                     self.repeats.setdefault(label, []).append(value)
+                    self.tries.setdefault(label, []).append(value)
                     self.rows[label] = median(label, self.repeats[label])
 
     @staticmethod
@@ -65,16 +69,17 @@ class Results:
         return self._figure(self.rows.get(label, {}), *path)
 
     def pairs(self, row, subject, other, *path):
-        """A figure of two subjects in runs that followed each other, so that what the host does for longer than that falls on both;
-        in ascending order of the first over the second. Empty where a run has no partner."""
+        """A figure of two subjects in runs of the same turn, so that what the host does for longer than that falls on both; in ascending
+        order of the first over the second. Turns in which one came to nothing are left out. Empty where the two were not tried equally
+        often, for then it is not known whose partner is whose."""
 
         def figures(label):
-            return [self._figure(value, *path) for value in self.repeats.get(label, [])]
+            return [value and self._figure(value, *path) for value in self.tries.get(label, [])]
 
         ours, others = figures(f"{row}/{subject}"), figures(f"{row}/{other}")
-        if len(ours) != len(others) or None in ours or not all(others):
+        if len(ours) != len(others):
             return []
-        return sorted(zip(ours, others), key=lambda both: both[0] / both[1])
+        return sorted((both for both in zip(ours, others) if all(both)), key=lambda both: both[0] / both[1])
 
     def why_not(self, label):
         """Why a row has no figure."""

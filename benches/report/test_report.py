@@ -85,6 +85,13 @@ class Targets(unittest.TestCase):
         alone = run(*(line(f"echo-64/{who}", server_cpu_us_per_message=cost) for who, cost in costs[:3]))
         self.assertIsNone(ratios.ratio(alone, "echo-64", "epoll", ratios.CPU_MESSAGE))
 
+    def test_a_turn_in_which_one_failed_is_left_out_and_the_others_stay_pairs(self):
+        failed = {"tool": "bench", "label": "echo-64/epoll", "not_measured": ["it did not start"]}
+        floors = [line("echo-64/floor", server_cpu_us_per_message=cost) for cost in (1.0, 2.0, 4.0)]
+        ours = [line("echo-64/epoll", server_cpu_us_per_message=cost) for cost in (3.0, 6.0)]
+        results = run(floors[0], failed, floors[1], ours[0], floors[2], ours[1])
+        self.assertEqual(results.pairs("echo-64", "epoll", "floor", *ratios.CPU_MESSAGE), [(3.0, 2.0), (6.0, 4.0)])
+
     def test_of_many_pairs_the_middle_half_is_told(self):
         costs = [cost for ours in (1.3, 0.8, 1.0, 1.2, 1.1) for cost in (("epoll", ours), ("floor", 1.0))]
         results = run(*(line(f"echo-64/{who}", server_cpu_us_per_message=cost) for who, cost in costs))

@@ -204,9 +204,9 @@ PREFACES = {
         "",
     ],
     "Neighbours": [
-        "Round trips of two clients of one shard, just under 1,000 a second: with nobody hostile, while a hostile client is at another",
+        "Round trips of two clients of one shard, at most 1,000 a second: with nobody hostile, while a hostile client is at another",
         "gateway on the load's core, and while it is at theirs, by turns; medians of eleven 99th percentiles of the release build, which",
-        "has a core of its own (G7: no more than 10 % beside). Both cores are kept awake. What hostility takes of the host is in both of the",
+        "has a core of its own (G7: no more than 10 % beside). Both cores are kept awake where the host permits it. What hostility takes of the host is in both of the",
         "latter: what they differ by is the gateway's doing. Beside the reader that has stopped, the first is with one that reads.",
         "",
     ],

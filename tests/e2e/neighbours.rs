@@ -130,7 +130,7 @@ fn schedule(command: &str, arguments: &[&str], id: i32) -> bool {
     quiet.is_ok_and(|status| status.success())
 }
 
-/// The 99th percentile of what a message takes from one client to the other, at fewer than 1,000 a second.
+/// The 99th percentile of what a message takes from one client to the other, at most 1,000 a second.
 fn p99(pair: &mut [Client; 2]) -> Duration {
     let [one, two] = pair;
     let mut times: Vec<Duration> = (0..ROUND_TRIPS)
