@@ -1,6 +1,7 @@
 #!/usr/bin/env python3
 """Prints the figures of scripts/bench.sh beside their targets: ratios.py RESULTS.jsonl"""
 
+import statistics
 import sys
 from dataclasses import dataclass
 
@@ -50,17 +51,18 @@ def judged(results, name, measured, target, sign, form, scales, remark=""):
 
 
 def ratio(results, row, driver, figure):
-    """A driver's figure over the floor's: the middle one of all pairs of runs, and how it reads with its pair's figures and the middle half
-    of the others. None where there is no pair."""
+    """A driver's figure in the middle one of all pairs of runs; the median of what it is of the floor's; and how that reads, with the pair's
+    figures and the middle half of the others. None where there is no pair."""
     pairs = results.pairs(row, driver, "floor", *figure)
     if not pairs:
         return None
     measured, floor = pairs[len(pairs) // 2]
-    shown = f"{measured / floor:.2f} × ({measured:.2f} µs / {floor:.2f} µs"
+    times = statistics.median(ours / bare for ours, bare in pairs)
+    shown = f"{times:.2f} × ({'' if len(pairs) % 2 else 'about '}{measured:.2f} µs / {floor:.2f} µs"
     if len(pairs) >= 4:
         low, high = (ours / bare for ours, bare in (pairs[len(pairs) // 4], pairs[-1 - len(pairs) // 4]))
         shown += f"; half of {len(pairs)} pairs within {low:.2f} to {high:.2f}"
-    return measured, measured / floor, shown + ")"
+    return measured, times, shown + ")"
 
 
 def against_floor(results, driver):
