@@ -31,6 +31,8 @@ struct Switches {
     one_byte_slices: AtomicBool,
     /// Counts resets: a connection of an earlier number ends.
     generation: AtomicU64,
+    /// The number of the connection that was accepted last, the first being 1.
+    newest: AtomicU64,
     /// For the client, and for the server.
     garbage: [Mutex<Vec<u8>>; 2],
     stopped: AtomicBool,
@@ -84,12 +86,12 @@ impl Proxy {
         self.switches.generation.fetch_add(1, Ordering::Relaxed);
     }
 
-    /// Puts bytes that the server never sent before what it sends next.
+    /// Puts bytes that the server never sent before what it sends next on the newest connection.
     pub fn inject_garbage(&self, bytes: &[u8]) {
         self.switches.inject(Direction::ToClient, bytes);
     }
 
-    /// Puts bytes that the client never sent after what the server has got so far, on one connection.
+    /// Puts bytes that the client never sent after what the server has got so far on the newest connection.
     pub fn inject_garbage_upstream(&self, bytes: &[u8]) {
         self.switches.inject(Direction::ToServer, bytes);
     }
@@ -106,7 +108,11 @@ impl Switches {
         self.garbage[direction as usize].lock().unwrap().extend_from_slice(bytes);
     }
 
-    fn take_garbage(&self, direction: Direction) -> Vec<u8> {
+    /// Only for the newest connection: on an older one, whose client may have left it, garbage could end nowhere.
+    fn take_garbage(&self, direction: Direction, connection: u64) -> Vec<u8> {
+        if self.newest.load(Ordering::Relaxed) != connection {
+            return Vec::new();
+        }
         std::mem::take(&mut *self.garbage[direction as usize].lock().unwrap())
     }
 
@@ -125,8 +131,9 @@ fn accept(listener: &TcpListener, upstream: SocketAddr, switches: &Arc<Switches>
     while !switches.stopped.load(Ordering::Relaxed) {
         match listener.accept() {
             Ok((client, _)) => {
+                let connection = switches.newest.fetch_add(1, Ordering::Relaxed) + 1;
                 let switches = switches.clone();
-                thread::spawn(move || join(client, upstream, &switches));
+                thread::spawn(move || join(client, upstream, &switches, connection));
             }
             Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(TICK / 10),
             Err(error) => panic!("the proxy cannot accept: {error}"),
@@ -135,7 +142,7 @@ fn accept(listener: &TcpListener, upstream: SocketAddr, switches: &Arc<Switches>
 }
 
 /// Connects one client with the server: two directions, each a reader and a writer, so that delay does not cost throughput.
-fn join(client: TcpStream, upstream: SocketAddr, switches: &Arc<Switches>) {
+fn join(client: TcpStream, upstream: SocketAddr, switches: &Arc<Switches>, connection: u64) {
     let generation = switches.generation.load(Ordering::Relaxed);
     switches.wait_while_blackholed(generation);
     let Ok(server) = TcpStream::connect(upstream) else { return };
@@ -154,7 +161,7 @@ fn join(client: TcpStream, upstream: SocketAddr, switches: &Arc<Switches>) {
         let in_flight = Arc::new(AtomicU64::new(0));
         let counted = in_flight.clone();
         thread::spawn(move || read(from, &chunks, &for_reader, generation, &counted));
-        thread::spawn(move || write(to, &outlet, &for_writer, generation, direction, &in_flight));
+        thread::spawn(move || write(to, &outlet, &for_writer, generation, (connection, direction), &in_flight));
     }
     while !switches.ended(generation) {
         thread::sleep(TICK);
@@ -202,7 +209,7 @@ fn write(
     chunks: &Receiver<(Instant, Vec<u8>)>,
     switches: &Switches,
     generation: u64,
-    direction: Direction,
+    (connection, direction): (u64, Direction),
     in_flight: &AtomicU64,
 ) {
     // Ends when the reader has ended and everything it read has been passed on.
@@ -217,7 +224,7 @@ fn write(
         let length = chunk.len() as u64;
         thread::sleep(due.saturating_duration_since(Instant::now()));
         switches.wait_while_blackholed(generation);
-        let mut garbage = switches.take_garbage(direction);
+        let mut garbage = switches.take_garbage(direction, connection);
         garbage.append(&mut chunk);
         if !write_chunk(&mut to, &garbage, switches, generation) {
             return;
