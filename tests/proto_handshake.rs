@@ -1,7 +1,7 @@
 //! The opening handshake: the table of bad inputs, each with its status, and what must pass.
 
 use tidegate::close::Refusal::{self, *};
-use tidegate::limits::{HEAD_BYTES, TARGET_BYTES};
+use tidegate::limits::{HEAD_BYTES, HEAD_FIELDS, TARGET_BYTES};
 use tidegate::proto::handshake::{self, Progress, Request, Upgrade, origin_allowed, parse, parse_from, same_host};
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -349,6 +349,31 @@ proptest::proptest! {
             (0..=bytes.len()).find_map(|len| parse_from(&bytes[..len], HEAD_BYTES, &mut progress).transpose()).transpose();
         // Which offence is named may depend on how much of a line is there; whether it is one may not.
         proptest::prop_assert_eq!(one_by_one.ok(), parse(&bytes, HEAD_BYTES).ok());
+    }
+
+    /// The head is taken apart by the gateway alone. Who reads it beside it, a proxy or a log, must see the same request.
+    #[test]
+    fn a_head_that_is_served_is_read_alike_by_another_parser(
+        at in 0..160_usize,
+        octets in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..4),
+    ) {
+        let mut bytes = upgrade_with(&["Origin: http://example.com"]);
+        let at = at.min(bytes.len());
+        bytes.splice(at..(at + octets.len()).min(bytes.len()), octets);
+        if let Ok(Some((Request::Upgrade(upgrade), length))) = parse(&bytes, HEAD_BYTES) {
+            let mut fields = [httparse::EMPTY_HEADER; HEAD_FIELDS];
+            let mut other = httparse::Request::new(&mut fields);
+            proptest::prop_assert_eq!(other.parse(&bytes), Ok(httparse::Status::Complete(length)));
+            let target = other.path.unwrap();
+            proptest::prop_assert!(target.starts_with(upgrade.path) && target.ends_with(upgrade.query), "{}", target);
+            let value = |name: &str| {
+                let found = other.headers.iter().find(|field| field.name.eq_ignore_ascii_case(name));
+                found.map(|field| field.value.trim_ascii())
+            };
+            proptest::prop_assert_eq!(value("host"), Some(upgrade.host.as_bytes()));
+            proptest::prop_assert_eq!(value("sec-websocket-key"), Some(upgrade.key));
+            proptest::prop_assert_eq!(value("origin").map(|origin| std::str::from_utf8(origin).unwrap_or("\u{fffd}")), upgrade.origin);
+        }
     }
 
     #[test]

@@ -10,6 +10,8 @@ use crate::limits::TARGET_BYTES;
 
 /// What stands before the target.
 const GET: &[u8] = b"GET ";
+/// What stands behind it, and a space.
+const SERVED: &[u8] = b"HTTP/1.1";
 
 /// How far a head that arrives in pieces is verified, so that what it costs is linear in its octets, however small the pieces.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,6 +59,13 @@ pub(super) fn end(bytes: &[u8], progress: &mut Progress) -> Result<Option<usize>
         *progress = Progress { line: next, verified: next, within: Within::Short };
     }
     go_on(bytes, progress).map(|()| None)
+}
+
+/// The target and the header lines of a head that [`end`] has verified.
+pub(super) fn parts(head: &[u8]) -> (&[u8], &[u8]) {
+    let (line, fields) = head.split_at(memchr(b'\n', head).map_or(0, |feed| feed + 1));
+    let version = line.len().saturating_sub(SERVED.len() + b" \r\n".len());
+    (line.get(GET.len()..version).unwrap_or_default(), fields)
 }
 
 /// Verifies what is new of a line whose end is not there.
@@ -136,7 +145,6 @@ fn unfinished_method(method: &[u8], whole: bool) -> Result<(), Refusal> {
 }
 
 fn http_version(version: &[u8], whole: bool) -> Result<(), Refusal> {
-    const SERVED: &[u8] = b"HTTP/1.1";
     if version == SERVED || (!whole && SERVED.starts_with(version)) {
         return Ok(());
     }

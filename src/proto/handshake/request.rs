@@ -1,7 +1,5 @@
 //! What a request asks for (RFC 6455 §4.2.1).
 
-use std::mem::MaybeUninit;
-
 use memchr::memchr;
 
 use super::head::{self, Progress, octets};
@@ -82,21 +80,15 @@ pub fn parse_from<'a>(
     let Some(len) = head::end(window, progress)? else {
         return if bytes.len() >= head_bytes { Err(Refusal::HeadTooLarge) } else { Ok(None) };
     };
-    let head = &bytes[..len];
-    let mut fields = [const { MaybeUninit::uninit() }; HEAD_FIELDS];
-    let mut request = httparse::Request::new(&mut []);
-    match request.parse_with_uninit_headers(head, &mut fields) {
-        Ok(httparse::Status::Complete(_)) => {}
-        Err(httparse::Error::TooManyHeaders) => return Err(Refusal::HeadTooLarge),
-        Ok(httparse::Status::Partial) | Err(_) => return Err(Refusal::BadRequest),
+    let (target, lines) = head::parts(&bytes[..len]);
+    let mut fields = Fields { lines, ..Fields::default() };
+    for (number, (name, value)) in each_field(lines).enumerate() {
+        if number == HEAD_FIELDS {
+            return Err(Refusal::HeadTooLarge);
+        }
+        fields.note(name, value);
     }
-    let target = request.path.ok_or(Refusal::BadRequest)?;
-    let mut fields = Fields::default();
-    request.headers.iter().for_each(|field| fields.note(field.name.as_bytes(), field.value.trim_ascii()));
-    if fields.lists_later {
-        fields.lines = memchr(b'\n', head).map_or(&[][..], |feed| &head[feed + 1..]);
-    }
-    fields.read(target).map(|request| Some((request, len)))
+    fields.read(text(target)).map(|request| Some((request, len)))
 }
 
 /// What the header lines say, gathered in one walk over them.
@@ -118,7 +110,7 @@ struct Fields<'a> {
     has_body: bool,
     /// Subprotocols or extensions are offered, in one line or more.
     lists_later: bool,
-    /// The lines, where they are.
+    /// All of the lines.
     lines: &'a [u8],
 }
 
@@ -169,7 +161,8 @@ impl<'a> Fields<'a> {
         let key = self.key.value()?.filter(|key| is_key(key)).ok_or(Refusal::BadRequest)?;
         let origin = self.origin.value()?.map(text);
         let forwarded_for = self.forwarded_for.map(text);
-        Ok(Request::Upgrade(Upgrade { path, query, host, origin, key, forwarded_for, lines: self.lines }))
+        let lines = if self.lists_later { self.lines } else { &[] };
+        Ok(Request::Upgrade(Upgrade { path, query, host, origin, key, forwarded_for, lines }))
     }
 }
 
@@ -228,20 +221,18 @@ fn is_key(key: &[u8]) -> bool {
     key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(digit))
 }
 
-/// Values of the headers of this name, without the white space around them.
+/// Values of the headers of this name.
 fn values<'a>(lines: &'a [u8], name: &'static str) -> impl Iterator<Item = &'a [u8]> {
-    each_field(lines)
-        .filter(move |(field, _)| field.eq_ignore_ascii_case(name.as_bytes()))
-        .map(|(_, value)| value.trim_ascii())
+    each_field(lines).filter(move |(field, _)| field.eq_ignore_ascii_case(name.as_bytes())).map(|(_, value)| value)
 }
 
-/// Name and value of each header line.
+/// Name and value of each header line, without the white space around the value.
 fn each_field(mut lines: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     std::iter::from_fn(move || {
         let (line, rest) = lines.split_at_checked(memchr(b'\n', lines)? + 1)?;
         lines = rest;
         let colon = memchr(b':', line)?;
-        Some((&line[..colon], &line[colon + 1..]))
+        Some((&line[..colon], line[colon + 1..].trim_ascii()))
     })
 }
 
