@@ -231,6 +231,11 @@ impl<W: Wire> Shard<W> {
     }
 
     fn handle_events(&mut self, events: &mut Vec<Event>) {
+        for event in &*events {
+            if let Event::Ready(ready) = event {
+                self.connections.prefetch(ready.token.index);
+            }
+        }
         // Handling may submit, which may append to a list of its own: nothing is lost, since `self.events` is another.
         for event in events.drain(..) {
             match event {
@@ -263,6 +268,11 @@ impl<W: Wire> Shard<W> {
     /// Whether there is work that no event will announce.
     pub fn has_work(&self) -> bool {
         !self.ready.is_empty() || self.is_fanning_out()
+    }
+
+    /// Whether something was left for the next turn that no event will announce: also what the relay or the wire has to get.
+    pub fn wants_turn(&self) -> bool {
+        self.has_work() || !self.to_relay.is_empty() || !self.wire.is_settled()
     }
 
     /// Whether [`Shard::fan_out`] has more to send.

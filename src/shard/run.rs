@@ -3,9 +3,10 @@
 use std::cell::RefCell;
 use std::convert::Infallible;
 use std::fs::File;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -77,20 +78,20 @@ pub fn run(seat: Seat, uring: bool) -> io::Result<ShardExit> {
             .enable_timer()
             .build()?;
         let wire = Uring::new(seat.waker.clone())?;
-        runtime.block_on(live(seat, wire))
+        runtime.block_on(live(seat, wire, uring))
     } else {
         let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
         let wire = Epoll::new(seat.waker.clone())?;
-        runtime.block_on(live(seat, wire))
+        runtime.block_on(live(seat, wire, uring))
     }
 }
 
-async fn live<W: Wire + AsFd + 'static>(seat: Seat, wire: W) -> io::Result<ShardExit> {
-    let events = pollable(&wire)?;
+async fn live<W: Wire + AsFd + 'static>(seat: Seat, wire: W, uring: bool) -> io::Result<ShardExit> {
+    let events = Awaited::new(&wire, uring)?;
     let shard = Shard::new(wire, seat.settings.clone(), seat.counters.clone(), seat.seed);
     let shard = Rc::new(RefCell::new(shard));
     let listener = Rc::new(seat.listener);
-    let callers = pollable(&*listener)?;
+    let callers = Awaited::new(&*listener, uring)?;
     // The loop is a task like the accepting one: monoio polls a main future that is ready again and again before it looks
     // at its driver.
     let start = Instant::now();
@@ -106,16 +107,42 @@ async fn live<W: Wire + AsFd + 'static>(seat: Seat, wire: W) -> io::Result<Shard
     Ok(ShardExit::Stopped)
 }
 
-/// monoio waits on sockets only; any descriptor that can be polled may pose as one while nothing but its readiness is used.
-fn pollable(fd: impl AsFd) -> io::Result<TcpStream> {
-    TcpStream::from_std(std::net::TcpStream::from(fd.as_fd().try_clone_to_owned()?))
+/// A descriptor that the runtime waits on. monoio knows sockets only; any descriptor that can be polled may pose as one while
+/// nothing but its readiness is used.
+struct Awaited {
+    stream: TcpStream,
+    uring: bool,
+}
+
+impl Awaited {
+    fn new(fd: impl AsFd, uring: bool) -> io::Result<Self> {
+        let stream = TcpStream::from_std(std::net::TcpStream::from(fd.as_fd().try_clone_to_owned()?))?;
+        Ok(Self { stream, uring })
+    }
+
+    /// Waits until it is readable. Where it is so at once, the runtime's other tasks and its driver get their turn all the same.
+    async fn readable(&self) -> io::Result<()> {
+        // Not relaxed: the legacy driver would report readiness again and again.
+        let mut readable = pin!(self.stream.readable(false));
+        let mut polls = 0;
+        poll_fn(|context| {
+            polls += 1;
+            // That it was woken is enough. The legacy driver would ask the kernel once more; a completion must be taken.
+            if polls > 1 && !self.uring { Poll::Ready(Ok(())) } else { readable.as_mut().poll(context) }
+        })
+        .await?;
+        if polls == 1 {
+            yield_now().await;
+        }
+        Ok(())
+    }
 }
 
 async fn turn<W: Wire>(
     shard: Rc<RefCell<Shard<W>>>,
     listener: Rc<OwnedFd>,
     inbox: Inbox,
-    events: TcpStream,
+    events: Awaited,
     counters: Arc<ShardCounters>,
     start: Instant,
 ) -> io::Result<()> {
@@ -157,8 +184,7 @@ async fn turn<W: Wire>(
         // The wire takes what was rung before the mailboxes are looked at: what comes after that look rings again.
         waker.will_sleep();
         if shard.borrow_mut().wire().may_sleep() && port.from_relay.is_empty() && orders.is_empty() {
-            // Not relaxed: the legacy driver would report readiness again and again.
-            events.readable(false).await?;
+            events.readable().await?;
         } else {
             yield_now().await;
         }
@@ -190,14 +216,15 @@ fn take_deliveries<W: Wire>(shard: &mut Shard<W>, port: &mut Port) {
 
 /// Sends until nothing is left or the turn's time is up: a send takes 2 µs or 10, so that a count bounds no latency.
 fn fan_out<W: Wire>(shard: &mut Shard<W>) {
-    let began = Instant::now();
+    // Most turns have nothing to fan out, and need not look at the clock for it.
+    let began = shard.is_fanning_out().then(Instant::now);
     loop {
         shard.fan_out(SENDS);
         shard.submit();
         if shard.has_delivered() {
             shard.note_delivered(unix_ns());
         }
-        if !shard.is_fanning_out() || began.elapsed() >= FAN_OUT_TIME {
+        if !shard.is_fanning_out() || began.is_none_or(|began| began.elapsed() >= FAN_OUT_TIME) {
             return;
         }
     }
@@ -228,22 +255,23 @@ fn hand_over<W: Wire>(shard: &mut Shard<W>, port: &mut Port) {
 async fn accept<W: Wire>(
     shard: Rc<RefCell<Shard<W>>>,
     listener: Rc<OwnedFd>,
-    readiness: TcpStream,
+    callers: Awaited,
     waker: Arc<Waker>,
     start: Instant,
 ) -> io::Result<Infallible> {
     let mut spare = File::open("/dev/null").ok();
     loop {
-        readiness.readable(false).await?;
+        callers.readable().await?;
         let (ended, pestered) = {
             let mut shard = shard.borrow_mut();
             tell_time(&mut shard, start, Instant::now());
             let ended = take_in(&mut shard, &listener);
             shard.submit();
+            if shard.wants_turn() {
+                waker.ring();
+            }
             (ended, shard.is_pestered())
         };
-        // Submitting may have found events, or left some behind; the loop may sleep.
-        waker.ring();
         match ended {
             Accepted::Broken(error) => {
                 return Err(io::Error::other(format!("the listener is broken, nobody can be accepted: {error}")));
@@ -254,7 +282,7 @@ async fn accept<W: Wire>(
                 sleep(EXHAUSTED_REST).await;
             }
             Accepted::Nobody if pestered => sleep(PESTERED_REST).await,
-            Accepted::Nobody | Accepted::Socket(_) => yield_now().await,
+            Accepted::Nobody | Accepted::Socket(_) => {}
         }
     }
 }

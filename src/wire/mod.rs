@@ -123,6 +123,11 @@ pub trait Wire {
         peer(fd)
     }
 
+    /// Whether nothing waits for the next [`Wire::reap`] or [`Wire::submit`] that the kernel would not announce.
+    fn is_settled(&self) -> bool {
+        true
+    }
+
     /// Gets ready to sleep; false where there is more to reap first.
     fn may_sleep(&mut self) -> bool;
 

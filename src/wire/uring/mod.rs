@@ -181,10 +181,14 @@ impl Wire for Uring {
         }
     }
 
+    fn is_settled(&self) -> bool {
+        self.ledger.is_settled() && self.failure.is_none()
+    }
+
     /// What was rung is taken first and the ring looked at after: whatever the kernel adds later rings again.
     fn may_sleep(&mut self) -> bool {
         self.waker.clear();
-        self.ring.is_quiet() && self.ledger.is_settled() && self.failure.is_none()
+        self.ring.is_quiet() && self.is_settled()
     }
 
     fn failure(&mut self) -> Option<io::Error> {
