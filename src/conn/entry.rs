@@ -54,6 +54,8 @@ impl Flags {
     pub const HOLDER: Self = Self(2048);
     /// The node was full when it was accepted.
     pub const FULL: Self = Self(4096);
+    /// It has sent more than it may, and not all of that is read.
+    pub const EXCESS: Self = Self(8192);
 
     /// Whether all bits of `other` are set.
     pub const fn has(self, other: Self) -> bool {

@@ -24,6 +24,8 @@ enum Next {
     Tick,
 }
 
+/// Octets read at once from a connection in excess. What is in them is mostly dropped, and everybody else waits for that.
+pub(super) const EXCESS_READ_BYTES: usize = 8 * 1024;
 /// Pongs in one read that are taken for answers to our pings.
 const PONGS: u32 = 16;
 
@@ -75,7 +77,9 @@ impl<W: Wire> Shard<W> {
         };
         // Before the read: an event that comes while it is handled is one more.
         entry.flags.clear(Flags::READY);
-        let length = match self.wire.recv(entry.fd, scratch) {
+        let was_excess = entry.flags.has(Flags::EXCESS);
+        let window = if was_excess { &mut scratch[..EXCESS_READ_BYTES] } else { scratch };
+        let length = match self.wire.recv(entry.fd, window) {
             Ok(0) => {
                 self.handle_eof(token);
                 return Next::Event;
@@ -89,21 +93,33 @@ impl<W: Wire> Shard<W> {
         };
         self.counters.bytes_in.add(length as u64);
         entry.hear(self.clock.tick);
-        let more = length == scratch.len() || entry.flags.has(Flags::HANGUP);
+        let more = length == window.len() || entry.flags.has(Flags::HANGUP);
         let excess = match entry.state {
             State::Handshaking => {
-                self.handle_head(token, &scratch[..length]);
+                self.handle_head(token, &window[..length]);
                 false
             }
             State::Open | State::Closing if entry.flags.has(Flags::UPGRADED) => {
-                self.handle_frames(token, &mut scratch[..length])
+                self.handle_frames(token, &mut window[..length])
             }
             _ => false,
         };
+        if excess != was_excess {
+            self.note_excess(token, excess || more);
+        }
         match (excess, more) {
             (true, _) => Next::Tick,
             (false, true) => Next::Turn,
             (false, false) => Next::Event,
+        }
+    }
+
+    /// Whoever sends more than it may is in excess until all that it sent is read.
+    fn note_excess(&mut self, token: Token, in_excess: bool) {
+        let Some(entry) = self.connections.find(token) else { return };
+        entry.flags.clear(Flags::EXCESS);
+        if in_excess {
+            entry.flags.set(Flags::EXCESS);
         }
     }
 

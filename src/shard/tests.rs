@@ -7,6 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
+use super::inbound::EXCESS_READ_BYTES;
 use super::*;
 use crate::close::{CloseReason, Refusal};
 use crate::config::{Config, PublishPolicy, RoomRule, SlowPolicy};
@@ -222,24 +223,43 @@ fn floods(total_bytes: usize) -> [(&'static str, Vec<u8>); 3] {
 
 #[test]
 fn whoever_sends_more_than_it_may_is_read_once_a_tick() {
-    for (flood, octets) in floods(3 * READ_BYTES) {
+    for (flood, octets) in floods(READ_BYTES + 3 * EXCESS_READ_BYTES) {
         let (mut shard, token) = stage_with_rate(10);
         let total = octets.len();
         shard.wire.incoming.extend(octets);
         ready(&mut shard, token, false);
         turns(&mut shard);
-        for reads in 1..=3 {
-            assert_eq!(shard.wire.incoming.len(), total - reads * READ_BYTES, "{flood}");
+        for ticks in 0..=3 {
+            let read = READ_BYTES + ticks * EXCESS_READ_BYTES;
+            assert_eq!(shard.wire.incoming.len(), total - read, "{flood}");
             // What came in meanwhile is announced, and changes nothing.
             ready(&mut shard, token, false);
             turns(&mut shard);
-            assert_eq!(shard.wire.incoming.len(), total - reads * READ_BYTES, "{flood}");
+            assert_eq!(shard.wire.incoming.len(), total - read, "{flood}");
             shard.wire.events.push(Event::Ticked(1));
             turns(&mut shard);
         }
         assert_eq!(shard.wire.incoming.len(), 0, "{flood}: what waited for a tick was lost");
         assert!(shard.is_open(token), "{flood}");
     }
+}
+
+#[test]
+fn who_was_in_excess_and_is_read_to_the_end_is_read_as_everybody_else() {
+    let (mut shard, token) = stage_with_rate(10);
+    let flags = |shard: &mut Shard<Stage>| shard.connections.find(token).unwrap().flags;
+    shard.wire.incoming.extend(pings(EXCESS_READ_BYTES));
+    ready(&mut shard, token, false);
+    turns(&mut shard);
+    assert!(flags(&mut shard).has(Flags::EXCESS));
+    for _ in 0..TICKS_PER_SECOND {
+        shard.wire.events.push(Event::Ticked(1));
+        turns(&mut shard);
+    }
+    shard.wire.incoming.extend(pings(1));
+    ready(&mut shard, token, false);
+    turns(&mut shard);
+    assert!(!flags(&mut shard).has(Flags::EXCESS));
 }
 
 #[test]

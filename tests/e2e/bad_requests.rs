@@ -124,7 +124,7 @@ fn a_hundred_thousand_messages_at_once_are_cut_to_the_rate_and_told(driver: Driv
     open(&mut stream, "/");
     let mut reader = stream.try_clone().unwrap();
     let reading = std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()).unwrap_or(0));
-    // It is read ten times a second, 16 KiB each, once it is over its rate: short messages, or they take a minute.
+    // It is read ten times a second, 8 KiB each, once it is over its rate: short messages, or they take a minute.
     let piece = masked(0x81, b"{\"type\":\"ping\"}").repeat(1_000);
     let mut writer = stream.try_clone().unwrap();
     let writing = std::thread::spawn(move || (0..MESSAGES / 1_000).for_each(|_| writer.write_all(&piece).unwrap()));
