@@ -231,6 +231,7 @@ impl<W: Wire> Shard<W> {
     }
 
     fn handle_events(&mut self, events: &mut Vec<Event>) {
+        // Their entries are cold: all are asked for before the first is handled.
         for event in &*events {
             if let Event::Ready(ready) = event {
                 self.connections.prefetch(ready.token.index);

@@ -112,6 +112,7 @@ async fn live<W: Wire + AsFd + 'static>(seat: Seat, wire: W, uring: bool) -> io:
 /// nothing but its readiness is used.
 struct Awaited {
     stream: TcpStream,
+    /// The runtime is told of completions; else of readiness.
     uring: bool,
 }
 

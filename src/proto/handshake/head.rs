@@ -8,9 +8,9 @@ use memchr::memchr;
 use crate::close::Refusal;
 use crate::limits::TARGET_BYTES;
 
-/// What stands before the target.
+/// What stands before the target, a space included.
 const GET: &[u8] = b"GET ";
-/// What stands behind it, and a space.
+/// What stands behind the target and a space.
 const SERVED: &[u8] = b"HTTP/1.1";
 
 /// How far a head that arrives in pieces is verified, so that what it costs is linear in its octets, however small the pieces.
