@@ -289,15 +289,18 @@ async fn accept<W: Wire>(
     }
 }
 
-/// Takes in some of those who wait; returns what the last attempt came to.
+/// Takes in up to [`ACCEPTS`] of those who wait. Returns what the last attempt came to; nobody where all were taken in.
 fn take_in<W: Wire>(shard: &mut Shard<W>, listener: &OwnedFd) -> Accepted {
+    // They are counted, or every crowd would end with an expensive look at an empty queue. Somebody waits, or the listener is
+    // broken: one attempt is due in any case.
+    let waiting = listener::waiting(listener).max(1);
     let mut last = Accepted::Nobody;
-    for _ in 0..ACCEPTS {
+    for _ in 0..waiting.min(ACCEPTS) {
         last = listener::accept(listener);
-        let Accepted::Socket(fd) = last else { break };
+        let Accepted::Socket(fd) = last else { return last };
         shard.handle_accepted(fd);
     }
-    last
+    if waiting > ACCEPTS { last } else { Accepted::Nobody }
 }
 
 /// Uses a descriptor that was kept for this to tell whoever waits that the node is full.
