@@ -13,8 +13,11 @@ pub mod uring;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
 
-use nix::sys::socket::{MsgFlags, Shutdown};
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::Shutdown;
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
@@ -138,11 +141,18 @@ pub trait Wire {
 }
 
 /// recv(2) without blocking; EINTR is tried again.
+///
+/// This and [`send`] go straight to the kernel: the C library's are cancellation points, which in a process with threads cost four
+/// locked instructions for each message (glibc 2.36), and nothing here is ever cancelled.
 fn recv(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
     loop {
-        match nix::sys::socket::recv(fd, buffer, MsgFlags::MSG_DONTWAIT) {
-            Err(nix::errno::Errno::EINTR) => {}
-            other => return Ok(other?),
+        let (flags, nobody) = (libc::MSG_DONTWAIT, ptr::null_mut::<libc::sockaddr>());
+        // SAFETY: the kernel writes at most `buffer.len()` octets, into `buffer`, and no address.
+        let received =
+            unsafe { libc::syscall(libc::SYS_recvfrom, fd, buffer.as_mut_ptr(), buffer.len(), flags, nobody, nobody) };
+        match Errno::result(received) {
+            Err(Errno::EINTR) => {}
+            other => return Ok(other? as usize),
         }
     }
 }
@@ -150,9 +160,12 @@ fn recv(fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
 /// send(2) without blocking or SIGPIPE; EINTR is tried again.
 fn send(fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
     loop {
-        match nix::sys::socket::send(fd, bytes, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL) {
-            Err(nix::errno::Errno::EINTR) => {}
-            other => return Ok(other?),
+        let (flags, nobody) = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL, ptr::null::<libc::sockaddr>());
+        // SAFETY: the kernel reads `bytes.len()` octets of `bytes`, and no address.
+        let sent = unsafe { libc::syscall(libc::SYS_sendto, fd, bytes.as_ptr(), bytes.len(), flags, nobody, 0_usize) };
+        match Errno::result(sent) {
+            Err(Errno::EINTR) => {}
+            other => return Ok(other? as usize),
         }
     }
 }
@@ -164,7 +177,7 @@ fn finish(fd: RawFd) {
 
 /// See [`Wire::reset`].
 fn reset(fd: RawFd) {
-    let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
+    let linger = libc::linger { l_onoff: 1, l_linger: 0 };
     let _ = nix::sys::socket::setsockopt(&borrow(&fd), nix::sys::socket::sockopt::Linger, &linger);
 }
 
