@@ -49,6 +49,7 @@ impl Header {
     /// [`CloseReason::Protocol`] for RSV bits that were not negotiated, reserved opcodes, control frames that are fragmented or
     /// over 125 octets, frames that are not masked, and lengths that are not minimal or have the top bit set; each as soon
     /// as its octet is there.
+    #[inline]
     pub fn parse(bytes: &[u8], rsv1_allowed: bool) -> Result<Option<(Self, usize)>, CloseReason> {
         let Some(&first) = bytes.first() else { return Ok(None) };
         let (fin, rsv1, opcode) = first_octet(first, rsv1_allowed)?;
@@ -79,14 +80,17 @@ impl Header {
     }
 }
 
+/// FIN, RSV1 and the opcode, where a client may send them together.
 fn first_octet(octet: u8, rsv1_allowed: bool) -> Result<(bool, bool, OpCode), CloseReason> {
     let (fin, rsv1, rsv23) = (octet & 0x80 != 0, octet & 0x40 != 0, octet & 0x30);
-    let opcode = OpCode::from(octet & 0x0f);
-    let legal = match opcode {
-        OpCode::Data(Data::Reserved(_)) | OpCode::Control(Control::Reserved(_)) => false,
-        OpCode::Data(Data::Continue) => !rsv1,
-        OpCode::Data(_) => !rsv1 || rsv1_allowed,
-        OpCode::Control(_) => fin && !rsv1,
+    let (opcode, legal) = match octet & 0x0f {
+        0x0 => (CONTINUE, !rsv1),
+        0x1 => (TEXT, !rsv1 || rsv1_allowed),
+        0x2 => (BINARY, !rsv1 || rsv1_allowed),
+        0x8 => (CLOSE, fin && !rsv1),
+        0x9 => (PING, fin && !rsv1),
+        0xa => (PONG, fin && !rsv1),
+        _ => return Err(CloseReason::Protocol),
     };
     if legal && rsv23 == 0 { Ok((fin, rsv1, opcode)) } else { Err(CloseReason::Protocol) }
 }
