@@ -128,7 +128,7 @@ setting_flags! {
 #[derive(Args, Debug)]
 pub struct CheckArgs {
     /// Connections that the node should hold; exit code 3 if the host does not allow them
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub target: Option<u64>,
     /// One JSON object instead of the table
     #[arg(long)]

@@ -184,6 +184,7 @@ fn a_target_that_does_not_fit_exits_3_and_names_what_to_raise() {
         checked.out
     );
     assert_eq!(Folder::new().run(&["check", "--target", "1"]).code, Some(0));
+    assert_eq!(Folder::new().run(&["check", "--target", "0"]).code, Some(2));
 }
 
 /// In place of an answer: the connection is closed.

@@ -126,6 +126,7 @@ fn every_section_of_the_file_reaches_the_configuration() {
 fn the_admin_address_may_be_a_plain_value_or_in_its_section() {
     assert_eq!(config("admin = \"127.0.0.1:9191\"").admin.port(), 9191);
     assert_eq!(config("[admin]\nlisten = \"127.0.0.1:9191\"").admin.port(), 9191);
+    assert_eq!(config("admin = \"localhost:9191\"").admin, config("admin = \"127.0.0.1:9191\"").admin);
     let urls = |file| config(file).nats.unwrap().urls;
     assert_eq!(urls("nats_url = \"nats://a, nats://b\""), urls("[nats]\nurl = [\"nats://a\", \"nats://b\"]"));
 }

@@ -3,7 +3,7 @@
 //! Every refusal says what was expected and what was found; where it was typed is added by [`super::merge`].
 
 use std::fmt::Display;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -71,10 +71,15 @@ impl Value {
         }
     }
 
+    /// An address and port. Of names only localhost: that one means loopback everywhere, without asking (RFC 6761 §6.3).
     pub(super) fn address(&self) -> Result<SocketAddr, String> {
         let expected = "an IP address and port, such as 127.0.0.1:8080 or 0.0.0.0:8080";
         let Self::Text(text) = self else { return Err(self.unlike(expected)) };
-        text.parse().map_err(|_| self.unlike(expected))
+        let address = match text.strip_prefix("localhost:") {
+            Some(port) => port.parse().map(|port| (Ipv4Addr::LOCALHOST, port).into()).ok(),
+            None => text.parse().ok(),
+        };
+        address.ok_or_else(|| self.unlike(expected))
     }
 
     /// A whole number within `range`.
