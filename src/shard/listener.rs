@@ -195,6 +195,10 @@ mod tests {
         let listener = listen_at(any_port()).unwrap();
         assert_eq!(waiting(&listener), 0);
         let _clients: Vec<_> = (0..3).map(|_| TcpStream::connect(local_address(&listener)).unwrap()).collect();
+        // A client is connected before its last ACK is heard.
+        while waiting(&listener) < 3 {
+            std::thread::yield_now();
+        }
         for left in (0..3).rev() {
             let Accepted::Socket(fd) = accept(&listener) else { panic!("nobody there") };
             // SAFETY: accept handed the number over.
