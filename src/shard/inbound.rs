@@ -1,10 +1,11 @@
 //! From a readable socket to what the client meant.
 
 use std::io::{Error, ErrorKind};
+use std::ops::Range;
 
 use nix::libc::{ENOBUFS, ENOMEM};
 
-use super::{Shard, encode};
+use super::{READ_BYTES, Shard, encode};
 use crate::close::CloseReason;
 use crate::conn::{Flags, State, Token};
 use crate::counters::{DropReason, MessageType};
@@ -24,10 +25,22 @@ enum Next {
     Tick,
 }
 
+/// Connections that are read before the first of them is heard.
+const READ_AHEAD: usize = 16;
 /// Octets read at once from a connection in excess. What is in them is mostly dropped, and everybody else waits for that.
 pub(super) const EXCESS_READ_BYTES: usize = 8 * 1024;
 /// Pongs in one read that are taken for answers to our pings.
 const PONGS: u32 = 16;
+
+/// What one read brought.
+pub(super) struct Received {
+    token: Token,
+    /// Where it lies in the scratch buffer.
+    octets: Range<usize>,
+    /// There may be more, and no event will say so.
+    more: bool,
+    was_excess: bool,
+}
 
 impl<W: Wire> Shard<W> {
     pub(super) fn handle_ready(&mut self, ready: Ready) {
@@ -49,16 +62,32 @@ impl<W: Wire> Shard<W> {
 
     /// Reads once from each of up to `budget` ready connections. Whoever sends more than it may is read again with the next
     /// tick, so that TCP slows it down and nobody else waits for what it says.
+    ///
+    /// A few are read before the first of them is heard: the kernel's code for reading, ours and the kernel's for sending do not
+    /// fit the processor's first cache together, and taking turns each would push the others out.
     pub fn serve_ready(&mut self, budget: usize) {
         let mut scratch = std::mem::take(&mut self.scratch);
-        for _ in 0..budget.min(self.ready.len()) {
-            let Some(token) = self.ready.pop_front() else { break };
-            let next = self.read(token, &mut scratch);
-            if !matches!(next, Next::Event) {
-                self.read_again(token, &next);
+        let mut received = std::mem::take(&mut self.received);
+        let mut left = budget.min(self.ready.len());
+        while left > 0 {
+            let mut used = 0;
+            for _ in 0..left.min(READ_AHEAD) {
+                left -= 1;
+                let Some(token) = self.ready.pop_front() else { break };
+                received.extend(self.receive(token, &mut scratch, &mut used));
+                if used > scratch.len() - READ_BYTES {
+                    break;
+                }
+            }
+            for read in received.drain(..) {
+                let (token, next) = (read.token, self.handle_read(read, &mut scratch));
+                if !matches!(next, Next::Event) {
+                    self.read_again(token, &next);
+                }
             }
         }
         self.scratch = scratch;
+        self.received = received;
     }
 
     fn read_again(&mut self, token: Token, next: &Next) {
@@ -70,38 +99,40 @@ impl<W: Wire> Shard<W> {
         }
     }
 
-    /// Reads once; tells when to read again.
-    fn read(&mut self, token: Token, scratch: &mut [u8]) -> Next {
-        let Some(entry) = self.connections.find(token).filter(|entry| entry.state != State::Released) else {
-            return Next::Event;
-        };
+    /// Reads once into what is left of `scratch`, from `used` on, which it moves. What comes to no octets is handled here.
+    fn receive(&mut self, token: Token, scratch: &mut [u8], used: &mut usize) -> Option<Received> {
+        let entry = self.connections.find(token).filter(|entry| entry.state != State::Released)?;
         // Before the read: an event that comes while it is handled is one more.
         entry.flags.clear(Flags::READY);
         let was_excess = entry.flags.has(Flags::EXCESS);
-        let window = if was_excess { &mut scratch[..EXCESS_READ_BYTES] } else { scratch };
-        let length = match self.wire.recv(entry.fd, window) {
-            Ok(0) => {
-                self.handle_eof(token);
-                return Next::Event;
+        let size = if was_excess { EXCESS_READ_BYTES } else { READ_BYTES };
+        let start = *used;
+        match self.wire.recv(entry.fd, &mut scratch[start..start + size]) {
+            Ok(0) => self.handle_eof(token),
+            Ok(length) => {
+                self.counters.bytes_in.add(length as u64);
+                entry.hear(self.clock.tick);
+                let more = length == size || entry.flags.has(Flags::HANGUP);
+                *used = start + length;
+                return Some(Received { token, octets: start..start + length, more, was_excess });
             }
-            Ok(length) => length,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => return Next::Event,
-            Err(error) => {
-                self.handle_unreadable(token, &error);
-                return Next::Event;
-            }
-        };
-        self.counters.bytes_in.add(length as u64);
-        entry.hear(self.clock.tick);
-        let more = length == window.len() || entry.flags.has(Flags::HANGUP);
+            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
+            Err(error) => self.handle_unreadable(token, &error),
+        }
+        None
+    }
+
+    /// Acts on what was read; tells when to read again. Meanwhile the connection may have ended.
+    fn handle_read(&mut self, read: Received, scratch: &mut [u8]) -> Next {
+        let Received { token, octets, more, was_excess } = read;
+        let Some(entry) = self.connections.find(token) else { return Next::Event };
+        let octets = &mut scratch[octets];
         let excess = match entry.state {
             State::Handshaking => {
-                self.handle_head(token, &window[..length]);
+                self.handle_head(token, octets);
                 false
             }
-            State::Open | State::Closing if entry.flags.has(Flags::UPGRADED) => {
-                self.handle_frames(token, &mut window[..length])
-            }
+            State::Open | State::Closing if entry.flags.has(Flags::UPGRADED) => self.handle_frames(token, octets),
             _ => false,
         };
         if excess != was_excess {

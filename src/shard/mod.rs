@@ -118,6 +118,8 @@ pub struct Shard<W> {
     events: Vec<Event>,
     released: Vec<Event>,
     scratch: Box<[u8]>,
+    /// Where in `scratch` lies what was read and not heard yet.
+    received: Vec<inbound::Received>,
     reply: Vec<u8>,
     encoding: encode::Scratch,
     slices: Slices,
@@ -163,7 +165,8 @@ impl<W: Wire> Shard<W> {
             queued_bytes: 0,
             events: Vec::new(),
             released: Vec::new(),
-            scratch: vec![0; READ_BYTES].into_boxed_slice(),
+            scratch: vec![0; 2 * READ_BYTES].into_boxed_slice(),
+            received: Vec::new(),
             reply: Vec::new(),
             encoding: encode::Scratch::default(),
             slices: Slices::new(limits::SWEEP_SLICES),

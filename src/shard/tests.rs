@@ -36,6 +36,8 @@ enum Deed {
 /// One socket, as io_uring's wire serves it: what is queued is done by the next submit, before a FIN or a close.
 struct Stage {
     incoming: VecDeque<u8>,
+    /// Octets that one read brings at most.
+    piece: usize,
     peer_ended: bool,
     events: Vec<Event>,
     batch: u32,
@@ -74,7 +76,7 @@ impl Wire for Stage {
     }
 
     fn recv(&mut self, _: RawFd, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let length = buffer.len().min(self.incoming.len());
+        let length = buffer.len().min(self.incoming.len()).min(self.piece);
         for (place, octet) in buffer.iter_mut().zip(self.incoming.drain(..length)) {
             *place = octet;
         }
@@ -149,6 +151,7 @@ fn stage_with(configure: impl FnOnce(&mut Config, &mut Budgets)) -> (Shard<Stage
 fn stage_from(seed: u64, configure: impl FnOnce(&mut Config, &mut Budgets)) -> (Shard<Stage>, Token) {
     let wire = Stage {
         incoming: REQUEST.bytes().collect(),
+        piece: usize::MAX,
         peer_ended: false,
         events: Vec::new(),
         batch: 1,
@@ -210,6 +213,31 @@ fn what_filled_the_buffer_is_read_on_from_although_no_event_tells_the_rest() {
     turns(&mut shard);
     assert_eq!(shard.wire.incoming.len(), 0, "the edge was told once, and these octets wait for ever");
     assert!(shard.is_open(token));
+}
+
+#[test]
+fn those_who_are_read_together_are_each_heard_for_themselves() {
+    let (mut shard, first) = stage();
+    let mut tokens = vec![first];
+    for index in 1..10 {
+        shard.wire.incoming.extend(REQUEST.bytes());
+        shard.handle_accepted(FD + index);
+        let token = shard.connections.token_at(index as u32).unwrap();
+        ready(&mut shard, token, false);
+        turns(&mut shard);
+        tokens.push(token);
+    }
+    shard.wire.deeds.clear();
+    for (digit, token) in (b'0'..=b'9').zip(tokens) {
+        let mut ping = Vec::new();
+        frame::write_masked(&mut ping, frame::PING, [1, 2, 3, 4], &[digit; 5]);
+        shard.wire.piece = ping.len();
+        shard.wire.incoming.extend(ping);
+        ready(&mut shard, token, false);
+    }
+    turns(&mut shard);
+    let pongs: Vec<_> = (b'0'..=b'9').map(|digit| Deed::Sent([&[0x8a, 5], &[digit; 5][..]].concat())).collect();
+    assert_eq!(shard.wire.deeds, pongs);
 }
 
 /// Each kind of what a client may send too much of, as octets of more than `total_bytes`.
