@@ -117,6 +117,7 @@ pub struct Shard<W> {
     queued_bytes: i64,
     events: Vec<Event>,
     released: Vec<Event>,
+    /// Where reads lie one after another; twice [`READ_BYTES`], so that the last of them has room whole.
     scratch: Box<[u8]>,
     /// Where in `scratch` lies what was read and not heard yet.
     received: Vec<inbound::Received>,
