@@ -37,7 +37,7 @@ pub struct Batch {
     pub rooms: Vec<RoomKey>,
     /// Publications that the broker took, oldest first.
     pub acks: VecDeque<PendingAck>,
-    /// Whether a gap of all rooms is to be told: the connection before this one was lost.
+    /// Whether a gap of all rooms is to be told ([`Fences::take_gap`]): the connection before this one was lost.
     pub gap: bool,
     /// Whether somebody waits for the fence itself.
     pub marker: bool,
@@ -110,6 +110,12 @@ impl Fences {
         self.next_number += 1;
         self.in_flight = Some(InFlight { number, sent: now, batch: std::mem::take(&mut self.collecting) });
         Some(number)
+    }
+
+    /// Whether a fence that came back says that the gap is to be told now; it says so once, and before the rest of its batch is handled.
+    pub fn take_gap(&mut self, number: u64) -> bool {
+        let fence = self.in_flight.as_mut().filter(|fence| fence.number == number);
+        fence.is_some_and(|fence| std::mem::take(&mut fence.batch.gap))
     }
 
     /// A fence came back: its batch and its round trip. One that was given up says nothing.
@@ -233,8 +239,11 @@ mod tests {
         fences.add_gap();
         assert!(fences.handle_return(lost, now).is_none(), "a fence of the lost connection proves nothing");
         let next = fences.poll_fence(now).unwrap();
+        assert!(!fences.take_gap(lost), "nor does it say anything of a gap");
+        assert!(fences.take_gap(next));
+        assert!(!fences.take_gap(next), "once");
         let (batch, _) = fences.handle_return(next, now).unwrap();
-        assert_eq!((batch.rooms.len(), batch.acks.len(), batch.gap), (1, 0, true));
+        assert_eq!((batch.rooms.len(), batch.acks.len()), (1, 0));
     }
 
     #[test]
@@ -256,7 +265,7 @@ mod tests {
         fences.poll_fence(now);
         fences.handle_connection_lost();
         let next = fences.poll_fence(now).unwrap();
-        assert!(fences.handle_return(next, now).unwrap().0.gap);
+        assert!(fences.take_gap(next));
     }
 
     #[test]

@@ -106,20 +106,23 @@ impl Bus {
         self.handle_reports(now);
     }
 
-    /// Handles fences that came back.
-    pub(super) fn poll_inbox(&mut self, cx: &mut Context<'_>, now: Instant) {
-        let Some(link) = &mut self.link else { return };
-        let (returned, taken) = link.poll_inbox(cx);
+    /// Looks for fences that came back, before the rooms are looked at: what was published after the fence comes after its gap. Gives
+    /// the one that came back in an earlier turn.
+    pub(super) fn poll_inbox(&mut self, cx: &mut Context<'_>) -> Option<u64> {
+        let link = self.link.as_mut()?;
+        let (earlier, taken) = link.poll_inbox(cx);
         self.incoming.taken.set(self.incoming.taken.get() + taken);
-        let Some((batch, round_trip)) = returned.and_then(|number| self.fences.handle_return(number, now)) else {
-            return;
-        };
+        if link.returned.is_some_and(|number| self.fences.take_gap(number)) {
+            self.incoming.hub.borrow_mut().tell_gap_to_all(GapReason::Broker);
+        }
+        earlier
+    }
+
+    /// Answers what a fence that came back proves, once what was published before it is delivered.
+    pub(super) fn handle_fence(&mut self, number: u64, now: Instant) {
+        let Some((batch, round_trip)) = self.fences.handle_return(number, now) else { return };
         let mut hub = self.incoming.hub.borrow_mut();
         hub.counters.rtt_ns.set(nanoseconds(round_trip));
-        // Before the joins: who joins now missed nothing.
-        if batch.gap {
-            hub.tell_gap_to_all(GapReason::Broker);
-        }
         for key in batch.rooms {
             hub.interest.confirm(key, now);
             self.rooms.end_probe(key);

@@ -193,8 +193,11 @@ impl Bus {
         // Read before the requests: what was asked before the order to stop is then seen in this turn or counted as left.
         let stopping = self.shared.must_stop();
         self.poll_link(cx, now);
+        let fence = self.poll_inbox(cx);
         self.rooms.poll(cx);
-        self.poll_inbox(cx, now);
+        if let Some(number) = fence {
+            self.handle_fence(number, now);
+        }
         self.incoming.hub.borrow_mut().wake_ports();
         let more = self.take_requests(now);
         self.handle_timeouts(now);
