@@ -40,9 +40,9 @@ const FAN_OUT_TIME: Duration = Duration::from_micros(250);
 /// Connections accepted in a row.
 const ACCEPTS: usize = 64;
 /// Rest of the accepting while requests come that are mistakes. Each takes some 0.1 ms, and who sends one after the other gets in
-/// twenty-five times a second: too few to be in the way of anybody's 99th percentile. Who sends many at once is the connection
-/// rate's business.
-const PESTERED_REST: Duration = Duration::from_millis(40);
+/// ten times a second: too few to be in the way of anybody's 99th percentile. Who sends many at once is the connection rate's
+/// business.
+const PESTERED_REST: Duration = SWEEP_TICK;
 /// Rest after the host ran out of descriptors or memory.
 const EXHAUSTED_REST: Duration = Duration::from_millis(100);
 /// How long a stopping shard goes on answering requests that are on their way.

@@ -438,7 +438,7 @@ fn a_handshake_too_many_is_counted_with_the_connections_that_come_too_fast() {
 }
 
 #[test]
-fn a_request_that_is_a_mistake_pesters_for_a_tick_and_a_refused_one_that_is_none_does_not() {
+fn a_request_that_is_a_mistake_pesters_for_two_ticks_and_a_refused_one_that_is_none_does_not() {
     let (mut shard, _) = stage_with(|config, _| config.limits.connection_rate = Some(2));
     let ask = |shard: &mut Shard<Stage>, index: u32, request: &[u8]| {
         shard.handle_accepted(FD + 1);
@@ -449,7 +449,9 @@ fn a_request_that_is_a_mistake_pesters_for_a_tick_and_a_refused_one_that_is_none
     };
     ask(&mut shard, 1, &[0xff; 512]);
     assert!(shard.is_pestered());
-    shard.set_time(SWEEP_TICK.as_nanos() as u64, 0);
+    shard.set_time(2 * SWEEP_TICK.as_nanos() as u64 - 1, 0);
+    assert!(shard.is_pestered());
+    shard.set_time(2 * SWEEP_TICK.as_nanos() as u64, 0);
     assert!(!shard.is_pestered());
     ask(&mut shard, 2, REQUEST.as_bytes());
     assert_eq!(shard.counters.refused[Refusal::ConnectionRate as usize].value(), 1);

@@ -84,7 +84,7 @@ fn over_the_connection_rate_clients_get_503(driver: Driver) {
 }
 
 fn who_knocks_with_garbage_without_end_is_taken_in_slowly_and_others_are_not_kept_out(driver: Driver) {
-    const KNOCKS: u32 = 50;
+    const KNOCKS: u32 = 20;
     // One shard: what is refused on one slows no other down.
     let gateway = Gateway::start(driver, &["--shards", "1", "--connection-rate", "0"]);
     let begun = Instant::now();
@@ -93,8 +93,8 @@ fn who_knocks_with_garbage_without_end_is_taken_in_slowly_and_others_are_not_kep
         stream.write_all(&[0xff; 512]).unwrap();
         assert_eq!(http::read_answer(&mut stream).unwrap().status, 400);
     }
-    // All but the first few wait for the queue's next turn, 40 ms later; a slow host only adds to that.
-    assert!(begun.elapsed() >= Duration::from_millis(40) * (KNOCKS - 5), "{:?}", begun.elapsed());
+    // All but the first few wait for the queue's next turn, 100 ms later; a slow host only adds to that.
+    assert!(begun.elapsed() >= Duration::from_millis(100) * (KNOCKS - 5), "{:?}", begun.elapsed());
     // A crowd among them gets in all the same.
     let crowd: Vec<_> = (0..20).map(|_| http::connect(gateway.port)).collect();
     for mut stream in crowd {
