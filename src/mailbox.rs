@@ -53,9 +53,9 @@ impl Waker {
         self.sleeping.store(false, Ordering::Relaxed);
     }
 
-    /// Takes what was rung, so that the next ring is an event again.
-    pub fn clear(&self) {
-        let _ = self.eventfd.read();
+    /// Takes what was rung, so that the next ring is an event again. Says whether there was a ring.
+    pub fn clear(&self) -> bool {
+        self.eventfd.read().is_ok()
     }
 
     /// For drivers that want the number.
@@ -173,7 +173,7 @@ mod tests {
     fn only_a_sleeper_is_rung_and_only_once() {
         let waker = Waker::new().unwrap();
         waker.wake();
-        assert!(waker.eventfd.read().is_err(), "nobody slept, nothing rang");
+        assert!(!waker.clear(), "nobody slept, nothing rang");
         waker.will_sleep();
         waker.wake();
         waker.wake();

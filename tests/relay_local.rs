@@ -124,3 +124,32 @@ fn what_is_queued_when_the_relay_stops_is_still_delivered() {
     }
     assert!(relay.ports[0].next_within(Duration::ZERO).is_none());
 }
+
+#[test]
+fn what_several_shards_publish_at_once_reaches_all_of_them_once_and_in_one_order() {
+    const SHARDS: usize = 4;
+    const EACH: usize = 5_000;
+    // Nobody reads before all is said, so the mailboxes hold all of it.
+    let limits = Limits { mailbox_messages: SHARDS * EACH + 1, ..Limits::default() };
+    let mut relay = TestRelay::local(limits, SHARDS);
+    relay.ports[..SHARDS].iter_mut().for_each(|port| port.join("lobby"));
+    std::thread::scope(|scope| {
+        for (shard, port) in relay.ports[..SHARDS].iter_mut().enumerate() {
+            scope.spawn(move || {
+                for number in 0..EACH {
+                    port.publish(json("lobby", &(shard * EACH + number).to_string()), None);
+                }
+            });
+        }
+    });
+    let heard: Vec<Vec<usize>> = relay.ports[..SHARDS]
+        .iter_mut()
+        .map(|port| (0..SHARDS * EACH).map(|_| port.payload().parse().unwrap()).collect())
+        .collect();
+    for shard in 0..SHARDS {
+        let of_one = heard[0].iter().filter(|number| **number / EACH == shard);
+        assert!(of_one.copied().eq(shard * EACH..(shard + 1) * EACH), "one publisher's come in order, once");
+    }
+    assert!(heard.iter().all(|order| *order == heard[0]), "all of them hear one order");
+    assert_eq!(relay.dropped(DropReason::Mailbox), 0);
+}

@@ -98,7 +98,7 @@ impl Publisher {
             let taken = port.ask(ToRelay::Publish(publication, Some(token))).is_ok();
             self.awaited.borrow_mut().insert(token, if taken { None } else { Some(None) });
         }
-        port.to_relay.wake();
+        port.flush();
         Awaited { publisher: self, tokens }
     }
 }

@@ -41,14 +41,20 @@ impl Options {
 /// Who reads `from_relay` releases what each item is charged with: [`ToShard::pinned_bytes`]. Requests go in by way of
 /// [`Port::ask`], which charges them; the relay releases them.
 pub struct Port {
-    /// Requests. Call `wake` after a batch.
-    pub to_relay: mailbox::Sender<ToRelay>,
+    to_relay: mailbox::Sender<ToRelay>,
     /// Deliveries and answers.
     pub from_relay: mailbox::Receiver<ToShard>,
+    /// Where requests are served without the relay's thread: the bus, and this port's index.
+    bus: Option<(Arc<local::Bus>, PortIndex)>,
 }
 
 impl Port {
-    /// Puts a request in. Call `wake` after a batch.
+    /// A port whose requests are taken by whoever `to_relay` wakes.
+    pub fn new(to_relay: mailbox::Sender<ToRelay>, from_relay: mailbox::Receiver<ToShard>) -> Self {
+        Self { to_relay, from_relay, bus: None }
+    }
+
+    /// Puts a request in. Call [`Port::flush`] after a batch.
     ///
     /// # Errors
     /// The request, where the mailbox is full: in number, or in bytes ([`limits::REQUEST_MAILBOX_BYTES`]).
@@ -61,6 +67,18 @@ impl Port {
         self.to_relay.push(request)?;
         self.to_relay.charge(bytes);
         Ok(())
+    }
+
+    /// Has what was put in taken: on the local bus at once, by the calling thread, if it can. Says whether it is left to the relay's
+    /// thread, which was woken.
+    pub fn flush(&mut self) -> bool {
+        match &self.bus {
+            Some((bus, port)) => bus.serve(*port),
+            None => {
+                self.to_relay.wake();
+                true
+            }
+        }
     }
 }
 
@@ -125,6 +143,11 @@ impl Requests {
     pub(super) fn is_empty(&self) -> bool {
         self.0.iter().all(mailbox::Receiver::is_empty)
     }
+
+    /// Whether all that a port asked was taken.
+    pub(super) fn is_empty_at(&self, port: PortIndex) -> bool {
+        self.0[usize::from(port)].is_empty()
+    }
 }
 
 /// Starts a relay with one port for each waker: the shards', then control's.
@@ -142,7 +165,7 @@ pub fn start(
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
     let shared = Arc::new(Shared::new(Waker::new()?));
-    let (ports, requests, posts) = connect_ports(&options.limits, port_wakers, &shared);
+    let (mut ports, requests, posts) = connect_ports(&options.limits, port_wakers, &shared);
     let builder = std::thread::Builder::new().name(String::from("relay"));
     let desk = |linger| {
         let rooms = options.limits.rooms_total.map_or(usize::MAX, |rooms| rooms as usize);
@@ -151,8 +174,11 @@ pub fn start(
     };
     let thread = match nats::Access::new(&options)? {
         None => {
-            let desk = desk(Duration::ZERO);
-            builder.spawn(move || or_end_the_process(|| local::run(desk)))?
+            let bus = Arc::new(local::Bus::new(desk(Duration::ZERO)));
+            for (port, index) in ports.iter_mut().zip(0..) {
+                port.bus = Some((bus.clone(), index));
+            }
+            builder.spawn(move || or_end_the_process(|| bus.run()))?
         }
         Some(access) => {
             let desk = desk(options.limits.linger);
@@ -182,7 +208,7 @@ fn connect_ports(limits: &Limits, wakers: Vec<Arc<Waker>>, shared: &Shared) -> (
     for waker in wakers {
         let (to_relay, requests) = mailbox::mailbox(limits.mailbox_messages, shared.waker.clone());
         let (post, from_relay) = mailbox::mailbox(limits.mailbox_messages + limits::MAILBOX_RESERVE, waker);
-        ports.push(Port { to_relay, from_relay });
+        ports.push(Port::new(to_relay, from_relay));
         inbound.push(requests);
         posts.push(Post::new(post, limits.mailbox_messages));
     }
@@ -198,7 +224,7 @@ mod tests {
     fn what_a_shard_asks_is_bounded_in_bytes_until_the_relay_has_taken_it() {
         let (to_relay, mut requests) = mailbox::mailbox(1024, Waker::new().unwrap());
         let (_, from_relay) = mailbox::mailbox(1, Waker::new().unwrap());
-        let mut port = Port { to_relay, from_relay };
+        let mut port = Port::new(to_relay, from_relay);
         let publish = |bytes: usize| {
             let (room, payload) = ("lobby".into(), vec![b'1'; bytes].into());
             let publication = Publication { room, kind: Kind::Json, payload, from: None, echo: true, time_unix_ns: 0 };

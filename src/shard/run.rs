@@ -161,6 +161,8 @@ async fn turn<W: Wire>(
             if shard.has_handled() {
                 shard.note_handled(now.elapsed().as_nanos() as u64);
             }
+            // Before the deliveries: what the local bus gives back at once is fanned out in this turn.
+            hand_over(&mut shard, &mut port);
             take_deliveries(&mut shard, &mut port);
             while let Some(order) = orders.pop() {
                 shard.handle_order(order);
@@ -245,11 +247,8 @@ fn hand_over<W: Wire>(shard: &mut Shard<W>, port: &mut Port) {
         }
         any = true;
     }
-    if any {
-        port.to_relay.wake();
-        if shard.has_work() {
-            std::thread::yield_now();
-        }
+    if any && port.flush() && shard.has_work() {
+        std::thread::yield_now();
     }
 }
 

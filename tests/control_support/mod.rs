@@ -175,7 +175,7 @@ impl TestNode {
 fn fake_relay(waker: &Arc<Waker>) -> (Port, FakeRelay) {
     let (to_relay, from_control) = mailbox(8, Waker::new().unwrap());
     let (to_control, from_relay) = mailbox(8, waker.clone());
-    (Port { to_relay, from_relay }, FakeRelay { from_control, to_control })
+    (Port::new(to_relay, from_relay), FakeRelay { from_control, to_control })
 }
 
 /// Counters of a relay with mailboxes of two shards and control.
@@ -269,8 +269,8 @@ pub struct Subscriber {
 
 impl Subscriber {
     pub fn join(&mut self, room: &str) {
-        assert!(self.port.to_relay.push(ToRelay::Subscribe(room.into())).is_ok());
-        self.port.to_relay.wake();
+        assert!(self.port.ask(ToRelay::Subscribe(room.into())).is_ok());
+        self.port.flush();
         assert!(matches!(self.next(), ToShard::Joined(_)));
     }
 

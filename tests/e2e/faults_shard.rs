@@ -22,6 +22,7 @@ crate::on_both_drivers! {
     a_panic_in_the_relay_ends_the_process_with_a_failure
     a_shard_that_can_accept_nobody_any_more_ends_the_process_with_a_failure
     a_relay_that_stands_still_leaves_connections_and_other_rooms_alone
+    without_a_broker_messages_cross_while_the_relays_thread_stands_still
     a_kernel_without_buffers_ends_the_connection_concerned_and_keeps_nobody_out
 }
 
@@ -214,12 +215,13 @@ fn shut_a_listener_down(gateway: &Gateway) {
 }
 
 fn a_relay_that_stands_still_leaves_connections_and_other_rooms_alone(driver: Driver) {
-    let gateway = Gateway::start(driver, &[]);
+    let broker = Nats::start();
+    let gateway = Gateway::start(driver, &["--nats-url", &broker.url()]);
     let mut client = Client::connect(gateway.port);
     client.join("lobby");
     let held = Held::hold(gateway.pid(), "relay");
     let incident = Incident::begin("relay's thread stalled", driver);
-    // What needs no relay goes on; what does waits.
+    // What needs no broker goes on; what does waits.
     client.publish("lobby", json!("waits"));
     let mut late = Client::connect(gateway.port);
     late.say(json!({"type": "ping"}));
@@ -230,6 +232,19 @@ fn a_relay_that_stands_still_leaves_connections_and_other_rooms_alone(driver: Dr
     drop(held);
     assert_eq!(client.content("lobby"), "waits");
     incident.recovered();
+}
+
+/// The shards and control do at the local bus's desk what they want done.
+fn without_a_broker_messages_cross_while_the_relays_thread_stands_still(driver: Driver) {
+    let gateway = Gateway::start(driver, &[]);
+    let _held = Held::hold(gateway.pid(), "relay");
+    let mut pair = [Client::connect(gateway.port), Client::connect(gateway.port)];
+    pair.iter_mut().for_each(|client| client.join("lobby"));
+    // One after the other: who finds somebody at the desk leaves it to the relay's thread.
+    pair[0].publish("lobby", json!("from a client"));
+    pair.iter_mut().for_each(|client| assert_eq!(client.content("lobby"), "from a client"));
+    assert_eq!(gateway.publish("lobby", "\"from a backend\""), 202);
+    pair.iter_mut().for_each(|client| assert_eq!(client.content("lobby"), "from a backend"));
 }
 
 /// recv(2) and send(2) of either wire, as the shard makes them for requests and answers, and accept(2).

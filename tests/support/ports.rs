@@ -74,11 +74,11 @@ impl TestPort {
         let deadline = Instant::now() + PATIENCE;
         while let Err(back) = self.port.ask(request) {
             assert!(Instant::now() < deadline, "the relay takes no requests");
-            self.port.to_relay.wake();
+            self.port.flush();
             std::thread::yield_now();
             request = back;
         }
-        self.port.to_relay.wake();
+        self.port.flush();
     }
 
     /// Asks for a room without waiting for the answer.
