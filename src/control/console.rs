@@ -74,8 +74,12 @@ impl Shard {
         self.flush();
     }
 
+    /// Brings what the mailbox had no room for. A shard that there is nothing for is not woken.
     fn flush(&self) {
         let (mut orders, mut backlog) = (self.orders.borrow_mut(), self.backlog.borrow_mut());
+        if backlog.is_empty() {
+            return;
+        }
         while let Some(order) = backlog.pop_front() {
             if let Err(order) = orders.push(order) {
                 backlog.push_front(order);
@@ -172,15 +176,17 @@ impl Console {
         self.notify.draining(connections, self.drain.borrow().longest());
         self.drain.borrow_mut().handle_signal(Instant::now());
         self.apply();
+        self.bell.ring();
     }
 
     /// An operator asked for a drain.
     pub(super) fn handle_drain_request(&self) {
         self.drain.borrow_mut().handle_request(Instant::now());
         self.apply();
+        self.bell.ring();
     }
 
-    /// Looks at what is left; called every tick. The outcome once there is one.
+    /// Looks at what is left; called every tick, and a few times a second while nothing drains. The outcome once there is one.
     pub(super) fn tick(&self) -> Option<Outcome> {
         for shard in &self.shards {
             shard.flush();
@@ -283,4 +289,30 @@ impl Console {
 fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
     let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     format!("it panicked: {}", text.unwrap_or("no message"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::mailbox::mailbox;
+
+    #[test]
+    fn a_shard_is_woken_for_an_order_and_for_what_had_no_room_and_for_nothing_else() {
+        let waker = Waker::new().unwrap();
+        let (orders, mut inbox) = mailbox(1, waker.clone());
+        let thread = std::thread::spawn(|| ShardExit::Stopped);
+        let shard = Shard::new(ShardHandle { orders, counters: Arc::default(), thread }, Instant::now());
+        let wakes = |act: &dyn Fn(&Shard)| {
+            waker.will_sleep();
+            act(&shard);
+            waker.clear()
+        };
+        assert!(!wakes(&Shard::flush), "there is nothing for it");
+        assert!(wakes(&|shard| shard.order(Order::Refuse)));
+        assert!(wakes(&|shard| shard.order(Order::Stop)), "the mailbox is full: it should read");
+        assert!(matches!(inbox.pop(), Some(Order::Refuse)));
+        assert!(wakes(&Shard::flush));
+        assert!(matches!(inbox.pop(), Some(Order::Stop)));
+        assert!(!wakes(&Shard::flush), "there is nothing left for it");
+    }
 }

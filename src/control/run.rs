@@ -9,14 +9,17 @@ use std::time::{Duration, Instant};
 
 use monoio::io::AsyncReadRent;
 use monoio::net::{TcpListener, TcpStream, UnixStream};
-use monoio::time::sleep;
+use monoio::time::{sleep, timeout};
 use monoio::{LegacyDriver, RuntimeBuilder};
 
 use super::console::Console;
+use super::drain::Phase;
 use super::{Control, Outcome, Readiness, server};
 
-/// Between two looks at what a drain has left, and at whether every shard's thread is there.
+/// Between two looks at what a drain has left, and at whether the node is ready.
 const TICK: Duration = Duration::from_millis(50);
+/// Between two looks at whether every shard's thread is there, while the node serves: an idle node should hardly run.
+const WATCH: Duration = Duration::from_millis(250);
 /// Between two signs of life asked of each shard.
 const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two words to the service manager while the node is not ready yet, and how long each of them counts.
@@ -48,7 +51,13 @@ async fn steer(control: Control, signals: StdUnixStream) -> io::Result<Outcome> 
         if let Some(outcome) = console.tick() {
             return Ok(outcome);
         }
-        sleep(TICK).await;
+        if console.phase() != Phase::Serving {
+            sleep(TICK).await;
+            continue;
+        }
+        // A drain that begins rings. One that does not is what the time is for.
+        let drain = console.bell.until(|| (console.phase() != Phase::Serving).then_some(()));
+        let _ = timeout(WATCH, drain).await;
     }
 }
 
