@@ -1,29 +1,30 @@
 //! What each shard and the relay count, for control to read.
 //!
-//! Every cell has one writing thread (a plain load and store, no locked instruction) and any reader. Values are read one by
-//! one: a snapshot is not a transaction.
+//! Every cell has one writer at a time (a plain load and store, no locked instruction) and any reader. A shard's is its thread;
+//! the relay's is its thread or, on the local bus, whoever is at the desk. Values are read one by one: a snapshot is not a
+//! transaction.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use crate::close::{CloseReason, Refusal};
 use crate::relay::GapReason;
 
-/// A number that one thread writes.
+/// A number that has one writer at a time.
 #[derive(Debug, Default)]
 pub struct Cell(AtomicU64);
 
 impl Cell {
-    /// Adds; only the owning thread may.
+    /// Adds; only its writer may.
     pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
     }
 
-    /// Subtracts; only the owning thread may.
+    /// Subtracts; only its writer may.
     pub fn sub(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_sub(n), Relaxed);
     }
 
-    /// Sets; only the owning thread may.
+    /// Sets; only its writer may.
     pub fn set(&self, n: u64) {
         self.0.store(n, Relaxed);
     }

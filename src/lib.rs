@@ -36,7 +36,7 @@
 //! - **wire**: where bytes meet sockets.
 //! - **pass**: one walk of a fan-out over a room's members.
 //! - **outbox**: what a connection could not be sent yet.
-//! - **relay**: the thread between the shards and the broker.
+//! - **relay**: what is between the shards and the broker, or the local bus where there is none; a thread.
 //! - **mailbox**: a bounded queue between two threads.
 //! - **interest**: that a shard has members in a room.
 //! - **gap**: the notice that messages of a room may be missing.

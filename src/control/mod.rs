@@ -5,8 +5,8 @@
 //! [`Control`] and calls [`run`].
 //!
 //! It asks shards through [`Order`]s, reads what they count, and publishes through a relay port of its own. It never
-//! touches a connection, and nothing on the path of a message waits for it: a control thread that stands still costs
-//! scrapes and drains, not deliveries.
+//! touches a connection, and no shard waits for it on the path of a message: a control thread that stands still costs scrapes and
+//! drains, not deliveries.
 //!
 //! What decides is pure: [`drain`] (when), `route` (what), `auth` (who), `metrics` (how it is written).
 

@@ -46,9 +46,11 @@ impl Bus {
     pub(super) fn serve(&self, port: PortIndex) -> bool {
         let left = match self.desk.try_lock() {
             Ok(mut desk) => {
+                // The relay's thread looks often while somebody is behind, and need be told only that it begins.
+                let was_behind = desk.hub.is_behind();
                 let more = take_some(&mut desk, port);
                 desk.hub.wake_ports();
-                more || desk.hub.is_behind()
+                more || !was_behind && desk.hub.is_behind()
             }
             Err(_) => true,
         };

@@ -1,8 +1,8 @@
-//! The relay: one thread between this node's shards and the broker.
+//! The relay: one thread between this node's shards and the broker; the local bus, where there is no broker.
 //!
 //! Shards say what they are interested in and what their clients publish ([`ToRelay`]); the relay hands every publication
 //! to every shard that has a member of its room, once ([`ToShard`]). With NATS it keeps one subscription per room and node;
-//! without, the local bus does the same on one node. The rest of the program cannot tell which.
+//! without, the local bus does the same on one node, on the thread of whoever asks. The rest of the program cannot tell which.
 //!
 //! It knows no client protocol, never blocks on a shard and never drops silently: what does not fit a mailbox is told as a
 //! gap to the rooms concerned.

@@ -45,8 +45,8 @@ const ACCEPTS: usize = 64;
 const PESTERED_REST: Duration = SWEEP_TICK;
 /// Rest after the host ran out of descriptors or memory.
 const EXHAUSTED_REST: Duration = Duration::from_millis(100);
-/// How long a stopping shard goes on answering requests that are on their way.
-const LAST_ACCEPTS: Duration = Duration::from_millis(100);
+/// How long a stopping shard goes on answering requests that are on their way: longer than any rest of the accepting.
+const LAST_ACCEPTS: Duration = Duration::from_millis(200);
 
 /// All that a shard's thread is given.
 pub struct Seat {
@@ -161,8 +161,9 @@ async fn turn<W: Wire>(
             if shard.has_handled() {
                 shard.note_handled(now.elapsed().as_nanos() as u64);
             }
-            // Before the deliveries: what the local bus gives back at once is fanned out in this turn.
+            take_deliveries(&mut shard, &mut port);
             hand_over(&mut shard, &mut port);
+            // Once more: what the local bus gives back at once is fanned out in this turn.
             take_deliveries(&mut shard, &mut port);
             while let Some(order) = orders.pop() {
                 shard.handle_order(order);
@@ -236,8 +237,8 @@ fn fan_out<W: Wire>(shard: &mut Shard<W>) {
 
 /// Gives the relay what the shard has for it. What does not fit waits: the next tick at the latest tries again.
 ///
-/// The relay may share the shard's core. While the shard has work of its own it lets the relay run first, or what one client
-/// says would wait for the end of a broadcast to others.
+/// What is left to the relay's thread may wait for the shard's core. While the shard has work of its own it lets the relay run
+/// first, or what one client says would wait for the end of a broadcast to others.
 fn hand_over<W: Wire>(shard: &mut Shard<W>, port: &mut Port) {
     let mut any = false;
     while let Some(item) = shard.poll_relay() {

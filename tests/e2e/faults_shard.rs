@@ -1,10 +1,12 @@
 //! One thread that stands still, lags or panics, while the others run on: held from outside, as by a debugger.
 #![cfg(target_arch = "x86_64")]
 
+use std::io::Write;
 use std::time::Duration;
 
 use serde_json::json;
 
+use crate::bad_frames::{masked, open};
 use crate::support::checker::{self, Heard};
 use crate::support::client::{Client, End};
 use crate::support::debugger::Held;
@@ -16,6 +18,7 @@ use crate::support::nats::Nats;
 crate::on_both_drivers! {
     a_shard_that_stands_still_stalls_neither_the_relay_nor_other_shards
     a_shard_whose_mailbox_overflowed_tells_its_rooms
+    what_one_client_says_at_once_passes_through_the_smallest_mailbox
     a_shard_that_lags_shows_in_the_metrics
     a_shard_that_stands_still_for_long_makes_the_node_unfit_to_live
     a_panic_in_a_shard_ends_the_process_with_a_failure
@@ -102,6 +105,17 @@ fn a_shard_whose_mailbox_overflowed_tells_its_rooms(driver: Driver) {
     verdict.assert_promises();
     assert!(verdict.told > 0, "the mailbox overflowed");
     load.judge(&others).assert_nothing_lost();
+}
+
+fn what_one_client_says_at_once_passes_through_the_smallest_mailbox(driver: Driver) {
+    const MESSAGES: usize = 200;
+    let config = "[limits]\nmailbox_messages = 1";
+    let mut gateway = Gateway::on(driver).args(&["--shards", "1", "--message-rate", "0"]).config(config).start();
+    let mut stream = crate::support::http::connect(gateway.port);
+    open(&mut stream, "/raw/lobby");
+    stream.write_all(&masked(0x81, b"1").repeat(MESSAGES)).unwrap();
+    gateway.wait_for("ws_messages_total{direction=\"outbound\",type=\"message\"}", MESSAGES as f64);
+    assert_eq!(gateway.metrics().value("ws_dropped_total{reason=\"mailbox\"}"), 0.0);
 }
 
 fn a_shard_that_lags_shows_in_the_metrics(driver: Driver) {

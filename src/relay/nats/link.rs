@@ -29,8 +29,8 @@ pub(super) struct Link {
     inbox: Subscriber,
     /// Connections made so far, as of the last look: another number is another connection.
     connects: u64,
-    /// A fence that came back. It is handled in the next turn: the client's report that a subscription or publication before
-    /// it was refused takes a turn longer than the fence itself.
+    /// A fence that came back. All but its gap is handled in the next turn: the client's report that a subscription or publication
+    /// before it was refused takes a turn longer than the fence itself.
     returned: Option<u64>,
 }
 

@@ -4,8 +4,9 @@
 //! turn does the same things in the same order, none of which waits:
 //!
 //! 1. connection: was it lost, made, is the server going away, did the client drop messages;
-//! 2. deliveries: empty every subscription's queue into the ports;
-//! 3. fences that came back: joins, acknowledgements, the gap after a reconnect;
+//! 2. fences that have just come back: the gap after a reconnect, before what was published after it;
+//! 3. deliveries: empty every subscription's queue into the ports; then the rest of what a fence answers that came back in an
+//!    earlier turn: joins, acknowledgements;
 //! 4. requests of the ports, a share of each;
 //! 5. commands to the client, as many as it takes: subscriptions and probes, a fence if one is due, publications;
 //! 6. what is overdue;
