@@ -96,7 +96,7 @@ install_sockudo() {
         LD_LIBRARY_PATH=$(libraries_in .deps/protoc)
     fi
     CARGO_TARGET_DIR=.deps/sockudo/build cargo install --quiet --locked --version "=$SOCKUDO_VERSION" --root .deps/sockudo sockudo \
-        --no-default-features --features local
+        --no-default-features --features local,nats
     rm -rf .deps/sockudo/build
 }
 

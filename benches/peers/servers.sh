@@ -54,19 +54,22 @@ serve_socketio-redis() {
     redis && node_server socketio-redis || return 1
     URL="ws://127.0.0.1:$PORT/socket.io/?EIO=4&transport=websocket" WORDS=(--dialect socket-io)
 }
-# Who publishes is the load side: the signer is on its core.
-serve_sockudo() {
-    local signer=$((PORT + 1)) server
+serve_sockudo() { sockudo && published_to_sockudo && URL=$(members_of_sockudo); }
+# Two nodes share a memory of what they have taken before, which wants a Redis, or have none.
+sockudo() {
+    printf '{"idempotency":{"enabled":false}}\n' >"$RUN/sockudo.json"
     up sockudo env HOST=127.0.0.1 PORT="$PORT" METRICS_ENABLED=false SOCKUDO_DEFAULT_APP_ID=bench SOCKUDO_DEFAULT_APP_KEY=key \
         SOCKUDO_DEFAULT_APP_SECRET=secret SOCKUDO_DEFAULT_APP_ENABLED=true SOCKUDO_DEFAULT_APP_MAX_CONNECTIONS=100000 \
         SOCKUDO_DEFAULT_APP_MAX_BACKEND_EVENTS_PER_SECOND=1000000 RATE_LIMITER_ENABLED=false WEBSOCKET_PING_INTERVAL=25 \
-        SHUTDOWN_GRACE_PERIOD=1 RUST_LOG=error "$SOCKUDO" || return 1
-    server=$PID
+        SHUTDOWN_GRACE_PERIOD=1 RUST_LOG=error "$@" "$SOCKUDO" --config "$RUN/sockudo.json" && WORDS=(--dialect pusher)
+}
+members_of_sockudo() { echo "ws://127.0.0.1:$PORT/app/key?protocol=7&client=tideload&version=1"; }
+# Who publishes is the load side: the signer is on its core.
+published_to_sockudo() {
+    local signer=$((PORT + 1)) server=$PID
     EXTRA+=("$server")
     beside pusher-signer "$LOAD_CORE" "$signer" node benches/peers/node/pusher-signer.js "$signer" "$PORT" bench key secret || return 1
-    PID=$server URL="ws://127.0.0.1:$PORT/app/key?protocol=7&client=tideload&version=1"
-    WORDS=(--dialect pusher)
-    PUBLISH=(--publish-url "http://127.0.0.1:$signer/{room}")
+    PID=$server PUBLISH=(--publish-url "http://127.0.0.1:$signer/{room}")
 }
 serve_centrifugo() {
     printf '{"client":{"insecure":true},"channel":{"without_namespace":{"allow_publish_for_client":true,"allow_subscribe_for_client":true}},"http_server":{"address":"127.0.0.1","port":"%s"}}\n' \
@@ -125,6 +128,16 @@ pair_of_tidegate() {
     BEFORE=ws://127.0.0.1:$PORT/raw/{room} PORT=$((PORT + 3))
     tidegate "$1" --nats-url "nats://127.0.0.1:$BROKER" && URL=ws://127.0.0.1:$PORT/raw/{room}
 }
+# As with tidegate.
+second_sockudo() {
+    local pid nodes=(ADAPTER_DRIVER=nats "NATS_SERVERS=nats://127.0.0.1:$BROKER")
+    for pid in "${EXTRA[@]}"; do stop "$pid"; done
+    start_nats "$BROKER" "$SERVER_CORE" || return 1
+    EXTRA=("$PID")
+    sockudo "${nodes[@]}" && published_to_sockudo || return 1
+    BEFORE=${PUBLISH[1]} PUBLISH=() PORT=$((PORT + 3))
+    sockudo "${nodes[@]}" && URL=$(members_of_sockudo)
+}
 second_ws-redis() { node_server ws-redis && URL=ws://127.0.0.1:$PORT/{room}; }
 second_socketio-redis() { node_server socketio-redis && URL="ws://127.0.0.1:$PORT/socket.io/?EIO=4&transport=websocket"; }
 second_nats-ws() {
@@ -180,7 +193,8 @@ about_socketio-redis() {
 about_sockudo() {
     [ "$SOCKUDO" = "$SOCKUDO_BUILT" ] || { echo "A binary that was given." && return; }
     echo "sockudo $SOCKUDO_VERSION, all its threads on the server's core. A delivery is an event in JSON with the content quoted within. Published"
-    echo "over its HTTP API, as Pusher's protocol has public channels published: its CPU includes taking these requests; who signs them is on the load side."
+    echo "over its HTTP API, as Pusher's protocol has public channels published: its CPU includes taking these requests; who signs them is on"
+    echo "the load side. Its two nodes are connected by NATS; its idempotency keys are off, for two nodes would share them in a Redis."
 }
 about_centrifugo() { echo "$("$CENTRIFUGO" version), GOMAXPROCS=1. A delivery is JSON with the channel's name."; }
 about_tokio-tungstenite() { echo "tokio-tungstenite $(crate_version tokio-tungstenite) on tokio, one thread."; }
