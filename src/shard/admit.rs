@@ -8,7 +8,6 @@ use std::os::fd::RawFd;
 use super::Shard;
 use crate::close::Refusal;
 use crate::conn::{Entry, Flags, Tick, gained};
-use crate::limits::SWEEP_TICK;
 use crate::proto::handshake;
 use crate::wire::Wire;
 
@@ -95,10 +94,10 @@ impl<W: Wire> Shard<W> {
         1 + self.random.below(5)
     }
 
-    /// Whether a request was refused for its sender's mistake within the last two ticks. Somebody may be knocking on without end:
-    /// each knock takes as much time as dozens of messages, and whoever is connected waits for it.
-    pub fn is_pestered(&self) -> bool {
-        self.mistaken_ns.is_some_and(|ns| self.clock.mono_ns.saturating_sub(ns) < 2 * SWEEP_TICK.as_nanos() as u64)
+    /// Requests that were refused for their senders' mistakes. Each takes as much time as dozens of messages, and whoever is
+    /// connected waits for it.
+    pub fn mistakes(&self) -> u64 {
+        self.mistakes
     }
 
     /// Takes in a socket that was just accepted only to refuse it.

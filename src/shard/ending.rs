@@ -86,7 +86,7 @@ impl<W: Wire> Shard<W> {
             return;
         }
         if refusal.fault() == Fault::Peer {
-            self.mistaken_ns = Some(self.clock.mono_ns);
+            self.mistakes += 1;
         }
         let retry_after_s = (refusal.status() == 503).then(|| self.retry_after_s());
         let mut answer = Vec::with_capacity(512);

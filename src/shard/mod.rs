@@ -89,7 +89,7 @@ pub struct Shard<W> {
     forwarded: HashMap<u32, IpAddr>,
     handshakes: usize,
     /// When a request was last refused for its sender's mistake, in the clock's nanoseconds.
-    mistaken_ns: Option<u64>,
+    mistakes: u64,
     /// Messages handled in this turn.
     handled: u32,
     admission: admit::Bucket,
@@ -145,7 +145,7 @@ impl<W: Wire> Shard<W> {
             heads: HashMap::new(),
             forwarded: HashMap::new(),
             handshakes: 0,
-            mistaken_ns: None,
+            mistakes: 0,
             handled: 0,
             admission: admit::Bucket::new(settings.connection_rate),
             ready: VecDeque::new(),

@@ -39,14 +39,13 @@ const SENDS: usize = 32;
 const FAN_OUT_TIME: Duration = Duration::from_micros(250);
 /// Connections accepted in a row.
 const ACCEPTS: usize = 64;
-/// Rest of the accepting while requests come that are mistakes. Each takes some 0.1 ms, and who sends one after the other gets in
-/// ten times a second: too few to be in the way of anybody's 99th percentile. Who sends many at once is the connection rate's
-/// business.
-const PESTERED_REST: Duration = SWEEP_TICK;
+/// Rest of the accepting after a request that was a mistake, and the longest one: see [`Patience`].
+const FIRST_REST: Duration = Duration::from_millis(25);
+const LONGEST_REST: Duration = Duration::from_millis(250);
 /// Rest after the host ran out of descriptors or memory.
 const EXHAUSTED_REST: Duration = Duration::from_millis(100);
 /// How long a stopping shard goes on answering requests that are on their way: longer than any rest of the accepting.
-const LAST_ACCEPTS: Duration = Duration::from_millis(200);
+const LAST_ACCEPTS: Duration = Duration::from_millis(350);
 
 /// All that a shard's thread is given.
 pub struct Seat {
@@ -262,17 +261,19 @@ async fn accept<W: Wire>(
     start: Instant,
 ) -> io::Result<Infallible> {
     let mut spare = File::open("/dev/null").ok();
+    let mut patience = Patience::default();
     loop {
         callers.readable().await?;
-        let (ended, pestered) = {
+        let now = Instant::now();
+        let (ended, mistakes) = {
             let mut shard = shard.borrow_mut();
-            tell_time(&mut shard, start, Instant::now());
+            tell_time(&mut shard, start, now);
             let ended = take_in(&mut shard, &listener);
             shard.submit();
             if shard.wants_turn() {
                 waker.ring();
             }
-            (ended, shard.is_pestered())
+            (ended, shard.mistakes())
         };
         match ended {
             Accepted::Broken(error) => {
@@ -283,9 +284,36 @@ async fn accept<W: Wire>(
                 refuse_with(&mut spare, &shard, &listener);
                 sleep(EXHAUSTED_REST).await;
             }
-            Accepted::Nobody if pestered => sleep(PESTERED_REST).await,
-            Accepted::Nobody | Accepted::Socket(_) => {}
+            Accepted::Nobody => {
+                if let Some(rest) = patience.rest(mistakes, now) {
+                    sleep(rest).await;
+                }
+            }
+            Accepted::Socket(_) => {}
         }
+    }
+}
+
+/// How long the accepting rests while requests come that are mistakes. Each takes some 0.2 ms. Who sends one now and then costs the
+/// others little; who sends one after the other is soon taken in four times a second: too seldom to be in the way of anybody's 99th
+/// percentile. Who sends many at once is the connection rate's business.
+#[derive(Default)]
+struct Patience {
+    mistakes: u64,
+    /// The rest that the last mistake was worth, and when it was seen.
+    last: Option<(Duration, Instant)>,
+}
+
+impl Patience {
+    /// The rest that is due after so many mistakes: twice as long with each, until none was seen for twice the longest.
+    fn rest(&mut self, mistakes: u64, now: Instant) -> Option<Duration> {
+        self.last = self.last.filter(|(_, seen)| now.duration_since(*seen) < 2 * LONGEST_REST);
+        if mistakes > self.mistakes {
+            self.mistakes = mistakes;
+            let rest = self.last.map_or(FIRST_REST, |(rest, _)| LONGEST_REST.min(2 * rest));
+            self.last = Some((rest, now));
+        }
+        self.last.map(|(rest, _)| rest)
     }
 }
 
@@ -371,4 +399,23 @@ async fn yield_now() {
         Poll::Pending
     })
     .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_accepting_rests_longer_with_each_mistake_and_not_at_all_when_they_have_stopped() {
+        let (mut patience, start) = (Patience::default(), Instant::now());
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut rest_ms = |mistakes, now| patience.rest(mistakes, at(now)).map(|rest| rest.as_millis());
+        assert_eq!(rest_ms(0, 0), None);
+        assert_eq!(rest_ms(1, 10), Some(25));
+        assert_eq!(rest_ms(1, 400), Some(25), "others come, and make no mistakes");
+        assert_eq!(rest_ms(1, 510), None, "it was long ago");
+        assert_eq!([2, 3, 4, 5, 9].map(|mistakes| rest_ms(mistakes, 520)), [25, 50, 100, 200, 250].map(Some));
+        assert_eq!(rest_ms(10, 1_019), Some(250));
+        assert_eq!(rest_ms(10, 1_519), None);
+    }
 }

@@ -93,8 +93,8 @@ fn who_knocks_with_garbage_without_end_is_taken_in_slowly_and_others_are_not_kep
         stream.write_all(&[0xff; 512]).unwrap();
         assert_eq!(http::read_answer(&mut stream).unwrap().status, 400);
     }
-    // All but the first few wait for the queue's next turn, 100 ms later; a slow host only adds to that.
-    assert!(begun.elapsed() >= Duration::from_millis(100) * (KNOCKS - 5), "{:?}", begun.elapsed());
+    // All but the first few wait for the queue's next turn, at last 250 ms later; a slow host only adds to that.
+    assert!(begun.elapsed() >= Duration::from_millis(250) * (KNOCKS - 6), "{:?}", begun.elapsed());
     // A crowd among them gets in all the same.
     let crowd: Vec<_> = (0..20).map(|_| http::connect(gateway.port)).collect();
     for mut stream in crowd {
