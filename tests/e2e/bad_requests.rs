@@ -251,7 +251,8 @@ fn who_comes_to_a_place_that_was_left_hears_nothing_of_the_one_before(driver: Dr
 }
 
 fn what_was_bad_leaves_nothing_behind(driver: Driver) {
-    let mut gateway = Gateway::start(driver, &["--connection-rate", "0", "--message-rate", "0"]);
+    // Mistakes one after the other are taken in slowly, on each shard by itself.
+    let mut gateway = Gateway::start(driver, &["--shards", "8", "--connection-rate", "0", "--message-rate", "0"]);
     let misbehave = |gateway: &mut Gateway| {
         for (_, octets, ..) in crate::bad_frames::bad_frames() {
             let mut stream = http::connect(gateway.port);
