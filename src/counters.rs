@@ -5,6 +5,7 @@
 //! transaction.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use crate::close::{CloseReason, Refusal};
 use crate::relay::GapReason;
@@ -39,6 +40,32 @@ impl Cell {
     /// Reads, from any thread.
     pub fn value(&self) -> u64 {
         self.0.load(Relaxed)
+    }
+}
+
+/// That a thread is alive: when it last said so. It is not asked for, so that nobody is woken for it.
+#[derive(Debug)]
+pub struct SignOfLife {
+    begun: Instant,
+    /// From `begun` on.
+    shown_ns: Cell,
+}
+
+impl SignOfLife {
+    /// Shows it; only its writer may.
+    pub fn show(&self, now: Instant) {
+        self.shown_ns.set(now.saturating_duration_since(self.begun).as_nanos() as u64);
+    }
+
+    /// How long ago it was last shown, or made if it never was.
+    pub fn silence(&self) -> Duration {
+        self.begun.elapsed().saturating_sub(Duration::from_nanos(self.shown_ns.value()))
+    }
+}
+
+impl Default for SignOfLife {
+    fn default() -> Self {
+        Self { begun: Instant::now(), shown_ns: Cell::default() }
     }
 }
 
@@ -209,6 +236,8 @@ pub struct ShardCounters {
     pub unfinished_bytes: Cell,
     /// Longest turn of the loop, with how late it began, as of the last second, in ns.
     pub loop_lag_ns: Cell,
+    /// Shown at the end of every turn.
+    pub turning: SignOfLife,
     /// From a message's last octet read to the end of its handling.
     pub message_duration: Histogram,
     /// From the publisher's time to the last local send.

@@ -8,7 +8,6 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::check::{self, Host, ProbeOutcome};
@@ -231,24 +230,29 @@ fn start_shards(
             waker: waker.clone(),
             seed: random(),
         };
-        shards.push(start_shard(number, seat, orders, common)?);
+        let control = wakers[common.config.shards].clone();
+        shards.push(start_shard(number, seat, orders, control, common)?);
     }
     Ok(shards)
 }
 
-fn start_shard(number: usize, seat: Seat, orders: Sender<Order>, common: &Common) -> Result<ShardHandle, CannotStart> {
+fn start_shard(
+    number: usize,
+    seat: Seat,
+    orders: Sender<Order>,
+    control: Arc<Waker>,
+    common: &Common,
+) -> Result<ShardHandle, CannotStart> {
     let counters = seat.counters.clone();
     let (uring, pin) = (common.driver.name == "io_uring", common.config.pin);
-    let thread: JoinHandle<ShardExit> = std::thread::Builder::new()
-        .name(format!("shard-{number}"))
-        .spawn(move || {
-            if pin {
-                pin_to_core(number);
-            }
-            shard::run::run(seat, uring).unwrap_or_else(|error| ShardExit::Failed(error.to_string()))
-        })
-        .map_err(|error| CannotStart(format!("cannot start a thread: {error}; raise the limit of threads")))?;
-    Ok(ShardHandle { orders, counters, thread })
+    let run = move || {
+        if pin {
+            pin_to_core(number);
+        }
+        shard::run::run(seat, uring).unwrap_or_else(|error| ShardExit::Failed(error.to_string()))
+    };
+    ShardHandle::start(format!("shard-{number}"), orders, counters, control, run)
+        .map_err(|error| CannotStart(format!("cannot start a thread: {error}; raise the limit of threads")))
 }
 
 /// Pins the calling thread to the `number`th core that the process may run on.

@@ -69,6 +69,16 @@ impl Bell {
         }
     }
 
+    /// Waits for the next ring.
+    pub(super) async fn rung(&self) {
+        let mut rings = 0;
+        self.until(|| {
+            rings += 1;
+            (rings > 1).then_some(())
+        })
+        .await;
+    }
+
     /// Waits until `look` finds something.
     pub(super) async fn until<T>(&self, mut look: impl FnMut() -> Option<T>) -> T {
         poll_fn(|context| match look() {

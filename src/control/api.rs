@@ -76,7 +76,7 @@ fn live(console: &Console) -> Reply {
         None => Reply::json(200, &json!({"live": true})),
         Some(shard) => {
             let seconds = SILENCE_DEADLINE.as_secs();
-            let message = format!("shard {shard} did not answer for {seconds} s; restart the node");
+            let message = format!("shard {shard} stands still, for {seconds} s and more; restart the node");
             Reply::json(503, &json!({"live": false, "reason": "silent-shard", "message": message}))
         }
     }

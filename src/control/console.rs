@@ -18,7 +18,7 @@ use crate::mailbox::{Sender, Waker};
 
 /// How long a shard may take to answer a question.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
-/// How long a shard may be silent before the node counts as not alive.
+/// How long a shard's loop may stand still before the node counts as not alive. One that has nothing to do turns with every tick.
 pub(super) const SILENCE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// One shard, as control sees it.
@@ -30,9 +30,7 @@ pub(super) struct Shard {
     places: usize,
     pub(super) counters: Arc<ShardCounters>,
     thread: RefCell<Option<JoinHandle<ShardExit>>>,
-    /// When it last answered a ping.
-    heard: Cell<Instant>,
-    ping: RefCell<Option<Question<()>>>,
+    end: Question<()>,
 }
 
 /// What the tasks share.
@@ -56,15 +54,14 @@ pub(super) struct Console {
 }
 
 impl Shard {
-    fn new(handle: ShardHandle, now: Instant) -> Self {
+    fn new(handle: ShardHandle) -> Self {
         Self {
             places: handle.orders.free(),
             orders: RefCell::new(handle.orders),
             backlog: RefCell::default(),
             counters: handle.counters,
             thread: RefCell::new(Some(handle.thread)),
-            heard: Cell::new(now),
-            ping: RefCell::default(),
+            end: handle.end,
         }
     }
 
@@ -105,7 +102,7 @@ impl Shard {
     }
 
     fn is_running(&self) -> bool {
-        self.thread.borrow().as_ref().is_some_and(|thread| !thread.is_finished())
+        self.end.poll().is_none()
     }
 }
 
@@ -120,7 +117,7 @@ impl Console {
             node_id: control.node_id,
             capacity: control.capacity,
             driver: control.driver,
-            shards: control.shards.into_iter().map(|handle| Shard::new(handle, started)).collect(),
+            shards: control.shards.into_iter().map(Shard::new).collect(),
             relay_counters: control.relay_counters,
             state: control.shared,
             publisher: Publisher::new(control.relay),
@@ -186,7 +183,7 @@ impl Console {
         self.bell.ring();
     }
 
-    /// Looks at what is left; called every tick, and a few times a second while nothing drains. The outcome once there is one.
+    /// Looks at what is left; called every tick, and while nothing drains whenever somebody rang. The outcome once there is one.
     pub(super) fn tick(&self) -> Option<Outcome> {
         for shard in &self.shards {
             shard.flush();
@@ -201,32 +198,9 @@ impl Console {
         self.outcome.borrow_mut().take()
     }
 
-    /// Asks every shard for a sign of life, at most one question each at a time.
-    pub(super) fn ping(&self) {
-        for shard in &self.shards {
-            let mut ping = shard.ping.borrow_mut();
-            if ping.as_ref().is_none_or(|question| question.poll().is_some()) {
-                *ping = Some(shard.ask(&self.waker, |answer| Order::Ping { answer }));
-            }
-        }
-    }
-
-    /// Takes the answers to pings.
-    pub(super) fn take_pongs(&self) {
-        for shard in &self.shards {
-            let mut ping = shard.ping.borrow_mut();
-            match ping.as_ref().and_then(Question::poll) {
-                Some(Some(())) => shard.heard.set(Instant::now()),
-                Some(None) => {}
-                None => continue,
-            }
-            *ping = None;
-        }
-    }
-
-    /// The first shard that was silent for too long.
+    /// The first shard whose loop has not turned for too long.
     pub(super) fn silent_shard(&self) -> Option<usize> {
-        self.shards.iter().position(|shard| shard.heard.get().elapsed() > SILENCE_DEADLINE)
+        self.shards.iter().position(|shard| shard.counters.turning.silence() > SILENCE_DEADLINE)
     }
 
     fn apply(&self) {
@@ -300,8 +274,10 @@ mod tests {
     fn a_shard_is_woken_for_an_order_and_for_what_had_no_room_and_for_nothing_else() {
         let waker = Waker::new().unwrap();
         let (orders, mut inbox) = mailbox(1, waker.clone());
-        let thread = std::thread::spawn(|| ShardExit::Stopped);
-        let shard = Shard::new(ShardHandle { orders, counters: Arc::default(), thread }, Instant::now());
+        let (counters, control) = (Arc::default(), Waker::new().unwrap());
+        let handle =
+            ShardHandle::start(String::from("shard"), orders, counters, control, || ShardExit::Stopped).unwrap();
+        let shard = Shard::new(handle);
         let wakes = |act: &dyn Fn(&Shard)| {
             waker.will_sleep();
             act(&shard);

@@ -27,6 +27,7 @@ mod server;
 mod signals;
 mod state;
 
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -55,11 +56,6 @@ pub enum Order {
     },
     /// Close what is left and end the thread.
     Stop,
-    /// Say that the loop turns.
-    Ping {
-        /// Where the answer goes.
-        answer: Answer<()>,
-    },
     /// Describe the busiest rooms.
     Rooms {
         /// At most this many.
@@ -138,7 +134,30 @@ pub struct ShardHandle {
     /// What it counts.
     pub counters: Arc<ShardCounters>,
     /// Its thread.
-    pub thread: JoinHandle<ShardExit>,
+    thread: JoinHandle<ShardExit>,
+    /// Dropped by the thread at its end.
+    end: Question<()>,
+}
+
+impl ShardHandle {
+    /// Runs a shard on a thread of its own. `waker` is control's, which is rung when the thread ends, also by a panic.
+    ///
+    /// # Errors
+    /// The limit of threads, or no memory for one.
+    pub fn start(
+        name: String,
+        orders: Sender<Order>,
+        counters: Arc<ShardCounters>,
+        waker: Arc<Waker>,
+        run: impl FnOnce() -> ShardExit + Send + 'static,
+    ) -> io::Result<Self> {
+        let (at_the_end, end) = Answer::new(waker);
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let _at_the_end = at_the_end;
+            run()
+        })?;
+        Ok(Self { orders, counters, thread, end })
+    }
 }
 
 /// All that control needs of the node.

@@ -1,4 +1,5 @@
-//! The control thread's runtime and its standing tasks: the waker, signals, the heartbeat, the admin port, the steering.
+//! The control thread's runtime and its standing tasks: the waker, signals, the admin port, the steering. Where nothing drains they
+//! run when somebody rings, and not by the clock: an idle node should sleep.
 
 use std::io;
 use std::net::TcpStream as StdTcpStream;
@@ -9,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use monoio::io::AsyncReadRent;
 use monoio::net::{TcpListener, TcpStream, UnixStream};
-use monoio::time::{sleep, timeout};
+use monoio::time::sleep;
 use monoio::{LegacyDriver, RuntimeBuilder};
 
 use super::console::Console;
@@ -18,10 +19,6 @@ use super::{Control, Outcome, Readiness, server};
 
 /// Between two looks at what a drain has left, and at whether the node is ready.
 const TICK: Duration = Duration::from_millis(50);
-/// Between two looks at whether every shard's thread is there, while the node serves: an idle node should hardly run.
-const WATCH: Duration = Duration::from_millis(250);
-/// Between two signs of life asked of each shard.
-const PING_INTERVAL: Duration = Duration::from_secs(1);
 /// Between two words to the service manager while the node is not ready yet, and how long each of them counts.
 const START_INTERVAL: Duration = Duration::from_secs(5);
 const START_PATIENCE: Duration = Duration::from_secs(15);
@@ -42,7 +39,6 @@ async fn steer(control: Control, signals: StdUnixStream) -> io::Result<Outcome> 
     monoio::spawn(take_signals(UnixStream::from_std(signals)?, console.clone()));
     monoio::spawn(listen_to_waker(pollable(console.waker.as_fd())?, console.clone()));
     monoio::spawn(server::accept(TcpListener::from_std(listener)?, console.clone()));
-    monoio::spawn(heartbeat(console.clone()));
     if let Some(interval) = console.notify.alive_interval() {
         monoio::spawn(feed_watchdog(interval, console.clone()));
     }
@@ -51,13 +47,12 @@ async fn steer(control: Control, signals: StdUnixStream) -> io::Result<Outcome> 
         if let Some(outcome) = console.tick() {
             return Ok(outcome);
         }
-        if console.phase() != Phase::Serving {
+        // A drain that begins rings, and so does a shard whose thread ends.
+        if console.phase() == Phase::Serving {
+            console.bell.rung().await;
+        } else {
             sleep(TICK).await;
-            continue;
         }
-        // A drain that begins rings. One that does not is what the time is for.
-        let drain = console.bell.until(|| (console.phase() != Phase::Serving).then_some(()));
-        let _ = timeout(WATCH, drain).await;
     }
 }
 
@@ -74,7 +69,6 @@ async fn listen_to_waker(eventfd: TcpStream, console: Rc<Console>) {
         console.waker.stay_awake();
         console.waker.clear();
         console.publisher.take_in();
-        console.take_pongs();
         console.bell.ring();
         console.waker.will_sleep();
         if !console.publisher.is_idle() {
@@ -97,13 +91,6 @@ async fn take_signals(mut signals: UnixStream, console: Rc<Console>) {
             Ok(0) | Err(_) => return,
             Ok(count) => (0..count).for_each(|_| console.handle_signal()),
         }
-    }
-}
-
-async fn heartbeat(console: Rc<Console>) {
-    loop {
-        console.ping();
-        sleep(PING_INTERVAL).await;
     }
 }
 

@@ -21,7 +21,6 @@ impl<W: Wire> Shard<W> {
                 self.drain = Some(Drain { start: self.clock.tick, window });
             }
             Order::Stop => self.stopped = true,
-            Order::Ping { answer } => answer.send(()),
             Order::Rooms { limit, answer } => answer.send(self.busiest_rooms(limit)),
             Order::Connections { by_outbox, limit, answer } => answer.send(self.list_connections(by_outbox, limit)),
             Order::Close { id, answer } => {

@@ -376,6 +376,7 @@ impl Lag {
         let late = began.saturating_duration_since(self.ended).saturating_sub(SWEEP_TICK);
         self.longest = self.longest.max(late + (now - began));
         self.ended = now;
+        counters.turning.show(now);
         if now - self.since >= Duration::from_secs(1) {
             counters.loop_lag_ns.set(self.longest.as_nanos() as u64);
             *self = Self::new(now);

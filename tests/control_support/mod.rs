@@ -105,8 +105,8 @@ impl TestNode {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let admin = listener.local_addr().unwrap();
         let orders = Arc::new(Mutex::new(Vec::new()));
-        let shards: Vec<_> =
-            shards.into_iter().enumerate().map(|(number, kind)| start_shard(number, kind, orders.clone())).collect();
+        let start = |(number, kind)| start_shard(number, kind, relay_waker.clone(), orders.clone());
+        let shards: Vec<_> = shards.into_iter().enumerate().map(start).collect();
         let counters = shards.iter().map(|shard| shard.counters.clone()).collect();
         let (signals, control_signals) = UnixStream::pair().unwrap();
         let shared = NodeState::new(relay_counters.clone(), config.ready_require_broker);
@@ -204,20 +204,18 @@ fn wait_for(waker: &Waker) {
     waker.clear();
 }
 
-fn start_shard(number: usize, kind: Shard, log: Arc<Mutex<Vec<(usize, String)>>>) -> ShardHandle {
+fn start_shard(number: usize, kind: Shard, control: Arc<Waker>, log: Arc<Mutex<Vec<(usize, String)>>>) -> ShardHandle {
     let waker = Waker::new().unwrap();
     let (orders, mut inbox) = mailbox(16, waker.clone());
     let counters = Arc::new(ShardCounters::default());
     let ours = counters.clone();
-    let thread = std::thread::spawn(move || {
+    let run = move || {
         ours.connections.set(3);
         loop {
             while let Some(order) = inbox.pop() {
-                if !matches!(order, Order::Ping { .. }) {
-                    let text = format!("{order:?}");
-                    let name = text.split(' ').next().unwrap_or_default().to_owned();
-                    log.lock().unwrap().push((number, name));
-                }
+                let text = format!("{order:?}");
+                let name = text.split(' ').next().unwrap_or_default().to_owned();
+                log.lock().unwrap().push((number, name));
                 match order {
                     Order::Stop if kind == Shard::Sore => return ShardExit::Failed(String::from("it hurts")),
                     Order::Stop => return ShardExit::Stopped,
@@ -230,8 +228,8 @@ fn start_shard(number: usize, kind: Shard, log: Arc<Mutex<Vec<(usize, String)>>>
             }
             waker.stay_awake();
         }
-    });
-    ShardHandle { orders, counters, thread }
+    };
+    ShardHandle::start(format!("shard-{number}"), orders, counters, control, run).unwrap()
 }
 
 fn obey(number: usize, kind: Shard, order: Order, counters: &ShardCounters) {
@@ -239,7 +237,6 @@ fn obey(number: usize, kind: Shard, order: Order, counters: &ShardCounters) {
         Order::Drain { .. } if kind == Shard::Fragile => panic!("this shard is fragile"),
         Order::Drain { .. } if kind != Shard::Clinging => counters.connections.set(0),
         Order::Refuse | Order::Stop | Order::Drain { .. } => {}
-        Order::Ping { answer } => answer.send(()),
         Order::Rooms { limit, answer } => {
             let room = |name: &str, publications| RoomInfo { room: name.to_owned(), members: 2, publications };
             let mut rooms = vec![room("lobby", 9), room(&format!("shard-{number}"), 1)];
