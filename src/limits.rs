@@ -40,9 +40,9 @@ pub const PING_INTERVAL: Duration = Duration::from_secs(25);
 pub const PONG_TIMEOUT: Duration = Duration::from_secs(10);
 /// From our close frame to the client's.
 pub const CLOSE_DEADLINE: Duration = Duration::from_secs(5);
-/// Between two turns of the sweep; a tenth of the slab each, so every entry is seen once a second.
+/// Between two ticks of the sweep; a tenth of the slab each, so every entry is seen once a second.
 pub const SWEEP_TICK: Duration = Duration::from_millis(100);
-/// Turns of the sweep that see the whole slab once.
+/// Ticks of the sweep that see the whole slab once.
 pub const SWEEP_SLICES: u32 = 10;
 /// Rooms that one connection may be a member of.
 pub const ROOMS_PER_CONNECTION: usize = 128;

@@ -59,30 +59,63 @@ pub fn due(entry: &mut Entry, now: Tick, heartbeat: Heartbeat, write_stall: u32)
     if silent >= heartbeat.ping + heartbeat.pong { Due::Vanished } else { Due::Nothing }
 }
 
-/// Cuts the slab into slices, so that each entry is seen once in `count` ticks.
+/// Cuts the slab into slices: a tick makes one due, and each entry is seen once in a round of `count` ticks. Whoever is slow to look
+/// has longer rounds and leaves nobody out.
 #[derive(Debug)]
 pub struct Slices {
-    next: u32,
     count: u32,
-    /// Where the last slice ended.
+    /// Ticks of the round so far.
+    ticks: u32,
+    /// What is due, of which what is below `seen` was seen.
+    due: u32,
     seen: u32,
 }
 
 impl Slices {
     /// `count` slices.
     pub fn new(count: u32) -> Self {
-        Self { next: 0, count, seen: 0 }
+        Self { count, ticks: 0, due: 0, seen: 0 }
     }
 
-    /// The indices of the next slice of a slab whose indices end at `end`, and whether it is the last one. The slab may grow
-    /// between two slices, which share what the round has not seen; it never shrinks.
-    pub fn advance(&mut self, end: u32) -> (std::ops::Range<u32>, bool) {
-        let unseen = end - self.seen;
-        let range = self.seen..self.seen + unseen / (self.count - self.next);
-        self.next = (self.next + 1) % self.count;
-        let last = self.next == 0;
-        self.seen = if last { 0 } else { range.end };
-        (range, last)
+    /// A tick. The indices of the slab end at `end`; it may grow between two ticks, which share what the round has not made due,
+    /// and never shrinks. Slices of less than `least` wait and are due together.
+    pub fn tick(&mut self, end: u32, least: u32) {
+        let left = self.count - self.ticks;
+        if left == 0 {
+            return;
+        }
+        self.ticks += 1;
+        let share = (end - self.due) / left;
+        if share >= least || left == 1 {
+            self.due += share;
+        }
+    }
+
+    /// Whether all of a round was seen, which is said once: the next round begins.
+    pub fn ends_round(&mut self) -> bool {
+        let ends = self.ticks == self.count && self.seen == self.due;
+        if ends {
+            *self = Self::new(self.count);
+        }
+        ends
+    }
+
+    /// Whether something is due.
+    pub fn is_due(&self) -> bool {
+        self.seen < self.due || self.ticks == self.count
+    }
+}
+
+/// The indices that are due; none for now is not the end.
+impl Iterator for Slices {
+    type Item = u32;
+
+    fn next(&mut self) -> Option<u32> {
+        let index = self.seen;
+        (index < self.due).then(|| {
+            self.seen += 1;
+            index
+        })
     }
 }
 
@@ -127,19 +160,37 @@ mod tests {
         assert_eq!(due(&mut entry, u32::MAX, BEAT, 100), Due::Nothing);
     }
 
+    /// A tick, and the indices that were seen at it.
+    fn seen(slices: &mut Slices, end: u32, least: u32) -> (std::ops::Range<u32>, bool) {
+        slices.tick(end, least);
+        let start = slices.seen;
+        let next = std::iter::from_fn(|| slices.next()).last().map_or(start, |last| last + 1);
+        assert!(slices.next().is_none());
+        (start..next, slices.ends_round())
+    }
+
     #[test]
     fn every_index_is_seen_once_a_round() {
-        for end in [0, 1, 9, 10, 11, 1_000_003] {
+        for (end, least) in [0, 1, 9, 10, 11, 100_003].into_iter().flat_map(|end| [(end, 0), (end, 50), (end, 20_000)])
+        {
             let mut slices = Slices::new(10);
             let mut next = 0;
             for slice in 0..10 {
-                let (range, last) = slices.advance(end);
+                let (range, ends) = seen(&mut slices, end, least);
                 assert_eq!(range.start, next);
                 next = range.end;
-                assert_eq!(last, slice == 9);
+                assert_eq!(ends, slice == 9);
             }
             assert_eq!(next, end);
+            assert!(!slices.is_due());
         }
+    }
+
+    #[test]
+    fn small_slices_are_due_together() {
+        let mut slices = Slices::new(10);
+        let seen = [0; 10].map(|_| seen(&mut slices, 1_000, 300).0.len());
+        assert_eq!(seen, [0, 0, 0, 0, 0, 0, 0, 333, 333, 334]);
     }
 
     #[test]
@@ -148,14 +199,35 @@ mod tests {
         let mut slices = Slices::new(10);
         let mut next = 0;
         for (slice, end) in [10, 100, 100, 1_000, 1_001, 2_000, 2_000, 2_000, 50_000, 60_000].into_iter().enumerate() {
-            let (range, last) = slices.advance(end);
+            let (range, ends) = seen(&mut slices, end, 0);
             assert_eq!(range.start, next, "slice {slice}");
             assert!(range.end <= end);
             next = range.end;
-            assert_eq!(last, slice == 9);
+            assert_eq!(ends, slice == 9);
         }
         assert_eq!(next, 60_000);
-        assert_eq!(slices.advance(60_000).0, 0..6_000, "the next round begins at the first index");
+        assert_eq!(seen(&mut slices, 60_000, 0).0, 0..6_000, "the next round begins at the first index");
+    }
+
+    #[test]
+    fn whoever_is_slow_to_look_leaves_no_index_out() {
+        let mut slices = Slices::new(10);
+        let mut next = 0;
+        // Seven a tick of the ten that each makes due.
+        for tick in 0.. {
+            slices.tick(100, 0);
+            for _ in 0..7 {
+                let Some(index) = slices.next() else { break };
+                assert_eq!(index, next);
+                next += 1;
+            }
+            if slices.ends_round() {
+                assert_eq!((tick, next), (14, 100));
+                break;
+            }
+            assert!(slices.is_due());
+        }
+        assert_eq!(seen(&mut slices, 100, 0).0, 0..10);
     }
 
     #[test]

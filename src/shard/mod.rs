@@ -214,12 +214,13 @@ impl<W: Wire> Shard<W> {
         }
     }
 
-    /// Collects and handles what the wire has to tell.
+    /// Collects and handles what the wire has to tell, time among it.
     pub fn reap(&mut self) {
         let mut events = std::mem::take(&mut self.events);
         self.wire.reap(&mut events);
         self.handle_events(&mut events);
         self.events = events;
+        self.sweep();
     }
 
     /// Does what the wire has queued, and handles what failed of it.
@@ -272,7 +273,7 @@ impl<W: Wire> Shard<W> {
 
     /// Whether there is work that no event will announce.
     pub fn has_work(&self) -> bool {
-        !self.ready.is_empty() || self.is_fanning_out()
+        !self.ready.is_empty() || self.is_fanning_out() || self.slices.is_due()
     }
 
     /// Whether something was left for the next turn that no event will announce: also what the relay or the wire has to get.

@@ -214,19 +214,23 @@ fn what_filled_the_buffer_is_read_on_from_although_no_event_tells_the_rest() {
     assert!(shard.is_open(token));
 }
 
-#[test]
-fn those_who_are_read_together_are_each_heard_for_themselves() {
-    let (mut shard, first) = stage();
-    let mut tokens = vec![first];
-    for index in 1..10 {
+/// Others beside the first, up to so many open connections.
+fn crowd(shard: &mut Shard<Stage>, size: u32) -> Vec<Token> {
+    for index in 1..size {
         shard.wire.incoming.extend(REQUEST.bytes());
-        shard.handle_accepted(FD + index);
-        let token = shard.connections.token_at(index as u32).unwrap();
-        ready(&mut shard, token, false);
-        turns(&mut shard);
-        tokens.push(token);
+        shard.handle_accepted(FD + index as RawFd);
+        let token = shard.connections.token_at(index).unwrap();
+        ready(shard, token, false);
+        turns(shard);
     }
     shard.wire.deeds.clear();
+    (0..size).map(|index| shard.connections.token_at(index).unwrap()).collect()
+}
+
+#[test]
+fn those_who_are_read_together_are_each_heard_for_themselves() {
+    let (mut shard, _) = stage();
+    let tokens = crowd(&mut shard, 10);
     for (digit, token) in (b'0'..=b'9').zip(tokens) {
         let mut ping = Vec::new();
         frame::write_masked(&mut ping, frame::PING, [1, 2, 3, 4], &[digit; 5]);
@@ -409,6 +413,30 @@ fn the_first_pings_of_a_crowd_that_came_at_once_are_spread_over_half_the_interva
     }
     assert_eq!(quarters[..2], [0, 0], "who has just come is left alone");
     assert!(quarters[2..].iter().all(|pinged| (70..130).contains(pinged)), "{quarters:?}");
+}
+
+#[test]
+fn a_crowd_that_is_due_at_once_is_pinged_a_few_in_a_turn() {
+    const CROWD: u32 = 100;
+    let (mut shard, _) = stage_with(|_, budgets| budgets.connections = u64::from(CROWD));
+    crowd(&mut shard, CROWD);
+    let interval = ticks(Config::default().ping_interval);
+    shard.wire.events.extend((0..interval + TICKS_PER_SECOND).map(|_| Event::Ticked(1)));
+    let mut in_a_turn = Vec::new();
+    loop {
+        shard.reap();
+        let deeds = std::mem::take(&mut shard.wire.deeds);
+        assert!(deeds.iter().all(|deed| *deed == Deed::Sent(vec![0x89, 0])), "{deeds:?}");
+        in_a_turn.push(deeds.len());
+        if !shard.has_work() {
+            break;
+        }
+    }
+    assert_eq!(
+        in_a_turn,
+        [32, 32, 32, 4],
+        "a message that comes meanwhile waits for so many, and everybody is pinged once"
+    );
 }
 
 #[test]

@@ -63,6 +63,8 @@ fn nth(model: &BTreeMap<u32, (Token, i32)>, pick: u8) -> Option<(Token, i32)> {
 
 #[derive(Arbitrary)]
 struct Sweeps {
+    /// Entries of the smallest slice.
+    least: u8,
     slices: u8,
     entries: Vec<Swept>,
     ping: u8,
@@ -94,7 +96,7 @@ struct Watched {
 /// Deadlines come due in the order of a sorted list; who is silent is pinged once and then counts as vanished.
 pub fn sweep(data: &[u8]) {
     with(data, |input: Sweeps| {
-        every_index_is_seen_once(u32::from(input.slices) + 1, input.entries.len() as u32);
+        every_index_is_seen_once(u32::from(input.slices) + 1, input.entries.len() as u32, u32::from(input.least));
         let heartbeat = Heartbeat { ping: u16::from(input.ping), pong: u16::from(input.pong) };
         let mut sorted = BTreeSet::new();
         let watch = |(i, swept): (usize, &Swept)| {
@@ -145,15 +147,17 @@ fn silence_is_judged(one: &mut Watched, found: Due, now: u64, heartbeat: Heartbe
     assert_eq!(one.entry.flags.has(Flags::PINGED), one.pinged.is_some());
 }
 
-fn every_index_is_seen_once(count: u32, end: u32) {
+fn every_index_is_seen_once(count: u32, end: u32, least: u32) {
     let mut slices = Slices::new(count);
     for _ in 0..2 {
         let mut next = 0;
         for turn in 1..=count {
-            let (range, last) = slices.advance(end);
-            assert_eq!(range.start, next, "an index is skipped or seen twice");
-            assert_eq!(last, turn == count);
-            next = range.end;
+            slices.tick(end, least);
+            for index in slices.by_ref() {
+                assert_eq!(index, next, "an index is skipped or seen twice");
+                next += 1;
+            }
+            assert_eq!(slices.ends_round(), turn == count);
         }
         assert_eq!(next, end);
     }
