@@ -95,7 +95,8 @@ def tables(results):
 
 
 def beside(results, ours, theirs=PEER_TO_BEAT):
-    """Rows against the peer to beat, in the same run: what, target, ours, theirs, the bare loop, how many times theirs, whether it is met."""
+    """Rows against the peer to beat, in the same run: what, target, ours, theirs, the bare loop, how many times theirs, whether it is met,
+    whether the bare loop would meet it."""
     idle = idle_row(results)
     costs = [(f"{idle}: user memory", idle, ("user_bytes",), 1.0, "{:.0f} B")]
     costs += [(f"{idle}: with the kernel", idle, ("total_bytes",), 1.0, "{:.0f} B")]
@@ -120,11 +121,11 @@ def beside(results, ours, theirs=PEER_TO_BEAT):
 
 
 def compared(what, target, three, form, holds):
-    ours, theirs, _ = three
-    times = ours / theirs if ours is not None and theirs else None
+    ours, theirs, bare = three
     shown = ["–" if value is None else form.format(value) for value in three]
-    met = holds(times) if holds and times is not None else None
-    return [what, target, *shown, "–" if times is None else f"{times:.2f} ×", met]
+    times, bare_times = (value / theirs if value is not None and theirs else None for value in (ours, bare))
+    met, bare_met = (holds(value) if holds and value is not None else None for value in (times, bare_times))
+    return [what, target, *shown, "–" if times is None else f"{times:.2f} ×", met, bare_met]
 
 
 def main():
@@ -134,7 +135,7 @@ def main():
     for title, rows in tables(results):
         print_table(title, rows)
     for ours in results.gateways():
-        rows = [[*row[:-1], {True: "met", False: "MISSED", None: "-"}[row[-1]]] for row in beside(results, ours)]
+        rows = [[*row[:-2], {True: "met", False: "MISSED", None: "-"}[row[-2]]] for row in beside(results, ours)]
         print_table(f"{ours} beside {PEER_TO_BEAT}", [["", "target", "ours", "theirs", "bare", "times theirs", ""], *rows])
     for label, why in results.missing.items():
         print(f"{label}: not measured: {why}")

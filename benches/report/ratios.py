@@ -28,6 +28,8 @@ class Row:
     # The same target on a host that is as fast as this one.
     scaled: str = ""
     scaled_met: bool | None = None
+    # Whether the bare loop would meet the target.
+    bare_met: bool | None = None
 
 
 def slowness(results):
@@ -36,10 +38,12 @@ def slowness(results):
     return bare and bare / BARE_ECHO_THERE_US
 
 
-def judged(results, name, measured, target, sign, form, scales, remark=""):
+def judged(results, name, measured, target, sign, form, scales, remark="", bare=None):
     """A row against an absolute target. `scales`: 1 for a cost, which a slower host raises, -1 for a rate, 0 for what it leaves."""
     row = Row(name, f"{sign} {form.format(target)}")
     holds = (lambda limit: measured <= limit) if sign == "≤" else (lambda limit: measured >= limit)
+    if bare is not None and sign == "≤":
+        row.bare_met = bare <= target
     slower = slowness(results) if scales else None
     if slower:
         limit = target * slower**scales
@@ -94,13 +98,14 @@ def absolute(results, driver):
         remark = "" if floor is None else f" (bare {form.format(floor)})"
         if sign == "≥" and results.rows.get(f"{row}/{driver}", {}).get("client_bound"):
             remark += " (client_bound)"
-        yield judged(results, name, results.figure(f"{row}/{driver}", key), target, sign, form, scales, remark)
+        yield judged(results, name, results.figure(f"{row}/{driver}", key), target, sign, form, scales, remark, floor)
     yield upgrades(results, driver)
     for row in (name for name in results.named("fanout-") if name.endswith("-rooms")):
         found = ratio(results, row, driver, CPU_DELIVERY)
         remark = f" ({found[1]:.2f} × floor)" if found else ""
         target = 0.8 * UWEBSOCKETS_MANY_ROOMS_THERE_US
-        yield judged(results, f"{row}: CPU per delivery", found and found[0], target, "≤", "{:.1f} µs", 1, remark)
+        floor = found and found[0] / found[1]
+        yield judged(results, f"{row}: CPU per delivery", found and found[0], target, "≤", "{:.1f} µs", 1, remark, floor)
 
 
 def upgrades(results, driver):
