@@ -69,12 +69,14 @@ pub struct Slices {
     /// What is due, of which what is below `seen` was seen.
     due: u32,
     seen: u32,
+    /// Ticks that found the round to be over and not all of it seen.
+    late: u32,
 }
 
 impl Slices {
     /// `count` slices.
     pub fn new(count: u32) -> Self {
-        Self { count, ticks: 0, due: 0, seen: 0 }
+        Self { count, ticks: 0, due: 0, seen: 0, late: 0 }
     }
 
     /// A tick. The indices of the slab end at `end`; it may grow between two ticks, which share what the round has not made due,
@@ -82,6 +84,7 @@ impl Slices {
     pub fn tick(&mut self, end: u32, least: u32) {
         let left = self.count - self.ticks;
         if left == 0 {
+            self.late += 1;
             return;
         }
         self.ticks += 1;
@@ -98,6 +101,11 @@ impl Slices {
             *self = Self::new(self.count);
         }
         ends
+    }
+
+    /// By how many ticks the round is too long already.
+    pub fn late(&self) -> u32 {
+        self.late
     }
 
     /// Whether something is due.
@@ -226,8 +234,10 @@ mod tests {
                 break;
             }
             assert!(slices.is_due());
+            assert_eq!(slices.late(), (tick + 1u32).saturating_sub(10));
         }
         assert_eq!(seen(&mut slices, 100, 0).0, 0..10);
+        assert_eq!(slices.late(), 0);
     }
 
     #[test]

@@ -75,9 +75,13 @@ async fn listen_to_waker(eventfd: TcpStream, console: Rc<Console>) {
             continue;
         }
         // Not relaxed: the legacy driver would report readiness again and again.
-        if let Err(error) = eventfd.readable(false).await {
-            tracing::error!(%error, "cannot wait for the shards and the relay");
-            return;
+        match eventfd.readable(false).await {
+            // A signal (EINTR) is as good as a ring.
+            Err(error) if error.kind() != io::ErrorKind::Interrupted => {
+                tracing::error!(%error, "cannot wait for the shards and the relay");
+                return;
+            }
+            _ => {}
         }
     }
 }

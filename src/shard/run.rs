@@ -131,12 +131,18 @@ impl Awaited {
             // That it was woken is enough. The legacy driver would ask the kernel once more; a completion must be taken.
             if polls > 1 && !self.uring { Poll::Ready(Ok(())) } else { readable.as_mut().poll(context) }
         })
-        .await?;
+        .await
+        .or_else(unless_interrupted)?;
         if polls == 1 {
             yield_now().await;
         }
         Ok(())
     }
+}
+
+/// Whoever waits looks for itself: a signal that comes meanwhile (EINTR) is no error.
+fn unless_interrupted(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) }
 }
 
 async fn turn<W: Wire>(

@@ -9,9 +9,9 @@ use crate::wire::Wire;
 
 /// Ticks that are made up for after a stall; the rest never happened, or everybody would time out because we slept.
 const MAKE_UP_TICKS: u32 = 2;
-/// Looks in one turn of the loop.
+/// Looks in one turn of the loop, and how many of them may come to something: a ping takes some 5 µs. So many more for each tick
+/// that the sweep is late, or a shard that is busy would see who is silent once in minutes.
 const LOOKS: usize = 8192;
-/// Looks of one turn that may come to something: a ping takes some 5 µs.
 const FINDS: usize = 32;
 /// A slice of less waits for the next ones, or a shard with a few thousand clients would wake ten times a second for a handful of
 /// pings each, which cost a third more than together.
@@ -36,8 +36,9 @@ impl<W: Wire> Shard<W> {
         }
         let sends_away = self.sends_away();
         let (heartbeat, stall) = (self.settings.heartbeat, self.settings.write_stall);
-        let mut finds = FINDS;
-        for _ in 0..LOOKS {
+        let times = 1 + self.slices.late() as usize;
+        let mut finds = times * FINDS;
+        for _ in 0..times * LOOKS {
             let Some(index) = self.slices.next() else { break };
             if self.look_at(index, heartbeat, stall, sends_away) {
                 finds -= 1;

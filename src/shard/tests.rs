@@ -419,24 +419,37 @@ fn the_first_pings_of_a_crowd_that_came_at_once_are_spread_over_half_the_interva
 fn a_crowd_that_is_due_at_once_is_pinged_a_few_in_a_turn() {
     const CROWD: u32 = 100;
     let (mut shard, _) = stage_with(|_, budgets| budgets.connections = u64::from(CROWD));
-    crowd(&mut shard, CROWD);
-    let interval = ticks(Config::default().ping_interval);
-    shard.wire.events.extend((0..interval + TICKS_PER_SECOND).map(|_| Event::Ticked(1)));
+    // Whoever speaks is silent from then on.
+    for token in crowd(&mut shard, CROWD) {
+        shard.wire.incoming.extend(pings(0));
+        ready(&mut shard, token, false);
+        turns(&mut shard);
+    }
+    shard.wire.deeds.clear();
     let mut in_a_turn = Vec::new();
-    loop {
+    while in_a_turn.iter().sum::<usize>() < CROWD as usize {
+        if !shard.has_work() {
+            assert!(in_a_turn.is_empty(), "nobody waits for another tick");
+            shard.wire.events.push(Event::Ticked(1));
+        }
         shard.reap();
         let deeds = std::mem::take(&mut shard.wire.deeds);
         assert!(deeds.iter().all(|deed| *deed == Deed::Sent(vec![0x89, 0])), "{deeds:?}");
-        in_a_turn.push(deeds.len());
-        if !shard.has_work() {
-            break;
-        }
+        in_a_turn.extend((!deeds.is_empty()).then_some(deeds.len()));
     }
-    assert_eq!(
-        in_a_turn,
-        [32, 32, 32, 4],
-        "a message that comes meanwhile waits for so many, and everybody is pinged once"
-    );
+    assert_eq!(in_a_turn, [32, 32, 32, 4], "a message that comes meanwhile waits for so many");
+}
+
+#[test]
+fn a_sweep_that_is_late_looks_at_more_in_a_turn() {
+    let (mut shard, _) = stage_with(|_, budgets| budgets.connections = 100);
+    crowd(&mut shard, 100);
+    // As many at once as make everybody due, and the round late.
+    let ticks = ticks(Config::default().ping_interval) + TICKS_PER_SECOND;
+    shard.wire.events.extend((0..ticks).map(|_| Event::Ticked(1)));
+    shard.reap();
+    assert_eq!(shard.wire.deeds.len(), 100);
+    assert!(!shard.has_work());
 }
 
 #[test]
