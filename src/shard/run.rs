@@ -14,8 +14,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use futures_util::future::{Either, select};
 use monoio::net::TcpStream;
-use monoio::time::sleep;
 use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
 use super::listener::{self, Accepted};
 use super::{Settings, Shard};
@@ -75,12 +76,11 @@ pub fn run(seat: Seat, uring: bool) -> io::Result<ShardExit> {
         let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
             .with_entries(RUNTIME_ENTRIES)
             .uring_builder(runtime_builder()?)
-            .enable_timer()
             .build()?;
         let wire = Uring::new(seat.waker.clone())?;
         runtime.block_on(live(seat, wire, uring))
     } else {
-        let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
+        let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build()?;
         let wire = Epoll::new(seat.waker.clone())?;
         runtime.block_on(live(seat, wire, uring))
     }
@@ -95,7 +95,8 @@ async fn live<W: Wire + AsFd + 'static>(seat: Seat, wire: W, uring: bool) -> io:
     // The loop is a task like the accepting one: monoio polls a main future that is ready again and again before it looks
     // at its driver.
     let start = Instant::now();
-    let accepting = monoio::spawn(accept(shard.clone(), listener.clone(), callers, seat.waker.clone(), start));
+    let rest = Rest::new(uring)?;
+    let accepting = monoio::spawn(accept(shard.clone(), listener.clone(), callers, rest, seat.waker.clone(), start));
     let inbox = Inbox { port: seat.port, orders: seat.orders, waker: seat.waker };
     let turning = monoio::spawn(turn(shard.clone(), listener.clone(), inbox, events, seat.counters, start));
     // Accepting ends by an error only, and a shard that takes nobody in is half alive: it ends with it.
@@ -263,6 +264,7 @@ async fn accept<W: Wire>(
     shard: Rc<RefCell<Shard<W>>>,
     listener: Rc<OwnedFd>,
     callers: Awaited,
+    rest: Rest,
     waker: Arc<Waker>,
     start: Instant,
 ) -> io::Result<Infallible> {
@@ -288,15 +290,36 @@ async fn accept<W: Wire>(
             Accepted::Exhausted(error) => {
                 tracing::warn!(%error, "cannot accept: raise nofile, or lower max_connections below it");
                 refuse_with(&mut spare, &shard, &listener);
-                sleep(EXHAUSTED_REST).await;
+                rest.take(EXHAUSTED_REST).await?;
             }
             Accepted::Nobody => {
-                if let Some(rest) = patience.rest(mistakes, now) {
-                    sleep(rest).await;
+                if let Some(time) = patience.rest(mistakes, now) {
+                    rest.take(time).await?;
                 }
             }
             Accepted::Socket(_) => {}
         }
+    }
+}
+
+/// A rest of the accepting. While a timer of the runtime's runs, each of the loop's waits would have a timeout, and arm and disarm one
+/// of the processor's timers for it; this one is armed once.
+struct Rest {
+    timer: TimerFd,
+    over: Awaited,
+}
+
+impl Rest {
+    fn new(uring: bool) -> io::Result<Self> {
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
+        let over = Awaited::new(&timer, uring)?;
+        Ok(Self { timer, over })
+    }
+
+    async fn take(&self, time: Duration) -> io::Result<()> {
+        // Arming takes back what it told before.
+        self.timer.set(Expiration::OneShot(TimeSpec::from_duration(time)), TimerSetTimeFlags::empty())?;
+        self.over.readable().await
     }
 }
 
