@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use crate::close::{CloseReason, Refusal};
-use crate::relay::GapReason;
+use crate::model::GapReason;
 
 /// A number that has one writer at a time.
 #[derive(Debug, Default)]

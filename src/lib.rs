@@ -7,12 +7,13 @@
 //!
 //! | module | kind | what it is |
 //! |---|---|---|
+//! | [`model`] | pure | the words of publish/subscribe: room names, publications, connection ids |
 //! | [`proto`] | pure | RFC 6455 and 7692: handshake, frames, masking, UTF-8, reassembly, deflate |
 //! | [`dialect`] | pure | what clients say inside WebSocket messages: native JSON, raw |
 //! | [`conn`] | pure | one client: its 64-byte entry, outbox, deadlines |
 //! | [`room`] | pure | many clients: members, passes of a fan-out |
 //! | [`relay`] | pure + shell | interest table (pure), local bus and NATS (shell) |
-//! | [`close`], [`id`], [`limits`], [`percent`] | pure | why connections end, how they are named, how much of everything, `%XX` |
+//! | [`close`], [`limits`], [`percent`] | pure | why connections end, how much of everything, `%XX` |
 //! | `shard`, `wire` | shell | the loop of one core; epoll and io_uring |
 //! | `control` | shell | admin HTTP, metrics |
 //! | `node`, `config`, `cli`, `check` | shell | start to stop, settings, command line, what the host allows |
@@ -20,10 +21,10 @@
 //!
 //! # The dependency rule
 //!
-//! Shell → core, never back. `proto` knows no connection, `conn` knows no room, `dialect` knows no socket, `relay` knows
-//! no client protocol, `control` reads snapshots only; nobody imports `shard` or `node` but `node` and `main`.
-//! `tests/architecture.rs` holds it. The pure modules take bytes and `now` in and give values out: no socket, no clock,
-//! no thread. They build alone with `--no-default-features`.
+//! Shell → core, never back. `model` is below everything but the limits. `proto` knows no connection, `conn` knows no room,
+//! `dialect` knows no socket, `relay` knows no client protocol, `control` reads snapshots only; only `node` and `main` import
+//! `shard` and `node`. `tests/architecture.rs` holds it. The pure modules take bytes and `now` in and give values out: no
+//! socket, no clock, no thread. They build alone with `--no-default-features`.
 //!
 //! # Lexicon
 //!
@@ -45,8 +46,8 @@
 pub mod close;
 pub mod conn;
 pub mod dialect;
-pub mod id;
 pub mod limits;
+pub mod model;
 pub mod percent;
 pub mod proto;
 pub mod relay;

@@ -10,37 +10,40 @@ use std::process::Command;
 const ALLOWED: &[(&str, &[&str])] = &[
     // The pure core.
     ("close", &[]),
-    ("id", &[]),
     ("limits", &[]),
     ("percent", &[]),
+    ("model", &["limits"]),
     ("proto", &["close", "limits"]),
-    ("dialect", &["close", "id", "limits", "percent", "proto", "relay"]),
-    ("conn", &["close", "dialect", "id", "limits", "proto"]),
-    ("room", &["close", "id", "limits", "relay"]),
+    ("dialect", &["close", "limits", "model", "percent", "proto"]),
+    ("conn", &["close", "dialect", "limits", "model", "proto"]),
+    ("room", &["close", "limits", "model"]),
     // Shared by the shell.
-    ("counters", &["close", "limits", "relay"]),
+    ("counters", &["close", "limits", "model"]),
     ("mailbox", &["limits"]),
-    ("config", &["limits", "relay", "check"]),
+    ("config", &["limits", "model", "check"]),
     ("check", &["config", "limits", "conn", "wire", "shard"]),
     ("log", &["config"]),
     // The shell.
-    ("relay", &["config", "counters", "id", "limits", "mailbox", "percent"]),
-    ("wire", &["conn", "counters", "id", "limits", "mailbox", "proto", "close"]),
-    ("control", &["check", "close", "config", "counters", "id", "limits", "mailbox", "percent", "relay"]),
-    ("client", &["config", "limits", "percent", "relay"]),
+    ("relay", &["config", "counters", "limits", "mailbox", "model", "percent"]),
+    ("wire", &["conn", "counters", "limits", "mailbox", "model", "proto", "close"]),
+    ("control", &["check", "close", "config", "counters", "limits", "mailbox", "model", "percent", "relay"]),
+    ("client", &["config", "limits", "model", "percent"]),
     ("cli", &["config"]),
     (
         "shard",
         &[
-            "close", "config", "conn", "control", "counters", "dialect", "id", "limits", "mailbox", "proto", "relay",
-            "room", "wire",
+            "close", "config", "conn", "control", "counters", "dialect", "limits", "mailbox", "model", "proto",
+            "relay", "room", "wire",
         ],
     ),
-    ("node", &["check", "close", "config", "control", "counters", "id", "limits", "mailbox", "relay", "shard", "wire"]),
+    (
+        "node",
+        &["check", "close", "config", "control", "counters", "limits", "mailbox", "model", "relay", "shard", "wire"],
+    ),
 ];
 
 /// Modules of the core: bytes and `now` in, values out.
-const PURE: [&str; 8] = ["close", "conn", "dialect", "id", "limits", "percent", "proto", "room"];
+const PURE: [&str; 8] = ["close", "conn", "dialect", "limits", "model", "percent", "proto", "room"];
 
 /// What only a shell touches.
 const SYSTEM: [&str; 14] = [

@@ -9,7 +9,8 @@ use serde_json::json;
 use tidegate::config::Config;
 use tidegate::counters::DropReason;
 use tidegate::limits::{Limits, REQUEST_MAILBOX_BYTES};
-use tidegate::relay::{AckLevel, Kind, ToRelay, ToShard};
+use tidegate::model::{AckLevel, Kind};
+use tidegate::relay::{ToRelay, ToShard};
 
 fn config() -> Config {
     Config { drain_window: Duration::from_millis(100), ..Config::default() }

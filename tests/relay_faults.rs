@@ -12,7 +12,8 @@ use support::ports::{TestRelay, eventually, json, options};
 use support::proxy::Proxy;
 use tidegate::counters::DropReason;
 use tidegate::limits::{self, Limits};
-use tidegate::relay::{AckLevel, GapReason, JoinError, Options, ToShard};
+use tidegate::model::{AckLevel, GapReason};
+use tidegate::relay::{JoinError, Options, ToShard};
 
 /// Waits this long instead of seconds.
 const SHORT: Duration = Duration::from_millis(500);

@@ -9,7 +9,8 @@ use std::time::Duration;
 use support::ports::{TestRelay, json};
 use tidegate::counters::DropReason;
 use tidegate::limits::{self, Limits};
-use tidegate::relay::{AckLevel, GapReason, ToShard};
+use tidegate::model::{AckLevel, GapReason};
+use tidegate::relay::ToShard;
 
 #[test]
 fn a_message_reaches_every_shard_that_subscribed_once_and_no_other() {

@@ -13,9 +13,10 @@ use support::proxy::Proxy;
 use support::tls::Certificate;
 use tidegate::config;
 use tidegate::counters::DropReason;
-use tidegate::id::ConnectionId;
 use tidegate::limits::Limits;
-use tidegate::relay::{AckLevel, GapReason, JoinError, Kind, Options, ToShard};
+use tidegate::model::ConnectionId;
+use tidegate::model::{AckLevel, GapReason, Kind};
+use tidegate::relay::{JoinError, Options, ToShard};
 
 #[test]
 fn a_message_crosses_two_nodes_and_comes_back_through_the_broker() {

@@ -11,7 +11,8 @@ use nix::sys::signal::Signal;
 use support::nats::{Nats, NatsOptions, PlainClient};
 use support::ports::{TestPort, TestRelay, json, options};
 use support::proxy::Proxy;
-use tidegate::relay::{GapReason, Options, ToShard};
+use tidegate::model::GapReason;
+use tidegate::relay::{Options, ToShard};
 
 const ROOMS: usize = 500;
 const CLOSED: &str = "tidegate.room.closed.>";

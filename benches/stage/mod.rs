@@ -17,8 +17,9 @@ use tidegate::config::{Config, RouteDialect};
 use tidegate::conn::{Chunk, Token};
 use tidegate::control::NodeState;
 use tidegate::counters::{RelayCounters, ShardCounters};
+use tidegate::model::{Kind, Publication, RoomName};
 use tidegate::proto::frame::{self, OpCode};
-use tidegate::relay::{Kind, Publication, RoomName, ToRelay, ToShard};
+use tidegate::relay::{ToRelay, ToShard};
 use tidegate::shard::{Budgets, Settings, Shard};
 use tidegate::wire::{Event, Queued, Ready, Wire};
 

@@ -17,8 +17,8 @@ use serde_json::Value;
 
 use self::http::{Answer, Request};
 use crate::config::Config;
+use crate::model::valid_room;
 use crate::percent;
-use crate::relay::valid_room;
 
 pub use subscribe::{Subscription, subscribe};
 

@@ -18,7 +18,7 @@ use tungstenite::{Error, Message, WebSocket};
 
 use super::{failed, misused, reachable, say};
 use crate::config::Config;
-use crate::relay::valid_room;
+use crate::model::valid_room;
 
 /// For the connection and the handshake.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);

@@ -305,7 +305,7 @@ pub(super) fn masked_url(url: &str) -> String {
 
 fn subject_prefix(value: &Value) -> Result<String, String> {
     let prefix = value.filled()?;
-    match crate::relay::valid_room(&prefix) {
+    match crate::model::valid_room(&prefix) {
         Ok(()) if prefix.len() <= 64 => Ok(prefix),
         _ => {
             Err(format!("{prefix:?} is not a subject prefix: up to 64 printable ASCII characters, dots between tokens"))

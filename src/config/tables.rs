@@ -8,7 +8,7 @@ use super::keys::quoted;
 use super::origin::{Origin, Problem, nearest, suggestion};
 use super::value::Value;
 use super::{PublishPolicy, RoomRule, Route, RouteDialect, SlowPolicy};
-use crate::relay::valid_room;
+use crate::model::valid_room;
 
 /// The lists, each item with its place.
 #[derive(Default)]

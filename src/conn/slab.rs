@@ -3,7 +3,7 @@
 use slab::Slab;
 
 use super::entry::Entry;
-use crate::id::ConnectionId;
+use crate::model::ConnectionId;
 
 /// Names a connection on its shard: index and generation, as the wire hands it back.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]

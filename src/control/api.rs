@@ -15,9 +15,9 @@ use super::reply::{Problem, Reply};
 use super::route::Route;
 use super::{ConnectionInfo, Order, RoomInfo};
 use crate::config::{Config, Nats};
-use crate::id::ConnectionId;
 use crate::limits::admin_body_bytes;
-use crate::relay::AckLevel;
+use crate::model::AckLevel;
+use crate::model::ConnectionId;
 
 /// Bytes of a body that nobody asked for and that is read only to find its end.
 const UNWANTED_BODY_BYTES: usize = 4 * 1024;

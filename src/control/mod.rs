@@ -34,8 +34,8 @@ use std::thread::JoinHandle;
 
 use crate::config::Config;
 use crate::counters::{RelayCounters, ShardCounters};
-use crate::id::ConnectionId;
 use crate::mailbox::{Sender, Waker};
+use crate::model::ConnectionId;
 use crate::relay;
 
 pub use answer::{Answer, Question};

@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::reply::Problem;
 use super::route::room_name;
 use crate::limits::PUBLISH_ROOMS as ROOMS_MAX;
-use crate::relay::{Kind, RoomName};
+use crate::model::{Kind, RoomName};
 
 /// What is waited for an acknowledgement beyond the relay's own deadline, so that it is the relay that says no.
 pub(super) const ACKNOWLEDGEMENT_MARGIN: Duration = Duration::from_secs(1);

@@ -7,7 +7,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::answer::Bell;
-use crate::relay::{self, AckLevel, AckToken, Kind, Publication, RoomName, ToRelay, ToShard};
+use crate::model::{AckLevel, Kind, Publication, RoomName};
+use crate::relay::{self, AckToken, ToRelay, ToShard};
 
 /// Control's port of the relay, shared by the tasks that publish. What it holds is bounded as a shard's is: a request that gave up
 /// leaves its publication there, so the number of connections bounds nothing.

@@ -2,9 +2,9 @@
 
 use super::auth::Need;
 use super::reply::Problem;
-use crate::id::ConnectionId;
+use crate::model::ConnectionId;
+use crate::model::{RoomName, valid_room};
 use crate::percent;
-use crate::relay::{RoomName, valid_room};
 
 /// Entries of a list where the request does not say.
 const LIST_DEFAULT: usize = 100;

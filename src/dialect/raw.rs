@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
+use crate::model::{Kind, valid_room};
 use crate::percent;
 use crate::proto::frame::{BINARY, OpCode, TEXT};
-use crate::relay::{Kind, valid_room};
 
 /// Where the rooms of this dialect are.
 pub const PATH_PREFIX: &str = "/raw/";

@@ -14,8 +14,8 @@ use std::fmt::Write;
 
 use bytes::Bytes;
 
-use super::{Kind, Publication, RoomName};
-use crate::id::ConnectionId;
+use crate::model::ConnectionId;
+use crate::model::{Kind, Publication, RoomName};
 
 /// The header's name.
 pub const HEADER: &str = "Tidegate";

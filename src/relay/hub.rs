@@ -9,8 +9,9 @@ use std::time::Instant;
 use super::interest::{Effect, Interest, RoomKey};
 use super::ports::PortIndex;
 use super::post::Post;
-use super::{AckLevel, AckToken, GapReason, JoinError, Publication, RoomName, ToShard};
+use super::{AckToken, JoinError, ToShard};
 use crate::counters::{DropReason, RelayCounters};
+use crate::model::{AckLevel, GapReason, Publication, RoomName};
 
 /// What the table cannot do itself.
 #[derive(Debug)]

@@ -27,8 +27,9 @@ use std::time::{Duration, Instant};
 
 use slab::Slab;
 
+use super::JoinError;
 use super::ports::{PortIndex, PortSet};
-use super::{JoinError, RoomName};
+use crate::model::RoomName;
 
 /// Names a room's entry. Its number differs each time that the room is subscribed, so that what concerns an earlier
 /// subscription cannot reach a later one.

@@ -14,11 +14,12 @@ use std::time::{Duration, Instant};
 use nix::errno::Errno;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use super::ToRelay;
 use super::hub::BusEffect;
 use super::ports::PortIndex;
 use super::thread::{Desk, Shared};
-use super::{AckLevel, ToRelay};
 use crate::mailbox::Waker;
+use crate::model::AckLevel;
 
 /// Requests taken from one port before the next port's turn.
 const REQUESTS_PER_TURN: usize = 256;

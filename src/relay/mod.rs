@@ -27,90 +27,13 @@ mod thread;
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-
 #[cfg(feature = "gateway")]
 pub use thread::{Handle, Options, Port, start};
 
-use crate::id::ConnectionId;
-
-/// A room's name: valid by [`valid_room`].
-pub type RoomName = Arc<str>;
-
-/// What a payload is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// Valid JSON text.
-    Json,
-    /// UTF-8 that need not be JSON.
-    Text,
-    /// Any bytes.
-    Binary,
-}
-
-/// One message accepted into one room.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Publication {
-    /// The room.
-    pub room: RoomName,
-    /// What the payload is. Text and Json payloads are valid UTF-8, Json payloads valid JSON: checked at the border.
-    pub kind: Kind,
-    /// The message.
-    pub payload: Bytes,
-    /// Who is shown as its sender; absent for backends.
-    pub from: Option<ConnectionId>,
-    /// Whether the sender gets it too (`echo`).
-    pub echo: bool,
-    /// When the first gateway (or backend) took it, in ns since 1970.
-    pub time_unix_ns: u64,
-}
-
-impl Publication {
-    /// Bytes that the publication keeps allocated while it waits in a mailbox.
-    pub fn pinned_bytes(&self) -> usize {
-        size_of::<Self>() + self.payload.len()
-    }
-}
+use crate::model::{AckLevel, GapReason, Publication, RoomName};
 
 /// Names a publish in its acknowledgement. The port that sent it chooses the value.
 pub type AckToken = u64;
-
-/// What a publisher was promised (G5).
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum AckLevel {
-    /// The local bus took it.
-    Node,
-    /// A fence sent through the broker after it came back.
-    Broker,
-}
-
-/// Why messages may be missing.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum GapReason {
-    /// The broker was away, or dropped for us.
-    Broker,
-    /// A shard's mailbox was full.
-    Mailbox,
-    /// The connection's outbox dropped its oldest.
-    Outbox,
-    /// A backend's message was over the limit.
-    TooLarge,
-}
-
-impl GapReason {
-    /// Every reason, in order.
-    pub const ALL: [Self; 4] = [Self::Broker, Self::Mailbox, Self::Outbox, Self::TooLarge];
-
-    /// The name in `gap` messages and the metric label.
-    pub const fn label(self) -> &'static str {
-        match self {
-            Self::Broker => "broker",
-            Self::Mailbox => "mailbox",
-            Self::Outbox => "outbox",
-            Self::TooLarge => "too-large",
-        }
-    }
-}
 
 /// Why a room cannot be joined.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -174,54 +97,3 @@ impl ToShard {
 
 const _: () =
     assert!(size_of::<ToShard>() + size_of::<ToRelay>() <= crate::limits::MAILBOX_ITEM_BYTES, "a place is counted");
-
-/// Why a room's name is refused.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum BadRoom {
-    /// No bytes, or more than [`crate::limits::ROOM_NAME_BYTES`].
-    Length,
-    /// A byte that is not printable ASCII, or space, `*`, `>`, `"`, `\`.
-    Character,
-    /// An empty token: a leading, trailing or double dot.
-    EmptyToken,
-    /// A leading `$`.
-    Dollar,
-}
-
-impl BadRoom {
-    /// The rule that is broken, in words.
-    pub const fn rule(self) -> &'static str {
-        match self {
-            Self::Length => "a room's name has 1 to 200 bytes",
-            Self::Character => "a room's name is printable ASCII without space, *, >, \" and \\",
-            Self::EmptyToken => "a room's name has no leading, trailing or double dot",
-            Self::Dollar => "a room's name does not begin with $",
-        }
-    }
-}
-
-impl std::fmt::Display for BadRoom {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(self.rule())
-    }
-}
-
-/// Checks a room's name: always a valid broker subject token list, with nothing to inject.
-///
-/// # Errors
-/// What is wrong with it.
-pub fn valid_room(name: &str) -> Result<(), BadRoom> {
-    if name.is_empty() || name.len() > crate::limits::ROOM_NAME_BYTES {
-        return Err(BadRoom::Length);
-    }
-    if !name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'*' | b'>' | b'"' | b'\\')) {
-        return Err(BadRoom::Character);
-    }
-    if name.starts_with('$') {
-        return Err(BadRoom::Dollar);
-    }
-    if name.split('.').any(str::is_empty) {
-        return Err(BadRoom::EmptyToken);
-    }
-    Ok(())
-}

@@ -9,9 +9,10 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use super::{GapReason, Publication, RoomName, ToShard};
+use super::ToShard;
 use crate::limits;
 use crate::mailbox::Sender;
+use crate::model::{GapReason, Publication, RoomName};
 
 /// More missed rooms than this are told as a gap of all rooms.
 const MISSED_ROOMS: usize = 1024;
@@ -201,7 +202,7 @@ impl Missed {
 mod tests {
     use super::*;
     use crate::mailbox::{Receiver, Waker, mailbox};
-    use crate::relay::Kind;
+    use crate::model::Kind;
 
     fn post() -> (Post, Receiver<ToShard>) {
         let (mailbox, reader) = mailbox(16 + limits::MAILBOX_RESERVE, Waker::new().unwrap());

@@ -3,9 +3,10 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::AckToken;
 use super::ports::PortIndex;
-use super::{AckToken, Publication};
 use crate::limits;
+use crate::model::Publication;
 
 /// A publication on its way to the broker.
 #[derive(Debug)]
@@ -79,7 +80,7 @@ impl PublishQueue {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::Kind;
+    use crate::model::Kind;
     use bytes::Bytes;
 
     const MAX_AGE: Duration = Duration::from_secs(5);

@@ -218,7 +218,7 @@ fn connect_ports(limits: &Limits, wakers: Vec<Arc<Waker>>, shared: &Shared) -> (
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::{Kind, Publication};
+    use crate::model::{Kind, Publication};
 
     #[test]
     fn what_a_shard_asks_is_bounded_in_bytes_until_the_relay_has_taken_it() {

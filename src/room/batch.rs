@@ -3,7 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::relay::Publication;
+use crate::model::Publication;
 
 /// Ways in which members may want a batch: two dialects, each plain or compressed in one of two ways.
 pub const FORMS: usize = 6;

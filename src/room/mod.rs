@@ -18,7 +18,7 @@ use std::sync::Arc;
 pub use batch::{Batch, Encoded, FORMS};
 
 use crate::limits::COALESCED_BYTES;
-use crate::relay::{Publication, RoomName};
+use crate::model::{Publication, RoomName};
 
 /// A member that left during a pass.
 pub const HOLE: u32 = u32::MAX;
@@ -194,7 +194,7 @@ impl Room {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::relay::Kind;
+    use crate::model::Kind;
     use bytes::Bytes;
 
     fn publication(text: &str) -> Arc<Publication> {

@@ -7,9 +7,9 @@ use crate::dialect::Dialect;
 use crate::dialect::native::{self, Content};
 use crate::dialect::raw;
 use crate::limits;
+use crate::model::{Kind, Publication};
 use crate::proto::deflate::{self, Deflate};
 use crate::proto::frame;
-use crate::relay::{Kind, Publication};
 use crate::room::Encoded;
 
 /// Buffers that encodings are made in, kept for the next one.

@@ -4,8 +4,8 @@ use super::Shard;
 use super::encode::Form;
 use crate::conn::{Chunk, Tag, Token};
 use crate::counters::MessageType;
-use crate::id::ConnectionId;
-use crate::relay::Publication;
+use crate::model::ConnectionId;
+use crate::model::Publication;
 use crate::room::Step;
 use crate::wire::Wire;
 

@@ -8,8 +8,8 @@ use crate::conn::{State, Token};
 use crate::counters::MessageType;
 use crate::dialect::{Dialect, native};
 use crate::limits::RESYNC_AFTER;
+use crate::model::{GapReason, RoomName};
 use crate::proto::frame;
-use crate::relay::{GapReason, RoomName};
 use crate::wire::Wire;
 
 /// One gap on its way to everybody whom it concerns.

@@ -10,9 +10,9 @@ use crate::close::CloseReason;
 use crate::conn::{Flags, State, Token};
 use crate::counters::{DropReason, MessageType};
 use crate::dialect::Dialect;
+use crate::model::Kind;
 use crate::proto::frame;
 use crate::proto::message::{self, Event, Rules};
-use crate::relay::Kind;
 use crate::wire::{Ready, Wire};
 
 /// When a connection is read again.

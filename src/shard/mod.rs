@@ -37,9 +37,10 @@ use slab::Slab;
 
 use crate::conn::{Connections, Slices, Tick, Token};
 use crate::counters::ShardCounters;
-use crate::id::ConnectionId;
 use crate::limits;
-use crate::relay::{RoomName, ToRelay};
+use crate::model::ConnectionId;
+use crate::model::RoomName;
+use crate::relay::ToRelay;
 use crate::wire::{Event, Wire};
 use rooms::Subscription;
 pub use settings::{Budgets, Settings};

@@ -7,7 +7,7 @@ use super::{Drain, Shard};
 use crate::close::{CloseReason, Refusal};
 use crate::conn::{Entry, State, Token, ticks};
 use crate::control::{ConnectionInfo, Order, RoomInfo};
-use crate::id::ConnectionId;
+use crate::model::ConnectionId;
 use crate::wire::Wire;
 
 impl<W: Wire> Shard<W> {

@@ -11,7 +11,7 @@ use crate::close::CloseReason;
 use crate::config::SlowPolicy;
 use crate::conn::{Chunk, Dropped, Flags, Overflow, State, Tag, Token};
 use crate::counters::{DropReason, MessageType};
-use crate::relay::GapReason;
+use crate::model::GapReason;
 use crate::wire::{Queued, Wire};
 
 impl<W: Wire> Shard<W> {

@@ -7,8 +7,9 @@ use crate::conn::{Flags, Token};
 use crate::counters::{DropReason, MessageType};
 use crate::dialect::native::{self, ErrorCode, Request};
 use crate::limits::{PUBLISH_QUEUE_BYTES, PUBLISH_QUEUE_MESSAGES};
+use crate::model::{AckLevel, Kind, Publication, RoomName};
 use crate::proto::frame;
-use crate::relay::{AckLevel, AckToken, Kind, Publication, RoomName, ToRelay};
+use crate::relay::{AckToken, ToRelay};
 use crate::wire::Wire;
 
 /// A publication that a client asks for.

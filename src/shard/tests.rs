@@ -14,8 +14,8 @@ use crate::config::{Config, PublishPolicy, RoomRule, SlowPolicy};
 use crate::conn::{Chunk, Flags, State, TICKS_PER_SECOND, Tag, ticks};
 use crate::control::NodeState;
 use crate::counters::DropReason;
+use crate::model::Kind;
 use crate::proto::frame;
-use crate::relay::Kind;
 use crate::wire::{Queued, Ready};
 
 mod rooms;

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
-use tidegate::relay::{AckLevel, GapReason, JoinError, RoomName, ToRelay, ToShard};
+use tidegate::model::{AckLevel, GapReason, RoomName};
+use tidegate::relay::{JoinError, ToRelay, ToShard};
 
 use crate::oracle::Oracle;
 use crate::socket::Dice;

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::os::fd::RawFd;
 
 use serde_json::Value;
-use tidegate::id::ConnectionId;
+use tidegate::model::ConnectionId;
 use tidegate::proto::frame;
 
 use crate::oracle::{Oracle, View};

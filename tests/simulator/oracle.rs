@@ -6,8 +6,8 @@
 
 use std::collections::HashMap;
 
-use tidegate::id::ConnectionId;
-use tidegate::relay::Publication;
+use tidegate::model::ConnectionId;
+use tidegate::model::Publication;
 
 /// One publication as the bus ordered it.
 struct Ordered {

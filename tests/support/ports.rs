@@ -9,7 +9,8 @@ use tidegate::config;
 use tidegate::counters::{Cell, DropReason, RelayCounters};
 use tidegate::limits::Limits;
 use tidegate::mailbox::Waker;
-use tidegate::relay::{self, AckToken, Kind, Options, Publication, ToRelay, ToShard};
+use tidegate::model::{Kind, Publication};
+use tidegate::relay::{self, AckToken, Options, ToRelay, ToShard};
 
 /// How long a test waits for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(30);

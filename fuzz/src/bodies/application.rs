@@ -4,9 +4,10 @@ use arbitrary::Arbitrary;
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 use tidegate::dialect::native::{self, Content, ErrorCode, Request};
-use tidegate::id::ConnectionId;
 use tidegate::limits::REF_BYTES;
-use tidegate::relay::{Kind, Publication, envelope, valid_room};
+use tidegate::model::ConnectionId;
+use tidegate::model::{Kind, Publication, valid_room};
+use tidegate::relay::envelope;
 
 /// Any text is a request or a refusal, and whatever is written in answer is one JSON object that says it unchanged.
 pub fn native_dialect(data: &[u8]) {

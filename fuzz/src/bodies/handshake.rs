@@ -5,11 +5,11 @@ use std::net::IpAddr;
 use arbitrary::Arbitrary;
 use tidegate::dialect::{Served, built_in};
 use tidegate::limits::{HEAD_BYTES, HEAD_FIELDS, TARGET_BYTES};
+use tidegate::model::valid_room;
 use tidegate::percent;
 use tidegate::proto::deflate::agree;
 use tidegate::proto::handshake::{Progress, Request, Upgrade, accept, origin_allowed, parse, parse_from, same_host};
 use tidegate::proto::proxy::parse_v2;
-use tidegate::relay::valid_room;
 
 use super::{cut, with};
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use bytes::Bytes;
-use tidegate::relay::{Kind, Publication};
+use tidegate::model::{Kind, Publication};
 use tidegate::room::{Room, Step};
 
 use super::with;

@@ -11,7 +11,7 @@ use prometheus::proto::MetricFamily;
 
 use crate::close::{CloseReason, Refusal};
 use crate::counters::{Cell, DropReason, Histogram, MessageType, RelayCounters, ShardCounters};
-use crate::relay::GapReason;
+use crate::model::GapReason;
 use family::{counter, gauge, histogram, seconds};
 
 /// The content type of the exposition.

@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 use crate::limits::REF_BYTES;
-use crate::relay::valid_room;
+use crate::model::valid_room;
 
 /// A valid request. `reference` is the JSON token of its `ref`, as sent: a number or a string.
 #[derive(Clone, PartialEq, Eq, Debug)]

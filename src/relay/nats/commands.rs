@@ -14,7 +14,7 @@ use futures_util::sink::Sink;
 use super::doubts::PACE;
 use super::rounds::PROBES;
 use super::{Bus, Subscribing};
-use crate::relay::RoomName;
+use crate::model::RoomName;
 use crate::relay::envelope;
 use crate::relay::fences::PendingAck;
 use crate::relay::interest::RoomKey;

@@ -9,7 +9,7 @@
 //! no room in force anew, for that is a gap to everybody; what it may hide is found by a round of probes, which costs nobody a message
 //! (see `rounds.rs`).
 
-use crate::relay::RoomName;
+use crate::model::RoomName;
 use crate::relay::interest::{Interest, RoomKey};
 
 use super::subscribes::Subscribes;

@@ -15,9 +15,9 @@ use super::access::{Access, retry_delay};
 use super::complaints::Complaints;
 use super::doubts::BURST;
 use super::signals::{Report, Signals};
+use crate::model::{AckLevel, GapReason};
 use crate::relay::envelope::ENVELOPE_BYTES;
 use crate::relay::interest::RoomKey;
-use crate::relay::{AckLevel, GapReason};
 
 /// A broker that answered once. The client goes on by itself when the connection is lost.
 pub(super) struct Link {

@@ -53,6 +53,7 @@ use subscribes::Subscribes;
 use crate::counters::DropReason;
 use crate::limits::{self, Limits};
 use crate::mailbox::Waker;
+use crate::model::{GapReason, RoomName};
 use crate::relay::fences::{Fences, PendingAck};
 use crate::relay::hub::BusEffect;
 use crate::relay::interest::RoomKey;
@@ -60,7 +61,7 @@ use crate::relay::losses::{Look, Losses};
 use crate::relay::ports::PortIndex;
 use crate::relay::queue::{Outgoing, PublishQueue};
 use crate::relay::thread::{Desk, Requests, Shared};
-use crate::relay::{AckToken, GapReason, RoomName, ToRelay};
+use crate::relay::{AckToken, ToRelay};
 
 /// Requests taken from one port in one turn.
 const REQUESTS_PER_TURN: usize = 256;

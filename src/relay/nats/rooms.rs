@@ -15,9 +15,10 @@ use async_nats::{HeaderName, Message, Subscriber};
 use futures_util::stream::{FuturesUnordered, Stream};
 
 use crate::counters::DropReason;
+use crate::model::{GapReason, RoomName};
+use crate::relay::envelope;
 use crate::relay::hub::Hub;
 use crate::relay::interest::RoomKey;
-use crate::relay::{GapReason, RoomName, envelope};
 
 /// Where received messages go.
 pub(super) struct Incoming {

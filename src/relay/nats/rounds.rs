@@ -25,7 +25,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::doubts::{BURST, PACE};
-use crate::relay::RoomName;
+use crate::model::RoomName;
 use crate::relay::interest::{Interest, RoomKey};
 
 /// Between the beginnings of two rounds.

@@ -5,7 +5,7 @@
 
 use std::collections::VecDeque;
 
-use crate::relay::RoomName;
+use crate::model::RoomName;
 use crate::relay::interest::{Interest, RoomKey};
 
 /// The queue.

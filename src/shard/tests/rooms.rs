@@ -5,7 +5,8 @@ use bytes::Bytes;
 use super::*;
 use crate::config::{PublishPolicy, RoomRule, SlowPolicy};
 use crate::counters::DropReason;
-use crate::relay::{Kind, Publication, ToShard};
+use crate::model::{Kind, Publication};
+use crate::relay::ToShard;
 
 /// Opens another connection beside the first.
 fn another(shard: &mut Shard<Stage>, fd: RawFd) -> Token {

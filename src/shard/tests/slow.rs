@@ -2,7 +2,8 @@
 
 use super::*;
 use crate::config::{PublishPolicy, RoomRule, SlowPolicy};
-use crate::relay::{JoinError, Kind, Publication, ToShard};
+use crate::model::{Kind, Publication};
+use crate::relay::{JoinError, ToShard};
 
 /// Chunks of the outbox's cap that fill it.
 const FILLS: usize = 4;

@@ -3,7 +3,7 @@
 //! The kernel hands the name back with each completion; a generation in it is what keeps a late one from a successor.
 
 use crate::conn::Token;
-use crate::id::ConnectionId;
+use crate::model::ConnectionId;
 
 const INDEX_BITS: u32 = 24;
 const KIND_SHIFT: u32 = 56;

@@ -1,4 +1,4 @@
-//! How nodes and connections are named, so that an id read in a log or a message leads back to its socket.
+//! Connection ids: how nodes and connections are named, so that an id read in a log or a message leads back to its socket.
 //!
 //! A connection id is 24 lower-case hexadecimal digits: node (8), shard (2), slab index (6), generation (8). It is never
 //! reused while the node runs and differs between nodes with the probability of a random 32-bit node number.
