@@ -125,6 +125,11 @@ def test_the_script_refuses_nonsense_before_it_changes_anything(tmp_path, argume
     assert not (tmp_path / "new").exists() and (tmp_path / "full" / "file").read_text() == "mine"
 
 
+def test_the_dockerfile_builds_with_the_compiler_that_the_tests_run_with():
+    pinned = re.search(r'^channel = "([^"]+)"$', (ROOT / "rust-toolchain.toml").read_text(), re.M)[1]
+    assert f"\nARG RUST={pinned}\n" in (ROOT / "Dockerfile").read_text()
+
+
 def test_the_dockerfile_builds_locked_and_runs_unprivileged():
     stages = (ROOT / "Dockerfile").read_text().split("\nFROM ")
     assert len(stages) == 3 and stages[2].startswith("scratch")
