@@ -16,11 +16,11 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("proto", &["close", "limits"]),
     ("dialect", &["close", "limits", "model", "percent", "proto"]),
     ("conn", &["close", "dialect", "limits", "model", "proto"]),
-    ("room", &["close", "limits", "model"]),
+    ("room", &["close", "dialect", "limits", "model"]),
     // Shared by the shell.
     ("counters", &["close", "limits", "model"]),
     ("mailbox", &["limits"]),
-    ("config", &["limits", "model", "check"]),
+    ("config", &["dialect", "limits", "model", "check"]),
     ("check", &["config", "limits", "conn", "wire", "shard"]),
     ("log", &["config"]),
     // The shell.

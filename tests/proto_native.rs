@@ -1,6 +1,7 @@
 //! The native dialect: what clients ask, what they are told, and what they cannot inject.
 
-use tidegate::dialect::native::{ErrorCode, Request, parse};
+use tidegate::dialect::ErrorCode;
+use tidegate::dialect::native::{Request, parse};
 
 #[test]
 fn a_message_is_read_without_touching_its_content() {

@@ -13,10 +13,11 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tidegate::config::{Config, RouteDialect};
+use tidegate::config::{Config, Route};
 use tidegate::conn::{Chunk, Token};
 use tidegate::control::NodeState;
 use tidegate::counters::{RelayCounters, ShardCounters};
+use tidegate::dialect::DialectId;
 use tidegate::model::{Kind, Publication, RoomName};
 use tidegate::proto::frame::{self, OpCode};
 use tidegate::relay::{ToRelay, ToShard};
@@ -131,7 +132,8 @@ impl Stage {
         let all = vec![counters.clone()];
         let budgets = Budgets { connections: CAPACITY, outbox_bytes: 1 << 30, unfinished_bytes: 1 << 30 };
         let mut settings = Settings::new(Arc::new(config), 7, 0, budgets, all, state);
-        settings.routes.insert(String::from("/echo"), RouteDialect::Echo);
+        let echo = Route { path: String::from("/echo"), dialect: DialectId::Echo, room: None };
+        settings.routes.insert(String::from("/echo"), echo);
         let net = Rc::new(RefCell::new(Net::default()));
         let shard = Shard::new(FreeWire(net.clone()), Arc::new(settings), counters, 1);
         Self { shard, net, time_ns: 0 }

@@ -22,6 +22,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::dialect::DialectId;
 use crate::limits::{self, Limits};
 
 pub use merge::{DEFAULT_FILE, Settings, Sources, load, merge};
@@ -53,27 +54,15 @@ pub enum LogFormat {
     Json,
 }
 
-/// How clients of a route speak.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum RouteDialect {
-    /// JSON requests, any number of rooms.
-    Native,
-    /// Messages as they are, in this one room.
-    Raw {
-        /// The room.
-        room: String,
-    },
-    /// Every message goes back to its sender: `/echo` of the conformance profile.
-    Echo,
-}
-
 /// `[[routes]]`: which dialect a path speaks.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Route {
     /// The path, exactly.
     pub path: String,
     /// What is spoken there.
-    pub dialect: RouteDialect,
+    pub dialect: DialectId,
+    /// The room, where the dialect wants one.
+    pub room: Option<String>,
 }
 
 /// Which clients may publish into a room. Backends always may.

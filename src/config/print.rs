@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use super::keys::{Draft, Kind, SETTINGS, Setting, quoted};
 use super::merge::Settings;
-use super::{Config, PublishPolicy, RouteDialect, SlowPolicy};
+use super::{Config, PublishPolicy, SlowPolicy};
 
 /// Column at which the origin begins, where the value leaves room.
 const COMMENT_COLUMN: usize = 44;
@@ -68,11 +68,8 @@ fn lists(config: &Config, route_origins: &[String], room_origins: &[String]) -> 
     for (index, route) in config.routes.iter().enumerate() {
         text.push_str(&format!("\n{}", commented("[[routes]]", &origin(route_origins, index))));
         text.push_str(&pair("path", &route.path));
-        match &route.dialect {
-            RouteDialect::Native => text.push_str(&pair("dialect", "native")),
-            RouteDialect::Echo => text.push_str(&pair("dialect", "echo")),
-            RouteDialect::Raw { room } => text.push_str(&(pair("dialect", "raw") + &pair("room", room))),
-        }
+        text.push_str(&pair("dialect", route.dialect.name()));
+        text.extend(route.room.iter().map(|room| pair("room", room)));
     }
     for (index, rule) in config.rooms.iter().enumerate() {
         text.push_str(&format!("\n{}", commented("[[rooms]]", &origin(room_origins, index))));

@@ -7,7 +7,8 @@ use super::file::{Contents, Places, typed_value};
 use super::keys::quoted;
 use super::origin::{Origin, Problem, nearest, suggestion};
 use super::value::Value;
-use super::{PublishPolicy, RoomRule, Route, RouteDialect, SlowPolicy};
+use super::{PublishPolicy, RoomRule, Route, SlowPolicy};
+use crate::dialect::DialectId;
 use crate::model::valid_room;
 
 /// The lists, each item with its place.
@@ -21,43 +22,27 @@ const PUBLISH: [(&str, PublishPolicy); 3] =
     [("any", PublishPolicy::Any), ("members", PublishPolicy::Members), ("none", PublishPolicy::None)];
 const SLOW: [(&str, SlowPolicy); 2] = [("close", SlowPolicy::Close), ("drop-oldest", SlowPolicy::DropOldest)];
 
-/// What a path may say about its dialect, before the room is looked at.
-#[derive(Clone, Copy)]
-enum Spoken {
-    Native,
-    Raw,
-    Echo,
-}
-
-const DIALECTS: [(&str, Spoken); 3] = [("native", Spoken::Native), ("raw", Spoken::Raw), ("echo", Spoken::Echo)];
-
 /// Reads `[[routes]]`.
 pub(super) fn routes(items: &DeArray<'_>, places: &Places<'_>, contents: &mut Contents) {
     for (table, origin) in each("routes", items, places, &mut contents.problems) {
         let mut item = Item::of("routes", table, &["path", "dialect", "room"], places, &mut contents.problems);
         let path = item.required("path", "/ws", checked_path);
-        let dialect = item.required("dialect", "raw", |value| value.choice(&DIALECTS));
+        let dialect = item.required("dialect", "raw", |value| value.choice(&dialects()));
         let room = item.read("room", |value| checked_room(&value.text()?));
         let taken = contents.tables.routes.iter().find(|(route, _)| Some(&route.path) == path.as_ref());
         if let Some((route, first)) = taken {
             item.wrong(format!("routes: the path {} is routed at {first} already", route.path));
         }
-        let dialect = match (dialect, room) {
-            (Some(Spoken::Raw), Some(room)) => Some(RouteDialect::Raw { room }),
-            (Some(Spoken::Raw), None) => {
-                item.wrong(String::from("routes: a raw route needs its room: room = \"chat\""));
-                None
+        let dialect = dialect.filter(|dialect| {
+            if dialect.has_room() && room.is_none() && !item.has("room") {
+                item.wrong(format!("routes: a {} route needs its room: room = \"chat\"", dialect.name()));
+            } else if !dialect.has_room() && room.is_some() {
+                item.wrong(format!("routes: dialect = \"{}\" has no room; remove it", dialect.name()));
             }
-            (Some(_), Some(_)) => {
-                item.wrong(String::from("routes: room goes with dialect = \"raw\" only; remove it"));
-                None
-            }
-            (Some(Spoken::Native), None) => Some(RouteDialect::Native),
-            (Some(Spoken::Echo), None) => Some(RouteDialect::Echo),
-            (None, _) => None,
-        };
+            dialect.has_room() == room.is_some()
+        });
         if let (Some(path), Some(dialect)) = (path, dialect) {
-            contents.tables.routes.push((Route { path, dialect }, origin));
+            contents.tables.routes.push((Route { path, dialect, room }, origin));
         }
     }
 }
@@ -78,6 +63,10 @@ pub(super) fn rooms(items: &DeArray<'_>, places: &Places<'_>, contents: &mut Con
         }
         contents.tables.rooms.push((RoomRule { pattern, publish, slow }, origin));
     }
+}
+
+fn dialects() -> Vec<(&'static str, DialectId)> {
+    DialectId::ALL.iter().map(|dialect| (dialect.name(), *dialect)).collect()
 }
 
 /// Whether every room that `later` matches is matched by `earlier`.
@@ -133,6 +122,10 @@ impl<'a, 'i> Item<'a, 'i> {
             }
         }
         Self { list, table, places, problems, origin: places.at(&first) }
+    }
+
+    fn has(&self, key: &str) -> bool {
+        self.table.contains_key(key)
     }
 
     fn wrong(&mut self, text: String) {

@@ -117,7 +117,10 @@ fn every_section_of_the_file_reaches_the_configuration() {
     assert_eq!((config.admin.port(), config.admin_token.as_deref()), (9000, Some("secret")));
     assert_eq!((config.max_connections, config.max_connection_age), (Some(1000), Some(Duration::from_secs(21_600))));
     assert!(config.ready_require_broker && config.proxies.protocol_v2);
-    assert_eq!(config.routes[0].dialect, RouteDialect::Raw { room: "chat_channel".into() });
+    assert_eq!(
+        (config.routes[0].dialect, config.routes[0].room.as_deref()),
+        (crate::dialect::DialectId::Raw, Some("chat_channel"))
+    );
     assert_eq!((config.rooms[0].publish, config.rooms[0].slow), (PublishPolicy::None, SlowPolicy::DropOldest));
     assert_eq!(config.rooms[1].pattern, "*");
 }

@@ -3,8 +3,7 @@
 use super::outbox::Outbox;
 use super::{Tick, gained};
 use crate::close::CloseReason;
-use crate::dialect::Dialect;
-use crate::proto::deflate::Deflate;
+use crate::dialect::Form;
 use crate::proto::message::Partial;
 
 /// Where a connection stands between accept and release.
@@ -34,8 +33,6 @@ impl Flags {
     pub const HANGUP: Self = Self(2);
     /// A ping is out and nothing was heard since.
     pub const PINGED: Self = Self(4);
-    /// permessage-deflate was negotiated, with the full window.
-    pub const DEFLATE: Self = Self(8);
     /// To be answered 503, whatever it asks for: connections come too fast, or with [`Flags::FULL`] the node is full.
     pub const REFUSED: Self = Self(16);
     /// An excess of messages within the current second.
@@ -48,8 +45,6 @@ impl Flags {
     pub const UPGRADED: Self = Self(256);
     /// An excess of messages in the second before the current one.
     pub const RATE_BEFORE: Self = Self(512);
-    /// permessage-deflate was negotiated, with the small window.
-    pub const DEFLATE_SMALL: Self = Self(1024);
     /// On the shard's list of those that hold memory.
     pub const HOLDER: Self = Self(2048);
     /// The node was full when it was accepted.
@@ -189,8 +184,8 @@ pub struct Entry {
     pub token_tick: u16,
     /// Where it stands.
     pub state: State,
-    /// How it speaks.
-    pub dialect: Dialect,
+    /// How its messages look on the wire.
+    pub form: Form,
     /// See [`Flags`].
     pub flags: Flags,
     /// Why it will have ended: set when the end begins.
@@ -213,7 +208,7 @@ impl Entry {
             tokens: 0,
             token_tick: now as u16,
             state: State::Handshaking,
-            dialect: Dialect::Native,
+            form: Form::UNDECIDED,
             flags: Flags::default(),
             reason: None,
         }
@@ -242,24 +237,6 @@ impl Entry {
         }
         self.tokens -= 1;
         true
-    }
-
-    /// permessage-deflate as negotiated.
-    pub fn deflate(&self) -> Option<Deflate> {
-        if self.flags.has(Flags::DEFLATE) {
-            Some(Deflate::Full)
-        } else {
-            self.flags.has(Flags::DEFLATE_SMALL).then_some(Deflate::Small)
-        }
-    }
-
-    /// Notes what was negotiated.
-    pub fn set_deflate(&mut self, agreed: Option<Deflate>) {
-        match agreed {
-            Some(Deflate::Full) => self.flags.set(Flags::DEFLATE),
-            Some(Deflate::Small) => self.flags.set(Flags::DEFLATE_SMALL),
-            None => {}
-        }
     }
 
     /// Bytes that its outbox pins.

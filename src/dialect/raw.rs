@@ -2,9 +2,9 @@
 
 use std::borrow::Cow;
 
-use crate::model::{Kind, valid_room};
+use super::{Dialect, Intent, Notice, OverRate, Payload, Route, Said};
+use crate::model::{Kind, Publication, valid_room};
 use crate::percent;
-use crate::proto::frame::{BINARY, OpCode, TEXT};
 
 /// Where the rooms of this dialect are.
 pub const PATH_PREFIX: &str = "/raw/";
@@ -14,11 +14,49 @@ pub fn room_of_path(path: &str) -> Option<Cow<'_, str>> {
     percent::decode(path.strip_prefix(PATH_PREFIX)?).filter(|room| valid_room(room).is_ok())
 }
 
-/// The frame that carries a publication of this kind; the payload is the publication's.
-pub fn opcode(kind: Kind) -> OpCode {
-    match kind {
-        Kind::Json | Kind::Text => TEXT,
-        Kind::Binary => BINARY,
+/// See the module.
+pub struct Raw;
+
+impl Dialect for Raw {
+    const NAME: &'static str = "raw";
+    const HAS_ROOM: bool = true;
+    const SUBPROTOCOL: Option<&'static str> = None;
+    const OVER_RATE: OverRate = OverRate::Close;
+
+    fn route(path: &str) -> Option<Route<'_>> {
+        room_of_path(path).map(|room| Route { room: Some(room) })
+    }
+
+    #[inline]
+    fn next<'a>(rest: &mut Option<Payload<'a>>) -> Option<Intent<'a>> {
+        let message = rest.take()?;
+        let kind = match message {
+            Payload::Text(_) => Kind::Text,
+            Payload::Binary(_) => Kind::Binary,
+        };
+        Some(Intent::Publish { room: None, kind, payload: message.bytes(), echo: true, ack: false, reference: None })
+    }
+
+    #[inline]
+    fn tell(notice: &Notice<'_>, _: &mut Vec<u8>) -> Said {
+        match notice {
+            Notice::Welcome { .. }
+            | Notice::Joined { .. }
+            | Notice::Left { .. }
+            | Notice::Acknowledged { .. }
+            | Notice::Pong { .. }
+            | Notice::Refused { .. }
+            | Notice::Gap { .. }
+            | Notice::Shutdown { .. } => Said::Nothing,
+        }
+    }
+
+    fn publication<'a>(publication: &'a Publication, _: &'a mut Vec<u8>) -> (Said, &'a [u8]) {
+        let said = match publication.kind {
+            Kind::Json | Kind::Text => Said::Text,
+            Kind::Binary => Said::Binary,
+        };
+        (said, &publication.payload)
     }
 }
 
@@ -35,10 +73,5 @@ mod tests {
         {
             assert_eq!(room_of_path(none), None, "{none}");
         }
-    }
-
-    #[test]
-    fn only_binary_goes_out_as_binary() {
-        assert_eq!([Kind::Json, Kind::Text, Kind::Binary].map(opcode), [TEXT, TEXT, BINARY]);
     }
 }

@@ -3,28 +3,28 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use crate::dialect::Form;
 use crate::model::Publication;
-
-/// Ways in which members may want a batch: two dialects, each plain or compressed in one of two ways.
-pub const FORMS: usize = 6;
 
 /// Frames of all publications of a batch, one after the other.
 #[derive(Clone, Debug)]
 pub struct Encoded {
     /// The octets, shared with every outbox that could not take them.
     pub buffer: Rc<[u8]>,
-    /// Where each publication's frames end.
+    /// Where each publication's frame ends. One that the form has no words for ends where it begins.
     pub ends: Rc<[u32]>,
+    /// Frames in the buffer.
+    pub messages: u32,
 }
 
 impl Encoded {
     /// The octets of the publications that `wanted` picks by position, as ranges that are as long as possible, each with how
-    /// many publications it holds.
+    /// many frames it holds. Publications without a frame are in none.
     pub fn ranges(&self, wanted: impl Fn(usize) -> bool) -> Vec<(std::ops::Range<u32>, u32)> {
         let mut ranges: Vec<(std::ops::Range<u32>, u32)> = Vec::new();
         let mut start = 0;
         for (i, end) in self.ends.iter().copied().enumerate() {
-            if wanted(i) {
+            if wanted(i) && end > start {
                 match ranges.last_mut() {
                     Some((last, count)) if last.end == start => (last.end, *count) = (end, *count + 1),
                     _ => ranges.push((start..end, 1)),
@@ -42,7 +42,9 @@ pub struct Batch {
     publications: Vec<Arc<Publication>>,
     cost_bytes: usize,
     echoless: bool,
-    encoded: [Option<Encoded>; FORMS],
+    /// Most rooms have members of one form.
+    first: Option<(Form, Encoded)>,
+    others: Vec<(Form, Encoded)>,
 }
 
 impl Batch {
@@ -52,7 +54,8 @@ impl Batch {
             publications: Vec::with_capacity(1),
             cost_bytes: 0,
             echoless: false,
-            encoded: [const { None }; FORMS],
+            first: None,
+            others: Vec::new(),
         };
         batch.extend(Some(first));
         batch
@@ -60,7 +63,7 @@ impl Batch {
 
     /// Adds publications; only before the first encoding.
     pub fn extend(&mut self, more: impl IntoIterator<Item = Arc<Publication>>) {
-        debug_assert!(self.encoded.iter().all(Option::is_none));
+        debug_assert!(self.first.is_none());
         for publication in more {
             self.cost_bytes += Self::cost(&publication);
             self.echoless |= !publication.echo;
@@ -89,9 +92,20 @@ impl Batch {
         self.echoless
     }
 
-    /// The batch as `form` (below [`FORMS`], chosen by the shard) speaks it, encoded by `encode` the first time.
-    pub fn encoded(&mut self, form: usize, encode: impl FnOnce(&[Arc<Publication>]) -> Encoded) -> &Encoded {
-        self.encoded[form].get_or_insert_with(|| encode(&self.publications))
+    /// The batch in a form, encoded by `encode` the first time.
+    #[inline]
+    pub fn encoded(&mut self, form: Form, encode: impl FnOnce(&[Arc<Publication>]) -> Encoded) -> &Encoded {
+        let publications = &self.publications;
+        match &mut self.first {
+            Some((known, _)) if *known != form => {
+                let at = self.others.iter().position(|(known, _)| *known == form).unwrap_or_else(|| {
+                    self.others.push((form, encode(publications)));
+                    self.others.len() - 1
+                });
+                &self.others[at].1
+            }
+            first => &first.get_or_insert_with(|| (form, encode(publications))).1,
+        }
     }
 }
 
@@ -101,9 +115,17 @@ mod tests {
 
     #[test]
     fn ranges_leave_out_what_is_not_wanted_and_join_what_is() {
-        let encoded = Encoded { buffer: Rc::from(&[0; 10][..]), ends: Rc::from(&[2, 4, 7, 10][..]) };
+        let encoded = Encoded { buffer: Rc::from(&[0; 10][..]), ends: Rc::from(&[2, 4, 7, 10][..]), messages: 4 };
         assert_eq!(encoded.ranges(|_| true), [(0..10, 4)]);
         assert_eq!(encoded.ranges(|i| i != 1), [(0..2, 1), (4..10, 2)]);
         assert_eq!(encoded.ranges(|_| false), []);
+    }
+
+    #[test]
+    fn publications_without_a_frame_are_in_no_range() {
+        let encoded = Encoded { buffer: Rc::from(&[0; 4][..]), ends: Rc::from(&[0, 2, 2, 4][..]), messages: 2 };
+        assert_eq!(encoded.ranges(|_| true), [(0..4, 2)]);
+        assert_eq!(encoded.ranges(|i| i != 1), [(2..4, 1)]);
+        assert_eq!(encoded.ranges(|i| i % 2 == 0), []);
     }
 }

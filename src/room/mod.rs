@@ -15,7 +15,7 @@ mod batch;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-pub use batch::{Batch, Encoded, FORMS};
+pub use batch::{Batch, Encoded};
 
 use crate::limits::COALESCED_BYTES;
 use crate::model::{Publication, RoomName};

@@ -3,11 +3,8 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use crate::dialect::Dialect;
-use crate::dialect::native::{self, Content};
-use crate::dialect::raw;
-use crate::limits;
-use crate::model::{Kind, Publication};
+use crate::dialect::{DialectId, Form, Notice, Said};
+use crate::model::Publication;
 use crate::proto::deflate::{self, Deflate};
 use crate::proto::frame;
 use crate::room::Encoded;
@@ -23,51 +20,29 @@ pub(super) struct Scratch {
 /// Shorter messages are sent as they are: compressed they are hardly shorter.
 const COMPRESS_BYTES: usize = 64;
 
-/// How a member wants its frames: which dialect, compressed or not.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) struct Form {
-    pub(super) dialect: Dialect,
-    pub(super) deflate: Option<Deflate>,
-}
-
-impl Form {
-    /// Its place among a batch's encodings.
-    pub(super) fn index(self) -> usize {
-        let compression = match self.deflate {
-            None => 0,
-            Some(Deflate::Full) => 1,
-            Some(Deflate::Small) => 2,
-        };
-        usize::from(self.dialect == Dialect::Raw) + 2 * compression
-    }
-}
-
 impl Scratch {
-    /// What `write` makes, in a buffer that is used again.
-    pub(super) fn payload(&mut self, write: impl FnOnce(&mut Vec<u8>)) -> &[u8] {
+    /// Writes a notice in a dialect's words, into a buffer that is used again.
+    pub(super) fn notice(&mut self, dialect: DialectId, notice: &Notice<'_>) -> (Said, &[u8]) {
         self.payload.clear();
-        write(&mut self.payload);
-        &self.payload
+        let said = dialect.tell(notice, &mut self.payload);
+        (said, &self.payload)
     }
 
     /// The frames of a batch.
     pub(super) fn encode(&mut self, form: Form, publications: &[Arc<Publication>]) -> Encoded {
         self.frames.clear();
         self.ends.clear();
+        let mut messages = 0;
         for publication in publications {
-            match form.dialect {
-                Dialect::Native => {
-                    self.payload.clear();
-                    write_message(&mut self.payload, publication);
-                    write(&mut self.frames, frame::TEXT, &self.payload, form.deflate);
-                }
-                Dialect::Raw | Dialect::Echo => {
-                    write(&mut self.frames, raw::opcode(publication.kind), &publication.payload, form.deflate);
-                }
+            self.payload.clear();
+            let (said, payload) = form.dialect.publication(publication, &mut self.payload);
+            if let Some(opcode) = opcode(said) {
+                write(&mut self.frames, opcode, payload, form.deflate);
+                messages += 1;
             }
             self.ends.push(self.frames.len() as u32);
         }
-        Encoded { buffer: Rc::from(&self.frames[..]), ends: Rc::from(&self.ends[..]) }
+        Encoded { buffer: Rc::from(&self.frames[..]), ends: Rc::from(&self.ends[..]), messages }
     }
 }
 
@@ -83,40 +58,26 @@ pub(super) fn write(out: &mut Vec<u8>, opcode: frame::OpCode, payload: &[u8], de
     }
 }
 
-/// Bytes of a native message beside its room and its content, at most, with room for a few escapes.
-const ENVELOPE_BYTES: usize = 192;
-
-/// Text of control characters would be six times as long in JSON, more than an outbox takes: what JSON would more than double goes
-/// as base64.
-fn write_message(out: &mut Vec<u8>, publication: &Publication) {
-    let payload = &publication.payload;
-    let content = match publication.kind {
-        Kind::Json => Content::Json(payload),
-        Kind::Text => std::str::from_utf8(payload).map_or(Content::Binary(payload), Content::Text),
-        Kind::Binary => Content::Binary(payload),
-    };
-    let start = out.len();
-    write_content(out, publication, content);
-    if out.len() - start > limits::EXPANSION * payload.len() + publication.room.len() + ENVELOPE_BYTES {
-        out.truncate(start);
-        write_content(out, publication, Content::Binary(payload));
+/// The opcode of the frame that carries a message; `None` where the dialect has no words.
+pub(super) const fn opcode(said: Said) -> Option<frame::OpCode> {
+    match said {
+        Said::Text => Some(frame::TEXT),
+        Said::Binary => Some(frame::BINARY),
+        Said::Nothing => None,
     }
-}
-
-fn write_content(out: &mut Vec<u8>, publication: &Publication, content: Content<'_>) {
-    let from = publication.from.map(|id| id.text());
-    let from = from.as_ref().map(|text| &text[..]);
-    native::message(out, &publication.room, from, content, publication.time_unix_ns / 1_000_000);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dialect::native::ENVELOPE_BYTES;
+    use crate::limits;
+    use crate::model::Kind;
 
     fn frame_of(kind: Kind, text: String) -> String {
         let (room, payload) = ("lobby".into(), text.into());
         let publication = Publication { room, kind, payload, from: None, echo: true, time_unix_ns: 0 };
-        let form = Form { dialect: Dialect::Native, deflate: None };
+        let form = Form { dialect: DialectId::Native, deflate: None };
         let encoded = Scratch::default().encode(form, &[Arc::new(publication)]);
         String::from_utf8_lossy(&encoded.buffer).into_owned()
     }

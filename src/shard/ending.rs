@@ -3,8 +3,7 @@
 use super::Shard;
 use crate::close::{CloseReason, Fault, Refusal};
 use crate::conn::{Flags, State, Token};
-use crate::counters::MessageType;
-use crate::dialect::{Dialect, native};
+use crate::dialect::Notice;
 use crate::limits;
 use crate::proto::{frame, handshake};
 use crate::wire::Wire;
@@ -46,14 +45,13 @@ impl<W: Wire> Shard<W> {
         }
     }
 
-    /// Tells a native client that the node wants it elsewhere, then closes it.
+    /// Tells a client that the node wants it elsewhere, then closes it.
     pub(super) fn send_away(&mut self, token: Token, reason: CloseReason) {
         let Some(entry) = self.connections.find(token).filter(|entry| entry.state == State::Open) else { return };
-        if entry.dialect == Dialect::Native {
-            let window_ms = limits::RECONNECT_AFTER.as_millis() as u32;
-            let reconnect_ms = u64::from(self.random.below(window_ms));
-            self.reply_json(MessageType::Control, |out| native::shutdown(out, reconnect_ms));
-        }
+        let dialect = entry.form.dialect;
+        let window_ms = limits::RECONNECT_AFTER.as_millis() as u32;
+        let reconnect_ms = u64::from(self.random.below(window_ms));
+        self.reply(dialect, &Notice::Shutdown { reconnect_ms });
         // One send carries both: the notice waits in `reply` for the close frame.
         self.close(token, reason);
     }

@@ -1,7 +1,6 @@
 //! The fan-out: passes over rooms' members, a few sends at a time, rooms taking turns.
 
 use super::Shard;
-use super::encode::Form;
 use crate::conn::{Chunk, Tag, Token};
 use crate::counters::MessageType;
 use crate::model::ConnectionId;
@@ -60,17 +59,19 @@ impl<W: Wire> Shard<W> {
     fn send_batch(&mut self, room: u32, member: u32) {
         let Some(entry) = self.connections.at(member) else { return };
         let token = Token { index: member, generation: entry.generation };
-        let form = Form { dialect: entry.dialect, deflate: entry.deflate() };
+        let form = entry.form;
         let id = self.id(token);
         let Some(batch) = self.subscriptions.get_mut(room as usize).and_then(|s| s.room.batch()) else { return };
         let encoding = &mut self.encoding;
-        let encoded = batch.encoded(form.index(), |publications| encoding.encode(form, publications)).clone();
-        let messages = batch.publications().len() as u32;
+        let encoded = batch.encoded(form, |publications| encoding.encode(form, publications)).clone();
+        if encoded.messages == 0 {
+            return;
+        }
         if batch.is_echoless() && batch.publications().iter().any(|publication| is_own(publication, id)) {
             return self.send_without_own(room, token, &encoded);
         }
-        self.counters.messages_out[MessageType::Message as usize].add(u64::from(messages));
-        self.deliver(token, &Chunk::whole(encoded.buffer, Tag::Room(room), messages));
+        self.counters.messages_out[MessageType::Message as usize].add(u64::from(encoded.messages));
+        self.deliver(token, &Chunk::whole(encoded.buffer, Tag::Room(room), encoded.messages));
     }
 
     /// Sends what is left of a batch when the member's own publications without echo are taken out.
@@ -78,9 +79,8 @@ impl<W: Wire> Shard<W> {
         let id = self.id(token);
         let Some(batch) = self.subscriptions.get_mut(room as usize).and_then(|s| s.room.batch()) else { return };
         let wanted: Vec<bool> = batch.publications().iter().map(|publication| !is_own(publication, id)).collect();
-        let count = wanted.iter().filter(|wanted| **wanted).count();
-        self.count_out(MessageType::Message, count as u64);
         for (range, messages) in encoded.ranges(|i| wanted[i]) {
+            self.count_out(MessageType::Message, u64::from(messages));
             let chunk = Chunk {
                 start: range.start,
                 end: range.end,

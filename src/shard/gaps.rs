@@ -2,11 +2,11 @@
 
 use std::collections::HashSet;
 
-use super::Shard;
+use super::{Shard, encode};
 use crate::close::CloseReason;
 use crate::conn::{State, Token};
 use crate::counters::MessageType;
-use crate::dialect::{Dialect, native};
+use crate::dialect::Notice;
 use crate::limits::RESYNC_AFTER;
 use crate::model::{GapReason, RoomName};
 use crate::proto::frame;
@@ -43,7 +43,6 @@ impl<W: Wire> Shard<W> {
 
     fn tell_gap(&mut self, token: Token, walk: &Walk) {
         let Some(entry) = self.connections.find(token).filter(|entry| entry.state == State::Open) else { return };
-        let dialect = entry.dialect;
         let joined: Vec<u32> = entry.rooms.as_slice().iter().map(|membership| membership.room).collect();
         let concerned = |room: &u32| match (&walk.rooms, self.subscriptions.get(*room as usize)) {
             (Some(rooms), Some(subscription)) => rooms.contains(subscription.room.name()),
@@ -54,11 +53,10 @@ impl<W: Wire> Shard<W> {
         if concerned.is_empty() {
             return;
         }
-        match dialect {
-            Dialect::Native if walk.rooms.is_none() => self.send_gap(token, None, walk.reason),
-            Dialect::Native => concerned.iter().for_each(|room| self.send_gap(token, Some(*room), walk.reason)),
-            Dialect::Raw if self.settings.config.raw_close_on_gap => self.close(token, CloseReason::Gap),
-            Dialect::Raw | Dialect::Echo => {}
+        if walk.rooms.is_none() {
+            self.send_gap(token, None, walk.reason);
+        } else {
+            concerned.iter().for_each(|room| self.send_gap(token, Some(*room), walk.reason));
         }
     }
 
@@ -67,7 +65,13 @@ impl<W: Wire> Shard<W> {
         if !self.is_open(token) {
             return;
         }
-        let Some(frame) = self.gap_frame(token, room, reason) else { return };
+        let Some(frame) = self.gap_frame(token, room, reason) else {
+            // The dialect has no words for a gap.
+            if self.settings.config.raw_close_on_gap {
+                self.close(token, CloseReason::Gap);
+            }
+            return;
+        };
         self.counters.gaps[reason as usize].add(1);
         self.count_out(MessageType::Gap, 1);
         self.send(token, &frame);
@@ -75,17 +79,16 @@ impl<W: Wire> Shard<W> {
 
     /// The notice for one client; its moment of coming back is its own.
     pub(super) fn gap_frame(&mut self, token: Token, room: Option<u32>, reason: GapReason) -> Option<Vec<u8>> {
-        if self.connections.find(token)?.dialect != Dialect::Native {
-            return None;
-        }
+        let dialect = self.connections.find(token)?.form.dialect;
         let resync_ms = u64::from(self.random.below(RESYNC_AFTER.as_millis() as u32));
         let name = match room {
             Some(room) => Some(self.subscriptions.get(room as usize)?.room.name().clone()),
             None => None,
         };
-        let payload = self.encoding.payload(|out| native::gap(out, name.as_deref(), reason.label(), resync_ms));
+        let notice = Notice::Gap { room: name.as_deref(), reason, resync_ms };
+        let (said, payload) = self.encoding.notice(dialect, &notice);
         let mut gap = Vec::with_capacity(payload.len() + 4);
-        frame::write_frame(&mut gap, frame::TEXT, payload);
+        frame::write_frame(&mut gap, encode::opcode(said)?, payload);
         Some(gap)
     }
 }

@@ -5,11 +5,9 @@ use std::net::IpAddr;
 
 use super::Shard;
 use crate::close::Refusal;
-use crate::config::RouteDialect;
 use crate::conn::{Flags, State, Token};
 use crate::control;
-use crate::counters::MessageType;
-use crate::dialect::{self, Dialect, Served, native};
+use crate::dialect::{DialectId, Form, Notice};
 use crate::proto::deflate::{self, Deflate};
 use crate::proto::handshake::{self, Progress, Request, Upgrade};
 use crate::proto::proxy;
@@ -24,7 +22,7 @@ pub(super) struct Head {
 
 /// Where an upgrade leads.
 struct Destination {
-    dialect: Dialect,
+    dialect: DialectId,
     room: Option<String>,
 }
 
@@ -80,11 +78,10 @@ impl<W: Wire> Shard<W> {
         if !self.leave_handshake(token) {
             return;
         }
-        let protocol = (destination.dialect == Dialect::Native && upgrade.offers_protocol(native::SUBPROTOCOL))
-            .then_some(native::SUBPROTOCOL);
+        let protocol = destination.dialect.subprotocol().filter(|protocol| upgrade.offers_protocol(protocol));
         handshake::accept(&mut self.reply, upgrade.key, protocol, deflate.map(Deflate::answer));
         if let Some(entry) = self.connections.find(token) {
-            entry.set_deflate(deflate);
+            entry.form = Form { dialect: destination.dialect, deflate };
         }
         self.note_forwarded(token, upgrade.forwarded_for);
         if upgrade.attempt() > 0 {
@@ -103,7 +100,6 @@ impl<W: Wire> Shard<W> {
         let Some(entry) = self.connections.find(token) else { return };
         entry.state = State::Open;
         entry.flags.set(Flags::UPGRADED);
-        entry.dialect = destination.dialect;
         let waited_us = self.clock.mono_us().wrapping_sub(std::mem::take(&mut entry.batch));
         entry.deadline = 0;
         // The first ping comes at a random moment of the interval's second half: those of a silent crowd are spread, and a client
@@ -113,12 +109,10 @@ impl<W: Wire> Shard<W> {
         self.counters.upgraded.add(1);
         self.counters.connections.add(1);
         self.counters.handshake_duration.record(u64::from(waited_us) * 1_000, 1);
-        if destination.dialect == Dialect::Native {
-            let id = self.id(token).text();
-            let config = self.settings.config.clone();
-            let (ping, pong) = (config.ping_interval.as_millis() as u64, config.pong_timeout.as_millis() as u64);
-            self.reply_json(MessageType::Control, |out| native::welcome(out, &id, &config.node_name, ping, pong));
-        }
+        let id = self.id(token);
+        let config = self.settings.config.clone();
+        let (ping_ms, pong_ms) = (config.ping_interval.as_millis() as u64, config.pong_timeout.as_millis() as u64);
+        self.reply(destination.dialect, &Notice::Welcome { id, node: &config.node_name, ping_ms, pong_ms });
         self.flush_reply(token);
         if let Some(room) = &destination.room {
             self.join(token, room, None);
@@ -156,18 +150,11 @@ impl<W: Wire> Shard<W> {
 
     /// What is spoken at a path: the configuration's routes first, then the built-in ones.
     fn destination(&self, path: &str) -> Option<Destination> {
-        match self.settings.routes.get(path) {
-            Some(RouteDialect::Native) => Some(Destination { dialect: Dialect::Native, room: None }),
-            Some(RouteDialect::Raw { room }) => Some(Destination { dialect: Dialect::Raw, room: Some(room.clone()) }),
-            Some(RouteDialect::Echo) => Some(Destination { dialect: Dialect::Echo, room: None }),
-            None if self.settings.config.conformance && path == "/echo" => {
-                Some(Destination { dialect: Dialect::Echo, room: None })
-            }
-            None => match dialect::built_in(path)? {
-                Served::Native => Some(Destination { dialect: Dialect::Native, room: None }),
-                Served::Raw(room) => Some(Destination { dialect: Dialect::Raw, room: Some(room) }),
-            },
+        if let Some(route) = self.settings.routes.get(path) {
+            return Some(Destination { dialect: route.dialect, room: route.room.clone() });
         }
+        let (dialect, route) = DialectId::route(path)?;
+        Some(Destination { dialect, room: route.room.map(Cow::into_owned) })
     }
 
     /// Octets of a PROXY protocol header in front of the request; `None` while it is not complete.

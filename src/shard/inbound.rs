@@ -5,12 +5,11 @@ use std::ops::Range;
 
 use nix::libc::{ENOBUFS, ENOMEM};
 
-use super::{READ_BYTES, Shard, encode};
+use super::{READ_BYTES, Shard};
 use crate::close::CloseReason;
 use crate::conn::{Flags, State, Token};
-use crate::counters::{DropReason, MessageType};
-use crate::dialect::Dialect;
-use crate::model::Kind;
+use crate::counters::MessageType;
+use crate::dialect::{DialectId, Payload};
 use crate::proto::frame;
 use crate::proto::message::{self, Event, Rules};
 use crate::wire::{Ready, Wire};
@@ -176,7 +175,7 @@ impl<W: Wire> Shard<W> {
         let mut partial = self.take_partial(token);
         let was_partial = partial.is_some();
         let Some(entry) = self.connections.find(token) else { return false };
-        let rules = Rules { deflate: entry.deflate(), ..self.settings.rules };
+        let rules = Rules { deflate: entry.form.deflate, ..self.settings.rules };
         let mut position = 0;
         let (mut offence, mut messages, mut pongs) = (None, 0, 0);
         self.excess = false;
@@ -242,8 +241,8 @@ impl<W: Wire> Shard<W> {
                 }
             }
             Event::Pong(_) => {}
-            Event::Text(text) => self.handle_text(token, text),
-            Event::Binary(payload) => self.handle_binary(token, payload),
+            Event::Text(text) => self.handle_message(token, Payload::Text(text)),
+            Event::Binary(payload) => self.handle_message(token, Payload::Binary(payload)),
         }
         self.cork(token);
         true
@@ -262,39 +261,8 @@ impl<W: Wire> Shard<W> {
         }
     }
 
-    fn handle_text(&mut self, token: Token, text: &str) {
-        match self.dialect(token) {
-            Some(Dialect::Native) => self.handle_request(token, text),
-            Some(Dialect::Raw) => self.publish_raw(token, Kind::Text, text.as_bytes()),
-            Some(Dialect::Echo) => self.echo(token, frame::TEXT, text.as_bytes()),
-            None => {}
-        }
-    }
-
-    fn handle_binary(&mut self, token: Token, payload: &[u8]) {
-        match self.dialect(token) {
-            Some(Dialect::Native) => {
-                self.flush_reply(token);
-                self.close(token, CloseReason::Unsupported);
-            }
-            Some(Dialect::Raw) => self.publish_raw(token, Kind::Binary, payload),
-            Some(Dialect::Echo) => self.echo(token, frame::BINARY, payload),
-            None => {}
-        }
-    }
-
-    fn echo(&mut self, token: Token, opcode: frame::OpCode, payload: &[u8]) {
-        if !self.take_token(token) {
-            return self.counters.dropped[DropReason::RateLimited as usize].add(1);
-        }
-        let deflate = self.connections.find(token).and_then(|entry| entry.deflate());
-        self.counters.messages_in[MessageType::Message as usize].add(1);
-        encode::write(&mut self.reply, opcode, payload, deflate);
-        self.count_out(MessageType::Message, 1);
-    }
-
-    fn dialect(&mut self, token: Token) -> Option<Dialect> {
-        self.connections.find(token).map(|entry| entry.dialect)
+    pub(super) fn dialect(&mut self, token: Token) -> Option<DialectId> {
+        self.connections.find(token).map(|entry| entry.form.dialect)
     }
 
     /// Takes a token of the connection's message rate; pings and messages are paid from the same purse.

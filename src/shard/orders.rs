@@ -77,7 +77,7 @@ impl<W: Wire> Shard<W> {
                 State::Open => "open",
                 State::Closing | State::Lingering | State::Released => "closing",
             },
-            dialect: entry.dialect.label(),
+            dialect: entry.form.dialect.name(),
             rooms: entry.rooms.len(),
             outbox_bytes: entry.outbox_bytes(),
             peer: peer.unwrap_or_default(),

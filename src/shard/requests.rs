@@ -1,11 +1,11 @@
 //! What clients ask for, and what they are answered.
 
-use super::{AwaitedAck, Shard};
+use super::{AwaitedAck, Shard, encode};
 use crate::close::CloseReason;
 use crate::config::PublishPolicy;
 use crate::conn::{Flags, Token};
 use crate::counters::{DropReason, MessageType};
-use crate::dialect::native::{self, ErrorCode, Request};
+use crate::dialect::{DialectId, ErrorCode, Intent, Notice, OverRate, Payload};
 use crate::limits::{PUBLISH_QUEUE_BYTES, PUBLISH_QUEUE_MESSAGES};
 use crate::model::{AckLevel, Kind, Publication, RoomName};
 use crate::proto::frame;
@@ -21,57 +21,83 @@ struct Publish<'a> {
 }
 
 impl<W: Wire> Shard<W> {
-    /// One text message in the native dialect.
-    pub(super) fn handle_request(&mut self, token: Token, text: &str) {
+    /// One message of an open connection. It takes one token of the message rate, however many requests it holds.
+    pub(super) fn handle_message(&mut self, token: Token, message: Payload<'_>) {
+        let Some(dialect) = self.dialect(token) else { return };
         if !self.take_token(token) {
-            return self.tell_rate_limited(token);
+            return self.handle_excess(token, dialect);
         }
-        let request = match native::parse(text) {
-            Ok(request) => request,
-            Err(refused) => {
-                self.count_in(MessageType::Error);
-                return self.reply_error(refused.code, &refused.message, refused.reference);
-            }
-        };
-        match request {
-            Request::Join { room, reference } => {
-                self.count_in(MessageType::Join);
-                self.join(token, &room, reference);
-            }
-            Request::Leave { room, reference } => {
-                self.count_in(MessageType::Leave);
-                self.leave(token, &room);
-                self.reply_json(MessageType::Leave, |out| native::left(out, &room, reference));
-            }
-            Request::Ping { reference } => {
-                self.count_in(MessageType::Ping);
-                self.reply_json(MessageType::Ping, |out| native::pong(out, reference));
-            }
-            Request::Message { room, content, echo, ack, reference } => {
-                self.count_in(MessageType::Message);
-                let publish = Publish { room: &room, kind: Kind::Json, payload: content.as_bytes(), echo };
-                let awaited = ack.then(|| AwaitedAck { token, reference: reference.map(Box::from) });
-                if let Err((code, message)) = self.publish(token, &publish, awaited) {
-                    self.reply_error(code, message, reference);
-                }
+        let mut rest = Some(message);
+        while let Some(intent) = dialect.next(&mut rest) {
+            self.handle_intent(token, dialect, intent);
+            if rest.is_none() || !self.is_open(token) {
+                return;
             }
         }
     }
 
-    /// One message in the raw dialect, to the room that the connection is in.
-    pub(super) fn publish_raw(&mut self, token: Token, kind: Kind, payload: &[u8]) {
-        self.count_in(MessageType::Message);
-        if !self.take_token(token) {
-            return self.refuse_raw_rate(token);
+    #[inline]
+    fn handle_intent(&mut self, token: Token, dialect: DialectId, intent: Intent<'_>) {
+        match intent {
+            Intent::Join { room, reference } => {
+                self.count_in(MessageType::Join);
+                self.join(token, &room, reference);
+            }
+            Intent::Leave { room, reference } => {
+                self.count_in(MessageType::Leave);
+                self.leave(token, &room);
+                self.reply(dialect, &Notice::Left { room: &room, reference });
+            }
+            Intent::Ping { reference } => {
+                self.count_in(MessageType::Ping);
+                self.reply(dialect, &Notice::Pong { reference });
+            }
+            Intent::Publish { room, kind, payload, echo, ack, reference } => {
+                self.count_in(MessageType::Message);
+                let own;
+                let room: &str = match &room {
+                    Some(room) => room,
+                    None => match self.own_room(token) {
+                        Some(name) => {
+                            own = name;
+                            &own
+                        }
+                        None => return,
+                    },
+                };
+                let publish = Publish { room, kind, payload, echo };
+                let awaited = ack.then(|| AwaitedAck { token, reference: reference.map(Box::from) });
+                if let Err((code, message)) = self.publish(token, &publish, awaited) {
+                    self.reply(dialect, &Notice::Refused { code, message, reference });
+                }
+            }
+            Intent::Echo(message) => self.echo(token, message),
+            Intent::Invalid { code, message, reference } => {
+                self.count_in(MessageType::Error);
+                self.reply(dialect, &Notice::Refused { code, message: &message, reference });
+            }
+            Intent::Unsupported => {
+                self.flush_reply(token);
+                self.close(token, CloseReason::Unsupported);
+            }
         }
-        let membership = self.connections.find(token).and_then(|entry| entry.rooms.as_slice().first().copied());
-        let Some(room) =
-            membership.and_then(|m| self.subscriptions.get(m.room as usize)).map(|s| s.room.name().clone())
-        else {
-            return;
+    }
+
+    /// The room that the connection's path names.
+    fn own_room(&mut self, token: Token) -> Option<RoomName> {
+        let membership = self.connections.find(token)?.rooms.as_slice().first().copied()?;
+        Some(self.subscriptions.get(membership.room as usize)?.room.name().clone())
+    }
+
+    fn echo(&mut self, token: Token, message: Payload<'_>) {
+        let Some(deflate) = self.connections.find(token).map(|entry| entry.form.deflate) else { return };
+        let opcode = match message {
+            Payload::Text(_) => frame::TEXT,
+            Payload::Binary(_) => frame::BINARY,
         };
-        // The raw dialect has no way to tell an error: what is not published was counted as dropped.
-        let _ = self.publish(token, &Publish { room: &room, kind, payload, echo: true }, None);
+        self.count_in(MessageType::Message);
+        encode::write(&mut self.reply, opcode, message.bytes(), deflate);
+        self.count_out(MessageType::Message, 1);
     }
 
     fn publish(
@@ -135,54 +161,66 @@ impl<W: Wire> Shard<W> {
         if !self.is_open(awaited.token) {
             return;
         }
+        let Some(dialect) = self.dialect(awaited.token) else { return };
         let reference = awaited.reference.as_deref();
-        match level {
-            Some(level) => {
-                let name = match level {
-                    AckLevel::Node => "node",
-                    AckLevel::Broker => "broker",
-                };
-                self.reply_json(MessageType::Ack, |out| native::ack(out, reference, name));
+        let notice = match level {
+            Some(level) => Notice::Acknowledged { level, reference },
+            None => {
+                let message = "the broker did not confirm the message";
+                Notice::Refused { code: ErrorCode::Unavailable, message, reference }
             }
-            None => self.reply_error(ErrorCode::Unavailable, "the broker did not confirm the message", reference),
-        }
+        };
+        self.reply(dialect, &notice);
         self.flush_reply(awaited.token);
     }
 
-    /// Over the message rate: told once a second.
-    fn tell_rate_limited(&mut self, token: Token) {
+    /// Over the message rate.
+    #[cold]
+    fn handle_excess(&mut self, token: Token, dialect: DialectId) {
         self.counters.dropped[DropReason::RateLimited as usize].add(1);
         let Some(entry) = self.connections.find(token) else { return };
-        if !entry.flags.has(Flags::RATE_TOLD) {
-            entry.flags.set(Flags::RATE_TOLD);
-            let message = "too many messages; this and more were dropped: send fewer a second";
-            self.reply_error(ErrorCode::RateLimited, message, None);
+        match dialect.over_rate() {
+            OverRate::Tell if !entry.flags.has(Flags::RATE_TOLD) => {
+                entry.flags.set(Flags::RATE_TOLD);
+                let message = "too many messages; this and more were dropped: send fewer a second";
+                self.reply(dialect, &Notice::Refused { code: ErrorCode::RateLimited, message, reference: None });
+            }
+            OverRate::Close if entry.flags.has(Flags::RATE_BEFORE) => self.close(token, CloseReason::RateLimited),
+            OverRate::Close => entry.flags.set(Flags::RATE_TOLD),
+            OverRate::Tell | OverRate::Drop => {}
         }
     }
 
-    /// Over the message rate, where nothing can be told: a second offence in the next second ends it.
-    fn refuse_raw_rate(&mut self, token: Token) {
-        self.counters.dropped[DropReason::RateLimited as usize].add(1);
-        let Some(entry) = self.connections.find(token) else { return };
-        if entry.flags.has(Flags::RATE_BEFORE) {
-            self.close(token, CloseReason::RateLimited);
-        } else {
-            entry.flags.set(Flags::RATE_TOLD);
+    /// Appends a notice to the reply; false where the dialect has no words for it.
+    pub(super) fn reply(&mut self, dialect: DialectId, notice: &Notice<'_>) -> bool {
+        let (said, payload) = self.encoding.notice(dialect, notice);
+        let Some(opcode) = encode::opcode(said) else { return false };
+        frame::write_frame(&mut self.reply, opcode, payload);
+        self.count_out(message_type(notice), 1);
+        true
+    }
+
+    /// Tells a client that its request is not granted.
+    pub(super) fn refuse_request(&mut self, token: Token, code: ErrorCode, message: &str, reference: Option<&str>) {
+        if let Some(dialect) = self.dialect(token) {
+            self.reply(dialect, &Notice::Refused { code, message, reference });
         }
-    }
-
-    /// Appends a native message to the reply.
-    pub(super) fn reply_json(&mut self, kind: MessageType, write: impl FnOnce(&mut Vec<u8>)) {
-        let payload = self.encoding.payload(write);
-        frame::write_frame(&mut self.reply, frame::TEXT, payload);
-        self.count_out(kind, 1);
-    }
-
-    pub(super) fn reply_error(&mut self, code: ErrorCode, message: &str, reference: Option<&str>) {
-        self.reply_json(MessageType::Error, |out| native::error(out, code, message, reference));
     }
 
     fn count_in(&self, kind: MessageType) {
         self.counters.messages_in[kind as usize].add(1);
+    }
+}
+
+/// What a notice counts as.
+const fn message_type(notice: &Notice<'_>) -> MessageType {
+    match notice {
+        Notice::Welcome { .. } | Notice::Shutdown { .. } => MessageType::Control,
+        Notice::Joined { .. } => MessageType::Join,
+        Notice::Left { .. } => MessageType::Leave,
+        Notice::Acknowledged { .. } => MessageType::Ack,
+        Notice::Pong { .. } => MessageType::Ping,
+        Notice::Refused { .. } => MessageType::Error,
+        Notice::Gap { .. } => MessageType::Gap,
     }
 }

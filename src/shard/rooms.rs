@@ -9,9 +9,7 @@ use std::sync::Arc;
 use super::{Shard, gaps};
 use crate::close::CloseReason;
 use crate::conn::{Membership, State, Token, WAITING};
-use crate::counters::MessageType;
-use crate::dialect::Dialect;
-use crate::dialect::native::{self, ErrorCode};
+use crate::dialect::{ErrorCode, Notice, Said};
 use crate::model::{GapReason, Publication, RoomName};
 use crate::relay::{JoinError, ToRelay, ToShard};
 use crate::room::Room;
@@ -56,7 +54,8 @@ impl<W: Wire> Shard<W> {
         let Some(entry) = self.connections.find(token) else { return };
         let membership = known.and_then(|room| entry.rooms.find(room));
         if membership.is_none() && entry.rooms.len() >= limit {
-            return self.reply_error(ErrorCode::RoomLimit, "you are in too many rooms; leave one first", reference);
+            let message = "you are in too many rooms; leave one first";
+            return self.refuse_request(token, ErrorCode::RoomLimit, message, reference);
         }
         let room = known.unwrap_or_else(|| self.subscribe(name));
         let waiter = Waiter { token, reference: reference.map(Box::from) };
@@ -106,8 +105,8 @@ impl<W: Wire> Shard<W> {
     }
 
     fn reply_joined(&mut self, token: Token, room: &str, reference: Option<&str>) {
-        if self.connections.find(token).is_some_and(|entry| entry.dialect == Dialect::Native) {
-            self.reply_json(MessageType::Join, |out| native::joined(out, room, reference));
+        if let Some(dialect) = self.dialect(token) {
+            self.reply(dialect, &Notice::Joined { room, reference });
         }
     }
 
@@ -178,7 +177,7 @@ impl<W: Wire> Shard<W> {
             } else if reference.is_some() {
                 // It has left again and was told so; what it asked with a `ref` is answered all the same.
                 let message = "you left the room before it was confirmed; join it again to be in it";
-                self.reply_error(ErrorCode::NotJoined, message, reference);
+                self.refuse_request(waiter.token, ErrorCode::NotJoined, message, reference);
             }
             self.flush_reply(waiter.token);
         }
@@ -211,8 +210,8 @@ impl<W: Wire> Shard<W> {
             if entry.rooms.remove(index).is_none() && waiter.reference.is_none() {
                 continue;
             }
-            if entry.dialect == Dialect::Native {
-                self.reply_error(code, message, waiter.reference.as_deref());
+            let dialect = entry.form.dialect;
+            if self.reply(dialect, &Notice::Refused { code, message, reference: waiter.reference.as_deref() }) {
                 self.flush_reply(waiter.token);
             } else {
                 self.close(waiter.token, CloseReason::Gap);
@@ -228,16 +227,17 @@ impl<W: Wire> Shard<W> {
         let members: Vec<u32> = subscription.room.members().collect();
         for member in members {
             let Some(token) = self.connections.token_at(member) else { continue };
-            let native = self.connections.find(token).is_some_and(|entry| entry.dialect == Dialect::Native);
-            if !native {
+            let Some(dialect) = self.dialect(token) else { continue };
+            let message = format!("the broker no longer lets this node have room {name}; join it again");
+            let notice = Notice::Refused { code: ErrorCode::Unavailable, message: &message, reference: None };
+            if self.encoding.notice(dialect, &notice).0 == Said::Nothing {
                 self.close(token, CloseReason::Gap);
                 continue;
             }
             self.send_gap(token, Some(index), GapReason::Broker);
             self.leave(token, name);
             if self.is_open(token) {
-                let message = format!("the broker no longer lets this node have room {name}; join it again");
-                self.reply_error(ErrorCode::Unavailable, &message, None);
+                self.reply(dialect, &notice);
                 self.flush_reply(token);
             }
         }

@@ -4,10 +4,11 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use crate::config::{Config, PublishPolicy, RouteDialect, SlowPolicy};
+use crate::config::{Config, PublishPolicy, Route, SlowPolicy};
 use crate::conn::{Heartbeat, ticks};
 use crate::control::NodeState;
 use crate::counters::ShardCounters;
+use crate::dialect::DialectId;
 use crate::limits;
 use crate::proto::message::Rules;
 
@@ -66,7 +67,7 @@ pub struct Settings {
     /// The decoder's rules.
     pub rules: Rules,
     /// Paths that the configuration maps.
-    pub routes: HashMap<String, RouteDialect>,
+    pub routes: HashMap<String, Route>,
     /// What `/health` answers.
     pub state: Arc<NodeState>,
 }
@@ -119,9 +120,16 @@ impl Settings {
             max_age: config.max_connection_age.map_or(0, ticks),
             message_burst: config.limits.message_rate.saturating_mul(limits::MESSAGE_BURST_SECONDS),
             rules: Rules { message_bytes: config.limits.message_bytes, deflate: None },
-            routes: config.routes.iter().map(|route| (route.path.clone(), route.dialect.clone())).collect(),
+            routes: routes(&config),
             state,
             config,
         }
     }
+}
+
+/// Configured paths; the conformance profile adds its own, which a configured one hides.
+fn routes(config: &Config) -> HashMap<String, Route> {
+    let echo = Route { path: String::from("/echo"), dialect: DialectId::Echo, room: None };
+    let built_in = config.conformance.then_some(&echo);
+    built_in.into_iter().chain(&config.routes).map(|route| (route.path.clone(), route.clone())).collect()
 }

@@ -14,7 +14,6 @@ use crate::config::{Config, PublishPolicy, RoomRule, SlowPolicy};
 use crate::conn::{Chunk, Flags, State, TICKS_PER_SECOND, Tag, ticks};
 use crate::control::NodeState;
 use crate::counters::DropReason;
-use crate::model::Kind;
 use crate::proto::frame;
 use crate::wire::{Queued, Ready};
 
@@ -91,6 +90,7 @@ impl Wire for Stage {
     }
 
     fn queue(&mut self, _: RawFd, token: Token, chunk: &Chunk) -> Queued {
+        assert!(!chunk.bytes().is_empty(), "an empty chunk is sent");
         self.queued.push((token, chunk.clone()));
         Queued::Later
     }
@@ -500,7 +500,8 @@ fn what_a_policy_forbids_a_raw_client_to_publish_is_counted() {
         config.rooms = vec![RoomRule { pattern: "*".into(), publish: PublishPolicy::None, slow: SlowPolicy::Close }];
     });
     shard.join(token, "dash", None);
-    shard.publish_raw(token, Kind::Text, b"from a client");
+    shard.connections.find(token).unwrap().form.dialect = crate::dialect::DialectId::Raw;
+    shard.handle_message(token, crate::dialect::Payload::Text("from a client"));
     assert_eq!(shard.counters.dropped[DropReason::Forbidden as usize].value(), 1);
     assert_eq!(shard.to_relay_bytes, 0);
 }

@@ -3,7 +3,8 @@
 use arbitrary::Arbitrary;
 use bytes::Bytes;
 use serde::de::IgnoredAny;
-use tidegate::dialect::native::{self, Content, ErrorCode, Request};
+use tidegate::dialect::ErrorCode;
+use tidegate::dialect::native::{self, Content, Request};
 use tidegate::limits::REF_BYTES;
 use tidegate::model::ConnectionId;
 use tidegate::model::{Kind, Publication, valid_room};

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use arbitrary::Arbitrary;
-use tidegate::dialect::{Served, built_in};
+use tidegate::dialect::{DialectId, Route};
 use tidegate::limits::{HEAD_BYTES, HEAD_FIELDS, TARGET_BYTES};
 use tidegate::model::valid_room;
 use tidegate::percent;
@@ -68,7 +68,7 @@ fn served_request(request: &Request<'_>) {
             "{text:?} could break a line of a log or an answer"
         );
     }
-    if let Some(Served::Raw(room)) = built_in(path) {
+    if let Some((_, Route { room: Some(room) })) = DialectId::route(path) {
         assert_eq!(valid_room(&room), Ok(()), "the path names a room that is none");
     }
     if let Request::Upgrade(upgrade) = request {
@@ -105,7 +105,7 @@ pub fn handshake_policy(data: &[u8]) {
             assert!(decoded.len() <= policy.path.len());
             assert!(policy.path.contains('%') || decoded == policy.path);
         }
-        if let Some(Served::Raw(room)) = built_in(&policy.path) {
+        if let Some((_, Route { room: Some(room) })) = DialectId::route(&policy.path) {
             assert_eq!(valid_room(&room), Ok(()));
         }
         if let Some(origin) = &policy.origin {

@@ -6,8 +6,93 @@
 mod request;
 mod write;
 
-pub use request::{ErrorCode, Refused, Request, parse};
+pub use request::{Refused, Request, parse};
 pub use write::{Content, ack, error, gap, joined, left, message, pong, shutdown, welcome};
 
-/// The subprotocol that is answered if it is offered (RFC 6455 §1.9).
-pub const SUBPROTOCOL: &str = "tidegate.v1";
+use super::{Dialect, Intent, Notice, OverRate, Payload, Route, Said};
+use crate::limits;
+use crate::model::{AckLevel, Kind, Publication};
+
+/// Bytes of a message beside its room and its content, at most, with room for a few escapes.
+pub const ENVELOPE_BYTES: usize = 192;
+
+/// See the module.
+pub struct Native;
+
+impl Dialect for Native {
+    const NAME: &'static str = "native";
+    const HAS_ROOM: bool = false;
+    const SUBPROTOCOL: Option<&'static str> = Some("tidegate.v1");
+    const OVER_RATE: OverRate = OverRate::Tell;
+
+    fn route(path: &str) -> Option<Route<'_>> {
+        matches!(path, "/" | "/ws" | "/socket").then_some(Route { room: None })
+    }
+
+    #[inline]
+    fn next<'a>(rest: &mut Option<Payload<'a>>) -> Option<Intent<'a>> {
+        let text = match rest.take()? {
+            Payload::Text(text) => text,
+            Payload::Binary(_) => return Some(Intent::Unsupported),
+        };
+        Some(match parse(text) {
+            Ok(Request::Join { room, reference }) => Intent::Join { room, reference },
+            Ok(Request::Leave { room, reference }) => Intent::Leave { room, reference },
+            Ok(Request::Ping { reference }) => Intent::Ping { reference },
+            Ok(Request::Message { room, content, echo, ack, reference }) => Intent::Publish {
+                room: Some(room),
+                kind: Kind::Json,
+                payload: content.as_bytes(),
+                echo,
+                ack,
+                reference,
+            },
+            Err(Refused { code, message, reference }) => Intent::Invalid { code, message, reference },
+        })
+    }
+
+    #[inline]
+    fn tell(notice: &Notice<'_>, out: &mut Vec<u8>) -> Said {
+        match *notice {
+            Notice::Welcome { id, node, ping_ms, pong_ms } => welcome(out, &id.text(), node, ping_ms, pong_ms),
+            Notice::Joined { room, reference } => joined(out, room, reference),
+            Notice::Left { room, reference } => left(out, room, reference),
+            Notice::Acknowledged { level, reference } => ack(out, reference, level_name(level)),
+            Notice::Pong { reference } => pong(out, reference),
+            Notice::Refused { code, message, reference } => error(out, code, message, reference),
+            Notice::Gap { room, reason, resync_ms } => gap(out, room, reason.label(), resync_ms),
+            Notice::Shutdown { reconnect_ms } => shutdown(out, reconnect_ms),
+        }
+        Said::Text
+    }
+
+    /// Text that JSON would make more than twice as long goes as base64: control characters take six bytes each, so that one
+    /// message would be more than an outbox takes.
+    fn publication<'a>(publication: &'a Publication, out: &'a mut Vec<u8>) -> (Said, &'a [u8]) {
+        let payload = &publication.payload;
+        let content = match publication.kind {
+            Kind::Json => Content::Json(payload),
+            Kind::Text => std::str::from_utf8(payload).map_or(Content::Binary(payload), Content::Text),
+            Kind::Binary => Content::Binary(payload),
+        };
+        write_publication(out, publication, content);
+        if out.len() > limits::EXPANSION * payload.len() + publication.room.len() + ENVELOPE_BYTES {
+            out.clear();
+            write_publication(out, publication, Content::Binary(payload));
+        }
+        (Said::Text, out)
+    }
+}
+
+const fn level_name(level: AckLevel) -> &'static str {
+    match level {
+        AckLevel::Node => "node",
+        AckLevel::Broker => "broker",
+    }
+}
+
+fn write_publication(out: &mut Vec<u8>, publication: &Publication, content: Content<'_>) {
+    let from = publication.from.map(|id| id.text());
+    let from = from.as_ref().map(|text| &text[..]);
+    message(out, &publication.room, from, content, publication.time_unix_ns / 1_000_000);
+}

@@ -5,6 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
+use crate::dialect::ErrorCode;
 use crate::limits::REF_BYTES;
 use crate::model::valid_room;
 
@@ -43,46 +44,6 @@ pub enum Request<'a> {
         /// To be echoed.
         reference: Option<&'a str>,
     },
-}
-
-/// Names of errors on the wire.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum ErrorCode {
-    /// No request, or one that is wrong.
-    BadMessage,
-    /// A room name that is none.
-    BadRoom,
-    /// The room's policy wants members.
-    NotJoined,
-    /// Too many rooms.
-    RoomLimit,
-    /// The content is over the limit.
-    MessageTooLarge,
-    /// Over the message rate.
-    RateLimited,
-    /// The room's policy forbids it.
-    Forbidden,
-    /// Authentication is missing or wrong.
-    Unauthorized,
-    /// The broker did not confirm it.
-    Unavailable,
-}
-
-impl ErrorCode {
-    /// The name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::BadMessage => "bad-message",
-            Self::BadRoom => "bad-room",
-            Self::NotJoined => "not-joined",
-            Self::RoomLimit => "room-limit",
-            Self::MessageTooLarge => "message-too-large",
-            Self::RateLimited => "rate-limited",
-            Self::Forbidden => "forbidden",
-            Self::Unauthorized => "unauthorized",
-            Self::Unavailable => "unavailable",
-        }
-    }
 }
 
 /// Why a request is refused, ready for [`super::error`].

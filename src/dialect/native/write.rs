@@ -6,7 +6,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use super::ErrorCode;
+use crate::dialect::ErrorCode;
 
 /// What a publication's payload becomes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::config::{PublishPolicy, RoomRule, SlowPolicy};
-use crate::counters::DropReason;
+use crate::counters::{DropReason, MessageType};
 use crate::model::{Kind, Publication};
 use crate::relay::ToShard;
 
@@ -176,5 +176,26 @@ fn every_join_with_a_ref_is_answered_also_where_its_client_left_before_the_broke
     for reference in [3, 4] {
         let joined = format!(r#"{{"type":"joined","roomId":"lobby","ref":{reference}}}"#);
         assert!(sent(&shard).contains(&joined), "{:?}", sent(&shard));
+    }
+}
+
+#[test]
+fn a_publication_that_a_dialect_has_no_words_for_is_not_sent_and_not_counted() {
+    for dialect in crate::dialect::DialectId::ALL {
+        let (mut shard, token) = stage();
+        join(&mut shard, token, "lobby");
+        shard.connections.find(token).unwrap().form.dialect = *dialect;
+        for (kind, echo) in [(Kind::Json, true), (Kind::Binary, true), (Kind::Binary, false)] {
+            let (room, payload) = (RoomName::from("lobby"), Bytes::from_static(b"1"));
+            let publication = Publication { room, kind, payload, from: None, echo, time_unix_ns: 0 };
+            let (said, _) = dialect.publication(&publication, &mut Vec::new());
+            let before = shard.counters.messages_out[MessageType::Message as usize].value();
+            shard.handle_relay(ToShard::Deliver(Arc::new(publication)));
+            turns(&mut shard);
+            let messages = u64::from(said != crate::dialect::Said::Nothing);
+            let counted = shard.counters.messages_out[MessageType::Message as usize].value() - before;
+            let sent = std::mem::take(&mut shard.wire.deeds).len() as u64;
+            assert_eq!((counted, sent), (messages, messages), "{}: {kind:?}", dialect.name());
+        }
     }
 }

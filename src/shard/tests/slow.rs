@@ -98,7 +98,7 @@ fn a_loss_is_told_of_its_own_room_although_the_one_before_had_its_number() {
 #[test]
 fn the_account_of_outboxes_closes_where_a_loss_closes_its_reader() {
     let (mut shard, token) = stalled(&["old.1"], |config, _| config.raw_close_on_gap = true);
-    shard.connections.find(token).unwrap().dialect = crate::dialect::Dialect::Raw;
+    shard.connections.find(token).unwrap().form.dialect = crate::dialect::DialectId::Raw;
     (0..=FILLS).for_each(|_| publish(&mut shard, "old.1"));
     assert!(!shard.is_open(token));
     let held = shard.connections.find(token).unwrap().outbox_bytes() as u64;

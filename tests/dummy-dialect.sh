@@ -1,0 +1,22 @@
+#!/usr/bin/env bash
+# Adds a dialect to a copy of the source by tests/dummy-dialect.patch, which may touch two files below src/dialect, and runs the
+# unit tests of the copy. Fails where a new client protocol needs a change anywhere else.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+patch=$PWD/tests/dummy-dialect.patch
+copy=$(mktemp -d)
+trap 'rm -rf "$copy"' EXIT
+
+die() {
+    printf 'dummy-dialect: %s\n' "$*" >&2
+    exit 1
+}
+
+touched=$(git apply --numstat "$patch" | cut -f3 | sort | paste -sd ' ')
+[ "$touched" = "src/dialect/dummy.rs src/dialect/mod.rs" ] || die "the patch touches $touched, not src/dialect/mod.rs and one new file"
+git ls-files -z --cached --others --exclude-standard | xargs -0 cp --parents -t "$copy" --
+export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
+cd "$copy"
+git init --quiet
+git apply "$patch" || die "the patch does not apply: make it anew for src/dialect/mod.rs"
+cargo test --quiet --lib
