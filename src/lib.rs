@@ -16,7 +16,7 @@
 //! | [`close`], [`limits`], [`percent`] | pure | why connections end, how much of everything, `%XX` |
 //! | `shard`, `wire` | shell | the loop of one core; epoll and io_uring |
 //! | `control` | shell | admin HTTP, metrics |
-//! | `node`, `config`, `cli`, `check` | shell | start to stop, settings, command line, what the host allows |
+//! | `node`, `config`, `cli`, `check`, `host` | shell | start to stop, settings, command line, what the host allows, what the host is |
 //! | `client`, `log` | shell | the commands that talk to a running node; log lines |
 //!
 //! # The dependency rule
@@ -65,6 +65,8 @@ pub mod config;
 pub mod control;
 #[cfg(feature = "gateway")]
 pub mod counters;
+#[cfg(feature = "gateway")]
+pub mod host;
 #[cfg(feature = "gateway")]
 pub mod log;
 #[cfg(feature = "gateway")]

@@ -4,9 +4,10 @@ use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 
 use clap::Parser;
-use tidegate::check::{self, Host};
+use tidegate::check;
 use tidegate::cli::{CheckArgs, Cli, Command, NodeArgs, ServeArgs};
 use tidegate::config::{self, Problem, Settings};
+use tidegate::host::Host;
 use tidegate::{client, log, node};
 
 #[cfg(feature = "mimalloc")]

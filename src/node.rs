@@ -10,10 +10,11 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::check::{self, Host, ProbeOutcome};
+use crate::check;
 use crate::config::{Config, Driver};
 use crate::control::{self, Control, DriverInfo, NodeState, Order, Outcome, ShardExit, ShardHandle};
 use crate::counters::{Cell, RelayCounters, ShardCounters};
+use crate::host::{self, Host, ProbeOutcome};
 use crate::limits;
 use crate::mailbox::{Sender, Waker, mailbox};
 use crate::relay;
@@ -76,7 +77,7 @@ impl Node {
 
 /// What the node changes of its own process.
 fn prepare_process() {
-    if let Err(error) = check::raise_nofile() {
+    if let Err(error) = host::raise_nofile() {
         tracing::warn!(%error, "cannot raise the soft limit of open files to the hard one");
     }
     // The allocator asks for huge pages: a node of a thousand clients then takes 20 MiB where 2 would do.

@@ -20,8 +20,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // Shared by the shell.
     ("counters", &["close", "limits", "model"]),
     ("mailbox", &["limits"]),
-    ("config", &["dialect", "limits", "model", "check"]),
-    ("check", &["config", "limits", "conn", "wire", "shard"]),
+    ("host", &["wire"]),
+    ("config", &["dialect", "host", "limits", "model"]),
+    ("check", &["config", "host", "limits"]),
     ("log", &["config"]),
     // The shell.
     ("relay", &["config", "counters", "limits", "mailbox", "model", "percent"]),
@@ -36,10 +37,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "relay", "room", "wire",
         ],
     ),
-    (
-        "node",
-        &["check", "close", "config", "control", "counters", "limits", "mailbox", "model", "relay", "shard", "wire"],
-    ),
+    ("node", &["check", "config", "control", "counters", "host", "limits", "mailbox", "relay", "shard"]),
 ];
 
 /// Modules of the core: bytes and `now` in, values out.

@@ -6,8 +6,9 @@ use std::fmt;
 
 use serde::Serialize;
 
-use super::{Host, ProbeOutcome};
 use crate::config::{Config, Driver};
+use crate::host::Host;
+use crate::host::ProbeOutcome;
 use crate::limits;
 
 /// Bytes of kernel memory of an idle TCP connection: sock, inode, file, dentry, with packing (Linux 6.18, x86-64).

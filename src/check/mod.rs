@@ -1,19 +1,14 @@
-//! What this host allows: its limits read in one place ([`Host`]), the arithmetic over them ([`capacity()`]) and the table that
+//! What this host allows a node: the arithmetic over the limits of a [`crate::host::Host`] ([`capacity()`]) and the table that
 //! `tidegate check` shows ([`Report`]).
 //!
-//! The node uses the same at start: [`raise_nofile`], then [`Host::this`], then [`capacity()`] for admission and [`MemoryBound`]
-//! for its first log line. Only [`host`] and [`probe`] touch the system; the rest is pure.
+//! The node uses the same at start: [`capacity()`] for admission and [`MemoryBound`] for its first log line. Pure.
 
 pub mod capacity;
-pub mod host;
-pub mod probe;
 pub mod report;
 
 pub use capacity::{
     Bound, Capacity, MemoryBound, capacity, connection_bytes, outbox_total_bytes, unfinished_total_bytes,
 };
-pub use host::{Host, raise_nofile};
-pub use probe::{ProbeOutcome, io_uring_probe};
 pub use report::{Report, Row};
 
 #[cfg(test)]

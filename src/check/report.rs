@@ -8,8 +8,9 @@ use super::capacity::{
     Capacity, KERNEL_BYTES, MemoryBound, USER_BYTES, capacity, connection_bytes, grouped, memory_for, poll_bytes,
     reserved_descriptors, shown_bytes,
 };
-use super::{Host, ProbeOutcome};
 use crate::config::{Config, Driver};
+use crate::host::Host;
+use crate::host::ProbeOutcome;
 
 /// Accept queue and SYN backlog below which a reconnecting crowd meets dropped SYNs.
 const CROWD_BACKLOG: u64 = 4_096;

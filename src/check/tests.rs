@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
 use crate::config::{Config, Driver};
+use crate::host::{Host, ProbeOutcome};
 use crate::limits;
 
 const GIB: u64 = 1 << 30;

@@ -12,7 +12,7 @@ use super::origin::{Occurrence, Origin, Problem};
 use super::tables::Tables;
 use super::value::Value;
 use super::{Config, Nats, environment, file, print, relations};
-use crate::check::Host;
+use crate::host::Host;
 use crate::limits::{self, CONFORMANCE_MESSAGE_BYTES};
 
 /// The file that is read where none is named.

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use super::*;
-use crate::check::{Host, ProbeOutcome};
 use crate::cli::SettingFlags;
+use crate::host::{Host, ProbeOutcome};
 
 fn host() -> Host {
     let mut host = Host::read(std::path::Path::new("/nowhere"), ProbeOutcome::Works);

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use arbitrary::Arbitrary;
-use tidegate::check::{Host, ProbeOutcome};
 use tidegate::config::{Sources, merge};
+use tidegate::host::{Host, ProbeOutcome};
 
 #[derive(Arbitrary)]
 struct Typed<'a> {

@@ -4,11 +4,13 @@
 //! It reads and judges nothing. A value that is not there is `None`: containers hide some, and no missing file may keep a
 //! node from starting.
 
+mod probe;
+
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::probe::{ProbeOutcome, io_uring_probe};
+pub use probe::{ProbeOutcome, io_uring_probe};
 
 /// Limits and resources of the host, the container and the process.
 #[derive(Clone, Debug, PartialEq)]
