@@ -14,7 +14,8 @@
 //! | [`room`] | pure | many clients: members, passes of a fan-out |
 //! | [`relay`] | pure + shell | interest table (pure), local bus and NATS (shell) |
 //! | [`close`], [`limits`], [`percent`] | pure | why connections end, how much of everything, `%XX` |
-//! | `shard`, `wire` | shell | the loop of one core; epoll and io_uring |
+//! | `shard` | pure | one core's connections and rooms, and everything that happens to them |
+//! | `worker`, `wire` | shell | a shard's thread and event loop; epoll and io_uring |
 //! | `control` | shell | admin HTTP, metrics |
 //! | `node`, `config`, `cli`, `check`, `host` | shell | start to stop, settings, command line, what the host allows, what the host is |
 //! | `client`, `log` | shell | the commands that talk to a running node; log lines |
@@ -34,7 +35,7 @@
 //! - **message**: what a client or backend says; **publication**: one message accepted into one room.
 //! - **frame**: the octets of a WebSocket frame (RFC 6455 §5).
 //! - **dialect**: how clients phrase requests and messages.
-//! - **wire**: where bytes meet sockets.
+//! - **driver**: epoll or io_uring, behind a trait; in `wire` bytes meet sockets.
 //! - **pass**: one walk of a fan-out over a room's members.
 //! - **outbox**: what a connection could not be sent yet.
 //! - **relay**: what is between the shards and the broker, or the local bus where there is none; a thread.
@@ -77,3 +78,5 @@ pub mod node;
 pub mod shard;
 #[cfg(feature = "gateway")]
 pub mod wire;
+#[cfg(feature = "gateway")]
+pub mod worker;

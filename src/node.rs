@@ -18,8 +18,8 @@ use crate::host::{self, Host, ProbeOutcome};
 use crate::limits;
 use crate::mailbox::{Sender, Waker, mailbox};
 use crate::relay;
-use crate::shard::run::Seat;
-use crate::shard::{self, Budgets, Settings, listener};
+use crate::shard::{Budgets, Settings};
+use crate::worker::{self, Seat, listener};
 
 /// The host cannot run the node.
 const EXIT_HOST: u8 = 3;
@@ -250,7 +250,7 @@ fn start_shard(
         if pin {
             pin_to_core(number);
         }
-        shard::run::run(seat, uring).unwrap_or_else(|error| ShardExit::Failed(error.to_string()))
+        worker::run(seat, uring).unwrap_or_else(|error| ShardExit::Failed(error.to_string()))
     };
     ShardHandle::start(format!("shard-{number}"), orders, counters, control, run)
         .map_err(|error| CannotStart(format!("cannot start a thread: {error}; raise the limit of threads")))

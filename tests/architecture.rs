@@ -26,18 +26,16 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("log", &["config"]),
     // The shell.
     ("relay", &["config", "counters", "limits", "mailbox", "model", "percent"]),
-    ("wire", &["conn", "counters", "limits", "mailbox", "model", "proto", "close"]),
+    ("wire", &["conn", "limits", "mailbox", "model", "shard"]),
     ("control", &["check", "close", "config", "counters", "limits", "mailbox", "model", "percent", "relay"]),
     ("client", &["config", "limits", "model", "percent"]),
     ("cli", &["config"]),
     (
         "shard",
-        &[
-            "close", "config", "conn", "control", "counters", "dialect", "limits", "mailbox", "model", "proto",
-            "relay", "room", "wire",
-        ],
+        &["close", "config", "conn", "control", "counters", "dialect", "limits", "model", "proto", "relay", "room"],
     ),
-    ("node", &["check", "config", "control", "counters", "host", "limits", "mailbox", "relay", "shard"]),
+    ("worker", &["control", "counters", "limits", "mailbox", "relay", "shard", "wire"]),
+    ("node", &["check", "config", "control", "counters", "host", "limits", "mailbox", "relay", "shard", "worker"]),
 ];
 
 /// Modules of the core: bytes and `now` in, values out.

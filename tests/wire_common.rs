@@ -12,9 +12,9 @@ use std::time::Duration;
 use nix::poll::{PollFd, PollFlags, poll};
 use tidegate::conn::{Chunk, Tag, Token};
 use tidegate::mailbox::Waker;
+use tidegate::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
 use tidegate::wire::epoll::Epoll;
 use tidegate::wire::uring::Uring;
-use tidegate::wire::{Event, Queued, Ready, Wire};
 
 /// When a test that waits for something gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -52,14 +52,14 @@ on_both_wires!(
 );
 
 /// A wire under test, driven as a shard's loop drives it.
-struct Bench<W> {
-    wire: W,
+struct Bench<D> {
+    wire: D,
     waker: Arc<Waker>,
     listener: TcpListener,
 }
 
-impl<W: Wire + AsFd> Bench<W> {
-    fn new(make: fn(Arc<Waker>) -> std::io::Result<W>) -> Self {
+impl<D: Driver + AsFd> Bench<D> {
+    fn new(make: fn(Arc<Waker>) -> std::io::Result<D>) -> Self {
         let waker = Waker::new().unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         Self { wire: make(waker.clone()).unwrap(), waker, listener }
@@ -139,7 +139,7 @@ fn connection_events(events: &[Event]) -> usize {
     events.iter().filter(|event| matches!(event, Event::Ready(_))).count()
 }
 
-fn an_idle_socket_says_that_it_can_be_written_and_then_nothing<W: Wire + AsFd>(mut bench: Bench<W>) {
+fn an_idle_socket_says_that_it_can_be_written_and_then_nothing<D: Driver + AsFd>(mut bench: Bench<D>) {
     let (_client, _) = bench.armed(FIRST);
     for _ in 0..2 {
         let seen = bench.until(|event| matches!(event, Event::Ticked(_)));
@@ -147,7 +147,7 @@ fn an_idle_socket_says_that_it_can_be_written_and_then_nothing<W: Wire + AsFd>(m
     }
 }
 
-fn data_is_told_to_whom_it_is_for<W: Wire + AsFd>(mut bench: Bench<W>) {
+fn data_is_told_to_whom_it_is_for<D: Driver + AsFd>(mut bench: Bench<D>) {
     let (mut client, fd) = bench.armed(FIRST);
     let _other = bench.armed(SECOND);
     client.write_all(b"hello").unwrap();
@@ -156,10 +156,10 @@ fn data_is_told_to_whom_it_is_for<W: Wire + AsFd>(mut bench: Bench<W>) {
     let mut buffer = [0; 16];
     assert_eq!(bench.wire.recv(fd, &mut buffer).unwrap(), 5);
     assert_eq!(&buffer[..5], b"hello");
-    assert_eq!(bench.wire.recv(fd, &mut buffer).unwrap_err().kind(), std::io::ErrorKind::WouldBlock);
+    assert_eq!(bench.wire.recv(fd, &mut buffer).unwrap_err(), ErrorKind::WouldBlock);
 }
 
-fn what_a_short_read_left_is_there_although_no_event_tells_it_again<W: Wire + AsFd>(mut bench: Bench<W>) {
+fn what_a_short_read_left_is_there_although_no_event_tells_it_again<D: Driver + AsFd>(mut bench: Bench<D>) {
     let (mut client, fd) = bench.armed(FIRST);
     client.write_all(&[b'x'; 1000]).unwrap();
     bench.until_readable(FIRST);
@@ -174,7 +174,7 @@ fn what_a_short_read_left_is_there_although_no_event_tells_it_again<W: Wire + As
     assert_eq!(left, 900);
 }
 
-fn data_and_fin_in_one_event_come_with_the_hangup_that_makes_reading_go_on<W: Wire + AsFd>(mut bench: Bench<W>) {
+fn data_and_fin_in_one_event_come_with_the_hangup_that_makes_reading_go_on<D: Driver + AsFd>(mut bench: Bench<D>) {
     let (mut client, fd) = bench.connect();
     client.write_all(b"last").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
@@ -186,18 +186,18 @@ fn data_and_fin_in_one_event_come_with_the_hangup_that_makes_reading_go_on<W: Wi
     assert_eq!(bench.wire.recv(fd, &mut buffer).unwrap(), 0);
 }
 
-fn a_peers_reset_is_a_hangup_and_an_error<W: Wire + AsFd>(mut bench: Bench<W>) {
+fn a_peers_reset_is_a_hangup_and_an_error<D: Driver + AsFd>(mut bench: Bench<D>) {
     let (client, fd) = bench.armed(FIRST);
     let linger = nix::libc::linger { l_onoff: 1, l_linger: 0 };
     nix::sys::socket::setsockopt(&client, nix::sys::socket::sockopt::Linger, &linger).unwrap();
     drop(client);
     assert!(bench.until_readable(FIRST).hangup);
     let error = bench.wire.recv(fd, &mut [0; 16]).unwrap_err();
-    assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    assert_eq!(error, ErrorKind::Broken);
     bench.until_released(fd, FIRST);
 }
 
-fn a_peer_that_only_listens_still_gets_its_answer<W: Wire + AsFd>(mut bench: Bench<W>) {
+fn a_peer_that_only_listens_still_gets_its_answer<D: Driver + AsFd>(mut bench: Bench<D>) {
     let (mut client, fd) = bench.armed(FIRST);
     client.shutdown(Shutdown::Write).unwrap();
     assert!(bench.until_readable(FIRST).hangup);
@@ -209,7 +209,7 @@ fn a_peer_that_only_listens_still_gets_its_answer<W: Wire + AsFd>(mut bench: Ben
     assert_eq!(got, b"answer");
 }
 
-fn a_reader_that_was_slow_can_be_written_again<W: Wire + AsFd>(mut bench: Bench<W>) {
+fn a_reader_that_was_slow_can_be_written_again<D: Driver + AsFd>(mut bench: Bench<D>) {
     let (mut client, fd) = bench.armed(FIRST);
     let block = [b'x'; 64 * 1024];
     let mut taken = 0;
@@ -228,7 +228,7 @@ fn a_reader_that_was_slow_can_be_written_again<W: Wire + AsFd>(mut bench: Bench<
     client.read_exact(&mut [0; 4]).unwrap();
 }
 
-fn what_is_queued_arrives_and_in_order<W: Wire + AsFd>(mut bench: Bench<W>) {
+fn what_is_queued_arrives_and_in_order<D: Driver + AsFd>(mut bench: Bench<D>) {
     const FRAMES: u32 = 5_000;
     let (mut client, fd) = bench.armed(FIRST);
     for number in 0..FRAMES {
@@ -250,7 +250,7 @@ fn what_is_queued_arrives_and_in_order<W: Wire + AsFd>(mut bench: Bench<W>) {
     }
 }
 
-fn a_send_that_does_not_fit_is_told_with_what_is_out<W: Wire + AsFd>(mut bench: Bench<W>) {
+fn a_send_that_does_not_fit_is_told_with_what_is_out<D: Driver + AsFd>(mut bench: Bench<D>) {
     let (mut client, fd) = bench.armed(FIRST);
     let frame = chunk(&vec![b'f'; 16 << 20]);
     let sent = match bench.wire.queue(fd, FIRST, &frame) {
@@ -271,7 +271,7 @@ fn a_send_that_does_not_fit_is_told_with_what_is_out<W: Wire + AsFd>(mut bench: 
     assert_eq!(got.len(), sent);
 }
 
-fn released_means_fin_for_the_peer_and_a_free_slot<W: Wire + AsFd>(mut bench: Bench<W>) {
+fn released_means_fin_for_the_peer_and_a_free_slot<D: Driver + AsFd>(mut bench: Bench<D>) {
     let (mut client, fd) = bench.armed(FIRST);
     bench.until_released(fd, FIRST);
     assert_eq!(client.read(&mut [0; 8]).unwrap(), 0, "closing under a watch that goes on would send nothing");
@@ -281,14 +281,14 @@ fn released_means_fin_for_the_peer_and_a_free_slot<W: Wire + AsFd>(mut bench: Be
     assert_eq!(bench.wire.recv(fd, &mut [0; 8]).unwrap(), 1);
 }
 
-fn released_after_a_reset_means_rst_for_the_peer<W: Wire + AsFd>(mut bench: Bench<W>) {
+fn released_after_a_reset_means_rst_for_the_peer<D: Driver + AsFd>(mut bench: Bench<D>) {
     let (mut client, fd) = bench.armed(FIRST);
     bench.wire.reset(fd);
     bench.until_released(fd, FIRST);
     assert_eq!(client.read(&mut [0; 8]).unwrap_err().kind(), std::io::ErrorKind::ConnectionReset);
 }
 
-fn the_successor_in_a_slot_hears_nothing_of_its_predecessor<W: Wire + AsFd>(mut bench: Bench<W>) {
+fn the_successor_in_a_slot_hears_nothing_of_its_predecessor<D: Driver + AsFd>(mut bench: Bench<D>) {
     for generation in 1..200 {
         let token = Token { index: 0, generation };
         let (mut client, fd) = bench.connect();
@@ -313,13 +313,13 @@ fn the_successor_in_a_slot_hears_nothing_of_its_predecessor<W: Wire + AsFd>(mut 
     }
 }
 
-fn ticks_come_one_after_another<W: Wire + AsFd>(mut bench: Bench<W>) {
+fn ticks_come_one_after_another<D: Driver + AsFd>(mut bench: Bench<D>) {
     for _ in 0..3 {
         bench.until(|event| matches!(event, Event::Ticked(1..)));
     }
 }
 
-fn the_waker_wakes_and_once_looked_at_sleep_is_possible_again<W: Wire + AsFd>(mut bench: Bench<W>) {
+fn the_waker_wakes_and_once_looked_at_sleep_is_possible_again<D: Driver + AsFd>(mut bench: Bench<D>) {
     for _ in 0..3 {
         let other = bench.waker.clone();
         bench.waker.will_sleep();
@@ -336,7 +336,7 @@ fn the_waker_wakes_and_once_looked_at_sleep_is_possible_again<W: Wire + AsFd>(mu
     assert!(slept);
 }
 
-fn the_peers_address_is_the_clients<W: Wire + AsFd>(mut bench: Bench<W>) {
+fn the_peers_address_is_the_clients<D: Driver + AsFd>(mut bench: Bench<D>) {
     let (client, fd) = bench.armed(FIRST);
     assert_eq!(bench.wire.peer(fd), Some(client.local_addr().unwrap()));
 }

@@ -21,8 +21,8 @@ use tidegate::dialect::DialectId;
 use tidegate::model::{Kind, Publication, RoomName};
 use tidegate::proto::frame::{self, OpCode};
 use tidegate::relay::{ToRelay, ToShard};
+use tidegate::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
 use tidegate::shard::{Budgets, Settings, Shard};
-use tidegate::wire::{Event, Queued, Ready, Wire};
 
 /// Connections that a stage has room for.
 const CAPACITY: u64 = 100_000;
@@ -51,7 +51,7 @@ struct Net {
 struct FreeWire(Rc<RefCell<Net>>);
 
 impl FreeWire {
-    fn sent(&mut self, fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    fn sent(&mut self, fd: RawFd, bytes: &[u8]) -> Result<usize, ErrorKind> {
         let mut net = self.0.borrow_mut();
         net.sends += 1;
         if bytes == PING {
@@ -61,8 +61,8 @@ impl FreeWire {
     }
 }
 
-impl Wire for FreeWire {
-    fn arm(&mut self, _: RawFd, token: Token) -> io::Result<()> {
+impl Driver for FreeWire {
+    fn arm(&mut self, _: RawFd, token: Token) -> Result<(), ErrorKind> {
         self.0.borrow_mut().tokens.push(token);
         Ok(())
     }
@@ -71,17 +71,17 @@ impl Wire for FreeWire {
         events.append(&mut self.0.borrow_mut().events);
     }
 
-    fn recv(&mut self, _: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
+    fn recv(&mut self, _: RawFd, buffer: &mut [u8]) -> Result<usize, ErrorKind> {
         let mut net = self.0.borrow_mut();
         if net.reads == 0 {
-            return Err(io::ErrorKind::WouldBlock.into());
+            return Err(ErrorKind::WouldBlock);
         }
         net.reads -= 1;
         buffer[..net.inbound.len()].copy_from_slice(&net.inbound);
         Ok(net.inbound.len())
     }
 
-    fn send(&mut self, fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    fn send(&mut self, fd: RawFd, bytes: &[u8]) -> Result<usize, ErrorKind> {
         self.sent(fd, bytes)
     }
 
@@ -109,8 +109,16 @@ impl Wire for FreeWire {
         None
     }
 
+    fn is_settled(&self) -> bool {
+        true
+    }
+
     fn may_sleep(&mut self) -> bool {
         true
+    }
+
+    fn failure(&mut self) -> Option<io::Error> {
+        None
     }
 }
 

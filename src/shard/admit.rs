@@ -9,7 +9,7 @@ use super::Shard;
 use crate::close::Refusal;
 use crate::conn::{Entry, Flags, Tick, gained};
 use crate::proto::handshake;
-use crate::wire::Wire;
+use crate::shard::driver::Driver;
 
 /// A token bucket of one second's burst.
 pub(super) struct Bucket {
@@ -37,7 +37,7 @@ impl Bucket {
     }
 }
 
-impl<W: Wire> Shard<W> {
+impl<D: Driver> Shard<D> {
     /// Takes in a socket that was just accepted; it is non-blocking. The shard owns its number from here on.
     pub fn handle_accepted(&mut self, fd: RawFd) {
         self.counters.accepted.add(1);
@@ -52,7 +52,7 @@ impl<W: Wire> Shard<W> {
         let deadline = now + self.settings.handshake_deadline;
         let rate = self.settings.message_burst;
         let proxied = self.settings.config.proxies.protocol_v2
-            && self.wire.peer(fd).is_some_and(|peer| self.settings.trusts(peer.ip()));
+            && self.driver.peer(fd).is_some_and(|peer| self.settings.trusts(peer.ip()));
         let accepted_us = self.clock.mono_us();
         let token = self.connections.insert(|generation| {
             let mut entry = Entry::new(fd, generation, now, deadline);
@@ -71,7 +71,7 @@ impl<W: Wire> Shard<W> {
         });
         self.handshakes += 1;
         self.counters.sockets.set(self.connections.len() as u64);
-        if self.wire.arm(fd, token).is_err() {
+        if self.driver.arm(fd, token).is_err() {
             self.refuse(token, Refusal::Capacity);
         }
     }
@@ -110,13 +110,13 @@ impl<W: Wire> Shard<W> {
     fn refuse_unasked(&mut self, fd: RawFd, refusal: Refusal) {
         let refusal = if self.refusing { Refusal::Draining } else { refusal };
         // What is read is not reset: a socket that is closed over unread octets resets the answer too.
-        let _ = self.wire.recv(fd, &mut self.scratch);
+        let _ = self.driver.recv(fd, &mut self.scratch);
         let mut answer = Vec::with_capacity(256);
         let retry_after_s = self.retry_after_s();
         handshake::refuse(&mut answer, refusal, Some(retry_after_s));
-        let _ = self.wire.send(fd, &answer);
-        self.wire.finish(fd);
-        self.wire.discard(fd);
+        let _ = self.driver.send(fd, &answer);
+        self.driver.finish(fd);
+        self.driver.discard(fd);
         self.counters.refused[refusal as usize].add(1);
     }
 }

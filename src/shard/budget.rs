@@ -8,7 +8,7 @@ use crate::close::CloseReason;
 use crate::conn::{Connections, Entry, Flags, Token};
 use crate::counters::{Cell, ShardCounters};
 use crate::proto::message::Partial;
-use crate::wire::Wire;
+use crate::shard::driver::Driver;
 
 /// Connections that hold something. Who lets go is forgotten when the list is next looked through, so that a crowd that
 /// catches up costs each of its members nothing.
@@ -45,7 +45,7 @@ impl Holders {
     }
 }
 
-impl<W: Wire> Shard<W> {
+impl<D: Driver> Shard<D> {
     /// Takes a connection's unfinished message out of its entry and of the accounts.
     pub(super) fn take_partial(&mut self, token: Token) -> Option<Box<Partial>> {
         let partial = self.connections.find(token)?.partial.take()?;

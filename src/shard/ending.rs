@@ -6,9 +6,9 @@ use crate::conn::{Flags, State, Token};
 use crate::dialect::Notice;
 use crate::limits;
 use crate::proto::{frame, handshake};
-use crate::wire::Wire;
+use crate::shard::driver::Driver;
 
-impl<W: Wire> Shard<W> {
+impl<D: Driver> Shard<D> {
     /// Ends an open connection from our side: tells it (RFC 6455 §5.5.1) and awaits the peer's close frame, or, after an
     /// offence of the peer's (§7.1.7), just its EOF. What was already queued goes first, unless the reader is too slow for
     /// it.
@@ -108,7 +108,7 @@ impl<W: Wire> Shard<W> {
 
     /// Our FIN follows what is queued; then what the peer still says is discarded until its EOF.
     fn finish_after_outbox(&mut self, token: Token) {
-        // The last words went by way of `transmit`, which had the wire's batch done first: the outbox says what is left.
+        // The last words went by way of `transmit`, which had the driver's batch done first: the outbox says what is left.
         let Some(entry) = self.connections.find(token) else { return };
         if entry.outbox.is_some() {
             entry.flags.set(Flags::FIN_AFTER_OUTBOX);
@@ -124,7 +124,7 @@ impl<W: Wire> Shard<W> {
         }
         entry.state = State::Lingering;
         let fd = entry.fd;
-        self.wire.finish(fd);
+        self.driver.finish(fd);
     }
 
     /// The socket is of no more use: accounts for it and gives it back. `reason` counts only where none was noted before.
@@ -151,20 +151,20 @@ impl<W: Wire> Shard<W> {
         entry.state = State::Released;
         entry.deadline = 0;
         if abandoned {
-            self.wire.reset(fd);
+            self.driver.reset(fd);
         }
         self.forwarded.remove(&token.index);
         let mut events = std::mem::take(&mut self.released);
-        self.wire.release(fd, token, &mut events);
+        self.driver.release(fd, token, &mut events);
         for event in events.drain(..) {
-            if let crate::wire::Event::Released(token) = event {
+            if let crate::shard::driver::Event::Released(token) = event {
                 self.free(token);
             }
         }
         self.released = events;
     }
 
-    /// The wire will say nothing more of this connection.
+    /// The driver will say nothing more of this connection.
     pub(super) fn free(&mut self, token: Token) {
         self.connections.remove(token);
         self.counters.sockets.set(self.connections.len() as u64);

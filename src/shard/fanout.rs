@@ -6,14 +6,14 @@ use crate::counters::MessageType;
 use crate::model::ConnectionId;
 use crate::model::Publication;
 use crate::room::Step;
-use crate::wire::Wire;
+use crate::shard::driver::Driver;
 
 /// Sends in a row for one room before the next room's turn.
 const TURN: usize = 32;
 /// How many members ahead an entry is fetched into the cache.
 const AHEAD: usize = 4;
 
-impl<W: Wire> Shard<W> {
+impl<D: Driver> Shard<D> {
     /// Sends to up to `budget` members, and ends whoever holds too much of what the turn has left waiting.
     pub fn fan_out(&mut self, budget: usize) {
         let mut left = budget;

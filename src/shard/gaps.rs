@@ -10,7 +10,7 @@ use crate::dialect::Notice;
 use crate::limits::RESYNC_AFTER;
 use crate::model::{GapReason, RoomName};
 use crate::proto::frame;
-use crate::wire::Wire;
+use crate::shard::driver::Driver;
 
 /// One gap on its way to everybody whom it concerns.
 pub(super) struct Walk {
@@ -26,7 +26,7 @@ impl Walk {
     }
 }
 
-impl<W: Wire> Shard<W> {
+impl<D: Driver> Shard<D> {
     /// Looks at up to `budget` entries for the oldest gap.
     pub(super) fn tell_gaps(&mut self, budget: usize) {
         let Some(mut walk) = self.gaps.pop_front() else { return };

@@ -11,7 +11,7 @@ use crate::dialect::{DialectId, Form, Notice};
 use crate::proto::deflate::{self, Deflate};
 use crate::proto::handshake::{self, Progress, Request, Upgrade};
 use crate::proto::proxy;
-use crate::wire::Wire;
+use crate::shard::driver::Driver;
 
 /// What is there of a request, its PROXY header included, and how far the request is verified.
 #[derive(Default)]
@@ -26,7 +26,7 @@ struct Destination {
     room: Option<String>,
 }
 
-impl<W: Wire> Shard<W> {
+impl<D: Driver> Shard<D> {
     /// Octets of a connection that is not upgraded yet.
     pub(super) fn handle_head(&mut self, token: Token, bytes: &[u8]) {
         let mut head = self.take_head(token).unwrap_or_default();
@@ -180,7 +180,7 @@ impl<W: Wire> Shard<W> {
         let Some(last) = forwarded_for.and_then(|list| list.rsplit(',').next()) else { return };
         let Ok(address) = last.trim().parse::<IpAddr>() else { return };
         let Some(fd) = self.connections.find(token).map(|entry| entry.fd) else { return };
-        let proxy = self.wire.peer(fd).map(|peer| peer.ip());
+        let proxy = self.driver.peer(fd).map(|peer| peer.ip());
         if proxy.is_some_and(|ip| self.settings.trusts(ip)) {
             self.forwarded.insert(token.index, address);
         }

@@ -1,9 +1,6 @@
 //! From a readable socket to what the client meant.
 
-use std::io::{Error, ErrorKind};
 use std::ops::Range;
-
-use nix::libc::{ENOBUFS, ENOMEM};
 
 use super::{READ_BYTES, Shard};
 use crate::close::CloseReason;
@@ -12,11 +9,11 @@ use crate::counters::MessageType;
 use crate::dialect::{DialectId, Payload};
 use crate::proto::frame;
 use crate::proto::message::{self, Event, Rules};
-use crate::wire::{Ready, Wire};
+use crate::shard::driver::{Driver, ErrorKind, Ready};
 
 /// When a connection is read again.
 enum Next {
-    /// When the wire says that more has come.
+    /// When the driver says that more has come.
     Event,
     /// In the shard's next turn: more may be there, and no event will say so.
     Turn,
@@ -41,7 +38,7 @@ pub(super) struct Received {
     was_excess: bool,
 }
 
-impl<W: Wire> Shard<W> {
+impl<D: Driver> Shard<D> {
     pub(super) fn handle_ready(&mut self, ready: Ready) {
         let Some(entry) = self.connections.find(ready.token) else { return };
         if entry.state == State::Released {
@@ -106,7 +103,7 @@ impl<W: Wire> Shard<W> {
         let was_excess = entry.flags.has(Flags::EXCESS);
         let size = if was_excess { EXCESS_READ_BYTES } else { READ_BYTES };
         let start = *used;
-        match self.wire.recv(entry.fd, &mut scratch[start..start + size]) {
+        match self.driver.recv(entry.fd, &mut scratch[start..start + size]) {
             Ok(0) => self.handle_eof(token),
             Ok(length) => {
                 self.counters.bytes_in.add(length as u64);
@@ -115,8 +112,9 @@ impl<W: Wire> Shard<W> {
                 *used = start + length;
                 return Some(Received { token, octets: start..start + length, more, was_excess });
             }
-            Err(error) if error.kind() == ErrorKind::WouldBlock => {}
-            Err(error) => self.handle_unreadable(token, &error),
+            Err(ErrorKind::WouldBlock) => {}
+            Err(ErrorKind::NoMemory) => self.handle_no_memory(token),
+            Err(ErrorKind::Broken) => self.ended(token, CloseReason::Reset),
         }
         None
     }
@@ -153,11 +151,10 @@ impl<W: Wire> Shard<W> {
         }
     }
 
-    /// A recv(2) that failed. Where the host had no memory for it the socket itself is well, so that the client can be told.
+    /// The host had no memory to read. The socket itself is usable, so that the client can be told.
     #[cold]
-    fn handle_unreadable(&mut self, token: Token, error: &Error) {
-        let without_memory = matches!(error.raw_os_error(), Some(ENOBUFS | ENOMEM));
-        if without_memory && self.is_open(token) {
+    fn handle_no_memory(&mut self, token: Token) {
+        if self.is_open(token) {
             self.close(token, CloseReason::Internal);
         } else {
             self.ended(token, CloseReason::Reset);

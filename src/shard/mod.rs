@@ -1,29 +1,28 @@
 //! One core's share of the node: its connections, its rooms, and everything that happens to them.
 //!
-//! [`Shard`] is generic over its [`Wire`] and deterministic: events, relay messages, orders and the [`Clock`] come in, sends
-//! and [`ToRelay`] items go out, and its random numbers come from a seed. The simulator runs it as it is; [`run`] is the thin
-//! loop around it that owns the runtime, the listener and the mailboxes.
+//! [`Shard`] is generic over its [`Driver`] and deterministic: events, relay messages, orders and the [`Clock`] come in, sends
+//! and [`ToRelay`] items go out, and its random numbers come from a seed. The simulator runs it as it is; `worker` is the thread
+//! around it that owns the runtime, the listener and the mailboxes.
 //!
 //! A turn of the loop, in this order: [`Shard::reap`], [`Shard::serve_ready`], [`Shard::handle_relay`] and
 //! [`Shard::handle_order`], [`Shard::fan_out`], [`Shard::submit`]; each but the first under a budget.
 //!
 //! It leaves to others: what octets mean (`proto`, `dialect`), when a connection is due (`conn`), who is next in a pass
-//! (`room`), how octets reach a socket (`wire`), and where publications go (`relay`).
+//! (`room`), how octets reach a socket ([`driver`]), and where publications go (`relay`).
 
 mod admit;
 mod budget;
+pub mod driver;
 mod encode;
 mod ending;
 mod fanout;
 mod gaps;
 mod handshake;
 mod inbound;
-pub mod listener;
 mod orders;
 mod outbound;
 mod requests;
 mod rooms;
-pub mod run;
 mod settings;
 mod sweep;
 #[cfg(test)]
@@ -41,7 +40,7 @@ use crate::limits;
 use crate::model::ConnectionId;
 use crate::model::RoomName;
 use crate::relay::ToRelay;
-use crate::wire::{Event, Wire};
+use driver::{Driver, Event};
 use rooms::Subscription;
 pub use settings::{Budgets, Settings};
 
@@ -77,8 +76,8 @@ struct Drain {
 }
 
 /// See the module.
-pub struct Shard<W> {
-    wire: W,
+pub struct Shard<D> {
+    driver: D,
     settings: Arc<Settings>,
     counters: Arc<ShardCounters>,
     clock: Clock,
@@ -114,7 +113,7 @@ pub struct Shard<W> {
     held: usize,
     acks: Slab<AwaitedAck>,
     holders: budget::Holders,
-    /// Octets that the wire's batch has taken and not failed to send, for `ws_bytes_total`.
+    /// Octets that the driver's batch has taken and not failed to send, for `ws_bytes_total`.
     queued_bytes: i64,
     events: Vec<Event>,
     released: Vec<Event>,
@@ -134,11 +133,11 @@ pub struct Shard<W> {
 /// Octets read at once from one connection. They may be 2,000 messages, which everybody else waits for.
 const READ_BYTES: usize = 16 * 1024;
 
-impl<W: Wire> Shard<W> {
+impl<D: Driver> Shard<D> {
     /// An empty shard for up to `settings.slots` connections.
-    pub fn new(wire: W, settings: Arc<Settings>, counters: Arc<ShardCounters>, seed: u64) -> Self {
+    pub fn new(driver: D, settings: Arc<Settings>, counters: Arc<ShardCounters>, seed: u64) -> Self {
         Self {
-            wire,
+            driver,
             counters,
             clock: Clock { tick: 1, ..Clock::default() },
             random: Random(seed | 1),
@@ -203,7 +202,7 @@ impl<W: Wire> Shard<W> {
         !self.delivered.is_empty()
     }
 
-    /// Notes that everything sent so far is with the wire at `unix_ns`: how long each publication took to its last member.
+    /// Notes that everything sent so far is with the driver at `unix_ns`: how long each publication took to its last member.
     /// Publishers' clocks are their own: what they put more than an hour ago says nothing and is left out.
     pub fn note_delivered(&mut self, unix_ns: u64) {
         const HOUR_NS: u64 = 3_600_000_000_000;
@@ -215,19 +214,19 @@ impl<W: Wire> Shard<W> {
         }
     }
 
-    /// Collects and handles what the wire has to tell, time among it.
+    /// Collects and handles what the driver has to tell, time among it.
     pub fn reap(&mut self) {
         let mut events = std::mem::take(&mut self.events);
-        self.wire.reap(&mut events);
+        self.driver.reap(&mut events);
         self.handle_events(&mut events);
         self.events = events;
         self.sweep();
     }
 
-    /// Does what the wire has queued, and handles what failed of it.
+    /// Does what the driver has queued, and handles what failed of it.
     pub fn submit(&mut self) {
         let mut events = std::mem::take(&mut self.events);
-        self.wire.submit(&mut events);
+        self.driver.submit(&mut events);
         self.handle_events(&mut events);
         self.events = events;
         // A failure that comes later is taken off the next batch: a counter never falls.
@@ -277,9 +276,9 @@ impl<W: Wire> Shard<W> {
         !self.ready.is_empty() || self.is_fanning_out() || self.slices.is_due()
     }
 
-    /// Whether something was left for the next turn that no event will announce: also what the relay or the wire has to get.
+    /// Whether something was left for the next turn that no event will announce: also what the relay or the driver has to get.
     pub fn wants_turn(&self) -> bool {
-        self.has_work() || !self.to_relay.is_empty() || !self.wire.is_settled()
+        self.has_work() || !self.to_relay.is_empty() || !self.driver.is_settled()
     }
 
     /// Whether [`Shard::fan_out`] has more to send.
@@ -298,9 +297,9 @@ impl<W: Wire> Shard<W> {
         self.stopped
     }
 
-    /// The wire, for the loop that waits on it.
-    pub fn wire(&mut self) -> &mut W {
-        &mut self.wire
+    /// The driver, for the loop that waits on it.
+    pub fn driver(&mut self) -> &mut D {
+        &mut self.driver
     }
 
     /// Connections in the slab, in whatever state.

@@ -8,9 +8,9 @@ use crate::close::{CloseReason, Refusal};
 use crate::conn::{Entry, State, Token, ticks};
 use crate::control::{ConnectionInfo, Order, RoomInfo};
 use crate::model::ConnectionId;
-use crate::wire::Wire;
+use crate::shard::driver::Driver;
 
-impl<W: Wire> Shard<W> {
+impl<D: Driver> Shard<D> {
     /// Carries out an order.
     pub fn handle_order(&mut self, order: Order) {
         match order {
@@ -69,7 +69,7 @@ impl<W: Wire> Shard<W> {
     fn describe(&self, index: u32, entry: &Entry) -> ConnectionInfo {
         let token = Token { index, generation: entry.generation };
         let told = self.forwarded.get(&index).map(ToString::to_string);
-        let peer = told.or_else(|| self.wire.peer(entry.fd).map(|peer| peer.to_string()));
+        let peer = told.or_else(|| self.driver.peer(entry.fd).map(|peer| peer.to_string()));
         ConnectionInfo {
             id: self.id(token).to_string(),
             state: match entry.state {

@@ -1,9 +1,8 @@
 //! From the shard to a client: what is answered, delivered, or waits.
 //!
 //! Everything to one connection goes through here, so that octets keep their order: what finds an outbox waits behind it,
-//! and what finds a send queued in the wire's batch has that batch done first.
+//! and what finds a send queued in the driver's batch has that batch done first.
 
-use std::io::ErrorKind;
 use std::rc::Rc;
 
 use super::Shard;
@@ -12,9 +11,9 @@ use crate::config::SlowPolicy;
 use crate::conn::{Chunk, Dropped, Flags, Overflow, State, Tag, Token};
 use crate::counters::{DropReason, MessageType};
 use crate::model::GapReason;
-use crate::wire::{Queued, Wire};
+use crate::shard::driver::{Driver, ErrorKind, Queued};
 
-impl<W: Wire> Shard<W> {
+impl<D: Driver> Shard<D> {
     /// Sends what `reply` holds, which is left empty.
     pub(super) fn flush_reply(&mut self, token: Token) {
         self.flush_with(token, Self::send);
@@ -48,7 +47,7 @@ impl<W: Wire> Shard<W> {
 
     fn send_where(&mut self, token: Token, bytes: &[u8], may: impl Fn(State) -> bool) {
         let Some(entry) = self.connections.find(token).filter(|entry| may(entry.state)) else { return };
-        if entry.batch != 0 && entry.batch == self.wire.batch() {
+        if entry.batch != 0 && entry.batch == self.driver.batch() {
             // Now it is in no batch, and may be in another state.
             self.submit();
             return self.send_where(token, bytes, may);
@@ -56,7 +55,7 @@ impl<W: Wire> Shard<W> {
         if entry.outbox.is_some() {
             return self.put(token, Chunk::whole(Rc::from(bytes), Tag::Control, 0));
         }
-        let result = self.wire.send(entry.fd, bytes);
+        let result = self.driver.send(entry.fd, bytes);
         let chunk = || Chunk::whole(Rc::from(bytes), Tag::Control, 0);
         self.handle_sent(token, bytes.len(), result, chunk);
     }
@@ -67,31 +66,37 @@ impl<W: Wire> Shard<W> {
         if entry.outbox.is_some() {
             return self.put(token, chunk.clone());
         }
-        let batch = self.wire.batch();
+        let batch = self.driver.batch();
         if batch != 0 && entry.batch == batch {
             self.submit();
             return self.deliver(token, chunk);
         }
         entry.batch = batch;
         let length = chunk.bytes().len();
-        match self.wire.queue(entry.fd, token, chunk) {
+        match self.driver.queue(entry.fd, token, chunk) {
             Queued::Later => self.queued_bytes += length as i64,
             Queued::Now(result) => self.handle_sent(token, length, result, || chunk.clone()),
         }
     }
 
-    /// A send that the wire had queued was short or failed.
-    pub(super) fn handle_unsent(&mut self, token: Token, chunk: Chunk, result: std::io::Result<usize>) {
+    /// A send that the driver had queued was short or failed.
+    pub(super) fn handle_unsent(&mut self, token: Token, chunk: Chunk, result: Result<usize, ErrorKind>) {
         let length = chunk.bytes().len();
         self.queued_bytes -= length as i64;
         self.handle_sent(token, length, result, || chunk.clone());
     }
 
-    fn handle_sent(&mut self, token: Token, length: usize, result: std::io::Result<usize>, chunk: impl Fn() -> Chunk) {
+    fn handle_sent(
+        &mut self,
+        token: Token,
+        length: usize,
+        result: Result<usize, ErrorKind>,
+        chunk: impl Fn() -> Chunk,
+    ) {
         let sent = match result {
             Ok(sent) => sent,
-            Err(error) if error.kind() == ErrorKind::WouldBlock => 0,
-            Err(_) => return self.ended(token, CloseReason::Reset),
+            Err(ErrorKind::WouldBlock) => 0,
+            Err(ErrorKind::NoMemory | ErrorKind::Broken) => return self.ended(token, CloseReason::Reset),
         };
         self.counters.bytes_out.add(sent as u64);
         if sent == length {
@@ -177,14 +182,14 @@ impl<W: Wire> Shard<W> {
             let Some(chunk) = outbox.front() else {
                 return self.outbox_is_empty(token);
             };
-            match self.wire.send(entry.fd, chunk.bytes()) {
+            match self.driver.send(entry.fd, chunk.bytes()) {
                 Ok(sent) => {
                     outbox.advance(sent);
                     self.counters.bytes_out.add(sent as u64);
                     self.counters.outbox_bytes.sub(before - outbox.pinned_bytes() as u64);
                 }
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return,
-                Err(_) => return self.ended(token, CloseReason::Reset),
+                Err(ErrorKind::WouldBlock) => return,
+                Err(ErrorKind::NoMemory | ErrorKind::Broken) => return self.ended(token, CloseReason::Reset),
             }
         }
     }

@@ -10,7 +10,7 @@ use crate::limits::{PUBLISH_QUEUE_BYTES, PUBLISH_QUEUE_MESSAGES};
 use crate::model::{AckLevel, Kind, Publication, RoomName};
 use crate::proto::frame;
 use crate::relay::{AckToken, ToRelay};
-use crate::wire::Wire;
+use crate::shard::driver::Driver;
 
 /// A publication that a client asks for.
 struct Publish<'a> {
@@ -20,7 +20,7 @@ struct Publish<'a> {
     echo: bool,
 }
 
-impl<W: Wire> Shard<W> {
+impl<D: Driver> Shard<D> {
     /// One message of an open connection. It takes one token of the message rate, however many requests it holds.
     pub(super) fn handle_message(&mut self, token: Token, message: Payload<'_>) {
         let Some(dialect) = self.dialect(token) else { return };

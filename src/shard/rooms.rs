@@ -13,8 +13,8 @@ use crate::dialect::{ErrorCode, Notice, Said};
 use crate::model::{GapReason, Publication, RoomName};
 use crate::relay::{JoinError, ToRelay, ToShard};
 use crate::room::Room;
+use crate::shard::driver::Driver;
 use crate::shard::settings::Policy;
-use crate::wire::Wire;
 
 /// A room, and whether the relay has confirmed it.
 pub(super) struct Subscription {
@@ -33,7 +33,7 @@ pub(super) struct Waiter {
     reference: Option<Box<str>>,
 }
 
-impl<W: Wire> Shard<W> {
+impl<D: Driver> Shard<D> {
     /// Handles one item of the relay's mailbox.
     pub fn handle_relay(&mut self, item: ToShard) {
         match item {

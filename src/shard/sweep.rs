@@ -5,7 +5,7 @@ use super::Shard;
 use crate::close::{CloseReason, Refusal};
 use crate::conn::{Due, Flags, Heartbeat, State, TICKS_PER_SECOND, Token, due};
 use crate::proto::frame;
-use crate::wire::Wire;
+use crate::shard::driver::Driver;
 
 /// Ticks that are made up for after a stall; the rest never happened, or everybody would time out because we slept.
 const MAKE_UP_TICKS: u32 = 2;
@@ -17,7 +17,7 @@ const FINDS: usize = 32;
 /// pings each, which cost a third more than together.
 const LEAST: u32 = 8192;
 
-impl<W: Wire> Shard<W> {
+impl<D: Driver> Shard<D> {
     /// `count` tenths of a second went by.
     pub(super) fn handle_ticks(&mut self, count: u32) {
         self.ready.extend(self.held_back.drain(..));

@@ -1,4 +1,4 @@
-//! What a shard owes a wire that tells edges once and sends later, on a wire that plays its part with one socket.
+//! What a shard owes a driver that tells edges once and sends later, on a driver that plays its part with one socket.
 
 mod slow;
 
@@ -15,7 +15,7 @@ use crate::conn::{Chunk, Flags, State, TICKS_PER_SECOND, Tag, ticks};
 use crate::control::NodeState;
 use crate::counters::DropReason;
 use crate::proto::frame;
-use crate::wire::{Queued, Ready};
+use crate::shard::driver::{ErrorKind, Queued, Ready};
 
 mod rooms;
 
@@ -23,7 +23,7 @@ const FD: RawFd = 7;
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: stage\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// What the shard had its wire do, in order.
+/// What the shard had its driver do, in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 enum Deed {
     Sent(Vec<u8>),
@@ -31,7 +31,7 @@ enum Deed {
     Closed,
 }
 
-/// One socket, as io_uring's wire serves it: what is queued is done by the next submit, before a FIN or a close.
+/// One socket, as io_uring's driver serves it: what is queued is done by the next submit, before a FIN or a close.
 struct Stage {
     incoming: VecDeque<u8>,
     /// Octets that one read brings at most.
@@ -49,11 +49,11 @@ struct Stage {
 }
 
 impl Stage {
-    fn take(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+    fn take(&mut self, bytes: &[u8]) -> Result<usize, ErrorKind> {
         let taken = bytes.len().min(self.room);
         self.room -= taken;
         if taken == 0 {
-            return Err(std::io::ErrorKind::WouldBlock.into());
+            return Err(ErrorKind::WouldBlock);
         }
         self.deeds.push(Deed::Sent(bytes[..taken].to_vec()));
         Ok(taken)
@@ -64,8 +64,8 @@ impl Stage {
     }
 }
 
-impl Wire for Stage {
-    fn arm(&mut self, _: RawFd, _: Token) -> std::io::Result<()> {
+impl Driver for Stage {
+    fn arm(&mut self, _: RawFd, _: Token) -> Result<(), ErrorKind> {
         Ok(())
     }
 
@@ -73,18 +73,18 @@ impl Wire for Stage {
         events.append(&mut self.events);
     }
 
-    fn recv(&mut self, _: RawFd, buffer: &mut [u8]) -> std::io::Result<usize> {
+    fn recv(&mut self, _: RawFd, buffer: &mut [u8]) -> Result<usize, ErrorKind> {
         let length = buffer.len().min(self.incoming.len()).min(self.piece);
         for (place, octet) in buffer.iter_mut().zip(self.incoming.drain(..length)) {
             *place = octet;
         }
-        if length == 0 && !self.peer_ended { Err(std::io::ErrorKind::WouldBlock.into()) } else { Ok(length) }
+        if length == 0 && !self.peer_ended { Err(ErrorKind::WouldBlock) } else { Ok(length) }
     }
 
-    fn send(&mut self, fd: RawFd, bytes: &[u8]) -> std::io::Result<usize> {
+    fn send(&mut self, fd: RawFd, bytes: &[u8]) -> Result<usize, ErrorKind> {
         assert!(self.queued.is_empty(), "a send overtakes a queued one");
         if self.broken == Some(fd) {
-            return Err(std::io::ErrorKind::ConnectionReset.into());
+            return Err(ErrorKind::Broken);
         }
         self.take(bytes)
     }
@@ -127,8 +127,16 @@ impl Wire for Stage {
         None
     }
 
+    fn is_settled(&self) -> bool {
+        true
+    }
+
     fn may_sleep(&mut self) -> bool {
         self.events.is_empty()
+    }
+
+    fn failure(&mut self) -> Option<std::io::Error> {
+        None
     }
 }
 
@@ -148,7 +156,7 @@ fn stage_with(configure: impl FnOnce(&mut Config, &mut Budgets)) -> (Shard<Stage
 
 /// The same with a seed of one's own.
 fn stage_from(seed: u64, configure: impl FnOnce(&mut Config, &mut Budgets)) -> (Shard<Stage>, Token) {
-    let wire = Stage {
+    let driver = Stage {
         incoming: REQUEST.bytes().collect(),
         piece: usize::MAX,
         peer_ended: false,
@@ -167,18 +175,18 @@ fn stage_from(seed: u64, configure: impl FnOnce(&mut Config, &mut Budgets)) -> (
     let counters: Arc<ShardCounters> = Arc::default();
     let state = NodeState::new(Arc::default(), false);
     let settings = Settings::new(Arc::new(config), 1, 0, budgets, vec![counters.clone()], state);
-    let mut shard = Shard::new(wire, Arc::new(settings), counters, seed);
+    let mut shard = Shard::new(driver, Arc::new(settings), counters, seed);
     shard.handle_accepted(FD);
     let token = shard.connections.token_at(0).unwrap();
     ready(&mut shard, token, false);
     turns(&mut shard);
-    assert!(shard.is_open(token), "{:?}", shard.wire.deeds);
-    shard.wire.deeds.clear();
+    assert!(shard.is_open(token), "{:?}", shard.driver.deeds);
+    shard.driver.deeds.clear();
     (shard, token)
 }
 
 fn ready(shard: &mut Shard<Stage>, token: Token, hangup: bool) {
-    shard.wire.events.push(Event::Ready(Ready { token, readable: true, writable: true, hangup }));
+    shard.driver.events.push(Event::Ready(Ready { token, readable: true, writable: true, hangup }));
 }
 
 /// Turns of the loop until there is nothing that no event announces.
@@ -188,7 +196,7 @@ fn turns(shard: &mut Shard<Stage>) {
         shard.serve_ready(10);
         shard.fan_out(10);
         shard.submit();
-        if !shard.has_work() && shard.wire.may_sleep() {
+        if !shard.has_work() && shard.driver.may_sleep() {
             return;
         }
     }
@@ -207,23 +215,23 @@ fn chunk(bytes: &[u8]) -> Chunk {
 #[test]
 fn what_filled_the_buffer_is_read_on_from_although_no_event_tells_the_rest() {
     let (mut shard, token) = stage();
-    shard.wire.incoming.extend(pings(3 * READ_BYTES));
+    shard.driver.incoming.extend(pings(3 * READ_BYTES));
     ready(&mut shard, token, false);
     turns(&mut shard);
-    assert_eq!(shard.wire.incoming.len(), 0, "the edge was told once, and these octets wait for ever");
+    assert_eq!(shard.driver.incoming.len(), 0, "the edge was told once, and these octets wait for ever");
     assert!(shard.is_open(token));
 }
 
 /// Others beside the first, up to so many open connections.
 fn crowd(shard: &mut Shard<Stage>, size: u32) -> Vec<Token> {
     for index in 1..size {
-        shard.wire.incoming.extend(REQUEST.bytes());
+        shard.driver.incoming.extend(REQUEST.bytes());
         shard.handle_accepted(FD + index as RawFd);
         let token = shard.connections.token_at(index).unwrap();
         ready(shard, token, false);
         turns(shard);
     }
-    shard.wire.deeds.clear();
+    shard.driver.deeds.clear();
     (0..size).map(|index| shard.connections.token_at(index).unwrap()).collect()
 }
 
@@ -234,13 +242,13 @@ fn those_who_are_read_together_are_each_heard_for_themselves() {
     for (digit, token) in (b'0'..=b'9').zip(tokens) {
         let mut ping = Vec::new();
         frame::write_masked(&mut ping, frame::PING, [1, 2, 3, 4], &[digit; 5]);
-        shard.wire.piece = ping.len();
-        shard.wire.incoming.extend(ping);
+        shard.driver.piece = ping.len();
+        shard.driver.incoming.extend(ping);
         ready(&mut shard, token, false);
     }
     turns(&mut shard);
     let pongs: Vec<_> = (b'0'..=b'9').map(|digit| Deed::Sent([&[0x8a, 5], &[digit; 5][..]].concat())).collect();
-    assert_eq!(shard.wire.deeds, pongs);
+    assert_eq!(shard.driver.deeds, pongs);
 }
 
 /// Each kind of what a client may send too much of, as octets of more than `total_bytes`.
@@ -257,20 +265,20 @@ fn whoever_sends_more_than_it_may_is_read_once_a_tick() {
     for (flood, octets) in floods(READ_BYTES + 3 * EXCESS_READ_BYTES) {
         let (mut shard, token) = stage_with_rate(10);
         let total = octets.len();
-        shard.wire.incoming.extend(octets);
+        shard.driver.incoming.extend(octets);
         ready(&mut shard, token, false);
         turns(&mut shard);
         for ticks in 0..=3 {
             let read = READ_BYTES + ticks * EXCESS_READ_BYTES;
-            assert_eq!(shard.wire.incoming.len(), total - read, "{flood}");
+            assert_eq!(shard.driver.incoming.len(), total - read, "{flood}");
             // What came in meanwhile is announced, and changes nothing.
             ready(&mut shard, token, false);
             turns(&mut shard);
-            assert_eq!(shard.wire.incoming.len(), total - read, "{flood}");
-            shard.wire.events.push(Event::Ticked(1));
+            assert_eq!(shard.driver.incoming.len(), total - read, "{flood}");
+            shard.driver.events.push(Event::Ticked(1));
             turns(&mut shard);
         }
-        assert_eq!(shard.wire.incoming.len(), 0, "{flood}: what waited for a tick was lost");
+        assert_eq!(shard.driver.incoming.len(), 0, "{flood}: what waited for a tick was lost");
         assert!(shard.is_open(token), "{flood}");
     }
 }
@@ -279,15 +287,15 @@ fn whoever_sends_more_than_it_may_is_read_once_a_tick() {
 fn who_was_in_excess_and_is_read_to_the_end_is_read_as_everybody_else() {
     let (mut shard, token) = stage_with_rate(10);
     let flags = |shard: &mut Shard<Stage>| shard.connections.find(token).unwrap().flags;
-    shard.wire.incoming.extend(pings(EXCESS_READ_BYTES));
+    shard.driver.incoming.extend(pings(EXCESS_READ_BYTES));
     ready(&mut shard, token, false);
     turns(&mut shard);
     assert!(flags(&mut shard).has(Flags::EXCESS));
     for _ in 0..TICKS_PER_SECOND {
-        shard.wire.events.push(Event::Ticked(1));
+        shard.driver.events.push(Event::Ticked(1));
         turns(&mut shard);
     }
-    shard.wire.incoming.extend(pings(1));
+    shard.driver.incoming.extend(pings(1));
     ready(&mut shard, token, false);
     turns(&mut shard);
     assert!(!flags(&mut shard).has(Flags::EXCESS));
@@ -301,10 +309,10 @@ fn of_pings_over_the_rate_the_last_one_of_a_read_is_answered() {
     for number in 0..burst + 5 {
         frame::write_masked(&mut said, frame::PING, [1, 2, 3, 4], &[number as u8]);
     }
-    shard.wire.incoming.extend(said);
+    shard.driver.incoming.extend(said);
     ready(&mut shard, token, false);
     turns(&mut shard);
-    let Some(Deed::Sent(octets)) = shard.wire.deeds.first() else { panic!("{:?}", shard.wire.deeds) };
+    let Some(Deed::Sent(octets)) = shard.driver.deeds.first() else { panic!("{:?}", shard.driver.deeds) };
     assert_eq!(octets.len(), (burst + 1) * 3, "each within the burst, and one more");
     assert_eq!(octets.last(), Some(&((burst + 4) as u8)));
 }
@@ -312,26 +320,26 @@ fn of_pings_over_the_rate_the_last_one_of_a_read_is_answered() {
 #[test]
 fn the_end_of_whoever_is_held_back_is_found_with_the_next_tick() {
     let (mut shard, token) = stage_with_rate(10);
-    shard.wire.incoming.extend(pings(READ_BYTES));
-    shard.wire.peer_ended = true;
+    shard.driver.incoming.extend(pings(READ_BYTES));
+    shard.driver.peer_ended = true;
     ready(&mut shard, token, true);
     turns(&mut shard);
     for _ in 0..3 {
-        shard.wire.events.push(Event::Ticked(1));
+        shard.driver.events.push(Event::Ticked(1));
         turns(&mut shard);
     }
-    assert_eq!(shard.wire.deeds.last(), Some(&Deed::Closed), "the end was never told again");
+    assert_eq!(shard.driver.deeds.last(), Some(&Deed::Closed), "the end was never told again");
     assert_eq!(shard.sockets(), 0);
 }
 
 #[test]
 fn data_and_fin_of_one_event_are_both_found_although_the_read_was_short() {
     let (mut shard, token) = stage();
-    shard.wire.incoming.extend(pings(1));
-    shard.wire.peer_ended = true;
+    shard.driver.incoming.extend(pings(1));
+    shard.driver.peer_ended = true;
     ready(&mut shard, token, true);
     turns(&mut shard);
-    assert_eq!(shard.wire.deeds.last(), Some(&Deed::Closed), "the end was never told again");
+    assert_eq!(shard.driver.deeds.last(), Some(&Deed::Closed), "the end was never told again");
     assert_eq!(shard.sockets(), 0);
 }
 
@@ -339,7 +347,7 @@ fn data_and_fin_of_one_event_are_both_found_although_the_read_was_short() {
 fn a_short_send_that_is_told_after_its_connection_ended_leaves_nothing_behind() {
     // The outbox that it began on the released entry stayed on the gauge for ever.
     let (mut shard, token) = stage();
-    shard.wire.room = 2;
+    shard.driver.room = 2;
     shard.deliver(token, &chunk(b"frame"));
     shard.ended(token, CloseReason::Reset);
     shard.submit();
@@ -353,7 +361,7 @@ fn octets_count_as_sent_once_they_are() {
     // The counter fell when a queued send turned out short, which Prometheus takes for a restart.
     let (mut shard, token) = stage();
     let before = shard.counters.bytes_out.value();
-    shard.wire.room = 2;
+    shard.driver.room = 2;
     shard.deliver(token, &chunk(b"frame"));
     assert_eq!(shard.counters.bytes_out.value(), before);
     shard.submit();
@@ -364,17 +372,17 @@ fn octets_count_as_sent_once_they_are() {
 fn a_fin_waits_for_what_a_queued_frame_leaves_unsent() {
     // The FIN must not go out behind the first part of the frame, and the rest of it after the FIN, into a broken pipe.
     let (mut shard, token) = stage();
-    shard.wire.room = 2;
+    shard.driver.room = 2;
     shard.deliver(token, &chunk(b"frame"));
     shard.handle_close(token, None);
     turns(&mut shard);
-    assert_eq!(shard.wire.deeds, [Deed::Sent(b"fr".to_vec())]);
+    assert_eq!(shard.driver.deeds, [Deed::Sent(b"fr".to_vec())]);
     assert!(shard.connections.find(token).unwrap().flags.has(Flags::FIN_AFTER_OUTBOX));
-    shard.wire.room = usize::MAX;
+    shard.driver.room = usize::MAX;
     ready(&mut shard, token, false);
     turns(&mut shard);
     let close_frame = Deed::Sent(vec![0x88, 0]);
-    assert_eq!(shard.wire.deeds[1..], [Deed::Sent(b"ame".to_vec()), close_frame, Deed::Fin]);
+    assert_eq!(shard.driver.deeds[1..], [Deed::Sent(b"ame".to_vec()), close_frame, Deed::Fin]);
     assert_eq!(shard.connections.find(token).unwrap().state, State::Lingering);
 }
 
@@ -382,10 +390,10 @@ fn a_fin_waits_for_what_a_queued_frame_leaves_unsent() {
 fn nothing_is_delivered_after_a_close_frame() {
     let (mut shard, token) = stage();
     shard.close(token, CloseReason::Drain);
-    shard.wire.deeds.clear();
+    shard.driver.deeds.clear();
     shard.deliver(token, &chunk(b"frame"));
     turns(&mut shard);
-    assert_eq!(shard.wire.deeds, []);
+    assert_eq!(shard.driver.deeds, []);
 }
 
 #[test]
@@ -393,7 +401,7 @@ fn an_answer_does_not_overtake_a_frame_that_is_queued() {
     let (mut shard, token) = stage();
     shard.deliver(token, &chunk(b"frame"));
     shard.send(token, b"answer");
-    assert_eq!(shard.wire.deeds, [Deed::Sent(b"frame".to_vec()), Deed::Sent(b"answer".to_vec())]);
+    assert_eq!(shard.driver.deeds, [Deed::Sent(b"frame".to_vec()), Deed::Sent(b"answer".to_vec())]);
 }
 
 #[test]
@@ -404,9 +412,9 @@ fn the_first_pings_of_a_crowd_that_came_at_once_are_spread_over_half_the_interva
     for seed in 1..=200u64 {
         let (mut shard, _) = stage_from(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), |_, _| {});
         let pinged = (0..interval + TICKS_PER_SECOND).find(|_| {
-            shard.wire.events.push(Event::Ticked(1));
+            shard.driver.events.push(Event::Ticked(1));
             turns(&mut shard);
-            shard.wire.deeds.contains(&Deed::Sent(PING.to_vec()))
+            shard.driver.deeds.contains(&Deed::Sent(PING.to_vec()))
         });
         let tick = pinged.expect("a silent client is pinged within the interval and a round of the sweep");
         quarters[(4 * tick / interval).min(3) as usize] += 1;
@@ -421,19 +429,19 @@ fn a_crowd_that_is_due_at_once_is_pinged_a_few_in_a_turn() {
     let (mut shard, _) = stage_with(|_, budgets| budgets.connections = u64::from(CROWD));
     // Whoever speaks is silent from then on.
     for token in crowd(&mut shard, CROWD) {
-        shard.wire.incoming.extend(pings(0));
+        shard.driver.incoming.extend(pings(0));
         ready(&mut shard, token, false);
         turns(&mut shard);
     }
-    shard.wire.deeds.clear();
+    shard.driver.deeds.clear();
     let mut in_a_turn = Vec::new();
     while in_a_turn.iter().sum::<usize>() < CROWD as usize {
         if !shard.has_work() {
             assert!(in_a_turn.is_empty(), "nobody waits for another tick");
-            shard.wire.events.push(Event::Ticked(1));
+            shard.driver.events.push(Event::Ticked(1));
         }
         shard.reap();
-        let deeds = std::mem::take(&mut shard.wire.deeds);
+        let deeds = std::mem::take(&mut shard.driver.deeds);
         assert!(deeds.iter().all(|deed| *deed == Deed::Sent(vec![0x89, 0])), "{deeds:?}");
         in_a_turn.extend((!deeds.is_empty()).then_some(deeds.len()));
     }
@@ -446,9 +454,9 @@ fn a_sweep_that_is_late_looks_at_more_in_a_turn() {
     crowd(&mut shard, 100);
     // As many at once as make everybody due, and the round late.
     let ticks = ticks(Config::default().ping_interval) + TICKS_PER_SECOND;
-    shard.wire.events.extend((0..ticks).map(|_| Event::Ticked(1)));
+    shard.driver.events.extend((0..ticks).map(|_| Event::Ticked(1)));
     shard.reap();
-    assert_eq!(shard.wire.deeds.len(), 100);
+    assert_eq!(shard.driver.deeds.len(), 100);
     assert!(!shard.has_work());
 }
 
@@ -461,7 +469,7 @@ fn a_refusal_is_counted_as_what_was_decided_at_accept() {
     });
     shard.handle_accepted(FD + 1);
     let refused = shard.connections.token_at(1).unwrap();
-    shard.wire.incoming.extend(REQUEST.bytes());
+    shard.driver.incoming.extend(REQUEST.bytes());
     ready(&mut shard, refused, false);
     turns(&mut shard);
     let counted = |refusal: Refusal| shard.counters.refused[refusal as usize].value();
@@ -483,7 +491,7 @@ fn a_request_that_is_a_mistake_is_counted_as_one_and_a_refused_one_that_is_none_
     let ask = |shard: &mut Shard<Stage>, index: u32, request: &[u8]| {
         shard.handle_accepted(FD + 1);
         let token = shard.connections.token_at(index).unwrap();
-        shard.wire.incoming.extend(request);
+        shard.driver.incoming.extend(request);
         ready(shard, token, false);
         turns(shard);
     };

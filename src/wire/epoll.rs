@@ -1,18 +1,20 @@
-//! The reference wire: edge-triggered epoll, recv, send.
+//! The reference driver: edge-triggered epoll, recv, send.
 //!
 //! The epoll instance itself is what the shard's runtime waits on; the shard's waker and its tick are in it too, so that
 //! there is one thing to wait for.
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 
 use nix::sys::epoll::{Epoll as Instance, EpollCreateFlags, EpollEvent, EpollFlags, EpollTimeout};
 use nix::sys::timerfd::TimerFd;
 
-use super::{Event, Queued, Ready, Wire, borrow, expirations, tick_timer};
+use super::socket::{self, borrow, expirations, tick_timer};
 use crate::conn::{Chunk, Token};
 use crate::mailbox::Waker;
+use crate::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
 
 const WAKER: u64 = u64::MAX;
 const TICK: u64 = u64::MAX - 1;
@@ -69,10 +71,10 @@ impl AsFd for Epoll {
     }
 }
 
-impl Wire for Epoll {
-    fn arm(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
+impl Driver for Epoll {
+    fn arm(&mut self, fd: RawFd, token: Token) -> Result<(), ErrorKind> {
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-        Ok(self.instance.add(borrow(&fd), EpollEvent::new(flags, pack(token)))?)
+        self.instance.add(borrow(&fd), EpollEvent::new(flags, pack(token))).map_err(socket::kind)
     }
 
     fn reap(&mut self, events: &mut Vec<Event>) {
@@ -90,8 +92,16 @@ impl Wire for Epoll {
         self.ready = ready;
     }
 
+    fn recv(&mut self, fd: RawFd, buffer: &mut [u8]) -> Result<usize, ErrorKind> {
+        socket::recv(fd, buffer)
+    }
+
+    fn send(&mut self, fd: RawFd, bytes: &[u8]) -> Result<usize, ErrorKind> {
+        socket::send(fd, bytes)
+    }
+
     fn queue(&mut self, fd: RawFd, _: Token, chunk: &Chunk) -> Queued {
-        Queued::Now(super::send(fd, chunk.bytes()))
+        Queued::Now(socket::send(fd, chunk.bytes()))
     }
 
     fn batch(&self) -> u32 {
@@ -101,17 +111,37 @@ impl Wire for Epoll {
     fn submit(&mut self, _: &mut Vec<Event>) {}
 
     fn finish(&mut self, fd: RawFd) {
-        super::finish(fd);
+        socket::finish(fd);
     }
 
     fn release(&mut self, fd: RawFd, token: Token, events: &mut Vec<Event>) {
         // Closing the last descriptor of a socket takes it out of the epoll instance.
-        super::close(fd);
+        socket::close(fd);
         events.push(Event::Released(token));
+    }
+
+    fn reset(&mut self, fd: RawFd) {
+        socket::reset(fd);
+    }
+
+    fn discard(&mut self, fd: RawFd) {
+        socket::close(fd);
+    }
+
+    fn peer(&self, fd: RawFd) -> Option<SocketAddr> {
+        socket::peer(fd)
+    }
+
+    fn is_settled(&self) -> bool {
+        true
     }
 
     fn may_sleep(&mut self) -> bool {
         !self.more
+    }
+
+    fn failure(&mut self) -> Option<io::Error> {
+        None
     }
 }
 

@@ -2,13 +2,13 @@
 
 use std::cell::RefCell;
 use std::collections::{HashMap, VecDeque};
-use std::io::{self, ErrorKind};
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use tidegate::conn::{Chunk, Token};
-use tidegate::wire::{Event, Queued, Ready, Wire};
+use tidegate::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
 
 /// Random numbers: choices that were made beforehand, for as long as they last, then those of a seed.
 #[derive(Clone)]
@@ -123,16 +123,16 @@ impl Net {
         octets
     }
 
-    fn send_some(&mut self, fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    fn send_some(&mut self, fd: RawFd, bytes: &[u8]) -> Result<usize, ErrorKind> {
         let Some(socket) = self.sockets.get_mut(&fd) else { panic!("a send to a socket that was closed") };
         assert!(!socket.server_fin, "a send after the FIN");
         if socket.client_reset {
-            return Err(ErrorKind::ConnectionReset.into());
+            return Err(ErrorKind::Broken);
         }
         let room = socket.capacity.saturating_sub(socket.to_client.len()).min(bytes.len());
         socket.to_client.extend(&bytes[..room]);
         socket.blocked = room < bytes.len();
-        if room == 0 && !bytes.is_empty() { Err(ErrorKind::WouldBlock.into()) } else { Ok(room) }
+        if room == 0 && !bytes.is_empty() { Err(ErrorKind::WouldBlock) } else { Ok(room) }
     }
 
     fn finish(&mut self, fd: RawFd) {
@@ -149,8 +149,8 @@ impl Net {
 /// The shard's end of a [`Net`].
 pub struct SimWire(pub Rc<RefCell<Net>>);
 
-impl Wire for SimWire {
-    fn arm(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
+impl Driver for SimWire {
+    fn arm(&mut self, fd: RawFd, token: Token) -> Result<(), ErrorKind> {
         let mut net = self.0.borrow_mut();
         if let Some(socket) = net.sockets.get_mut(&fd) {
             socket.token = Some(token);
@@ -163,15 +163,15 @@ impl Wire for SimWire {
         events.extend(self.0.borrow_mut().events.drain(..));
     }
 
-    fn recv(&mut self, fd: RawFd, buffer: &mut [u8]) -> io::Result<usize> {
+    fn recv(&mut self, fd: RawFd, buffer: &mut [u8]) -> Result<usize, ErrorKind> {
         let mut net = self.0.borrow_mut();
         let cut = net.dice.below(300) + 1;
         let socket = net.sockets.get_mut(&fd).expect("a read from a socket that was closed");
         if socket.client_reset {
-            return Err(ErrorKind::ConnectionReset.into());
+            return Err(ErrorKind::Broken);
         }
         if socket.to_server.is_empty() {
-            return if socket.client_fin { Ok(0) } else { Err(ErrorKind::WouldBlock.into()) };
+            return if socket.client_fin { Ok(0) } else { Err(ErrorKind::WouldBlock) };
         }
         let length = socket.to_server.len().min(buffer.len()).min(cut);
         for (place, octet) in buffer.iter_mut().zip(socket.to_server.drain(..length)) {
@@ -184,7 +184,7 @@ impl Wire for SimWire {
         Ok(length)
     }
 
-    fn send(&mut self, fd: RawFd, bytes: &[u8]) -> io::Result<usize> {
+    fn send(&mut self, fd: RawFd, bytes: &[u8]) -> Result<usize, ErrorKind> {
         let mut net = self.0.borrow_mut();
         assert!(!net.queued.iter().any(|(queued, ..)| *queued == fd), "a send overtakes a queued one");
         net.send_some(fd, bytes)
@@ -247,7 +247,15 @@ impl Wire for SimWire {
         None
     }
 
+    fn is_settled(&self) -> bool {
+        true
+    }
+
     fn may_sleep(&mut self) -> bool {
         self.0.borrow().events.is_empty()
+    }
+
+    fn failure(&mut self) -> Option<io::Error> {
+        None
     }
 }

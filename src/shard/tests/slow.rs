@@ -18,8 +18,8 @@ fn stalled(rooms: &[&str], configure: impl FnOnce(&mut Config, &mut Budgets)) ->
         configure(config, budgets);
     });
     rooms.iter().for_each(|room| join(&mut shard, token, room));
-    shard.wire.deeds.clear();
-    shard.wire.room = 0;
+    shard.driver.deeds.clear();
+    shard.driver.room = 0;
     (shard, token)
 }
 
@@ -49,10 +49,10 @@ fn publish_sized(shard: &mut Shard<Stage>, room: &str, length: usize) {
 
 /// What the client reads once it does.
 fn catch_up(shard: &mut Shard<Stage>, token: Token) -> String {
-    shard.wire.room = usize::MAX;
+    shard.driver.room = usize::MAX;
     ready(shard, token, false);
     turns(shard);
-    let sent = shard.wire.deeds.iter().filter_map(|deed| match deed {
+    let sent = shard.driver.deeds.iter().filter_map(|deed| match deed {
         Deed::Sent(octets) => Some(octets.as_slice()),
         Deed::Fin | Deed::Closed => None,
     });
@@ -112,7 +112,7 @@ fn nothing_follows_the_close_frame_not_even_that_a_room_was_refused() {
     shard.close(token, CloseReason::Drain);
     shard.handle_relay(ToShard::Refused("lobby".into(), JoinError::Unconfirmed));
     turns(&mut shard);
-    let [Deed::Sent(octets)] = shard.wire.deeds.as_slice() else { panic!("{:?}", shard.wire.deeds) };
+    let [Deed::Sent(octets)] = shard.driver.deeds.as_slice() else { panic!("{:?}", shard.driver.deeds) };
     assert!(octets.ends_with(CloseReason::Drain.text().as_bytes()), "{octets:?}");
 }
 
@@ -143,7 +143,7 @@ fn the_peers_close_frame_is_found_behind_the_rest_of_a_message_that_our_own_came
     frame::write_masked(&mut said, frame::CLOSE, [1, 2, 3, 4], &1012_u16.to_be_bytes());
     let rest = said.split_off(1_000);
     for (octets, expected) in [(said, State::Closing), (rest, State::Lingering)] {
-        shard.wire.incoming.extend(octets);
+        shard.driver.incoming.extend(octets);
         ready(&mut shard, token, false);
         turns(&mut shard);
         shard.close(token, CloseReason::Drain);

@@ -1,18 +1,19 @@
 //! What the ring's completions are booked in: sockets under poll, sends of the batch, and what waits to be done.
 
 use std::collections::VecDeque;
-use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 
 use io_uring::squeue::Entry;
 use io_uring::{cqueue, opcode, squeue};
+use nix::errno::Errno;
 use nix::libc::{POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP};
 use nix::sys::timerfd::TimerFd;
 
 use super::name::Name;
 use super::ring::poll;
 use crate::conn::{Chunk, Token};
-use crate::wire::{Event, Ready, expirations};
+use crate::shard::driver::{Event, Ready};
+use crate::wire::socket::{self, expirations};
 
 /// A slot without a socket.
 const EMPTY: RawFd = -1;
@@ -133,8 +134,8 @@ impl Ledger {
     pub(super) fn do_after(&mut self) {
         for after in self.after.drain(..) {
             match after {
-                After::Finish(fd) => crate::wire::finish(fd),
-                After::Close(fd) => crate::wire::close(fd),
+                After::Finish(fd) => socket::finish(fd),
+                After::Close(fd) => socket::close(fd),
             }
         }
     }
@@ -186,7 +187,7 @@ impl Ledger {
     fn handle_unsent(&mut self, batch: u32, place: u32, result: i32) {
         debug_assert_eq!(batch, self.batch, "no send outlives its batch");
         let Some((token, chunk)) = self.sends.get(place as usize).filter(|_| batch == self.batch) else { return };
-        let result = usize::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result));
+        let result = usize::try_from(result).map_err(|_| socket::kind(Errno::from_raw(-result)));
         self.unsent.push(Event::Unsent { token: *token, chunk: chunk.clone(), result });
     }
 

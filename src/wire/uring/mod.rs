@@ -1,11 +1,11 @@
-//! The wire on io_uring: readiness by multishot polls, a fan-out's sends in batches, on a ring of the shard's own.
+//! The driver on io_uring: readiness by multishot polls, a fan-out's sends in batches, on a ring of the shard's own.
 //!
 //! The shard's thread drives it, beside the ring of its runtime. Completions, and work that the kernel has deferred, ring
 //! the shard's [`Waker`], whose eventfd is registered with the ring: mailboxes and sockets are one thing to wait for.
 //!
 //! Invariants:
 //! - After every enter the whole completion queue and its overflow list are taken. Sends complete within the enter that
-//!   hands them over, so that none is under way when [`Wire::submit`] returns, and no buffer is needed any more.
+//!   hands them over, so that none is under way when [`Driver::submit`] returns, and no buffer is needed any more.
 //! - What a failed send left unsent is told before anything else, so that nothing is spliced into it.
 //! - A socket's number stays open until the kernel has taken every entry that names it.
 //! - A slot is told released when its poll's last completion (one without MORE) is in, and not before. So a slot has one
@@ -22,15 +22,17 @@ pub mod ring;
 mod tests;
 
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::sync::Arc;
 
 use io_uring::{opcode, squeue, types};
 use nix::libc;
 
-use super::{Event, Queued, Wire, tick_timer};
+use super::socket::{self, tick_timer};
 use crate::conn::{Chunk, Token};
 use crate::mailbox::Waker;
+use crate::shard::driver::{Driver, ErrorKind, Event, Queued};
 use ledger::{After, Ledger};
 use ring::{Ring, SIZES, Sizes};
 
@@ -121,8 +123,8 @@ impl AsFd for Uring {
     }
 }
 
-impl Wire for Uring {
-    fn arm(&mut self, fd: RawFd, token: Token) -> io::Result<()> {
+impl Driver for Uring {
+    fn arm(&mut self, fd: RawFd, token: Token) -> Result<(), ErrorKind> {
         self.ledger.arm(fd, token);
         Ok(())
     }
@@ -138,6 +140,14 @@ impl Wire for Uring {
         self.ledger.hand_out(events);
     }
 
+    fn recv(&mut self, fd: RawFd, buffer: &mut [u8]) -> Result<usize, ErrorKind> {
+        socket::recv(fd, buffer)
+    }
+
+    fn send(&mut self, fd: RawFd, bytes: &[u8]) -> Result<usize, ErrorKind> {
+        socket::send(fd, bytes)
+    }
+
     fn queue(&mut self, fd: RawFd, token: Token, chunk: &Chunk) -> Queued {
         let bytes = chunk.bytes();
         let entry = opcode::Send::new(types::Fd(fd), bytes.as_ptr(), bytes.len() as u32)
@@ -151,7 +161,7 @@ impl Wire for Uring {
             return Queued::Later;
         }
         // The queue is full. This connection has nothing in it (one send each in a batch), so that nothing is overtaken.
-        Queued::Now(super::send(fd, bytes))
+        Queued::Now(socket::send(fd, bytes))
     }
 
     fn batch(&self) -> u32 {
@@ -169,16 +179,28 @@ impl Wire for Uring {
         if self.ledger.has_sends() {
             self.ledger.after.push(After::Finish(fd));
         } else {
-            super::finish(fd);
+            socket::finish(fd);
         }
     }
 
     /// No shutdown: the poll is cancelled before the close, in the same submit, and then the close sends what is due, FIN
-    /// or, after [`Wire::reset`], RST alone.
+    /// or, after [`Driver::reset`], RST alone.
     fn release(&mut self, fd: RawFd, token: Token, events: &mut Vec<Event>) {
         if self.ledger.release(fd, token) {
             events.push(Event::Released(token));
         }
+    }
+
+    fn reset(&mut self, fd: RawFd) {
+        socket::reset(fd);
+    }
+
+    fn discard(&mut self, fd: RawFd) {
+        socket::close(fd);
+    }
+
+    fn peer(&self, fd: RawFd) -> Option<SocketAddr> {
+        socket::peer(fd)
     }
 
     fn is_settled(&self) -> bool {

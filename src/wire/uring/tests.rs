@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::*;
 use crate::conn::Tag;
-use crate::wire::Ready;
+use crate::shard::driver::Ready;
 
 const TINY: Sizes = Sizes { submissions: 8, completions: 16 };
 /// When a test that waits for something gives up.
@@ -86,7 +86,7 @@ fn released(events: &[Event], wanted: Token) -> bool {
 fn stuff(fd: RawFd) -> usize {
     let block = [b'x'; 16 * 1024];
     let mut taken = 0;
-    while let Ok(length) = super::super::send(fd, &block) {
+    while let Ok(length) = socket::send(fd, &block) {
         taken += length;
     }
     taken
@@ -109,8 +109,8 @@ fn a_short_send_whose_completion_overflowed_is_told_before_anything_else() {
     assert!(matches!(wire.queue(slow, token(0), &chunk(b"frame")), Queued::Later));
     let mut events = Vec::new();
     wire.submit(&mut events);
-    assert!(matches!(&events[0], Event::Unsent { token: unsent, result: Err(error), .. }
-        if *unsent == token(0) && error.kind() == io::ErrorKind::WouldBlock));
+    assert!(matches!(&events[0], Event::Unsent { token: unsent, result: Err(ErrorKind::WouldBlock), .. }
+        if *unsent == token(0)));
     wire.reap(&mut events);
     for index in 1..40 {
         assert!(readable(&events, index), "the news of {index} came out of the overflow list");
@@ -179,8 +179,8 @@ fn a_broken_entry_in_a_batch_does_not_strand_the_rest() {
     wire.ring.enter(pending).unwrap();
     assert_eq!(wire.ring.pending(), 0);
     wire.submit(&mut events);
-    assert!(matches!(&events[0], Event::Unsent { token: unsent, result: Err(error), .. }
-        if *unsent == token(1) && error.raw_os_error() == Some(libc::EBADF)));
+    assert!(matches!(&events[0], Event::Unsent { token: unsent, result: Err(ErrorKind::Broken), .. }
+        if *unsent == token(1)));
     let mut bytes = [0; 8];
     assert_eq!(sockets[0].0.read(&mut bytes).unwrap(), 5);
     assert_eq!(sockets[2].0.read(&mut bytes).unwrap(), 4);
@@ -248,7 +248,7 @@ fn a_thousand_connections_on_a_tiny_ring_lose_nothing() {
         for event in events {
             if let Event::Ready(Ready { token, readable: true, .. }) = event {
                 let mut bytes = [0; 8];
-                answered += u32::from(matches!(super::super::recv(sockets[token.index as usize].1, &mut bytes), Ok(4)));
+                answered += u32::from(matches!(socket::recv(sockets[token.index as usize].1, &mut bytes), Ok(4)));
             }
         }
         answered == CONNECTIONS

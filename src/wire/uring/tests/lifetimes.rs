@@ -60,7 +60,7 @@ fn who_is_released_while_the_kernel_refuses_the_poll_is_free_at_once_and_until_t
     assert!(sleeps, "a poll that is refused is not tried in a circle");
     // SAFETY: the number is free; the socket is moved to it and then belongs to the wire.
     assert_eq!(unsafe { libc::dup2(fd, later) }, later);
-    crate::wire::close(fd);
+    socket::close(fd);
     let mut events = Vec::new();
     wire.release(later, token(0), &mut events);
     assert!(released(&events, token(0)), "no poll is armed that could say its last");
@@ -120,7 +120,7 @@ fn a_poll_that_the_kernel_refuses_is_tried_again_at_the_next_tick() {
     turn_until(&mut wire, |events| events.iter().any(|event| matches!(event, Event::Ready(ready) if ready.hangup)));
     // SAFETY: the number is free; the socket is moved to it and then belongs to the wire.
     assert_eq!(unsafe { libc::dup2(fd, later) }, later);
-    crate::wire::close(fd);
+    socket::close(fd);
     client.write_all(b"here").unwrap();
     turn_until(&mut wire, |events| readable(events, 0));
     wire.release(later, token(0), &mut Vec::new());

@@ -1,4 +1,9 @@
-//! The thread around a shard: its runtime, its listener, its mailboxes, and the loop that turns it.
+//! A shard's worker thread: its runtime, its listener, its mailboxes, and the event loop that drives the shard.
+//!
+//! [`run`] is the thread's body. The shard decides; this module waits, accepts, tells the time, and carries items between the
+//! shard and its mailboxes.
+
+pub mod listener;
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -18,17 +23,17 @@ use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use super::listener::{self, Accepted};
-use super::{Settings, Shard};
 use crate::control::{Order, ShardExit};
 use crate::counters::ShardCounters;
 use crate::limits::SWEEP_TICK;
 use crate::mailbox::{Receiver, Waker};
 use crate::relay::Port;
-use crate::wire::Wire;
+use crate::shard::driver::Driver;
+use crate::shard::{Settings, Shard};
 use crate::wire::epoll::Epoll;
 use crate::wire::uring::Uring;
 use crate::wire::uring::ring::{RUNTIME_ENTRIES, runtime_builder};
+use listener::Accepted;
 
 /// Reads in one turn.
 const READS: usize = 256;
@@ -69,7 +74,7 @@ pub struct Seat {
 /// Runs a shard on the calling thread until it is told to stop.
 ///
 /// # Errors
-/// The runtime or the wire could not be made.
+/// The runtime or the driver could not be made.
 pub fn run(seat: Seat, uring: bool) -> io::Result<ShardExit> {
     seat.counters.uring.set(u64::from(uring));
     if uring {
@@ -77,18 +82,18 @@ pub fn run(seat: Seat, uring: bool) -> io::Result<ShardExit> {
             .with_entries(RUNTIME_ENTRIES)
             .uring_builder(runtime_builder()?)
             .build()?;
-        let wire = Uring::new(seat.waker.clone())?;
-        runtime.block_on(live(seat, wire, uring))
+        let driver = Uring::new(seat.waker.clone())?;
+        runtime.block_on(live(seat, driver, uring))
     } else {
         let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build()?;
-        let wire = Epoll::new(seat.waker.clone())?;
-        runtime.block_on(live(seat, wire, uring))
+        let driver = Epoll::new(seat.waker.clone())?;
+        runtime.block_on(live(seat, driver, uring))
     }
 }
 
-async fn live<W: Wire + AsFd + 'static>(seat: Seat, wire: W, uring: bool) -> io::Result<ShardExit> {
-    let events = Awaited::new(&wire, uring)?;
-    let shard = Shard::new(wire, seat.settings.clone(), seat.counters.clone(), seat.seed);
+async fn live<D: Driver + AsFd + 'static>(seat: Seat, driver: D, uring: bool) -> io::Result<ShardExit> {
+    let events = Awaited::new(&driver, uring)?;
+    let shard = Shard::new(driver, seat.settings.clone(), seat.counters.clone(), seat.seed);
     let shard = Rc::new(RefCell::new(shard));
     let listener = Rc::new(seat.listener);
     let callers = Awaited::new(&*listener, uring)?;
@@ -146,8 +151,8 @@ fn unless_interrupted(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) }
 }
 
-async fn turn<W: Wire>(
-    shard: Rc<RefCell<Shard<W>>>,
+async fn turn<D: Driver>(
+    shard: Rc<RefCell<Shard<D>>>,
     listener: Rc<OwnedFd>,
     inbox: Inbox,
     events: Awaited,
@@ -176,7 +181,7 @@ async fn turn<W: Wire>(
             }
             fan_out(&mut shard);
             hand_over(&mut shard, &mut port);
-            if let Some(error) = shard.wire().failure() {
+            if let Some(error) = shard.driver().failure() {
                 return Err(error);
             }
             if shard.is_stopped() && now >= *end.get_or_insert_with(|| last_moment(&listener, now)) {
@@ -192,9 +197,9 @@ async fn turn<W: Wire>(
             yield_now().await;
             continue;
         }
-        // The wire takes what was rung before the mailboxes are looked at: what comes after that look rings again.
+        // The driver takes what was rung before the mailboxes are looked at: what comes after that look rings again.
         waker.will_sleep();
-        if shard.borrow_mut().wire().may_sleep() && port.from_relay.is_empty() && orders.is_empty() {
+        if shard.borrow_mut().driver().may_sleep() && port.from_relay.is_empty() && orders.is_empty() {
             events.readable().await?;
         } else {
             yield_now().await;
@@ -210,11 +215,11 @@ struct Inbox {
     waker: Arc<Waker>,
 }
 
-fn tell_time<W: Wire>(shard: &mut Shard<W>, start: Instant, now: Instant) {
+fn tell_time<D: Driver>(shard: &mut Shard<D>, start: Instant, now: Instant) {
     shard.set_time(now.duration_since(start).as_nanos() as u64, unix_ns());
 }
 
-fn take_deliveries<W: Wire>(shard: &mut Shard<W>, port: &mut Port) {
+fn take_deliveries<D: Driver>(shard: &mut Shard<D>, port: &mut Port) {
     for _ in 0..DELIVERIES {
         if !shard.takes_deliveries() {
             break;
@@ -226,7 +231,7 @@ fn take_deliveries<W: Wire>(shard: &mut Shard<W>, port: &mut Port) {
 }
 
 /// Sends until nothing is left or the turn's time is up: a send takes 2 µs or 10, so that a count bounds no latency.
-fn fan_out<W: Wire>(shard: &mut Shard<W>) {
+fn fan_out<D: Driver>(shard: &mut Shard<D>) {
     // Most turns have nothing to fan out, and need not look at the clock for it.
     let began = shard.is_fanning_out().then(Instant::now);
     loop {
@@ -245,7 +250,7 @@ fn fan_out<W: Wire>(shard: &mut Shard<W>) {
 ///
 /// What is left to the relay's thread may wait for the shard's core. While the shard has work of its own it lets the relay run
 /// first, or what one client says would wait for the end of a broadcast to others.
-fn hand_over<W: Wire>(shard: &mut Shard<W>, port: &mut Port) {
+fn hand_over<D: Driver>(shard: &mut Shard<D>, port: &mut Port) {
     let mut any = false;
     while let Some(item) = shard.poll_relay() {
         if let Err(item) = port.ask(item) {
@@ -260,8 +265,8 @@ fn hand_over<W: Wire>(shard: &mut Shard<W>, port: &mut Port) {
 }
 
 /// Takes connections in while the shard lives. A host without descriptors is met with patience, not with a spinning loop.
-async fn accept<W: Wire>(
-    shard: Rc<RefCell<Shard<W>>>,
+async fn accept<D: Driver>(
+    shard: Rc<RefCell<Shard<D>>>,
     listener: Rc<OwnedFd>,
     callers: Awaited,
     rest: Rest,
@@ -347,7 +352,7 @@ impl Patience {
 }
 
 /// Takes in up to [`ACCEPTS`] of those who wait. Returns what the last attempt came to; nobody where all were taken in.
-fn take_in<W: Wire>(shard: &mut Shard<W>, listener: &OwnedFd) -> Accepted {
+fn take_in<D: Driver>(shard: &mut Shard<D>, listener: &OwnedFd) -> Accepted {
     // They are counted, or every crowd would end with an expensive look at an empty queue. Somebody waits, or the listener is
     // broken: one attempt is due in any case.
     let waiting = listener::waiting(listener).max(1);
@@ -361,7 +366,7 @@ fn take_in<W: Wire>(shard: &mut Shard<W>, listener: &OwnedFd) -> Accepted {
 }
 
 /// Uses a descriptor that was kept for this to tell whoever waits that the node is full.
-fn refuse_with<W: Wire>(spare: &mut Option<File>, shard: &RefCell<Shard<W>>, listener: &OwnedFd) {
+fn refuse_with<D: Driver>(spare: &mut Option<File>, shard: &RefCell<Shard<D>>, listener: &OwnedFd) {
     *spare = None;
     for _ in 0..ACCEPTS {
         let Accepted::Socket(fd) = listener::accept(listener) else { break };
@@ -371,7 +376,7 @@ fn refuse_with<W: Wire>(spare: &mut Option<File>, shard: &RefCell<Shard<W>>, lis
 }
 
 /// At the very end: whoever still waits is answered.
-fn empty_the_queue<W: Wire>(shard: &RefCell<Shard<W>>, listener: &OwnedFd) {
+fn empty_the_queue<D: Driver>(shard: &RefCell<Shard<D>>, listener: &OwnedFd) {
     while let Accepted::Socket(fd) = listener::accept(listener) {
         shard.borrow_mut().turn_away(fd);
     }
