@@ -12,12 +12,13 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::check;
 use crate::config::{Config, Driver};
-use crate::control::{self, Control, DriverInfo, NodeState, Order, Outcome, ShardExit, ShardHandle};
+use crate::control::{self, Control, DriverInfo, NodeState, Outcome, ShardExit, ShardHandle};
 use crate::counters::{Cell, RelayCounters, ShardCounters};
 use crate::host::{self, Host, ProbeOutcome};
 use crate::limits;
 use crate::mailbox::{Sender, Waker, mailbox};
 use crate::relay;
+use crate::shard::command::Command;
 use crate::shard::{Budgets, Settings};
 use crate::worker::{self, Seat, listener};
 
@@ -25,8 +26,8 @@ use crate::worker::{self, Seat, listener};
 const EXIT_HOST: u8 = 3;
 /// Something failed at run time.
 const EXIT_FAILURE: u8 = 1;
-/// Orders that wait for one shard.
-const ORDERS: usize = 64;
+/// Commands that wait for one shard.
+const COMMANDS: usize = 64;
 /// How long a port may be in use before that is an error: the kernel lets go of an io_uring's sockets a moment after the
 /// end of their process, and a node that is restarted at once would not start.
 const PORT_PATIENCE: Duration = Duration::from_secs(2);
@@ -221,18 +222,18 @@ fn start_shards(
 ) -> Result<Vec<ShardHandle>, CannotStart> {
     let mut shards = Vec::new();
     for (number, ((listener, port), waker)) in listeners.into_iter().zip(ports).zip(wakers).enumerate() {
-        let (orders, inbox) = mailbox(ORDERS, waker.clone());
+        let (commands, inbox) = mailbox(COMMANDS, waker.clone());
         let seat = Seat {
             settings: Arc::new(common.settings(number)),
             counters: common.counters[number].clone(),
             listener,
             port,
-            orders: inbox,
+            commands: inbox,
             waker: waker.clone(),
             seed: random(),
         };
         let control = wakers[common.config.shards].clone();
-        shards.push(start_shard(number, seat, orders, control, common)?);
+        shards.push(start_shard(number, seat, commands, control, common)?);
     }
     Ok(shards)
 }
@@ -240,7 +241,7 @@ fn start_shards(
 fn start_shard(
     number: usize,
     seat: Seat,
-    orders: Sender<Order>,
+    commands: Sender<Command>,
     control: Arc<Waker>,
     common: &Common,
 ) -> Result<ShardHandle, CannotStart> {
@@ -252,7 +253,7 @@ fn start_shard(
         }
         worker::run(seat, uring).unwrap_or_else(|error| ShardExit::Failed(error.to_string()))
     };
-    ShardHandle::start(format!("shard-{number}"), orders, counters, control, run)
+    ShardHandle::start(format!("shard-{number}"), commands, counters, control, run)
         .map_err(|error| CannotStart(format!("cannot start a thread: {error}; raise the limit of threads")))
 }
 

@@ -27,7 +27,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     // The shell.
     ("relay", &["config", "counters", "limits", "mailbox", "model", "percent"]),
     ("wire", &["conn", "limits", "mailbox", "model", "shard"]),
-    ("control", &["check", "close", "config", "counters", "limits", "mailbox", "model", "percent", "relay"]),
+    ("control", &["check", "close", "config", "counters", "limits", "mailbox", "model", "percent", "relay", "shard"]),
     ("client", &["config", "limits", "model", "percent"]),
     ("cli", &["config"]),
     (

@@ -1,6 +1,6 @@
 //! How a shard's thread answers control's task, and how tasks on the control thread wait.
 //!
-//! An [`Answer`] travels to the shard inside an [`Order`](super::Order). Sending it, or dropping it unanswered, rings
+//! An [`Answer`] travels to the shard inside a [`Command`](crate::shard::command::Command). Sending it, or dropping it unanswered, rings
 //! control's eventfd; the task that waits on that eventfd rings the [`Bell`], and every waiting task looks again.
 
 use std::cell::RefCell;

@@ -13,11 +13,11 @@ use super::metrics;
 use super::publication::{self, Publish};
 use super::reply::{Problem, Reply};
 use super::route::Route;
-use super::{ConnectionInfo, Order, RoomInfo};
 use crate::config::{Config, Nats};
 use crate::limits::admin_body_bytes;
 use crate::model::AckLevel;
 use crate::model::ConnectionId;
+use crate::shard::command::{Command, ConnectionInfo, RoomInfo};
 
 /// Bytes of a body that nobody asked for and that is read only to find its end.
 const UNWANTED_BODY_BYTES: usize = 4 * 1024;
@@ -133,7 +133,7 @@ fn limits(config: &Config) -> Value {
 }
 
 async fn rooms(console: &Console, limit: usize) -> Reply {
-    let answers = console.ask_all(|answer| Order::Rooms { limit, answer }).await;
+    let answers = console.ask_all(|answer| Command::Rooms { limit, answer }).await;
     let missing = console.shards.len() - answers.len();
     Reply::json(200, &json!({"rooms": merged(answers, limit), "silentShards": missing}))
 }
@@ -162,7 +162,7 @@ fn merged(answers: Vec<Vec<RoomInfo>>, limit: usize) -> Vec<RoomInfo> {
 }
 
 async fn connections(console: &Console, by_outbox: bool, limit: usize) -> Reply {
-    let answers = console.ask_all(|answer| Order::Connections { by_outbox, limit, answer }).await;
+    let answers = console.ask_all(|answer| Command::Connections { by_outbox, limit, answer }).await;
     let missing = console.shards.len() - answers.len();
     let mut connections: Vec<ConnectionInfo> = answers.into_iter().flatten().collect();
     if by_outbox {
@@ -181,7 +181,7 @@ async fn close(console: &Console, id: ConnectionId) -> Result<Reply, Problem> {
         return Err(gone());
     }
     let shard = console.shards.get(usize::from(id.shard)).ok_or_else(gone)?;
-    match console.ask(shard, |answer| Order::Close { id, answer }).await {
+    match console.ask(shard, |answer| Command::Close { id, answer }).await {
         Some(true) => Ok(Reply::json(200, &json!({"closed": id.to_string()}))),
         Some(false) => Err(gone()),
         None => Err(Problem::unavailable("the connection's shard did not answer in time; try again")),

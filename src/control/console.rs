@@ -11,10 +11,11 @@ use super::answer::{Answer, Bell, Question};
 use super::drain::{Drain, Effect, End, Phase};
 use super::notify::Notify;
 use super::publish::Publisher;
-use super::{Control, DriverInfo, NodeState, Order, Outcome, ShardExit, ShardHandle};
+use super::{Control, DriverInfo, NodeState, Outcome, ShardExit, ShardHandle};
 use crate::config::Config;
 use crate::counters::{RelayCounters, ShardCounters};
 use crate::mailbox::{Sender, Waker};
+use crate::shard::command::{self, Command};
 
 /// How long a shard may take to answer a question.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
@@ -23,9 +24,9 @@ pub(super) const SILENCE_DEADLINE: Duration = Duration::from_secs(10);
 
 /// One shard, as control sees it.
 pub(super) struct Shard {
-    orders: RefCell<Sender<Order>>,
-    /// Orders that must not be lost and did not fit yet.
-    backlog: RefCell<VecDeque<Order>>,
+    commands: RefCell<Sender<Command>>,
+    /// Commands that must not be lost and did not fit yet.
+    backlog: RefCell<VecDeque<Command>>,
     /// Places of the mailbox.
     places: usize,
     pub(super) counters: Arc<ShardCounters>,
@@ -56,8 +57,8 @@ pub(super) struct Console {
 impl Shard {
     fn new(handle: ShardHandle) -> Self {
         Self {
-            places: handle.orders.free(),
-            orders: RefCell::new(handle.orders),
+            places: handle.commands.free(),
+            commands: RefCell::new(handle.commands),
             backlog: RefCell::default(),
             counters: handle.counters,
             thread: RefCell::new(Some(handle.thread)),
@@ -65,40 +66,44 @@ impl Shard {
         }
     }
 
-    /// Sends an order that must arrive: now, or as soon as the mailbox has room.
-    fn order(&self, order: Order) {
-        self.backlog.borrow_mut().push_back(order);
+    /// Sends a command that must arrive: now, or as soon as the mailbox has room.
+    fn command(&self, command: Command) {
+        self.backlog.borrow_mut().push_back(command);
         self.flush();
     }
 
     /// Brings what the mailbox had no room for. A shard that there is nothing for is not woken.
     fn flush(&self) {
-        let (mut orders, mut backlog) = (self.orders.borrow_mut(), self.backlog.borrow_mut());
+        let (mut commands, mut backlog) = (self.commands.borrow_mut(), self.backlog.borrow_mut());
         if backlog.is_empty() {
             return;
         }
-        while let Some(order) = backlog.pop_front() {
-            if let Err(order) = orders.push(order) {
-                backlog.push_front(order);
+        while let Some(command) = backlog.pop_front() {
+            if let Err(command) = commands.push(command) {
+                backlog.push_front(command);
                 break;
             }
         }
-        orders.wake();
+        commands.wake();
     }
 
     /// Asks. A shard whose mailbox is full has no answer.
-    fn ask<T>(&self, waker: &Arc<Waker>, order: impl FnOnce(Answer<T>) -> Order) -> Question<T> {
+    fn ask<T: Send + 'static>(
+        &self,
+        waker: &Arc<Waker>,
+        command: impl FnOnce(command::Answer<T>) -> Command,
+    ) -> Question<T> {
         let (answer, question) = Answer::new(waker.clone());
-        let mut orders = self.orders.borrow_mut();
-        // Handed back, the order is dropped, and the answer with it.
-        drop(orders.push(order(answer)));
-        orders.wake();
+        let mut commands = self.commands.borrow_mut();
+        // Handed back, the command is dropped, and the answer with it.
+        drop(commands.push(command(Box::new(|value| answer.send(value)))));
+        commands.wake();
         question
     }
 
-    /// Orders that the shard has not read.
+    /// Commands that the shard has not read.
     fn unread(&self) -> usize {
-        self.backlog.borrow().len() + self.places.saturating_sub(self.orders.borrow().free())
+        self.backlog.borrow().len() + self.places.saturating_sub(self.commands.borrow().free())
     }
 
     fn is_running(&self) -> bool {
@@ -133,14 +138,18 @@ impl Console {
     }
 
     /// Asks one shard; `None` where it gave no answer in time.
-    pub(super) async fn ask<T>(&self, shard: &Shard, order: impl FnOnce(Answer<T>) -> Order) -> Option<T> {
-        let question = shard.ask(&self.waker, order);
+    pub(super) async fn ask<T: Send + 'static>(
+        &self,
+        shard: &Shard,
+        command: impl FnOnce(command::Answer<T>) -> Command,
+    ) -> Option<T> {
+        let question = shard.ask(&self.waker, command);
         monoio::time::timeout(ANSWER_DEADLINE, self.bell.until(|| question.poll())).await.ok().flatten()
     }
 
     /// Asks every shard at once; the answers of those that gave one in time.
-    pub(super) async fn ask_all<T>(&self, order: impl Fn(Answer<T>) -> Order) -> Vec<T> {
-        let questions: Vec<_> = self.shards.iter().map(|shard| shard.ask(&self.waker, &order)).collect();
+    pub(super) async fn ask_all<T: Send + 'static>(&self, command: impl Fn(command::Answer<T>) -> Command) -> Vec<T> {
+        let questions: Vec<_> = self.shards.iter().map(|shard| shard.ask(&self.waker, &command)).collect();
         let mut answers: Vec<Option<Option<T>>> = questions.iter().map(|_| None).collect();
         let complete = self.bell.until(|| {
             for (answer, question) in answers.iter_mut().zip(&questions) {
@@ -209,23 +218,23 @@ impl Console {
             let Some(effect) = self.drain.borrow_mut().poll_effect() else { return };
             match effect {
                 Effect::Unready => self.state.set_draining(),
-                Effect::Refuse => self.order_all(|| Order::Refuse),
+                Effect::Refuse => self.command_all(|| Command::Refuse),
                 Effect::Tell => {
                     let window_ms = u32::try_from(self.config.drain_window.as_millis()).unwrap_or(u32::MAX);
-                    self.order_all(|| Order::Drain { window_ms });
+                    self.command_all(|| Command::Drain { window_ms });
                 }
                 Effect::Stop => {
                     self.notify.stopping();
-                    self.order_all(|| Order::Stop);
+                    self.command_all(|| Command::Stop);
                 }
                 Effect::Finish(end) => self.finish(end),
             }
         }
     }
 
-    fn order_all(&self, order: impl Fn() -> Order) {
+    fn command_all(&self, command: impl Fn() -> Command) {
         for shard in &self.shards {
-            shard.order(order());
+            shard.command(command());
         }
     }
 
@@ -250,7 +259,7 @@ impl Console {
             let reason = match shard.thread.borrow_mut().take().map(JoinHandle::join) {
                 None => continue,
                 Some(Ok(ShardExit::Stopped)) if stopping => continue,
-                Some(Ok(ShardExit::Stopped)) => String::from("it stopped without an order"),
+                Some(Ok(ShardExit::Stopped)) => String::from("it stopped without a command"),
                 Some(Ok(ShardExit::Failed(reason))) => reason,
                 Some(Err(panic)) => panic_text(panic.as_ref()),
             };
@@ -271,12 +280,12 @@ mod tests {
     use crate::mailbox::mailbox;
 
     #[test]
-    fn a_shard_is_woken_for_an_order_and_for_what_had_no_room_and_for_nothing_else() {
+    fn a_shard_is_woken_for_a_command_and_for_what_had_no_room_and_for_nothing_else() {
         let waker = Waker::new().unwrap();
-        let (orders, mut inbox) = mailbox(1, waker.clone());
+        let (commands, mut inbox) = mailbox(1, waker.clone());
         let (counters, control) = (Arc::default(), Waker::new().unwrap());
         let handle =
-            ShardHandle::start(String::from("shard"), orders, counters, control, || ShardExit::Stopped).unwrap();
+            ShardHandle::start(String::from("shard"), commands, counters, control, || ShardExit::Stopped).unwrap();
         let shard = Shard::new(handle);
         let wakes = |act: &dyn Fn(&Shard)| {
             waker.will_sleep();
@@ -284,11 +293,11 @@ mod tests {
             waker.clear()
         };
         assert!(!wakes(&Shard::flush), "there is nothing for it");
-        assert!(wakes(&|shard| shard.order(Order::Refuse)));
-        assert!(wakes(&|shard| shard.order(Order::Stop)), "the mailbox is full: it should read");
-        assert!(matches!(inbox.pop(), Some(Order::Refuse)));
+        assert!(wakes(&|shard| shard.command(Command::Refuse)));
+        assert!(wakes(&|shard| shard.command(Command::Stop)), "the mailbox is full: it should read");
+        assert!(matches!(inbox.pop(), Some(Command::Refuse)));
         assert!(wakes(&Shard::flush));
-        assert!(matches!(inbox.pop(), Some(Order::Stop)));
+        assert!(matches!(inbox.pop(), Some(Command::Stop)));
         assert!(!wakes(&Shard::flush), "there is nothing left for it");
     }
 }

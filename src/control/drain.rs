@@ -117,7 +117,7 @@ impl Drain {
         self.begin(now);
     }
 
-    /// What is left: `open` connections (and orders that shards have not read), `running` threads. Call it often.
+    /// What is left: `open` connections (and commands that shards have not read), `running` threads. Call it often.
     pub fn handle_progress(&mut self, now: Instant, open: u64, running: usize) {
         match self.phase {
             Phase::Delaying(until) if now >= until => self.tell(now),

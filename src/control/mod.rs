@@ -4,7 +4,7 @@
 //! with which code the process ends. `node` starts the shards and the relay, hands their mailboxes and counters over as a
 //! [`Control`] and calls [`run`].
 //!
-//! It asks shards through [`Order`]s, reads what they count, and publishes through a relay port of its own. It never
+//! It asks shards through [`Command`]s, reads what they count, and publishes through a relay port of its own. It never
 //! touches a connection, and no shard waits for it on the path of a message: a control thread that stands still costs scrapes and
 //! drains, not deliveries.
 //!
@@ -35,79 +35,14 @@ use std::thread::JoinHandle;
 use crate::config::Config;
 use crate::counters::{RelayCounters, ShardCounters};
 use crate::mailbox::{Sender, Waker};
-use crate::model::ConnectionId;
 use crate::relay;
+use crate::shard::command::Command;
 
 pub use answer::{Answer, Question};
 pub use state::{NodeState, Readiness};
 
 /// The page that the public port serves at `/demo`: two tabs that talk.
 pub const DEMO_PAGE: &str = include_str!("demo.html");
-
-/// What control tells a shard.
-#[derive(Debug)]
-pub enum Order {
-    /// Refuse new upgrades with 503 from now on.
-    Refuse,
-    /// Tell and close every client, each at its moment within the window.
-    Drain {
-        /// The window in ms.
-        window_ms: u32,
-    },
-    /// Close what is left and end the thread.
-    Stop,
-    /// Describe the busiest rooms.
-    Rooms {
-        /// At most this many.
-        limit: usize,
-        /// Where the answer goes.
-        answer: Answer<Vec<RoomInfo>>,
-    },
-    /// Describe connections.
-    Connections {
-        /// The ones with the largest outboxes first, else in slab order.
-        by_outbox: bool,
-        /// At most this many.
-        limit: usize,
-        /// Where the answer goes.
-        answer: Answer<Vec<ConnectionInfo>>,
-    },
-    /// Close one connection.
-    Close {
-        /// Which one.
-        id: ConnectionId,
-        /// Whether it was there.
-        answer: Answer<bool>,
-    },
-}
-
-/// A room, on one shard or (merged) on the node.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct RoomInfo {
-    /// Its name.
-    pub room: String,
-    /// Members.
-    pub members: usize,
-    /// Publications delivered to it so far.
-    pub publications: u64,
-}
-
-/// A connection.
-#[derive(Clone, Debug, PartialEq, serde::Serialize)]
-pub struct ConnectionInfo {
-    /// Its id.
-    pub id: String,
-    /// `handshake`, `open` or `closing`.
-    pub state: &'static str,
-    /// `native`, `raw` or `echo`.
-    pub dialect: &'static str,
-    /// Rooms joined.
-    pub rooms: usize,
-    /// Bytes that its outbox pins.
-    pub outbox_bytes: usize,
-    /// The client's address.
-    pub peer: String,
-}
 
 /// Which wire the shards run on.
 #[derive(Clone, Debug)]
@@ -121,7 +56,7 @@ pub struct DriverInfo {
 /// How a shard's thread ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum ShardExit {
-    /// After [`Order::Stop`].
+    /// After [`Command::Stop`].
     Stopped,
     /// It could not go on; says why.
     Failed(String),
@@ -129,8 +64,8 @@ pub enum ShardExit {
 
 /// What control holds of one shard.
 pub struct ShardHandle {
-    /// Its mailbox of orders; empty when handed over.
-    pub orders: Sender<Order>,
+    /// Its mailbox of commands; empty when handed over.
+    pub commands: Sender<Command>,
     /// What it counts.
     pub counters: Arc<ShardCounters>,
     /// Its thread.
@@ -146,7 +81,7 @@ impl ShardHandle {
     /// The limit of threads, or no memory for one.
     pub fn start(
         name: String,
-        orders: Sender<Order>,
+        commands: Sender<Command>,
         counters: Arc<ShardCounters>,
         waker: Arc<Waker>,
         run: impl FnOnce() -> ShardExit + Send + 'static,
@@ -156,7 +91,7 @@ impl ShardHandle {
             let _at_the_end = at_the_end;
             run()
         })?;
-        Ok(Self { orders, counters, thread, end })
+        Ok(Self { commands, counters, thread, end })
     }
 }
 
@@ -166,7 +101,7 @@ pub struct Control {
     pub config: Arc<Config>,
     /// The admin port, bound and listening.
     pub listener: std::net::TcpListener,
-    /// Random number of the process; see [`ConnectionId`].
+    /// Random number of the process; see [`ConnectionId`](crate::model::ConnectionId).
     pub node_id: u32,
     /// Connections that the node admits, and what binds that number.
     pub capacity: (u64, &'static str),

@@ -1,17 +1,18 @@
 //! One core's share of the node: its connections, its rooms, and everything that happens to them.
 //!
-//! [`Shard`] is generic over its [`Driver`] and deterministic: events, relay messages, orders and the [`Clock`] come in, sends
+//! [`Shard`] is generic over its [`Driver`] and deterministic: events, relay messages, commands and the [`Clock`] come in, sends
 //! and [`ToRelay`] items go out, and its random numbers come from a seed. The simulator runs it as it is; `worker` is the thread
 //! around it that owns the runtime, the listener and the mailboxes.
 //!
 //! A turn of the loop, in this order: [`Shard::reap`], [`Shard::serve_ready`], [`Shard::handle_relay`] and
-//! [`Shard::handle_order`], [`Shard::fan_out`], [`Shard::submit`]; each but the first under a budget.
+//! [`Shard::handle_command`], [`Shard::fan_out`], [`Shard::submit`]; each but the first under a budget.
 //!
 //! It leaves to others: what octets mean (`proto`, `dialect`), when a connection is due (`conn`), who is next in a pass
 //! (`room`), how octets reach a socket ([`driver`]), and where publications go (`relay`).
 
 mod admit;
 mod budget;
+pub mod command;
 pub mod driver;
 mod encode;
 mod ending;
@@ -19,7 +20,6 @@ mod fanout;
 mod gaps;
 mod handshake;
 mod inbound;
-mod orders;
 mod outbound;
 mod requests;
 mod rooms;
@@ -292,7 +292,7 @@ impl<D: Driver> Shard<D> {
         self.gaps.is_empty() && self.fanout_bytes < self.settings.fanout_bytes
     }
 
-    /// Whether [`crate::control::Order::Stop`] was given.
+    /// Whether [`command::Command::Stop`] was given.
     pub fn is_stopped(&self) -> bool {
         self.stopped
     }

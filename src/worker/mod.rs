@@ -23,11 +23,12 @@ use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
-use crate::control::{Order, ShardExit};
+use crate::control::ShardExit;
 use crate::counters::ShardCounters;
 use crate::limits::SWEEP_TICK;
 use crate::mailbox::{Receiver, Waker};
 use crate::relay::Port;
+use crate::shard::command::Command;
 use crate::shard::driver::Driver;
 use crate::shard::{Settings, Shard};
 use crate::wire::epoll::Epoll;
@@ -63,8 +64,8 @@ pub struct Seat {
     pub listener: OwnedFd,
     /// Its port of the relay.
     pub port: Port,
-    /// Orders from control.
-    pub orders: Receiver<Order>,
+    /// Commands from the admin side.
+    pub commands: Receiver<Command>,
     /// What the relay and control ring.
     pub waker: Arc<Waker>,
     /// Seed of its jitter.
@@ -102,7 +103,7 @@ async fn live<D: Driver + AsFd + 'static>(seat: Seat, driver: D, uring: bool) ->
     let start = Instant::now();
     let rest = Rest::new(uring)?;
     let accepting = monoio::spawn(accept(shard.clone(), listener.clone(), callers, rest, seat.waker.clone(), start));
-    let inbox = Inbox { port: seat.port, orders: seat.orders, waker: seat.waker };
+    let inbox = Inbox { port: seat.port, commands: seat.commands, waker: seat.waker };
     let turning = monoio::spawn(turn(shard.clone(), listener.clone(), inbox, events, seat.counters, start));
     // Accepting ends by an error only, and a shard that takes nobody in is half alive: it ends with it.
     match select(turning, accepting).await {
@@ -159,7 +160,7 @@ async fn turn<D: Driver>(
     counters: Arc<ShardCounters>,
     start: Instant,
 ) -> io::Result<()> {
-    let Inbox { mut port, mut orders, waker } = inbox;
+    let Inbox { mut port, mut commands, waker } = inbox;
     let mut lag = Lag::new(start);
     let mut end = None;
     loop {
@@ -176,8 +177,8 @@ async fn turn<D: Driver>(
             hand_over(&mut shard, &mut port);
             // Once more: what the local bus gives back at once is fanned out in this turn.
             take_deliveries(&mut shard, &mut port);
-            while let Some(order) = orders.pop() {
-                shard.handle_order(order);
+            while let Some(command) = commands.pop() {
+                shard.handle_command(command);
             }
             fan_out(&mut shard);
             hand_over(&mut shard, &mut port);
@@ -199,7 +200,7 @@ async fn turn<D: Driver>(
         }
         // The driver takes what was rung before the mailboxes are looked at: what comes after that look rings again.
         waker.will_sleep();
-        if shard.borrow_mut().driver().may_sleep() && port.from_relay.is_empty() && orders.is_empty() {
+        if shard.borrow_mut().driver().may_sleep() && port.from_relay.is_empty() && commands.is_empty() {
             events.readable().await?;
         } else {
             yield_now().await;
@@ -211,7 +212,7 @@ async fn turn<D: Driver>(
 /// What others put in for the shard, and what they ring.
 struct Inbox {
     port: Port,
-    orders: Receiver<Order>,
+    commands: Receiver<Command>,
     waker: Arc<Waker>,
 }
 

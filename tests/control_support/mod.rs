@@ -12,12 +12,11 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
 use tidegate::config::Config;
-use tidegate::control::{
-    self, ConnectionInfo, Control, DriverInfo, NodeState, Order, Outcome, RoomInfo, ShardExit, ShardHandle,
-};
+use tidegate::control::{self, Control, DriverInfo, NodeState, Outcome, ShardExit, ShardHandle};
 use tidegate::counters::{Cell, RelayCounters, ShardCounters};
 use tidegate::mailbox::{Receiver, Sender, Waker, mailbox};
 use tidegate::relay::{self, Port, ToRelay, ToShard};
+use tidegate::shard::command::{Command, ConnectionInfo, RoomInfo};
 
 /// How long a test waits for what must come.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -206,20 +205,20 @@ fn wait_for(waker: &Waker) {
 
 fn start_shard(number: usize, kind: Shard, control: Arc<Waker>, log: Arc<Mutex<Vec<(usize, String)>>>) -> ShardHandle {
     let waker = Waker::new().unwrap();
-    let (orders, mut inbox) = mailbox(16, waker.clone());
+    let (commands, mut inbox) = mailbox(16, waker.clone());
     let counters = Arc::new(ShardCounters::default());
     let ours = counters.clone();
     let run = move || {
         ours.connections.set(3);
         loop {
-            while let Some(order) = inbox.pop() {
-                let text = format!("{order:?}");
+            while let Some(command) = inbox.pop() {
+                let text = format!("{command:?}");
                 let name = text.split(' ').next().unwrap_or_default().to_owned();
                 log.lock().unwrap().push((number, name));
-                match order {
-                    Order::Stop if kind == Shard::Sore => return ShardExit::Failed(String::from("it hurts")),
-                    Order::Stop => return ShardExit::Stopped,
-                    order => obey(number, kind, order, &ours),
+                match command {
+                    Command::Stop if kind == Shard::Sore => return ShardExit::Failed(String::from("it hurts")),
+                    Command::Stop => return ShardExit::Stopped,
+                    command => obey(number, kind, command, &ours),
                 }
             }
             waker.will_sleep();
@@ -229,21 +228,21 @@ fn start_shard(number: usize, kind: Shard, control: Arc<Waker>, log: Arc<Mutex<V
             waker.stay_awake();
         }
     };
-    ShardHandle::start(format!("shard-{number}"), orders, counters, control, run).unwrap()
+    ShardHandle::start(format!("shard-{number}"), commands, counters, control, run).unwrap()
 }
 
-fn obey(number: usize, kind: Shard, order: Order, counters: &ShardCounters) {
-    match order {
-        Order::Drain { .. } if kind == Shard::Fragile => panic!("this shard is fragile"),
-        Order::Drain { .. } if kind != Shard::Clinging => counters.connections.set(0),
-        Order::Refuse | Order::Stop | Order::Drain { .. } => {}
-        Order::Rooms { limit, answer } => {
+fn obey(number: usize, kind: Shard, command: Command, counters: &ShardCounters) {
+    match command {
+        Command::Drain { .. } if kind == Shard::Fragile => panic!("this shard is fragile"),
+        Command::Drain { .. } if kind != Shard::Clinging => counters.connections.set(0),
+        Command::Refuse | Command::Stop | Command::Drain { .. } => {}
+        Command::Rooms { limit, answer } => {
             let room = |name: &str, publications| RoomInfo { room: name.to_owned(), members: 2, publications };
             let mut rooms = vec![room("lobby", 9), room(&format!("shard-{number}"), 1)];
             rooms.truncate(limit);
-            answer.send(rooms);
+            answer(rooms);
         }
-        Order::Connections { by_outbox, limit, answer } => {
+        Command::Connections { by_outbox, limit, answer } => {
             let info = |index: usize| ConnectionInfo {
                 id: format!("{NODE:08x}{number:02x}{index:06x}00000001"),
                 state: "open",
@@ -252,9 +251,9 @@ fn obey(number: usize, kind: Shard, order: Order, counters: &ShardCounters) {
                 outbox_bytes: if by_outbox { 100 * index + number } else { 0 },
                 peer: String::from("127.0.0.1:5000"),
             };
-            answer.send((0..3).map(info).rev().take(limit).collect());
+            answer((0..3).map(info).rev().take(limit).collect());
         }
-        Order::Close { id, answer } => answer.send(id.index == 1),
+        Command::Close { id, answer } => answer(id.index == 1),
     }
 }
 

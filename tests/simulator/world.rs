@@ -7,9 +7,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use tidegate::config::{Config, PublishPolicy, RoomRule, SlowPolicy};
-use tidegate::control::{NodeState, Order};
+use tidegate::control::NodeState;
 use tidegate::counters::{RelayCounters, ShardCounters};
 use tidegate::proto::frame;
+use tidegate::shard::command::Command;
 use tidegate::shard::{Budgets, Settings, Shard};
 
 use crate::bus::Bus;
@@ -119,7 +120,7 @@ impl World {
             self.turn();
             if self.plan.drain && step == self.plan.steps / 2 {
                 for shard in &mut self.shards {
-                    shard.handle_order(Order::Drain { window_ms: 2_000 });
+                    shard.handle_command(Command::Drain { window_ms: 2_000 });
                 }
             }
         }

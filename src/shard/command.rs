@@ -1,31 +1,116 @@
-//! What control orders: drain, stop, and looks at rooms and connections.
+//! Commands from the admin side: drain, stop, and questions about rooms and connections.
+//!
+//! A question carries the function that takes its answer; dropped without a call, there is none.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
+use std::fmt;
 
 use super::{Drain, Shard};
 use crate::close::{CloseReason, Refusal};
 use crate::conn::{Entry, State, Token, ticks};
-use crate::control::{ConnectionInfo, Order, RoomInfo};
 use crate::model::ConnectionId;
 use crate::shard::driver::Driver;
 
+/// Takes one answer, on the shard's thread: it must not block.
+pub type Answer<T> = Box<dyn FnOnce(T) + Send>;
+
+/// What a shard is told to do.
+pub enum Command {
+    /// Refuse new upgrades with 503 from now on.
+    Refuse,
+    /// Tell and close every client, each at its moment within the window.
+    Drain {
+        /// The window in ms.
+        window_ms: u32,
+    },
+    /// Close what is left and end the thread.
+    Stop,
+    /// Describe the busiest rooms.
+    Rooms {
+        /// At most this many.
+        limit: usize,
+        /// Takes the rooms, the busiest first.
+        answer: Answer<Vec<RoomInfo>>,
+    },
+    /// Describe connections.
+    Connections {
+        /// The ones with the largest outboxes first, else in slab order.
+        by_outbox: bool,
+        /// At most this many.
+        limit: usize,
+        /// Takes the connections.
+        answer: Answer<Vec<ConnectionInfo>>,
+    },
+    /// Close one connection.
+    Close {
+        /// The connection.
+        id: ConnectionId,
+        /// Takes whether it was there and open.
+        answer: Answer<bool>,
+    },
+}
+
+/// Without the answers, which are functions.
+impl fmt::Debug for Command {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refuse => f.write_str("Refuse"),
+            Self::Drain { window_ms } => write!(f, "Drain {{ window_ms: {window_ms} }}"),
+            Self::Stop => f.write_str("Stop"),
+            Self::Rooms { limit, .. } => write!(f, "Rooms {{ limit: {limit} }}"),
+            Self::Connections { by_outbox, limit, .. } => {
+                write!(f, "Connections {{ by_outbox: {by_outbox}, limit: {limit} }}")
+            }
+            Self::Close { id, .. } => write!(f, "Close {{ id: {id} }}"),
+        }
+    }
+}
+
+/// A room, on one shard or (merged) on the node.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct RoomInfo {
+    /// Its name.
+    pub room: String,
+    /// Members.
+    pub members: usize,
+    /// Publications delivered to it so far.
+    pub publications: u64,
+}
+
+/// A connection.
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
+pub struct ConnectionInfo {
+    /// Its id.
+    pub id: String,
+    /// `handshake`, `open` or `closing`.
+    pub state: &'static str,
+    /// The dialect's name.
+    pub dialect: &'static str,
+    /// Rooms joined.
+    pub rooms: usize,
+    /// Bytes that its outbox pins.
+    pub outbox_bytes: usize,
+    /// The client's address.
+    pub peer: String,
+}
+
 impl<D: Driver> Shard<D> {
-    /// Carries out an order.
-    pub fn handle_order(&mut self, order: Order) {
-        match order {
-            Order::Refuse => self.refusing = true,
-            Order::Drain { window_ms } => {
+    /// Carries out a command.
+    pub fn handle_command(&mut self, command: Command) {
+        match command {
+            Command::Refuse => self.refusing = true,
+            Command::Drain { window_ms } => {
                 self.refusing = true;
                 let window = ticks(std::time::Duration::from_millis(u64::from(window_ms)));
                 self.drain = Some(Drain { start: self.clock.tick, window });
             }
-            Order::Stop => self.stopped = true,
-            Order::Rooms { limit, answer } => answer.send(self.busiest_rooms(limit)),
-            Order::Connections { by_outbox, limit, answer } => answer.send(self.list_connections(by_outbox, limit)),
-            Order::Close { id, answer } => {
+            Command::Stop => self.stopped = true,
+            Command::Rooms { limit, answer } => answer(self.busiest_rooms(limit)),
+            Command::Connections { by_outbox, limit, answer } => answer(self.list_connections(by_outbox, limit)),
+            Command::Close { id, answer } => {
                 let closed = self.close_by_id(id);
-                answer.send(closed);
+                answer(closed);
             }
         }
     }
