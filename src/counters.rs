@@ -5,7 +5,7 @@
 //! transaction.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::close::{CloseReason, Refusal};
 use crate::model::GapReason;
@@ -43,29 +43,23 @@ impl Cell {
     }
 }
 
-/// That a thread is alive: when it last said so. It is not asked for, so that nobody is woken for it.
-#[derive(Debug)]
+/// When a thread last showed that it is alive. It is not asked for, so that no thread is woken to answer.
+#[derive(Debug, Default)]
 pub struct SignOfLife {
-    begun: Instant,
-    /// From `begun` on.
+    /// Monotonic ns; 0 before the first.
     shown_ns: Cell,
 }
 
 impl SignOfLife {
     /// Shows it; only its writer may.
-    pub fn show(&self, now: Instant) {
-        self.shown_ns.set(now.saturating_duration_since(self.begun).as_nanos() as u64);
+    pub fn show(&self, mono_ns: u64) {
+        self.shown_ns.set(mono_ns);
     }
 
-    /// How long ago it was last shown, or made if it never was.
-    pub fn silence(&self) -> Duration {
-        self.begun.elapsed().saturating_sub(Duration::from_nanos(self.shown_ns.value()))
-    }
-}
-
-impl Default for SignOfLife {
-    fn default() -> Self {
-        Self { begun: Instant::now(), shown_ns: Cell::default() }
+    /// How long ago it was last shown; `None` where it never was.
+    pub fn silence(&self, mono_ns: u64) -> Option<Duration> {
+        let shown_ns = self.shown_ns.value();
+        (shown_ns != 0).then(|| Duration::from_nanos(mono_ns.saturating_sub(shown_ns)))
     }
 }
 

@@ -12,9 +12,10 @@
 //! | [`dialect`] | pure | what clients say inside WebSocket messages: native JSON, raw |
 //! | [`conn`] | pure | one client: its 64-byte entry, outbox, deadlines |
 //! | [`room`] | pure | many clients: members, passes of a fan-out |
+//! | [`shard`] | pure | one core's connections and rooms, and everything that happens to them |
+//! | [`counters`], [`readiness`] | pure | what threads count, whether the node wants traffic |
 //! | [`relay`] | pure + shell | interest table (pure), local bus and NATS (shell) |
 //! | [`close`], [`limits`], [`percent`] | pure | why connections end, how much of everything, `%XX` |
-//! | `shard` | pure | one core's connections and rooms, and everything that happens to them |
 //! | `worker`, `wire` | shell | a shard's thread and event loop; epoll and io_uring |
 //! | `control` | shell | admin HTTP, metrics |
 //! | `node`, `config`, `cli`, `check`, `host` | shell | start to stop, settings, command line, what the host allows, what the host is |
@@ -23,8 +24,8 @@
 //! # The dependency rule
 //!
 //! Shell → core, never back. `model` is below everything but the limits. `proto` knows no connection, `conn` knows no room,
-//! `dialect` knows no socket, `relay` knows no client protocol, `control` reads snapshots only; only `node` and `main` import
-//! `shard` and `node`. `tests/architecture.rs` holds it. The pure modules take bytes and `now` in and give values out: no
+//! `dialect` knows no socket, `relay` knows no client protocol, `control` reads snapshots only; only `main` imports
+//! `node`. `tests/architecture.rs` holds it. The pure modules take bytes and `now` in and give values out: no
 //! socket, no clock, no thread. They build alone with `--no-default-features`.
 //!
 //! # Lexicon
@@ -46,13 +47,16 @@
 
 pub mod close;
 pub mod conn;
+pub mod counters;
 pub mod dialect;
 pub mod limits;
 pub mod model;
 pub mod percent;
 pub mod proto;
+pub mod readiness;
 pub mod relay;
 pub mod room;
+pub mod shard;
 
 #[cfg(feature = "gateway")]
 pub mod check;
@@ -61,11 +65,11 @@ pub mod cli;
 #[cfg(feature = "gateway")]
 pub mod client;
 #[cfg(feature = "gateway")]
+pub mod clock;
+#[cfg(feature = "gateway")]
 pub mod config;
 #[cfg(feature = "gateway")]
 pub mod control;
-#[cfg(feature = "gateway")]
-pub mod counters;
 #[cfg(feature = "gateway")]
 pub mod host;
 #[cfg(feature = "gateway")]
@@ -74,8 +78,6 @@ pub mod log;
 pub mod mailbox;
 #[cfg(feature = "gateway")]
 pub mod node;
-#[cfg(feature = "gateway")]
-pub mod shard;
 #[cfg(feature = "gateway")]
 pub mod wire;
 #[cfg(feature = "gateway")]

@@ -12,14 +12,15 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use crate::check;
 use crate::config::{Config, Driver};
-use crate::control::{self, Control, DriverInfo, NodeState, Outcome, ShardExit, ShardHandle};
+use crate::control::{self, Control, DriverInfo, Outcome, ShardExit, ShardHandle};
 use crate::counters::{Cell, RelayCounters, ShardCounters};
 use crate::host::{self, Host, ProbeOutcome};
 use crate::limits;
 use crate::mailbox::{Sender, Waker, mailbox};
+use crate::readiness::NodeState;
 use crate::relay;
 use crate::shard::command::Command;
-use crate::shard::{Budgets, Settings};
+use crate::shard::{self, Budgets, Settings};
 use crate::worker::{self, Seat, listener};
 
 /// The host cannot run the node.
@@ -121,7 +122,9 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
         outbox_bytes: memory.outbox_bytes,
         unfinished_bytes: memory.unfinished_bytes,
     };
-    let common = Common { config, node_id, budgets, counters, state: shared, driver };
+    let demo_page = config.demo.then_some(control::DEMO_PAGE);
+    let options = Arc::new(shard::Options { demo_page, ..config.shard_options() });
+    let common = Common { config, options, node_id, budgets, counters, state: shared, driver };
     let shards = start_shards(&common, listeners, ports, &wakers)?;
     let Common { config, driver, state, .. } = common;
     tracing::info!(listen = %config.listen, admin = %config.admin, demo = config.demo, "serving");
@@ -199,6 +202,7 @@ fn explain_bind(flag: &str, address: SocketAddr, error: &io::Error) -> String {
 /// What all shards are given.
 struct Common {
     config: Arc<Config>,
+    options: Arc<shard::Options>,
     node_id: u32,
     budgets: Budgets,
     counters: Vec<Arc<ShardCounters>>,
@@ -208,8 +212,8 @@ struct Common {
 
 impl Common {
     fn settings(&self, shard: usize) -> Settings {
-        let (config, counters, state) = (self.config.clone(), self.counters.clone(), self.state.clone());
-        Settings::new(config, self.node_id, shard as u8, self.budgets, counters, state)
+        let (options, counters, state) = (self.options.clone(), self.counters.clone(), self.state.clone());
+        Settings::new(options, self.node_id, shard as u8, self.budgets, counters, state)
     }
 }
 

@@ -17,29 +17,59 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("dialect", &["close", "limits", "model", "percent", "proto"]),
     ("conn", &["close", "dialect", "limits", "model", "proto"]),
     ("room", &["close", "dialect", "limits", "model"]),
-    // Shared by the shell.
     ("counters", &["close", "limits", "model"]),
+    ("readiness", &["counters"]),
+    ("shard", &["close", "conn", "counters", "dialect", "limits", "model", "proto", "readiness", "relay", "room"]),
+    // The shell.
+    ("clock", &[]),
     ("mailbox", &["limits"]),
     ("host", &["wire"]),
-    ("config", &["dialect", "host", "limits", "model"]),
+    ("config", &["dialect", "host", "limits", "model", "proto", "shard"]),
     ("check", &["config", "host", "limits"]),
     ("log", &["config"]),
-    // The shell.
     ("relay", &["config", "counters", "limits", "mailbox", "model", "percent"]),
     ("wire", &["conn", "limits", "mailbox", "model", "shard"]),
-    ("control", &["check", "close", "config", "counters", "limits", "mailbox", "model", "percent", "relay", "shard"]),
+    ("worker", &["clock", "control", "counters", "limits", "mailbox", "relay", "shard", "wire"]),
+    (
+        "control",
+        &[
+            "check",
+            "clock",
+            "close",
+            "config",
+            "counters",
+            "limits",
+            "mailbox",
+            "model",
+            "percent",
+            "readiness",
+            "relay",
+            "shard",
+        ],
+    ),
     ("client", &["config", "limits", "model", "percent"]),
     ("cli", &["config"]),
     (
-        "shard",
-        &["close", "config", "conn", "control", "counters", "dialect", "limits", "model", "proto", "relay", "room"],
+        "node",
+        &[
+            "check",
+            "config",
+            "control",
+            "counters",
+            "host",
+            "limits",
+            "mailbox",
+            "readiness",
+            "relay",
+            "shard",
+            "worker",
+        ],
     ),
-    ("worker", &["control", "counters", "limits", "mailbox", "relay", "shard", "wire"]),
-    ("node", &["check", "config", "control", "counters", "host", "limits", "mailbox", "relay", "shard", "worker"]),
 ];
 
 /// Modules of the core: bytes and `now` in, values out.
-const PURE: [&str; 8] = ["close", "conn", "dialect", "limits", "model", "percent", "proto", "room"];
+const PURE: [&str; 11] =
+    ["close", "conn", "counters", "dialect", "limits", "model", "percent", "proto", "readiness", "room", "shard"];
 
 /// What only a shell touches.
 const SYSTEM: [&str; 14] = [

@@ -13,16 +13,15 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tidegate::config::{Config, Route};
 use tidegate::conn::{Chunk, Token};
-use tidegate::control::NodeState;
 use tidegate::counters::{RelayCounters, ShardCounters};
 use tidegate::dialect::DialectId;
 use tidegate::model::{Kind, Publication, RoomName};
 use tidegate::proto::frame::{self, OpCode};
+use tidegate::readiness::NodeState;
 use tidegate::relay::{ToRelay, ToShard};
 use tidegate::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
-use tidegate::shard::{Budgets, Settings, Shard};
+use tidegate::shard::{Budgets, Options, Route, Settings, Shard};
 
 /// Connections that a stage has room for.
 const CAPACITY: u64 = 100_000;
@@ -132,16 +131,14 @@ pub struct Stage {
 impl Stage {
     /// One without connections; `/echo` sends back, rates are off.
     pub fn new() -> Self {
-        let mut config = Config { shards: 1, ..Config::default() };
-        config.limits.message_rate = 0;
-        config.limits.connection_rate = Some(0);
+        let echo = Route { path: String::from("/echo"), dialect: DialectId::Echo, room: None };
+        let mut options = Options { connection_rate: 0, routes: vec![echo], ..Options::default() };
+        options.limits.message_rate = 0;
         let counters: Arc<ShardCounters> = Arc::default();
         let state = NodeState::new(Arc::new(RelayCounters::default()), false);
         let all = vec![counters.clone()];
         let budgets = Budgets { connections: CAPACITY, outbox_bytes: 1 << 30, unfinished_bytes: 1 << 30 };
-        let mut settings = Settings::new(Arc::new(config), 7, 0, budgets, all, state);
-        let echo = Route { path: String::from("/echo"), dialect: DialectId::Echo, room: None };
-        settings.routes.insert(String::from("/echo"), echo);
+        let settings = Settings::new(Arc::new(options), 7, 0, budgets, all, state);
         let net = Rc::new(RefCell::new(Net::default()));
         let shard = Shard::new(FreeWire(net.clone()), Arc::new(settings), counters, 1);
         Self { shard, net, time_ns: 0 }

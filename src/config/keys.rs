@@ -8,8 +8,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::value::{self, Value};
-use super::{Config, Driver, LogFormat, Nats, Network};
+use super::{Config, Driver, LogFormat, Nats};
 use crate::limits;
+use crate::proto::network::Network;
 
 /// A configuration in the making: what only together becomes a field of [`Config`] is still apart.
 pub(super) struct Draft {

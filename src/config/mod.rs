@@ -10,7 +10,6 @@ mod environment;
 mod file;
 mod keys;
 mod merge;
-mod network;
 mod origin;
 mod print;
 mod relations;
@@ -24,9 +23,10 @@ use std::time::Duration;
 
 use crate::dialect::DialectId;
 use crate::limits::{self, Limits};
+use crate::proto::network::Network;
+use crate::shard::{self, RoomRule, Route};
 
 pub use merge::{DEFAULT_FILE, Settings, Sources, load, merge};
-pub use network::Network;
 pub use origin::{Origin, Problem};
 pub use value::parse_duration;
 
@@ -52,50 +52,6 @@ pub enum LogFormat {
     Human,
     /// One JSON object a line.
     Json,
-}
-
-/// `[[routes]]`: which dialect a path speaks.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct Route {
-    /// The path, exactly.
-    pub path: String,
-    /// What is spoken there.
-    pub dialect: DialectId,
-    /// The room, where the dialect wants one.
-    pub room: Option<String>,
-}
-
-/// Which clients may publish into a room. Backends always may.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum PublishPolicy {
-    /// Any client.
-    #[default]
-    Any,
-    /// Members only.
-    Members,
-    /// No client.
-    None,
-}
-
-/// What happens to a member that does not read fast enough.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum SlowPolicy {
-    /// Close 1013.
-    #[default]
-    Close,
-    /// Drop the oldest frames and tell a gap.
-    DropOldest,
-}
-
-/// `[[rooms]]`: the policy of the rooms that a pattern matches; the first match wins.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub struct RoomRule {
-    /// A room's name, or a prefix that ends in `*`.
-    pub pattern: String,
-    /// Who may publish.
-    pub publish: PublishPolicy,
-    /// What slow members get.
-    pub slow: SlowPolicy,
 }
 
 /// How to reach the broker.
@@ -188,6 +144,31 @@ pub struct Config {
 }
 
 impl Config {
+    /// What the shards need of it. The demo page is the caller's to add.
+    pub fn shard_options(&self) -> shard::Options {
+        let rate = self.connection_rate();
+        // The conformance profile adds a path, which a configured one hides.
+        let echo = Route { path: String::from("/echo"), dialect: DialectId::Echo, room: None };
+        let echo = self.conformance.then_some(echo);
+        shard::Options {
+            node_name: self.node_name.clone(),
+            limits: self.limits.clone(),
+            connection_rate: if rate == 0 { 0 } else { (rate / self.shards as u32).max(1) },
+            ping_interval: self.ping_interval,
+            pong_timeout: self.pong_timeout,
+            max_connection_age: self.max_connection_age,
+            drain_close_code: self.drain_close_code,
+            routes: echo.into_iter().chain(self.routes.iter().cloned()).collect(),
+            rooms: self.rooms.clone(),
+            close_on_gap: self.raw_close_on_gap,
+            origins: self.origins.clone(),
+            compression: self.compression,
+            trusted: self.proxies.trusted.clone(),
+            proxy_protocol: self.proxies.protocol_v2,
+            demo_page: None,
+        }
+    }
+
     /// New connections a second that the node takes, on all shards together; 0 is no limit.
     pub fn connection_rate(&self) -> u32 {
         self.limits.connection_rate.unwrap_or(limits::CONNECTION_RATE_PER_SHARD * self.shards as u32)

@@ -4,9 +4,10 @@
 
 use std::collections::BTreeMap;
 
+use super::Config;
 use super::keys::{Draft, Kind, SETTINGS, Setting, quoted};
 use super::merge::Settings;
-use super::{Config, PublishPolicy, SlowPolicy};
+use crate::shard::{PublishPolicy, SlowPolicy};
 
 /// Column at which the origin begins, where the value leaves room.
 const COMMENT_COLUMN: usize = 44;

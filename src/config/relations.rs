@@ -1,10 +1,11 @@
 //! What must hold between settings, and what is allowed and deserves a warning.
 
+use super::Config;
 use super::keys::Draft;
 use super::origin::Problem;
 use super::value::size;
-use super::{Config, PublishPolicy};
 use crate::limits::COALESCED_BYTES;
+use crate::shard::PublishPolicy;
 
 /// Every relation that does not hold; adds to `warnings` what an operator should know.
 pub(super) fn check(draft: &Draft, warnings: &mut Vec<String>) -> Vec<Problem> {

@@ -7,9 +7,10 @@ use super::file::{Contents, Places, typed_value};
 use super::keys::quoted;
 use super::origin::{Origin, Problem, nearest, suggestion};
 use super::value::Value;
-use super::{PublishPolicy, RoomRule, Route, SlowPolicy};
+
 use crate::dialect::DialectId;
 use crate::model::valid_room;
+use crate::shard::{PublishPolicy, RoomRule, Route, SlowPolicy};
 
 /// The lists, each item with its place.
 #[derive(Default)]

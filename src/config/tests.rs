@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::*;
 use crate::cli::SettingFlags;
 use crate::host::{Host, ProbeOutcome};
+use crate::shard::{PublishPolicy, SlowPolicy};
 
 fn host() -> Host {
     let mut host = Host::read(std::path::Path::new("/nowhere"), ProbeOutcome::Works);

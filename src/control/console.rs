@@ -11,10 +11,12 @@ use super::answer::{Answer, Bell, Question};
 use super::drain::{Drain, Effect, End, Phase};
 use super::notify::Notify;
 use super::publish::Publisher;
-use super::{Control, DriverInfo, NodeState, Outcome, ShardExit, ShardHandle};
+use super::{Control, DriverInfo, Outcome, ShardExit, ShardHandle};
+use crate::clock::monotonic_ns;
 use crate::config::Config;
 use crate::counters::{RelayCounters, ShardCounters};
 use crate::mailbox::{Sender, Waker};
+use crate::readiness::NodeState;
 use crate::shard::command::{self, Command};
 
 /// How long a shard may take to answer a question.
@@ -209,7 +211,10 @@ impl Console {
 
     /// The first shard whose loop has not turned for too long.
     pub(super) fn silent_shard(&self) -> Option<usize> {
-        self.shards.iter().position(|shard| shard.counters.turning.silence() > SILENCE_DEADLINE)
+        let now_ns = monotonic_ns(Instant::now());
+        let is_silent =
+            |shard: &Shard| shard.counters.turning.silence(now_ns).is_some_and(|silence| silence > SILENCE_DEADLINE);
+        self.shards.iter().position(is_silent)
     }
 
     fn apply(&self) {

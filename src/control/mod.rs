@@ -25,21 +25,22 @@ mod route;
 mod run;
 mod server;
 mod signals;
-mod state;
 
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
+use crate::clock::monotonic_ns;
 use crate::config::Config;
 use crate::counters::{RelayCounters, ShardCounters};
 use crate::mailbox::{Sender, Waker};
+use crate::readiness::NodeState;
 use crate::relay;
 use crate::shard::command::Command;
 
 pub use answer::{Answer, Question};
-pub use state::{NodeState, Readiness};
 
 /// The page that the public port serves at `/demo`: two tabs that talk.
 pub const DEMO_PAGE: &str = include_str!("demo.html");
@@ -86,6 +87,8 @@ impl ShardHandle {
         waker: Arc<Waker>,
         run: impl FnOnce() -> ShardExit + Send + 'static,
     ) -> io::Result<Self> {
+        // A thread that never turns is silent from here on.
+        counters.turning.show(monotonic_ns(Instant::now()));
         let (at_the_end, end) = Answer::new(waker);
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             let _at_the_end = at_the_end;

@@ -15,7 +15,8 @@ use monoio::{LegacyDriver, RuntimeBuilder};
 
 use super::console::Console;
 use super::drain::Phase;
-use super::{Control, Outcome, Readiness, server};
+use super::{Control, Outcome, server};
+use crate::readiness::Readiness;
 
 /// Between two looks at what a drain has left, and at whether the node is ready.
 const TICK: Duration = Duration::from_millis(50);

@@ -17,5 +17,6 @@ pub mod frame;
 pub mod handshake;
 pub mod mask;
 pub mod message;
+pub mod network;
 pub mod proxy;
 pub mod utf8;

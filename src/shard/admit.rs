@@ -3,7 +3,7 @@
 //! Who does not is told so: the socket is taken, its request read and answered with 503. Only where even those are too many
 //! is it answered before it asked.
 
-use std::os::fd::RawFd;
+use super::driver::Fd;
 
 use super::Shard;
 use crate::close::Refusal;
@@ -39,11 +39,11 @@ impl Bucket {
 
 impl<D: Driver> Shard<D> {
     /// Takes in a socket that was just accepted; it is non-blocking. The shard owns its number from here on.
-    pub fn handle_accepted(&mut self, fd: RawFd) {
+    pub fn handle_accepted(&mut self, fd: Fd) {
         self.counters.accepted.add(1);
         let now = self.clock.tick;
         let refusal = self.admission_refusal();
-        if self.handshakes >= self.settings.config.limits.handshakes_per_shard {
+        if self.handshakes >= self.settings.options.limits.handshakes_per_shard {
             return self.refuse_unasked(fd, Refusal::ConnectionRate);
         }
         if self.connections.len() >= self.settings.slots {
@@ -51,7 +51,7 @@ impl<D: Driver> Shard<D> {
         }
         let deadline = now + self.settings.handshake_deadline;
         let rate = self.settings.message_burst;
-        let proxied = self.settings.config.proxies.protocol_v2
+        let proxied = self.settings.options.proxy_protocol
             && self.driver.peer(fd).is_some_and(|peer| self.settings.trusts(peer.ip()));
         let accepted_us = self.clock.mono_us();
         let token = self.connections.insert(|generation| {
@@ -101,13 +101,13 @@ impl<D: Driver> Shard<D> {
     }
 
     /// Takes in a socket that was just accepted only to refuse it.
-    pub fn turn_away(&mut self, fd: RawFd) {
+    pub fn turn_away(&mut self, fd: Fd) {
         self.counters.accepted.add(1);
         self.refuse_unasked(fd, Refusal::Capacity);
     }
 
     /// Answers without having been asked, for want of room to wait for the question.
-    fn refuse_unasked(&mut self, fd: RawFd, refusal: Refusal) {
+    fn refuse_unasked(&mut self, fd: Fd, refusal: Refusal) {
         let refusal = if self.refusing { Refusal::Draining } else { refusal };
         // What is read is not reset: a socket that is closed over unread octets resets the answer too.
         let _ = self.driver.recv(fd, &mut self.scratch);

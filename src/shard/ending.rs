@@ -33,7 +33,7 @@ impl<D: Driver> Shard<D> {
             self.shrink_outbox(token, true);
         }
         let code = match reason {
-            CloseReason::Drain | CloseReason::MaxAge => self.settings.config.drain_close_code,
+            CloseReason::Drain | CloseReason::MaxAge => self.settings.options.drain_close_code,
             other => other.code(),
         };
         if code != 0 {

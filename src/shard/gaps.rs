@@ -67,7 +67,7 @@ impl<D: Driver> Shard<D> {
         }
         let Some(frame) = self.gap_frame(token, room, reason) else {
             // The dialect has no words for a gap.
-            if self.settings.config.raw_close_on_gap {
+            if self.settings.options.close_on_gap {
                 self.close(token, CloseReason::Gap);
             }
             return;

@@ -6,7 +6,6 @@ use std::net::IpAddr;
 use super::Shard;
 use crate::close::Refusal;
 use crate::conn::{Flags, State, Token};
-use crate::control;
 use crate::dialect::{DialectId, Form, Notice};
 use crate::proto::deflate::{self, Deflate};
 use crate::proto::handshake::{self, Progress, Request, Upgrade};
@@ -42,7 +41,7 @@ impl<D: Driver> Shard<D> {
             Ok(None) => return self.keep_head(token, whole, progress),
             Err(refusal) => return self.refuse(token, refusal),
         };
-        match handshake::parse_from(request, self.settings.config.limits.head_bytes, &mut progress) {
+        match handshake::parse_from(request, self.settings.options.limits.head_bytes, &mut progress) {
             Ok(None) => self.keep_head(token, whole, progress),
             // Nothing may be said before the answer: not a second request, not a frame.
             Ok(Some((_, length))) if length < request.len() => self.refuse(token, Refusal::BadRequest),
@@ -68,7 +67,7 @@ impl<D: Driver> Shard<D> {
         let Some(destination) = self.destination(upgrade.path) else {
             return self.refuse(token, Refusal::NotFound);
         };
-        if !handshake::origin_allowed(&self.settings.config.origins, upgrade) {
+        if !handshake::origin_allowed(&self.settings.options.origins, upgrade) {
             return self.refuse(token, Refusal::ForbiddenOrigin);
         }
         let deflate = match self.agree_deflate(upgrade) {
@@ -92,7 +91,7 @@ impl<D: Driver> Shard<D> {
 
     /// permessage-deflate where the configuration turns it on and the client offers it.
     fn agree_deflate(&self, upgrade: &Upgrade<'_>) -> Result<Option<Deflate>, Refusal> {
-        if self.settings.config.compression { deflate::agree(upgrade.extensions()) } else { Ok(None) }
+        if self.settings.options.compression { deflate::agree(upgrade.extensions()) } else { Ok(None) }
     }
 
     /// The upgrade is granted; its answer is in `reply`, and the welcome goes with it in one send.
@@ -110,9 +109,10 @@ impl<D: Driver> Shard<D> {
         self.counters.connections.add(1);
         self.counters.handshake_duration.record(u64::from(waited_us) * 1_000, 1);
         let id = self.id(token);
-        let config = self.settings.config.clone();
-        let (ping_ms, pong_ms) = (config.ping_interval.as_millis() as u64, config.pong_timeout.as_millis() as u64);
-        self.reply(destination.dialect, &Notice::Welcome { id, node: &config.node_name, ping_ms, pong_ms });
+        let settings = self.settings.clone();
+        let options = &settings.options;
+        let (ping_ms, pong_ms) = (options.ping_interval.as_millis() as u64, options.pong_timeout.as_millis() as u64);
+        self.reply(destination.dialect, &Notice::Welcome { id, node: &options.node_name, ping_ms, pong_ms });
         self.flush_reply(token);
         if let Some(room) = &destination.room {
             self.join(token, room, None);
@@ -126,11 +126,11 @@ impl<D: Driver> Shard<D> {
                 let readiness = self.settings.state.readiness();
                 handshake::respond(&mut answer, readiness.status(), "application/json", readiness.body().as_bytes());
             }
-            "/demo" if self.settings.config.demo => {
-                handshake::respond(&mut answer, 200, "text/html; charset=utf-8", control::DEMO_PAGE.as_bytes());
-            }
-            _ if self.destination(path).is_some() => return self.refuse(token, Refusal::UpgradeRequired),
-            _ => return self.refuse(token, Refusal::NotFound),
+            _ => match self.settings.options.demo_page.filter(|_| path == "/demo") {
+                Some(page) => handshake::respond(&mut answer, 200, "text/html; charset=utf-8", page.as_bytes()),
+                None if self.destination(path).is_some() => return self.refuse(token, Refusal::UpgradeRequired),
+                None => return self.refuse(token, Refusal::NotFound),
+            },
         }
         self.counters.plain.add(1);
         self.answer_and_finish(token, &answer);

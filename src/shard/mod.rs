@@ -42,7 +42,7 @@ use crate::model::RoomName;
 use crate::relay::ToRelay;
 use driver::{Driver, Event};
 use rooms::Subscription;
-pub use settings::{Budgets, Settings};
+pub use settings::{Budgets, Options, PublishPolicy, RoomRule, Route, Settings, SlowPolicy};
 
 /// What time it is, as the loop last looked.
 #[derive(Clone, Copy, Debug, Default)]
@@ -147,7 +147,7 @@ impl<D: Driver> Shard<D> {
             handshakes: 0,
             mistakes: 0,
             handled: 0,
-            admission: admit::Bucket::new(settings.connection_rate),
+            admission: admit::Bucket::new(settings.options.connection_rate),
             ready: VecDeque::new(),
             held_back: Vec::new(),
             excess: false,

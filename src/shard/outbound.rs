@@ -7,11 +7,11 @@ use std::rc::Rc;
 
 use super::Shard;
 use crate::close::CloseReason;
-use crate::config::SlowPolicy;
 use crate::conn::{Chunk, Dropped, Flags, Overflow, State, Tag, Token};
 use crate::counters::{DropReason, MessageType};
 use crate::model::GapReason;
 use crate::shard::driver::{Driver, ErrorKind, Queued};
+use crate::shard::settings::SlowPolicy;
 
 impl<D: Driver> Shard<D> {
     /// Sends what `reply` holds, which is left empty.
@@ -114,7 +114,7 @@ impl<D: Driver> Shard<D> {
     /// Queues a chunk in an outbox that exists. Over the cap, what the rooms' policies allow to drop makes room; a reader that
     /// is too slow even so is closed. Last words may go over the cap: there are none after them.
     fn put(&mut self, token: Token, chunk: Chunk) {
-        let (now, cap) = (self.clock.tick, self.settings.config.limits.outbox_bytes);
+        let (now, cap) = (self.clock.tick, self.settings.options.limits.outbox_bytes);
         let Some(entry) = self.connections.find(token) else { return };
         let cap = if entry.state == State::Open { cap } else { usize::MAX };
         let Some(outbox) = &mut entry.outbox else { return };
@@ -128,7 +128,7 @@ impl<D: Driver> Shard<D> {
 
     /// Drops the oldest chunks of rooms whose policy allows it until `chunk` fits, and tells the gap in front of it.
     fn make_room(&mut self, token: Token, chunk: &Chunk) -> Result<(), Overflow> {
-        let (now, cap) = (self.clock.tick, self.settings.config.limits.outbox_bytes);
+        let (now, cap) = (self.clock.tick, self.settings.options.limits.outbox_bytes);
         let droppable: Vec<u32> = {
             let Some(entry) = self.connections.find(token) else { return Ok(()) };
             let rooms: Vec<u32> = entry.rooms.as_slice().iter().map(|membership| membership.room).collect();
@@ -157,7 +157,7 @@ impl<D: Driver> Shard<D> {
         let now = self.clock.tick;
         let Some(frame) = self.gap_frame(token, Some(dropped.room), GapReason::Outbox) else {
             // The raw dialect has no notice: it is closed where that is configured, else its loss is only counted.
-            if self.settings.config.raw_close_on_gap {
+            if self.settings.options.close_on_gap {
                 self.close(token, CloseReason::Gap);
             }
             return;

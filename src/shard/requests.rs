@@ -2,7 +2,6 @@
 
 use super::{AwaitedAck, Shard, encode};
 use crate::close::CloseReason;
-use crate::config::PublishPolicy;
 use crate::conn::{Flags, Token};
 use crate::counters::{DropReason, MessageType};
 use crate::dialect::{DialectId, ErrorCode, Intent, Notice, OverRate, Payload};
@@ -11,6 +10,7 @@ use crate::model::{AckLevel, Kind, Publication, RoomName};
 use crate::proto::frame;
 use crate::relay::{AckToken, ToRelay};
 use crate::shard::driver::Driver;
+use crate::shard::settings::PublishPolicy;
 
 /// A publication that a client asks for.
 struct Publish<'a> {

@@ -49,7 +49,7 @@ impl<D: Driver> Shard<D> {
 
     /// Makes a connection a member. Idempotent; the room's name is valid.
     pub(super) fn join(&mut self, token: Token, name: &str, reference: Option<&str>) {
-        let limit = self.settings.config.limits.rooms_per_connection;
+        let limit = self.settings.options.limits.rooms_per_connection;
         let known = self.by_name.get(name).copied();
         let Some(entry) = self.connections.find(token) else { return };
         let membership = known.and_then(|room| entry.rooms.find(room));

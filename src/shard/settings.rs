@@ -1,24 +1,127 @@
-//! A shard's settings: the node's, in the units that the shard counts in.
+//! A shard's settings: what a node's configuration says about its shards ([`Options`]), and the same in the units that a shard
+//! counts in ([`Settings`]).
 
 use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
-use crate::config::{Config, PublishPolicy, Route, SlowPolicy};
 use crate::conn::{Heartbeat, ticks};
-use crate::control::NodeState;
 use crate::counters::ShardCounters;
 use crate::dialect::DialectId;
-use crate::limits;
+use crate::limits::{self, Limits};
 use crate::proto::message::Rules;
+use crate::proto::network::Network;
+use crate::readiness::NodeState;
 
-/// What clients may do in a room, and what its slow members get.
+/// `[[routes]]`: which dialect a path speaks.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Route {
+    /// The path, exactly.
+    pub path: String,
+    /// The client protocol.
+    pub dialect: DialectId,
+    /// The room, where the dialect wants one.
+    pub room: Option<String>,
+}
+
+/// Which clients may publish into a room. Backends always may.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Policy {
+pub enum PublishPolicy {
+    /// Any client.
+    #[default]
+    Any,
+    /// Members only.
+    Members,
+    /// No client.
+    None,
+}
+
+/// What happens to a member that does not read fast enough.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SlowPolicy {
+    /// Close 1013.
+    #[default]
+    Close,
+    /// Drop the oldest frames and tell a gap.
+    DropOldest,
+}
+
+/// `[[rooms]]`: the policy of the rooms that a pattern matches; the first match wins.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RoomRule {
+    /// A room's name, or a prefix that ends in `*`.
+    pub pattern: String,
     /// Who may publish.
     pub publish: PublishPolicy,
     /// What slow members get.
     pub slow: SlowPolicy,
+}
+
+/// What clients may do in a room, and what its slow members get.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Policy {
+    /// Which clients may publish.
+    pub publish: PublishPolicy,
+    /// What slow members get.
+    pub slow: SlowPolicy,
+}
+
+/// What the configuration says, the same for all shards of a node.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// The node's name, for clients.
+    pub node_name: String,
+    /// Bounds.
+    pub limits: Limits,
+    /// New connections a second on each shard; 0 is no limit.
+    pub connection_rate: u32,
+    /// See [`limits::PING_INTERVAL`].
+    pub ping_interval: Duration,
+    /// See [`limits::PONG_TIMEOUT`].
+    pub pong_timeout: Duration,
+    /// Connections of this age are closed, ± 10 %.
+    pub max_connection_age: Option<Duration>,
+    /// Close code of a drain.
+    pub drain_close_code: u16,
+    /// Paths beside the built-in ones; of two with the same path the later one holds.
+    pub routes: Vec<Route>,
+    /// Room policies; the first match wins.
+    pub rooms: Vec<RoomRule>,
+    /// Clients of a dialect that has no words for a gap are closed with 1013 instead.
+    pub close_on_gap: bool,
+    /// Allowed values of Origin; see [`crate::proto::handshake::origin_allowed`].
+    pub origins: Vec<String>,
+    /// permessage-deflate is negotiated.
+    pub compression: bool,
+    /// Proxies whose word about a client's address is taken.
+    pub trusted: Vec<Network>,
+    /// Connections of trusted proxies begin with a PROXY protocol v2 header.
+    pub proxy_protocol: bool,
+    /// The page at `/demo`, where there is one.
+    pub demo_page: Option<&'static str>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            node_name: String::from("tidegate"),
+            limits: Limits::default(),
+            connection_rate: limits::CONNECTION_RATE_PER_SHARD,
+            ping_interval: limits::PING_INTERVAL,
+            pong_timeout: limits::PONG_TIMEOUT,
+            max_connection_age: None,
+            drain_close_code: 1012,
+            routes: Vec::new(),
+            rooms: Vec::new(),
+            close_on_gap: false,
+            origins: Vec::new(),
+            compression: false,
+            trusted: Vec::new(),
+            proxy_protocol: false,
+            demo_page: None,
+        }
+    }
 }
 
 /// What all shards of the node share.
@@ -34,8 +137,8 @@ pub struct Budgets {
 
 /// See the module. Built once for each shard; never changes.
 pub struct Settings {
-    /// The node's settings.
-    pub config: Arc<Config>,
+    /// What the configuration says.
+    pub options: Arc<Options>,
     /// Random number of this process.
     pub node_id: u32,
     /// This shard's number.
@@ -48,25 +151,23 @@ pub struct Settings {
     pub node_counters: Vec<Arc<ShardCounters>>,
     /// Bytes of publications that the shard's rooms may hold before the mailbox waits.
     pub fanout_bytes: usize,
-    /// New connections a second on this shard; 0 is no limit.
-    pub connection_rate: u32,
     /// The heartbeat.
     pub heartbeat: Heartbeat,
-    /// Deadlines in ticks.
+    /// In ticks; see [`limits::HANDSHAKE_DEADLINE`].
     pub handshake_deadline: u32,
-    /// See [`limits::CLOSE_DEADLINE`].
+    /// In ticks; see [`limits::CLOSE_DEADLINE`].
     pub close_deadline: u32,
-    /// See [`limits::MESSAGE_DEADLINE`].
+    /// In ticks; see [`limits::MESSAGE_DEADLINE`].
     pub message_deadline: u32,
-    /// See [`limits::WRITE_STALL`].
+    /// In ticks; see [`limits::WRITE_STALL`].
     pub write_stall: u32,
-    /// Age at which connections are closed; 0 never.
+    /// Age in ticks at which connections are closed; 0 is never.
     pub max_age: u32,
     /// Burst of messages from one connection.
     pub message_burst: u16,
     /// The decoder's rules.
     pub rules: Rules,
-    /// Paths that the configuration maps.
+    /// Configured routes by path.
     pub routes: HashMap<String, Route>,
     /// What `/health` answers.
     pub state: Arc<NodeState>,
@@ -79,57 +180,44 @@ impl Settings {
             Some(prefix) => room.starts_with(prefix),
             None => room == pattern,
         };
-        self.config
-            .rooms
-            .iter()
-            .find(|rule| matches(&rule.pattern))
-            .map(|rule| Policy { publish: rule.publish, slow: rule.slow })
-            .unwrap_or_default()
+        let rule = self.options.rooms.iter().find(|rule| matches(&rule.pattern));
+        rule.map(|rule| Policy { publish: rule.publish, slow: rule.slow }).unwrap_or_default()
     }
 
     /// Whether the word of a proxy at this address is taken.
     pub fn trusts(&self, address: IpAddr) -> bool {
-        self.config.proxies.trusted.iter().any(|network| network.contains(address))
+        self.options.trusted.iter().any(|network| network.contains(address))
     }
 
-    /// Derives a shard's settings.
+    /// Derives the settings of shard number `shard`.
     pub fn new(
-        config: Arc<Config>,
+        options: Arc<Options>,
         node_id: u32,
         shard: u8,
         budgets: Budgets,
         node_counters: Vec<Arc<ShardCounters>>,
         state: Arc<NodeState>,
     ) -> Self {
-        let rate = config.connection_rate();
-        let share = if rate == 0 { 0 } else { (rate / config.shards as u32).max(1) };
+        let limits = &options.limits;
         Self {
             node_id,
             shard,
             budgets,
             // Any one shard may get all of the node's connections: untouched entries cost nothing.
-            slots: (budgets.connections as usize + config.limits.handshakes_per_shard).min(1 << 24),
+            slots: (budgets.connections as usize + limits.handshakes_per_shard).min(1 << 24),
             node_counters,
             fanout_bytes: limits::FANOUT_BYTES,
-            connection_rate: share,
-            heartbeat: Heartbeat::new(config.ping_interval, config.pong_timeout),
-            handshake_deadline: ticks(config.limits.handshake_deadline),
-            close_deadline: ticks(config.limits.close_deadline),
-            message_deadline: ticks(config.limits.message_deadline),
-            write_stall: ticks(config.limits.write_stall),
-            max_age: config.max_connection_age.map_or(0, ticks),
-            message_burst: config.limits.message_rate.saturating_mul(limits::MESSAGE_BURST_SECONDS),
-            rules: Rules { message_bytes: config.limits.message_bytes, deflate: None },
-            routes: routes(&config),
+            heartbeat: Heartbeat::new(options.ping_interval, options.pong_timeout),
+            handshake_deadline: ticks(limits.handshake_deadline),
+            close_deadline: ticks(limits.close_deadline),
+            message_deadline: ticks(limits.message_deadline),
+            write_stall: ticks(limits.write_stall),
+            max_age: options.max_connection_age.map_or(0, ticks),
+            message_burst: limits.message_rate.saturating_mul(limits::MESSAGE_BURST_SECONDS),
+            rules: Rules { message_bytes: limits.message_bytes, deflate: None },
+            routes: options.routes.iter().map(|route| (route.path.clone(), route.clone())).collect(),
             state,
-            config,
+            options,
         }
     }
-}
-
-/// Configured paths; the conformance profile adds its own, which a configured one hides.
-fn routes(config: &Config) -> HashMap<String, Route> {
-    let echo = Route { path: String::from("/echo"), dialect: DialectId::Echo, room: None };
-    let built_in = config.conformance.then_some(&echo);
-    built_in.into_iter().chain(&config.routes).map(|route| (route.path.clone(), route.clone())).collect()
 }

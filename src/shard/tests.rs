@@ -10,12 +10,12 @@ use std::rc::Rc;
 use super::inbound::EXCESS_READ_BYTES;
 use super::*;
 use crate::close::{CloseReason, Refusal};
-use crate::config::{Config, PublishPolicy, RoomRule, SlowPolicy};
 use crate::conn::{Chunk, Flags, State, TICKS_PER_SECOND, Tag, ticks};
-use crate::control::NodeState;
 use crate::counters::DropReason;
 use crate::proto::frame;
+use crate::readiness::NodeState;
 use crate::shard::driver::{ErrorKind, Queued, Ready};
+use crate::shard::settings::{Options, PublishPolicy, RoomRule, SlowPolicy};
 
 mod rooms;
 
@@ -147,15 +147,15 @@ fn stage() -> (Shard<Stage>, Token) {
 
 /// The same with a message rate.
 fn stage_with_rate(message_rate: u16) -> (Shard<Stage>, Token) {
-    stage_with(|config, _| config.limits.message_rate = message_rate)
+    stage_with(|options, _| options.limits.message_rate = message_rate)
 }
 
-fn stage_with(configure: impl FnOnce(&mut Config, &mut Budgets)) -> (Shard<Stage>, Token) {
+fn stage_with(configure: impl FnOnce(&mut Options, &mut Budgets)) -> (Shard<Stage>, Token) {
     stage_from(1, configure)
 }
 
 /// The same with a seed of one's own.
-fn stage_from(seed: u64, configure: impl FnOnce(&mut Config, &mut Budgets)) -> (Shard<Stage>, Token) {
+fn stage_from(seed: u64, configure: impl FnOnce(&mut Options, &mut Budgets)) -> (Shard<Stage>, Token) {
     let driver = Stage {
         incoming: REQUEST.bytes().collect(),
         piece: usize::MAX,
@@ -168,13 +168,13 @@ fn stage_from(seed: u64, configure: impl FnOnce(&mut Config, &mut Budgets)) -> (
         after: Vec::new(),
         deeds: Vec::new(),
     };
-    let mut config = Config { shards: 1, ..Config::default() };
-    config.limits.message_rate = 0;
+    let mut options = Options::default();
+    options.limits.message_rate = 0;
     let mut budgets = Budgets { connections: 10, outbox_bytes: 1 << 30, unfinished_bytes: 1 << 30 };
-    configure(&mut config, &mut budgets);
+    configure(&mut options, &mut budgets);
     let counters: Arc<ShardCounters> = Arc::default();
     let state = NodeState::new(Arc::default(), false);
-    let settings = Settings::new(Arc::new(config), 1, 0, budgets, vec![counters.clone()], state);
+    let settings = Settings::new(Arc::new(options), 1, 0, budgets, vec![counters.clone()], state);
     let mut shard = Shard::new(driver, Arc::new(settings), counters, seed);
     shard.handle_accepted(FD);
     let token = shard.connections.token_at(0).unwrap();
@@ -407,7 +407,7 @@ fn an_answer_does_not_overtake_a_frame_that_is_queued() {
 #[test]
 fn the_first_pings_of_a_crowd_that_came_at_once_are_spread_over_half_the_interval() {
     const PING: &[u8] = &[0x89, 0];
-    let interval = ticks(Config::default().ping_interval);
+    let interval = ticks(Options::default().ping_interval);
     let mut quarters = [0; 4];
     for seed in 1..=200u64 {
         let (mut shard, _) = stage_from(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), |_, _| {});
@@ -453,7 +453,7 @@ fn a_sweep_that_is_late_looks_at_more_in_a_turn() {
     let (mut shard, _) = stage_with(|_, budgets| budgets.connections = 100);
     crowd(&mut shard, 100);
     // As many at once as make everybody due, and the round late.
-    let ticks = ticks(Config::default().ping_interval) + TICKS_PER_SECOND;
+    let ticks = ticks(Options::default().ping_interval) + TICKS_PER_SECOND;
     shard.driver.events.extend((0..ticks).map(|_| Event::Ticked(1)));
     shard.reap();
     assert_eq!(shard.driver.deeds.len(), 100);
@@ -463,8 +463,8 @@ fn a_sweep_that_is_late_looks_at_more_in_a_turn() {
 #[test]
 fn a_refusal_is_counted_as_what_was_decided_at_accept() {
     // It was decided again when the request came, and the refused connection itself made the node look full.
-    let (mut shard, _) = stage_with(|config, budgets| {
-        config.limits.connection_rate = Some(1);
+    let (mut shard, _) = stage_with(|options, budgets| {
+        options.connection_rate = 1;
         budgets.connections = 2;
     });
     shard.handle_accepted(FD + 1);
@@ -478,7 +478,7 @@ fn a_refusal_is_counted_as_what_was_decided_at_accept() {
 
 #[test]
 fn a_handshake_too_many_is_counted_with_the_connections_that_come_too_fast() {
-    let (mut shard, _) = stage_with(|config, _| config.limits.handshakes_per_shard = 1);
+    let (mut shard, _) = stage_with(|options, _| options.limits.handshakes_per_shard = 1);
     shard.handle_accepted(FD + 1);
     shard.handle_accepted(FD + 2);
     let counted = |refusal: Refusal| shard.counters.refused[refusal as usize].value();
@@ -487,7 +487,7 @@ fn a_handshake_too_many_is_counted_with_the_connections_that_come_too_fast() {
 
 #[test]
 fn a_request_that_is_a_mistake_is_counted_as_one_and_a_refused_one_that_is_none_is_not() {
-    let (mut shard, _) = stage_with(|config, _| config.limits.connection_rate = Some(2));
+    let (mut shard, _) = stage_with(|options, _| options.connection_rate = 2);
     let ask = |shard: &mut Shard<Stage>, index: u32, request: &[u8]| {
         shard.handle_accepted(FD + 1);
         let token = shard.connections.token_at(index).unwrap();
@@ -504,8 +504,8 @@ fn a_request_that_is_a_mistake_is_counted_as_one_and_a_refused_one_that_is_none_
 
 #[test]
 fn what_a_policy_forbids_a_raw_client_to_publish_is_counted() {
-    let (mut shard, token) = stage_with(|config, _| {
-        config.rooms = vec![RoomRule { pattern: "*".into(), publish: PublishPolicy::None, slow: SlowPolicy::Close }];
+    let (mut shard, token) = stage_with(|options, _| {
+        options.rooms = vec![RoomRule { pattern: "*".into(), publish: PublishPolicy::None, slow: SlowPolicy::Close }];
     });
     shard.join(token, "dash", None);
     shard.connections.find(token).unwrap().form.dialect = crate::dialect::DialectId::Raw;

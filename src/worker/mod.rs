@@ -23,6 +23,7 @@ use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use crate::clock::monotonic_ns;
 use crate::control::ShardExit;
 use crate::counters::ShardCounters;
 use crate::limits::SWEEP_TICK;
@@ -411,7 +412,7 @@ impl Lag {
         let late = began.saturating_duration_since(self.ended).saturating_sub(SWEEP_TICK);
         self.longest = self.longest.max(late + (now - began));
         self.ended = now;
-        counters.turning.show(now);
+        counters.turning.show(monotonic_ns(now));
         if now - self.since >= Duration::from_secs(1) {
             counters.loop_lag_ns.set(self.longest.as_nanos() as u64);
             *self = Self::new(now);

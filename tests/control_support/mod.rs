@@ -12,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
 use tidegate::config::Config;
-use tidegate::control::{self, Control, DriverInfo, NodeState, Outcome, ShardExit, ShardHandle};
+use tidegate::control::{self, Control, DriverInfo, Outcome, ShardExit, ShardHandle};
 use tidegate::counters::{Cell, RelayCounters, ShardCounters};
 use tidegate::mailbox::{Receiver, Sender, Waker, mailbox};
+use tidegate::readiness::NodeState;
 use tidegate::relay::{self, Port, ToRelay, ToShard};
 use tidegate::shard::command::{Command, ConnectionInfo, RoomInfo};
 

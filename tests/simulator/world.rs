@@ -6,12 +6,11 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tidegate::config::{Config, PublishPolicy, RoomRule, SlowPolicy};
-use tidegate::control::NodeState;
 use tidegate::counters::{RelayCounters, ShardCounters};
 use tidegate::proto::frame;
+use tidegate::readiness::NodeState;
 use tidegate::shard::command::Command;
-use tidegate::shard::{Budgets, Settings, Shard};
+use tidegate::shard::{Budgets, Options, PublishPolicy, RoomRule, Settings, Shard, SlowPolicy};
 
 use crate::bus::Bus;
 use crate::client::{Client, REQUEST};
@@ -79,7 +78,7 @@ impl World {
         let choices = std::mem::take(&mut plan.choices);
         let dice = Dice::choosing(choices, seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
         let counters: Vec<Arc<ShardCounters>> = (0..SHARDS).map(|_| Arc::default()).collect();
-        let config = Arc::new(config(&plan));
+        let options = Arc::new(options(&plan));
         let state = NodeState::new(Arc::new(RelayCounters::default()), false);
         let mut nets = Vec::new();
         let shards = (0..SHARDS)
@@ -89,7 +88,7 @@ impl World {
                 nets.push(net.clone());
                 let budgets =
                     Budgets { connections: 100_000, outbox_bytes: plan.outbox_budget, unfinished_bytes: 1 << 30 };
-                let settings = Settings::new(config.clone(), 7, n as u8, budgets, counters.clone(), state.clone());
+                let settings = Settings::new(options.clone(), 7, n as u8, budgets, counters.clone(), state.clone());
                 Shard::new(SimWire(net), Arc::new(settings), counters[n].clone(), seed)
             })
             .collect();
@@ -317,14 +316,13 @@ impl World {
     }
 }
 
-fn config(plan: &Plan) -> Config {
-    let mut config = Config { shards: SHARDS, ..Config::default() };
-    config.limits.message_rate = 0;
-    config.limits.connection_rate = Some(0);
-    config.limits.outbox_bytes = 4 * 1024;
+fn options(plan: &Plan) -> Options {
+    let mut options = Options { connection_rate: 0, ..Options::default() };
+    options.limits.message_rate = 0;
+    options.limits.outbox_bytes = 4 * 1024;
     if plan.drop_oldest {
         let slow = SlowPolicy::DropOldest;
-        config.rooms.push(RoomRule { pattern: String::from("*"), publish: PublishPolicy::Any, slow });
+        options.rooms.push(RoomRule { pattern: String::from("*"), publish: PublishPolicy::Any, slow });
     }
-    config
+    options
 }

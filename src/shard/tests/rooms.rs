@@ -3,10 +3,10 @@
 use bytes::Bytes;
 
 use super::*;
-use crate::config::{PublishPolicy, RoomRule, SlowPolicy};
 use crate::counters::{DropReason, MessageType};
 use crate::model::{Kind, Publication};
 use crate::relay::ToShard;
+use crate::shard::settings::{PublishPolicy, RoomRule, SlowPolicy};
 
 /// Opens another connection beside the first.
 fn another(shard: &mut Shard<Stage>, fd: RawFd) -> Token {
@@ -99,9 +99,9 @@ fn a_publication_has_taken_what_the_clock_says_when_its_last_member_was_sent_to_
 
 #[test]
 fn every_message_that_an_outbox_drops_is_counted_where_some_of_a_batch_were_the_readers_own() {
-    let (mut shard, token) = stage_with(|config, _| {
+    let (mut shard, token) = stage_with(|options, _| {
         let (pattern, publish) = (String::from("lobby"), PublishPolicy::Any);
-        config.rooms = vec![RoomRule { pattern, publish, slow: SlowPolicy::DropOldest }];
+        options.rooms = vec![RoomRule { pattern, publish, slow: SlowPolicy::DropOldest }];
     });
     join(&mut shard, token, "lobby");
     shard.driver.room = 0;

@@ -1,21 +1,21 @@
 //! What a slow reader is told, what it may lose, and that the account of what it holds closes.
 
 use super::*;
-use crate::config::{PublishPolicy, RoomRule, SlowPolicy};
 use crate::model::{Kind, Publication};
 use crate::relay::{JoinError, ToShard};
+use crate::shard::settings::{PublishPolicy, RoomRule, SlowPolicy};
 
 /// Chunks of the outbox's cap that fill it.
 const FILLS: usize = 4;
 const CAP: usize = 4_000;
 
 /// A shard with one member of the rooms `old.*`, of which the oldest messages may be dropped; its socket takes nothing.
-fn stalled(rooms: &[&str], configure: impl FnOnce(&mut Config, &mut Budgets)) -> (Shard<Stage>, Token) {
-    let (mut shard, token) = stage_with(|config, budgets| {
-        config.limits.outbox_bytes = CAP;
+fn stalled(rooms: &[&str], configure: impl FnOnce(&mut Options, &mut Budgets)) -> (Shard<Stage>, Token) {
+    let (mut shard, token) = stage_with(|options, budgets| {
+        options.limits.outbox_bytes = CAP;
         let pattern = String::from("old.*");
-        config.rooms = vec![RoomRule { pattern, publish: PublishPolicy::Any, slow: SlowPolicy::DropOldest }];
-        configure(config, budgets);
+        options.rooms = vec![RoomRule { pattern, publish: PublishPolicy::Any, slow: SlowPolicy::DropOldest }];
+        configure(options, budgets);
     });
     rooms.iter().for_each(|room| join(&mut shard, token, room));
     shard.driver.deeds.clear();
@@ -97,7 +97,7 @@ fn a_loss_is_told_of_its_own_room_although_the_one_before_had_its_number() {
 
 #[test]
 fn the_account_of_outboxes_closes_where_a_loss_closes_its_reader() {
-    let (mut shard, token) = stalled(&["old.1"], |config, _| config.raw_close_on_gap = true);
+    let (mut shard, token) = stalled(&["old.1"], |options, _| options.close_on_gap = true);
     shard.connections.find(token).unwrap().form.dialect = crate::dialect::DialectId::Raw;
     (0..=FILLS).for_each(|_| publish(&mut shard, "old.1"));
     assert!(!shard.is_open(token));
@@ -124,7 +124,7 @@ fn over_the_nodes_budget_the_largest_goes_even_if_it_is_being_closed() {
     turns(&mut shard);
     assert_eq!(shard.sockets(), 1, "within the budget it may still read");
     shard.settings = Arc::new(Settings::new(
-        shard.settings.config.clone(),
+        shard.settings.options.clone(),
         1,
         0,
         Budgets { outbox_bytes: 10, ..shard.settings.budgets },

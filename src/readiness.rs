@@ -1,4 +1,4 @@
-//! Whether the node wants traffic: one answer for `/ready` on the admin port and `/health` on the public one.
+//! Readiness: whether the node wants traffic. One answer for `/ready` on the admin port and `/health` on the public one.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
@@ -56,7 +56,7 @@ impl Readiness {
     }
 }
 
-/// What shards and control know of the node together. Control writes, anybody reads.
+/// What shards and the admin side know of the node together. The admin side writes, every thread reads.
 #[derive(Debug)]
 pub struct NodeState {
     draining: AtomicBool,
@@ -89,7 +89,7 @@ impl NodeState {
     }
 
     /// The node is not ready any more, for good.
-    pub(super) fn set_draining(&self) {
+    pub fn set_draining(&self) {
         self.draining.store(true, Relaxed);
     }
 }

@@ -1,4 +1,4 @@
-//! Networks, as settings name them.
+//! Networks (address ranges), as settings name them: those of trusted proxies.
 
 use std::fmt;
 use std::net::IpAddr;
