@@ -14,6 +14,8 @@ pub enum State {
     Handshaking,
     /// Messages flow.
     Open,
+    /// Its end is decided and is carried out before the next event: nothing more is sent or delivered to it.
+    Ending,
     /// Our close frame is sent or queued; the peer's is awaited until the deadline.
     Closing,
     /// Everything is said and our FIN is sent; what still arrives is discarded until EOF or the deadline.

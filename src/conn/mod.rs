@@ -9,6 +9,8 @@
 //!    └──── refused: the answer, then FIN ──────────────────────────────┘
 //! ```
 //!
+//! An end is decided before it is carried out: in between, a connection is `Ending`, and nothing more is sent to it.
+//!
 //! The shard drives it. A connection knows no room (only that it has memberships), no socket (only its number) and no
 //! clock: time comes in as [`Tick`]s.
 

@@ -73,6 +73,7 @@ impl<D: Driver> Shard<D> {
         self.counters.sockets.set(self.connections.len() as u64);
         if self.driver.arm(fd, token).is_err() {
             self.refuse(token, Refusal::Capacity);
+            self.settle();
         }
     }
 

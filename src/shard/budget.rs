@@ -91,8 +91,9 @@ impl<D: Driver> Shard<D> {
                 self.close(token, reason);
             } else {
                 // It was told why it goes, and does not read that either.
-                self.ended(token, reason);
+                self.gone(token, reason);
             }
+            self.settle();
             if !is_over(self) {
                 return;
             }

@@ -113,6 +113,7 @@ impl<D: Driver> Shard<D> {
                 answer(closed);
             }
         }
+        self.settle();
     }
 
     /// Closes whatever is left, telling it: the thread ends.
@@ -120,8 +121,9 @@ impl<D: Driver> Shard<D> {
         for index in 0..self.connections.end() {
             let Some(token) = self.connections.token_at(index) else { continue };
             self.refuse(token, Refusal::Draining);
-            self.send_away(token, CloseReason::Drain);
-            self.ended(token, CloseReason::Drain);
+            self.close(token, CloseReason::Drain);
+            self.gone(token, CloseReason::Drain);
+            self.settle();
         }
     }
 
@@ -160,7 +162,7 @@ impl<D: Driver> Shard<D> {
             state: match entry.state {
                 State::Handshaking => "handshake",
                 State::Open => "open",
-                State::Closing | State::Lingering | State::Released => "closing",
+                State::Ending | State::Closing | State::Lingering | State::Released => "closing",
             },
             dialect: entry.form.dialect.name(),
             rooms: entry.rooms.len(),

@@ -1,30 +1,100 @@
 //! How connections end: told, finished, released. Every way out leads through here, so that accounts close (G8).
+//!
+//! An end is an effect. What finds its reason marks the connection and appends an [`Ending`]; [`Shard::settle`] carries it out
+//! between two events.
 
 use super::Shard;
 use crate::close::{CloseReason, Fault, Refusal};
 use crate::conn::{Flags, State, Token};
-use crate::dialect::Notice;
+use crate::dialect::{DialectId, Notice};
 use crate::limits;
 use crate::proto::{frame, handshake};
-use crate::shard::driver::Driver;
+use crate::shard::driver::{Driver, Event};
+
+/// An end that is decided. The connection stays in the slab, marked [`State::Ending`], until [`Shard::settle`] carries it out:
+/// what finds a reason to end a connection holds none that is freed under it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Ending {
+    /// The node closes an open connection.
+    Close(Token, CloseReason),
+    /// The peer sent a close frame with this code.
+    ClosedByPeer(Token, Option<u16>),
+    /// A request is answered without an upgrade.
+    Refuse(Token, Refusal),
+    /// The socket is of no more use; the state that the connection was in.
+    Gone(Token, CloseReason, State),
+}
 
 impl<D: Driver> Shard<D> {
-    /// Ends an open connection from our side: tells it (RFC 6455 §5.5.1) and awaits the peer's close frame, or, after an
-    /// offence of the peer's (§7.1.7), just its EOF. What was already queued goes first, unless the reader is too slow for
-    /// it.
+    /// Ends an open connection from our side, with what `reply` holds for it in front. [`Shard::settle`] carries it out.
     pub(super) fn close(&mut self, token: Token, reason: CloseReason) {
-        let Some(entry) = self.connections.find(token) else { return };
-        if entry.state != State::Open {
-            return;
-        }
-        entry.state = State::Closing;
+        self.flush_reply(token);
+        let Some(entry) = self.connections.find(token).filter(|entry| entry.state == State::Open) else { return };
+        entry.state = State::Ending;
         entry.reason = Some(reason);
-        entry.deadline = self.clock.tick + self.settings.close_deadline;
+        self.endings.push_back(Ending::Close(token, reason));
+    }
+
+    /// Ends a connection whose socket is of no more use. `reason` counts only where none was noted before.
+    pub(super) fn gone(&mut self, token: Token, reason: CloseReason) {
+        let Some(entry) = self.connections.find(token).filter(|entry| entry.state != State::Released) else { return };
+        let before = std::mem::replace(&mut entry.state, State::Ending);
+        self.endings.push_back(Ending::Gone(token, reason, before));
+    }
+
+    /// Answers a request without upgrading it, then ends.
+    pub(super) fn refuse(&mut self, token: Token, refusal: Refusal) {
+        let found = self.connections.find(token).filter(|entry| entry.state == State::Handshaking);
+        let Some(entry) = found else { return };
+        entry.state = State::Ending;
+        self.endings.push_back(Ending::Refuse(token, refusal));
+    }
+
+    /// The peer's close frame came. After it nothing of the connection matters.
+    pub(super) fn handle_close(&mut self, token: Token, code: Option<u16>) {
+        let Some(entry) = self.connections.find(token) else { return };
+        match entry.state {
+            State::Open => {
+                entry.state = State::Ending;
+                entry.reason = Some(CloseReason::ClosedByPeer);
+            }
+            State::Ending | State::Closing => {}
+            State::Handshaking | State::Lingering | State::Released => return,
+        }
+        self.endings.push_back(Ending::ClosedByPeer(token, code));
+    }
+
+    /// Carries out the endings that were decided since the last call, in order. Called between events, never within one: the
+    /// only place where a connection ends.
+    #[inline]
+    pub(super) fn settle(&mut self) {
+        if !self.endings.is_empty() {
+            self.carry_out_endings();
+        }
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn carry_out_endings(&mut self) {
+        while let Some(ending) = self.endings.pop_front() {
+            match ending {
+                Ending::Close(token, reason) => self.begin_close(token, reason),
+                Ending::ClosedByPeer(token, code) => self.answer_close(token, code),
+                Ending::Refuse(token, refusal) => self.answer_refusal(token, refusal),
+                Ending::Gone(token, reason, before) => self.release(token, reason, before),
+            }
+        }
+    }
+
+    /// Tells the peer (RFC 6455 §5.5.1) and awaits its close frame, or, after an offence of the peer's (§7.1.7), just its EOF.
+    /// What was already queued goes first, unless the reader is too slow for it.
+    fn begin_close(&mut self, token: Token, reason: CloseReason) {
+        let Some(dialect) = self.begin_closing(token) else { return };
         let message_is_why = matches!(
             reason,
             CloseReason::TooBig | CloseReason::MessageTimeout | CloseReason::MessageBudget | CloseReason::Flood
         );
-        // Otherwise the rest of it is still to come, and only who keeps its place finds the close frame behind it.
+        // Otherwise the rest of the message is still to come, and the peer's close frame is found only behind it.
         if message_is_why || reason.fault() == Fault::Peer {
             self.take_partial(token);
         }
@@ -32,10 +102,12 @@ impl<D: Driver> Shard<D> {
         if matches!(reason, CloseReason::SlowReader | CloseReason::WriteStall | CloseReason::OutboxBudget) {
             self.shrink_outbox(token, true);
         }
-        let code = match reason {
-            CloseReason::Drain | CloseReason::MaxAge => self.settings.options.drain_close_code,
-            other => other.code(),
-        };
+        let mut code = reason.code();
+        if matches!(reason, CloseReason::Drain | CloseReason::MaxAge) {
+            code = self.settings.options.drain_close_code;
+            let reconnect_ms = u64::from(self.random.below(limits::RECONNECT_AFTER.as_millis() as u32));
+            self.reply(dialect, &Notice::Shutdown { reconnect_ms });
+        }
         if code != 0 {
             frame::write_close(&mut self.reply, code, reason.text());
             self.flush_last_words(token);
@@ -45,44 +117,32 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Tells a client that the node wants it elsewhere, then closes it.
-    pub(super) fn send_away(&mut self, token: Token, reason: CloseReason) {
-        let Some(entry) = self.connections.find(token).filter(|entry| entry.state == State::Open) else { return };
-        let dialect = entry.form.dialect;
-        let window_ms = limits::RECONNECT_AFTER.as_millis() as u32;
-        let reconnect_ms = u64::from(self.random.below(window_ms));
-        self.reply(dialect, &Notice::Shutdown { reconnect_ms });
-        // One send carries both: the notice waits in `reply` for the close frame.
-        self.close(token, reason);
-    }
-
-    /// The peer's close frame came.
-    pub(super) fn handle_close(&mut self, token: Token, code: Option<u16>) {
-        let Some(entry) = self.connections.find(token) else { return };
-        match entry.state {
-            State::Open => {
-                entry.state = State::Closing;
-                entry.reason = Some(CloseReason::ClosedByPeer);
-                entry.deadline = self.clock.tick + self.settings.close_deadline;
-                self.take_partial(token);
-                self.leave_all(token);
-                match code {
-                    Some(code) => frame::write_close(&mut self.reply, code, ""),
-                    None => frame::write_frame(&mut self.reply, frame::CLOSE, &[]),
-                }
-                self.flush_last_words(token);
-                self.finish_after_outbox(token);
+    /// Echoes the peer's close frame where ours was not sent before (RFC 6455 §5.5.1), then finishes.
+    fn answer_close(&mut self, token: Token, code: Option<u16>) {
+        if self.begin_closing(token).is_some() {
+            self.take_partial(token);
+            self.leave_all(token);
+            match code {
+                Some(code) => frame::write_close(&mut self.reply, code, ""),
+                None => frame::write_frame(&mut self.reply, frame::CLOSE, &[]),
             }
-            State::Closing => self.finish_after_outbox(token),
-            State::Handshaking | State::Lingering | State::Released => {}
+            self.flush_last_words(token);
+        }
+        if self.connections.find(token).is_some_and(|entry| entry.state == State::Closing) {
+            self.finish_after_outbox(token);
         }
     }
 
-    /// Answers a request without upgrading it, then ends.
-    pub(super) fn refuse(&mut self, token: Token, refusal: Refusal) {
-        if self.connections.find(token).is_none_or(|entry| entry.state != State::Handshaking) {
-            return;
-        }
+    /// From [`State::Ending`] to [`State::Closing`]; the connection's dialect. `None` where it closes already, or is gone.
+    fn begin_closing(&mut self, token: Token) -> Option<DialectId> {
+        let deadline = self.clock.tick + self.settings.close_deadline;
+        let entry = self.connections.find(token).filter(|entry| entry.state == State::Ending)?;
+        entry.state = State::Closing;
+        entry.deadline = deadline;
+        Some(entry.form.dialect)
+    }
+
+    fn answer_refusal(&mut self, token: Token, refusal: Refusal) {
         if refusal.fault() == Fault::Peer {
             self.mistakes += 1;
         }
@@ -95,9 +155,7 @@ impl<D: Driver> Shard<D> {
 
     /// Sends the last octets of a connection that was never upgraded.
     pub(super) fn answer_and_finish(&mut self, token: Token, answer: &[u8]) {
-        if !self.leave_handshake(token) {
-            return;
-        }
+        self.leave_handshake(token);
         let deadline = self.clock.tick + self.settings.close_deadline;
         let Some(entry) = self.connections.find(token) else { return };
         entry.state = State::Closing;
@@ -127,20 +185,18 @@ impl<D: Driver> Shard<D> {
         self.driver.finish(fd);
     }
 
-    /// The socket is of no more use: accounts for it and gives it back. `reason` counts only where none was noted before.
-    pub(super) fn ended(&mut self, token: Token, reason: CloseReason) {
-        let Some(entry) = self.connections.find(token) else { return };
-        let (fd, before) = (entry.fd, entry.state);
-        if before == State::Released {
-            return;
-        }
+    /// Accounts for a connection and gives its socket back. `before` is its state when that was decided.
+    fn release(&mut self, token: Token, reason: CloseReason, before: State) {
+        let Some(entry) = self.connections.find(token).filter(|entry| entry.state != State::Released) else { return };
+        let fd = entry.fd;
         let noted = *entry.reason.get_or_insert(reason);
         let abandoned = entry.outbox.is_some() || reason == CloseReason::PongTimeout;
+        let upgraded = entry.flags.has(Flags::UPGRADED);
         if before == State::Handshaking {
             let refusal = if reason == CloseReason::Eof { Refusal::Eof } else { Refusal::Reset };
             self.leave_handshake(token);
             self.counters.refused[refusal as usize].add(1);
-        } else if self.was_upgraded(token) {
+        } else if upgraded {
             self.counters.connections.sub(1);
             self.counters.closed[noted as usize].add(1);
         }
@@ -157,7 +213,7 @@ impl<D: Driver> Shard<D> {
         let mut events = std::mem::take(&mut self.released);
         self.driver.release(fd, token, &mut events);
         for event in events.drain(..) {
-            if let crate::shard::driver::Event::Released(token) = event {
+            if let Event::Released(token) = event {
                 self.free(token);
             }
         }
@@ -170,18 +226,9 @@ impl<D: Driver> Shard<D> {
         self.counters.sockets.set(self.connections.len() as u64);
     }
 
-    /// Whether the connection got its 101: a refused one never has a dialect's rooms, messages or close reason.
-    fn was_upgraded(&mut self, token: Token) -> bool {
-        self.connections.find(token).is_some_and(|entry| entry.flags.has(Flags::UPGRADED))
-    }
-
-    /// Takes a connection out of the handshake's accounts; false where it was not in them.
-    pub(super) fn leave_handshake(&mut self, token: Token) -> bool {
-        let handshaking = self.connections.find(token).is_some_and(|entry| entry.state == State::Handshaking);
-        if handshaking {
-            self.handshakes -= 1;
-            self.take_head(token);
-        }
-        handshaking
+    /// Takes a connection out of the handshake's accounts.
+    pub(super) fn leave_handshake(&mut self, token: Token) {
+        self.handshakes -= 1;
+        self.take_head(token);
     }
 }

@@ -21,11 +21,13 @@ impl<D: Driver> Shard<D> {
             let Some(room) = self.fanout.pop_front() else { break };
             let turn = TURN.min(left);
             let sent = self.go_on(room, turn);
+            self.settle();
             left -= sent.clamp(1, turn);
         }
         // A gap stands between what was published before the loss and what comes after it, which waits in the mailbox.
         if self.fanout.is_empty() {
             self.tell_gaps(left);
+            self.settle();
         }
         self.hold_to_budgets();
     }

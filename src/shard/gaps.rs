@@ -61,7 +61,7 @@ impl<D: Driver> Shard<D> {
     }
 
     pub(super) fn send_gap(&mut self, token: Token, room: Option<u32>, reason: GapReason) {
-        // An earlier notice may have closed it.
+        // The notice before may have ended it.
         if !self.is_open(token) {
             return;
         }

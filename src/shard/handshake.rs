@@ -74,9 +74,7 @@ impl<D: Driver> Shard<D> {
             Ok(deflate) => deflate,
             Err(refusal) => return self.refuse(token, refusal),
         };
-        if !self.leave_handshake(token) {
-            return;
-        }
+        self.leave_handshake(token);
         let protocol = destination.dialect.subprotocol().filter(|protocol| upgrade.offers_protocol(protocol));
         handshake::accept(&mut self.reply, upgrade.key, protocol, deflate.map(Deflate::answer));
         if let Some(entry) = self.connections.find(token) {

@@ -75,8 +75,10 @@ impl<D: Driver> Shard<D> {
                     break;
                 }
             }
+            self.settle();
             for read in received.drain(..) {
                 let (token, next) = (read.token, self.handle_read(read, &mut scratch));
+                self.settle();
                 if !matches!(next, Next::Event) {
                     self.read_again(token, &next);
                 }
@@ -114,7 +116,7 @@ impl<D: Driver> Shard<D> {
             }
             Err(ErrorKind::WouldBlock) => {}
             Err(ErrorKind::NoMemory) => self.handle_no_memory(token),
-            Err(ErrorKind::Broken) => self.ended(token, CloseReason::Reset),
+            Err(ErrorKind::Broken) => self.gone(token, CloseReason::Reset),
         }
         None
     }
@@ -157,13 +159,13 @@ impl<D: Driver> Shard<D> {
         if self.is_open(token) {
             self.close(token, CloseReason::Internal);
         } else {
-            self.ended(token, CloseReason::Reset);
+            self.gone(token, CloseReason::Reset);
         }
     }
 
     /// The client's FIN: after a close frame it is the end, before one it is an abrupt one.
     fn handle_eof(&mut self, token: Token) {
-        self.ended(token, CloseReason::Eof);
+        self.gone(token, CloseReason::Eof);
     }
 
     /// Handles what was read; true where it was more than its sender may send.
@@ -214,7 +216,7 @@ impl<D: Driver> Shard<D> {
             (State::Open, Some(_)) if !same => entry.deadline = deadline,
             _ => {}
         }
-        if let Some(partial) = partial.filter(|_| matches!(entry.state, State::Open | State::Closing)) {
+        if let Some(partial) = partial.filter(|_| matches!(entry.state, State::Open | State::Ending | State::Closing)) {
             self.keep_partial(token, partial);
         }
     }

@@ -4,6 +4,9 @@
 //! and [`ToRelay`] items go out, and its random numbers come from a seed. The simulator runs it as it is; `worker` is the thread
 //! around it that owns the runtime, the listener and the mailboxes.
 //!
+//! No call frees a connection that its caller still holds: what finds a reason to end one marks it, and `settle` carries the
+//! end out between two events (`ending`).
+//!
 //! A turn of the loop, in this order: [`Shard::reap`], [`Shard::serve_ready`], [`Shard::handle_relay`] and
 //! [`Shard::handle_command`], [`Shard::fan_out`], [`Shard::submit`]; each but the first under a budget.
 //!
@@ -117,6 +120,10 @@ pub struct Shard<D> {
     queued_bytes: i64,
     events: Vec<Event>,
     released: Vec<Event>,
+    /// What the driver told while a batch had to be done in the middle of an event: handled after it.
+    later: Vec<Event>,
+    /// Ends that were decided and not carried out yet.
+    endings: VecDeque<ending::Ending>,
     /// Where reads lie one after another; twice [`READ_BYTES`], so that the last of them has room whole.
     scratch: Box<[u8]>,
     /// Where in `scratch` lies what was read and not heard yet.
@@ -166,6 +173,8 @@ impl<D: Driver> Shard<D> {
             queued_bytes: 0,
             events: Vec::new(),
             released: Vec::new(),
+            later: Vec::new(),
+            endings: VecDeque::new(),
             scratch: vec![0; 2 * READ_BYTES].into_boxed_slice(),
             received: Vec::new(),
             reply: Vec::new(),
@@ -221,14 +230,14 @@ impl<D: Driver> Shard<D> {
         self.handle_events(&mut events);
         self.events = events;
         self.sweep();
+        self.handle_later();
     }
 
     /// Does what the driver has queued, and handles what failed of it.
     pub fn submit(&mut self) {
-        let mut events = std::mem::take(&mut self.events);
-        self.driver.submit(&mut events);
-        self.handle_events(&mut events);
-        self.events = events;
+        self.submit_batch();
+        self.settle();
+        self.handle_later();
         // A failure that comes later is taken off the next batch: a counter never falls.
         if self.queued_bytes > 0 {
             self.counters.bytes_out.add(std::mem::take(&mut self.queued_bytes) as u64);
@@ -242,7 +251,6 @@ impl<D: Driver> Shard<D> {
                 self.connections.prefetch(ready.token.index);
             }
         }
-        // Handling may submit, which may append to a list of its own: nothing is lost, since `self.events` is another.
         for event in events.drain(..) {
             match event {
                 Event::Ready(ready) => self.handle_ready(ready),
@@ -251,6 +259,16 @@ impl<D: Driver> Shard<D> {
                 Event::Rung => {}
                 Event::Ticked(count) => self.handle_ticks(count),
             }
+            self.settle();
+        }
+    }
+
+    /// Handles what the driver told in the middle of events.
+    #[inline]
+    fn handle_later(&mut self) {
+        while !self.later.is_empty() {
+            let mut events = std::mem::take(&mut self.later);
+            self.handle_events(&mut events);
         }
     }
 

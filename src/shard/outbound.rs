@@ -10,7 +10,7 @@ use crate::close::CloseReason;
 use crate::conn::{Chunk, Dropped, Flags, Overflow, State, Tag, Token};
 use crate::counters::{DropReason, MessageType};
 use crate::model::GapReason;
-use crate::shard::driver::{Driver, ErrorKind, Queued};
+use crate::shard::driver::{Driver, ErrorKind, Event, Queued};
 use crate::shard::settings::SlowPolicy;
 
 impl<D: Driver> Shard<D> {
@@ -48,8 +48,7 @@ impl<D: Driver> Shard<D> {
     fn send_where(&mut self, token: Token, bytes: &[u8], may: impl Fn(State) -> bool) {
         let Some(entry) = self.connections.find(token).filter(|entry| may(entry.state)) else { return };
         if entry.batch != 0 && entry.batch == self.driver.batch() {
-            // Now it is in no batch, and may be in another state.
-            self.submit();
+            self.submit_batch();
             return self.send_where(token, bytes, may);
         }
         if entry.outbox.is_some() {
@@ -68,7 +67,7 @@ impl<D: Driver> Shard<D> {
         }
         let batch = self.driver.batch();
         if batch != 0 && entry.batch == batch {
-            self.submit();
+            self.submit_batch();
             return self.deliver(token, chunk);
         }
         entry.batch = batch;
@@ -77,6 +76,20 @@ impl<D: Driver> Shard<D> {
             Queued::Later => self.queued_bytes += length as i64,
             Queued::Now(result) => self.handle_sent(token, length, result, || chunk.clone()),
         }
+    }
+
+    /// Has the driver do what it has queued, and handles what failed of it. What else it tells waits: this may be called in the
+    /// middle of an event.
+    pub(super) fn submit_batch(&mut self) {
+        let mut events = std::mem::take(&mut self.events);
+        self.driver.submit(&mut events);
+        for event in events.drain(..) {
+            match event {
+                Event::Unsent { token, chunk, result } => self.handle_unsent(token, chunk, result),
+                Event::Ready(_) | Event::Released(_) | Event::Rung | Event::Ticked(_) => self.later.push(event),
+            }
+        }
+        self.events = events;
     }
 
     /// A send that the driver had queued was short or failed.
@@ -96,7 +109,7 @@ impl<D: Driver> Shard<D> {
         let sent = match result {
             Ok(sent) => sent,
             Err(ErrorKind::WouldBlock) => 0,
-            Err(ErrorKind::NoMemory | ErrorKind::Broken) => return self.ended(token, CloseReason::Reset),
+            Err(ErrorKind::NoMemory | ErrorKind::Broken) => return self.gone(token, CloseReason::Reset),
         };
         self.counters.bytes_out.add(sent as u64);
         if sent == length {
@@ -189,7 +202,7 @@ impl<D: Driver> Shard<D> {
                     self.counters.outbox_bytes.sub(before - outbox.pinned_bytes() as u64);
                 }
                 Err(ErrorKind::WouldBlock) => return,
-                Err(ErrorKind::NoMemory | ErrorKind::Broken) => return self.ended(token, CloseReason::Reset),
+                Err(ErrorKind::NoMemory | ErrorKind::Broken) => return self.gone(token, CloseReason::Reset),
             }
         }
     }

@@ -45,6 +45,7 @@ impl<D: Driver> Shard<D> {
             ToShard::Acked(ack, level) => self.handle_ack(ack, Some(level)),
             ToShard::Failed(ack) => self.handle_ack(ack, None),
         }
+        self.settle();
     }
 
     /// Makes a connection a member. Idempotent; the room's name is valid.

@@ -41,6 +41,7 @@ impl<D: Driver> Shard<D> {
         for _ in 0..times * LOOKS {
             let Some(index) = self.slices.next() else { break };
             if self.look_at(index, heartbeat, stall, sends_away) {
+                self.settle();
                 finds -= 1;
                 if finds == 0 {
                     break;
@@ -75,7 +76,7 @@ impl<D: Driver> Shard<D> {
                 frame::write_frame(&mut self.reply, frame::PING, &[]);
                 self.flush_reply(token);
             }
-            Due::Vanished => self.ended(token, CloseReason::PongTimeout),
+            Due::Vanished => self.gone(token, CloseReason::PongTimeout),
             Due::Stalled => self.close(token, CloseReason::WriteStall),
             Due::Deadline => self.handle_deadline(token, state),
         }
@@ -87,8 +88,8 @@ impl<D: Driver> Shard<D> {
             State::Handshaking => self.refuse(token, Refusal::Timeout),
             State::Open => self.close(token, CloseReason::MessageTimeout),
             // Why it closes was noted when that began; a close that the peer never answers is no other reason.
-            State::Closing | State::Lingering => self.ended(token, CloseReason::Reset),
-            State::Released => {}
+            State::Closing | State::Lingering => self.gone(token, CloseReason::Reset),
+            State::Ending | State::Released => {}
         }
     }
 
@@ -108,7 +109,7 @@ impl<D: Driver> Shard<D> {
             is_old.then_some(CloseReason::MaxAge)
         };
         if let Some(reason) = reason {
-            self.send_away(token, reason);
+            self.close(token, reason);
         }
         reason.is_some()
     }

@@ -11,7 +11,7 @@ use super::inbound::EXCESS_READ_BYTES;
 use super::*;
 use crate::close::{CloseReason, Refusal};
 use crate::conn::{Chunk, Flags, State, TICKS_PER_SECOND, Tag, ticks};
-use crate::counters::DropReason;
+use crate::counters::{Cell, DropReason};
 use crate::proto::frame;
 use crate::readiness::NodeState;
 use crate::shard::driver::{ErrorKind, Queued, Ready};
@@ -46,6 +46,8 @@ struct Stage {
     broken: Option<RawFd>,
     after: Vec<Deed>,
     deeds: Vec<Deed>,
+    /// What the next submit tells beside failed sends.
+    told_by_submit: Vec<Event>,
 }
 
 impl Stage {
@@ -100,6 +102,7 @@ impl Driver for Stage {
     }
 
     fn submit(&mut self, events: &mut Vec<Event>) {
+        events.append(&mut self.told_by_submit);
         self.batch += 1;
         for (token, chunk) in std::mem::take(&mut self.queued) {
             let result = self.take(chunk.bytes());
@@ -167,6 +170,7 @@ fn stage_from(seed: u64, configure: impl FnOnce(&mut Options, &mut Budgets)) -> 
         broken: None,
         after: Vec::new(),
         deeds: Vec::new(),
+        told_by_submit: Vec::new(),
     };
     let mut options = Options::default();
     options.limits.message_rate = 0;
@@ -349,11 +353,57 @@ fn a_short_send_that_is_told_after_its_connection_ended_leaves_nothing_behind() 
     let (mut shard, token) = stage();
     shard.driver.room = 2;
     shard.deliver(token, &chunk(b"frame"));
-    shard.ended(token, CloseReason::Reset);
+    shard.gone(token, CloseReason::Reset);
+    shard.settle();
     shard.submit();
     assert_eq!(shard.counters.outbox_bytes.value(), 0);
     turns(&mut shard);
     assert_eq!(shard.sockets(), 0);
+}
+
+#[test]
+fn an_ending_keeps_the_connection_in_the_slab_until_it_is_settled_and_the_first_reason_counts() {
+    let (mut shard, token) = stage();
+    shard.close(token, CloseReason::Operator);
+    shard.gone(token, CloseReason::Reset);
+    shard.close(token, CloseReason::Drain);
+    assert_eq!(shard.connections.find(token).unwrap().state, State::Ending);
+    assert_eq!((shard.counters.connections.value(), shard.driver.deeds.len()), (1, 0));
+    shard.settle();
+    turns(&mut shard);
+    let [Deed::Sent(frame), Deed::Closed] = &shard.driver.deeds[..] else { panic!("{:?}", shard.driver.deeds) };
+    assert!(frame.ends_with(CloseReason::Operator.text().as_bytes()), "{frame:?}");
+    let closed: Vec<u64> = shard.counters.closed.iter().map(Cell::value).collect();
+    assert_eq!((closed[CloseReason::Operator as usize], closed.iter().sum::<u64>()), (1, 1));
+    assert_eq!((shard.sockets(), shard.counters.connections.value()), (0, 0));
+}
+
+#[test]
+fn events_that_a_driver_tells_in_the_middle_of_an_event_wait_for_its_end() {
+    // A batch that had to be done before a send handled everything that the driver told, and freed connections under its caller.
+    let (mut shard, token) = stage();
+    shard.deliver(token, &chunk(b"frame"));
+    let event = Ready { token, readable: true, writable: false, hangup: false };
+    shard.driver.told_by_submit.push(Event::Ready(event));
+    shard.send(token, b"answer");
+    assert_eq!((shard.later.len(), shard.ready.len()), (1, 0));
+    assert_eq!(shard.driver.deeds, [Deed::Sent(b"frame".to_vec()), Deed::Sent(b"answer".to_vec())]);
+    shard.submit();
+    assert_eq!((shard.later.len(), shard.ready.len()), (0, 1));
+}
+
+#[test]
+fn a_client_that_leaves_while_its_request_is_refused_is_counted_once() {
+    let (mut shard, _) = stage();
+    shard.handle_accepted(FD + 1);
+    let token = shard.connections.token_at(1).unwrap();
+    shard.refuse(token, Refusal::NotFound);
+    shard.gone(token, CloseReason::Eof);
+    shard.settle();
+    turns(&mut shard);
+    let refused: Vec<u64> = shard.counters.refused.iter().map(Cell::value).collect();
+    assert_eq!((refused[Refusal::NotFound as usize], refused.iter().sum::<u64>()), (1, 1));
+    assert_eq!((shard.handshakes, shard.sockets()), (0, 1));
 }
 
 #[test]
@@ -375,6 +425,7 @@ fn a_fin_waits_for_what_a_queued_frame_leaves_unsent() {
     shard.driver.room = 2;
     shard.deliver(token, &chunk(b"frame"));
     shard.handle_close(token, None);
+    shard.settle();
     turns(&mut shard);
     assert_eq!(shard.driver.deeds, [Deed::Sent(b"fr".to_vec())]);
     assert!(shard.connections.find(token).unwrap().flags.has(Flags::FIN_AFTER_OUTBOX));
@@ -390,6 +441,7 @@ fn a_fin_waits_for_what_a_queued_frame_leaves_unsent() {
 fn nothing_is_delivered_after_a_close_frame() {
     let (mut shard, token) = stage();
     shard.close(token, CloseReason::Drain);
+    shard.settle();
     shard.driver.deeds.clear();
     shard.deliver(token, &chunk(b"frame"));
     turns(&mut shard);

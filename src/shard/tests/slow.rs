@@ -76,7 +76,8 @@ fn whoever_is_sent_away_is_told_although_its_outbox_is_full() {
     (0..FILLS).for_each(|_| publish(&mut shard, "kept"));
     let left = CAP - shard.connections.find(token).unwrap().outbox_bytes();
     shard.send(token, &vec![b'a'; left]);
-    shard.send_away(token, CloseReason::Drain);
+    shard.close(token, CloseReason::Drain);
+    shard.settle();
     let heard = catch_up(&mut shard, token);
     assert!(heard.contains("server-shutdown") && heard.contains("the node restarts"), "{heard}");
     assert_eq!(shard.counters.outbox_bytes.value(), 0);
@@ -110,6 +111,7 @@ fn nothing_follows_the_close_frame_not_even_that_a_room_was_refused() {
     let (mut shard, token) = stage();
     shard.join(token, "lobby", Some("1"));
     shard.close(token, CloseReason::Drain);
+    shard.settle();
     shard.handle_relay(ToShard::Refused("lobby".into(), JoinError::Unconfirmed));
     turns(&mut shard);
     let [Deed::Sent(octets)] = shard.driver.deeds.as_slice() else { panic!("{:?}", shard.driver.deeds) };
@@ -121,6 +123,7 @@ fn over_the_nodes_budget_the_largest_goes_even_if_it_is_being_closed() {
     let (mut shard, token) = stalled(&["kept"], |_, budgets| budgets.outbox_bytes = CAP as u64);
     publish(&mut shard, "kept");
     shard.close(token, CloseReason::Drain);
+    shard.settle();
     turns(&mut shard);
     assert_eq!(shard.sockets(), 1, "within the budget it may still read");
     shard.settings = Arc::new(Settings::new(
@@ -136,6 +139,30 @@ fn over_the_nodes_budget_the_largest_goes_even_if_it_is_being_closed() {
 }
 
 #[test]
+fn the_peers_close_frame_is_found_behind_a_message_of_which_a_part_came_in_the_read_that_closed_it() {
+    let (mut shard, token) = stage_with_rate(1);
+    let entry = shard.connections.find(token).unwrap();
+    entry.form.dialect = crate::dialect::DialectId::Raw;
+    entry.flags.set(Flags::RATE_BEFORE);
+    entry.tokens = 0;
+    let mut said = Vec::new();
+    frame::write_masked(&mut said, frame::TEXT, [1, 2, 3, 4], b"over the rate");
+    let over = said.len();
+    frame::write_masked(&mut said, frame::TEXT, [1, 2, 3, 4], &[b'x'; 3_000]);
+    frame::write_masked(&mut said, frame::CLOSE, [1, 2, 3, 4], &1008_u16.to_be_bytes());
+    let rest = said.split_off(over + 1_000);
+    for (octets, expected) in [(said, State::Closing), (rest, State::Lingering)] {
+        shard.driver.incoming.extend(octets);
+        ready(&mut shard, token, false);
+        turns(&mut shard);
+        (0..20).for_each(|_| shard.driver.events.push(Event::Ticked(1)));
+        turns(&mut shard);
+        assert_eq!(shard.connections.find(token).unwrap().state, expected);
+    }
+    assert_eq!(shard.counters.unfinished_bytes.value(), 0);
+}
+
+#[test]
 fn the_peers_close_frame_is_found_behind_the_rest_of_a_message_that_our_own_came_into() {
     let (mut shard, token) = stage();
     let mut said = Vec::new();
@@ -147,6 +174,7 @@ fn the_peers_close_frame_is_found_behind_the_rest_of_a_message_that_our_own_came
         ready(&mut shard, token, false);
         turns(&mut shard);
         shard.close(token, CloseReason::Drain);
+        shard.settle();
         assert_eq!(shard.connections.find(token).unwrap().state, expected);
     }
     assert_eq!(shard.counters.unfinished_bytes.value(), 0);
