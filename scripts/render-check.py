@@ -3,7 +3,7 @@
 
 Each object against Kubernetes' schemas (and ours for KEDA's and the Prometheus operator's), every pod against Pod Security
 "restricted" (told, not refused), the relations between the numbers, and the gateway's own configuration by the gateway ($TIDEGATE_BIN,
-or a build in target/; left out without one). Changes nothing. Needs tests/deploy/install.sh; run it with
+or a build in target/; left out without one). Changes nothing. Needs scripts/install-test-deps.sh python kubectl; run it with
 .deps/venv/bin/python. Exit codes: 0 fine, 1 something is wrong, 2 bad arguments.
 """
 
@@ -25,7 +25,7 @@ try:
     from relations import complaints, gateway_toml, of_kind
     from schema import Invalid, validate
 except ImportError as error:
-    sys.exit(f"render-check.py: {error}; run tests/deploy/install.sh, and this script with .deps/venv/bin/python")
+    sys.exit(f"render-check.py: {error}; run scripts/install-test-deps.sh python kubectl, and this script with .deps/venv/bin/python")
 
 
 def rendered(directory):
@@ -33,7 +33,7 @@ def rendered(directory):
     own = ROOT / ".deps/bin/kubectl"
     kubectl = own if own.exists() else shutil.which("kubectl")
     if not kubectl:
-        sys.exit("render-check.py: no kubectl, which carries kustomize; run tests/deploy/install.sh")
+        sys.exit("render-check.py: no kubectl, which carries kustomize; run scripts/install-test-deps.sh python kubectl")
     result = subprocess.run([kubectl, "kustomize", directory], capture_output=True, text=True, check=False)
     if result.returncode:
         sys.exit(f"render-check.py: kustomize refuses {directory}:\n{result.stderr.strip()}")

@@ -25,5 +25,4 @@ fi
 step cargo test --workspace --doc
 step scripts/bench-smoke.sh
 step scripts/instructions.sh
-step tests/deploy/install.sh
 step .deps/venv/bin/python -m pytest tests/deploy

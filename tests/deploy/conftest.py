@@ -32,7 +32,7 @@ def run(*command, check=True, **options):
 def kubectl():
     """The kubectl that install.sh chose."""
     own = ROOT / ".deps" / "bin" / "kubectl"
-    return str(own) if own.exists() else shutil.which("kubectl") or pytest.fail("no kubectl; run tests/deploy/install.sh")
+    return str(own) if own.exists() else shutil.which("kubectl") or pytest.fail("no kubectl; run scripts/install-test-deps.sh python kubectl")
 
 
 @functools.cache

@@ -18,7 +18,7 @@ def why_not():
     if os.geteuid() != 0:
         return "a systemd of its own needs root"
     if not SYSTEMD.exists():
-        return "no systemd; run tests/deploy/install.sh"
+        return "no systemd; run scripts/install-test-deps.sh system"
     if not cgroup2() or not os.access(cgroup2(), os.W_OK):
         return "no version 2 control groups that can be written"
     if subprocess.run(["unshare", "--mount", "--pid", "--fork", "--cgroup", "true"], capture_output=True, check=False).returncode:

@@ -3,7 +3,7 @@
 #   - a day of the autoscaler's loop over real gateways and a real Prometheus, in eight minutes (autoscale_live.py)
 #   - the load generator through each balancer (balancers_load.py)
 #   - idle connections for 100 s through the reference configurations (not with --smoke)
-# Needs cargo build -p tidegate -p tideload (release for figures) and tests/deploy/install.sh.
+# Needs cargo build -p tidegate -p tideload (release for figures) and scripts/install-test-deps.sh.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=.deps/venv/bin/python

@@ -3,6 +3,8 @@ test_tuning.py (tune.sh), test_container.py (rootfs.sh), test_relations.py (rend
 
 import json
 import os
+import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -14,7 +16,7 @@ import pytest
 from conftest import ROOT, run
 from gateway import free_port
 
-TWO_NODES, INSTALL = ROOT / "scripts/two-nodes.sh", ROOT / "tests/deploy/install.sh"
+TWO_NODES, INSTALL = ROOT / "scripts/two-nodes.sh", ROOT / "scripts/install-test-deps.sh"
 MILLION, PEERS = ROOT / "scripts/million.sh", ROOT / "scripts/bench-peers.sh"
 NO_PROGRAMS = {"GATEWAY": "/nonexistent", "TIDELOAD": "/nonexistent", "FLOOR": "/nonexistent"}
 
@@ -101,6 +103,23 @@ def test_a_peer_that_is_missing_is_a_row_that_says_why(no_cargo):
     rows = [json.loads(line) for line in open(f"{no_cargo['RUN']}/results.jsonl")]
     assert {"tool": "bench", "label": "echo-64/tokio-tungstenite",
             "not_measured": ["echoes could not be installed: error: no compiler here"]} in rows
+
+
+def test_what_the_tests_need_is_there_so_that_a_second_installation_has_nothing_to_do():
+    parts = ["python", "kubectl", "system", *(["node"] if shutil.which("npm") else [])]
+    assert run(INSTALL, "--missing", *parts).stdout == ""
+
+
+def test_the_locks_hold_every_package_that_is_asked_for():
+    folder = ROOT / "tests/deps"
+    for name in ("python", "kubectl"):
+        wanted = set(re.findall(r"^([\w-]+)", (folder / f"{name}.in").read_text().lower(), re.M))
+        locked = set(re.findall(r"^([\w-]+)==\S+.*\\\n +--hash=sha256:", (folder / f"{name}.txt").read_text(), re.M))
+        assert wanted and wanted <= locked, wanted - locked
+    wanted = json.loads((folder / "package.json").read_text())["dependencies"]
+    locked = json.loads((folder / "package-lock.json").read_text())["packages"]
+    assert wanted and wanted == locked[""]["dependencies"]
+    assert all("integrity" in package and "resolved" not in package for name, package in locked.items() if name)
 
 
 @pytest.mark.parametrize("script, arguments, complaint", [
