@@ -2,8 +2,10 @@
 # Measures tidegate beside the bare loops, in one run, pinned alike: the server on core 0, the load on core 1.
 #
 #   scripts/bench.sh [--quick] [--driver epoll|io_uring|both] [--rows PATTERN] [--gateway PATH]
+#   scripts/bench.sh --smoke
 #
-# --quick       a smoke of two minutes or so: small loads, figures of no use
+# --smoke       tries the measuring tools, in a minute (benches/smoke.sh): what CI runs
+# --quick       small loads, two minutes or so, figures of no use
 # --driver      which wire (both)
 # --rows        only rows whose name matches this pattern of `case`, such as 'echo*|idle*'
 # --gateway     a tidegate that is already built (builds one otherwise; TIDELOAD and FLOOR name the other two programs)
@@ -18,10 +20,12 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 . benches/harness.sh
 
+[ "$*" != --smoke ] || exec benches/smoke.sh
 QUICK='' DRIVERS=(epoll io_uring) ROWS='*'
 while [ $# -gt 0 ]; do
     case $1 in
     -h | --help) show_help ;;
+    --smoke) usage_error "--smoke goes with no other option" ;;
     --quick) QUICK=1 WHOLE=false ;;
     --driver | --rows | --gateway)
         [ $# -ge 2 ] || usage_error "$1 wants a value"

@@ -23,6 +23,6 @@ fi
 # Filters are for the runner above; the rest is for whole runs.
 [ $# -eq 0 ] || exit 0
 step cargo test --workspace --doc
-step scripts/bench-smoke.sh
+step scripts/bench.sh --smoke
 step scripts/instructions.sh
 step .deps/venv/bin/python -m pytest tests/deploy
