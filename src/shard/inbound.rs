@@ -132,7 +132,7 @@ impl<D: Driver> Shard<D> {
                 false
             }
             State::Open | State::Closing if entry.flags.has(Flags::UPGRADED) => self.handle_frames(token, octets),
-            _ => false,
+            State::Open | State::Ending | State::Closing | State::Lingering | State::Released => false,
         };
         if excess != was_excess {
             self.note_excess(token, excess || more);

@@ -13,6 +13,8 @@
 //! It leaves to others: what octets mean (`proto`, `dialect`), when a connection is due (`conn`), who is next in a pass
 //! (`room`), how octets reach a socket ([`driver`]), and where publications go (`relay`).
 
+#![deny(clippy::wildcard_enum_match_arm)]
+
 mod admit;
 mod budget;
 pub mod command;
