@@ -15,7 +15,7 @@ use crate::model::{AckLevel, GapReason, Publication, RoomName};
 
 /// What the table cannot do itself.
 #[derive(Debug)]
-pub(super) enum BusEffect {
+pub enum BusEffect {
     /// Subscribe the room, then confirm it.
     Subscribe(RoomKey, RoomName),
     /// End the room's subscription.

@@ -34,6 +34,16 @@ pub(super) struct Bus {
     shared: Arc<Shared>,
 }
 
+/// What the relay's thread does after a round.
+pub(super) enum Next {
+    /// Another round: requests are left, or came while it was about to sleep.
+    Round,
+    /// Sleep until it is woken, for this long at most.
+    Sleep(Duration),
+    /// Nothing more: it was told to stop, and all requests are served.
+    End,
+}
+
 impl Bus {
     pub(super) fn new(desk: Desk) -> Self {
         desk.hub.counters.connected.set(1);
@@ -65,31 +75,39 @@ impl Bus {
     pub(super) fn run(&self) {
         let mut next_measure = Instant::now();
         loop {
-            // Read before the turn: what was asked before the order to stop is then seen by it.
-            let stopping = self.shared.must_stop();
-            let mut desk = self.desk();
-            let mut more = false;
-            for port in desk.requests.ports() {
-                more |= take_some(&mut desk, port);
-            }
-            desk.hub.wake_ports();
-            if Instant::now() >= next_measure {
-                next_measure = Instant::now() + MEASURE_TICK;
-                desk.hub.measure();
-            }
-            drop(desk);
-            if more {
-                continue;
-            }
-            if stopping {
-                return;
-            }
-            self.shared.waker.will_sleep();
-            if let Some(tick) = self.may_sleep() {
-                sleep(&self.shared.waker, tick);
+            match self.round(Instant::now(), &mut next_measure) {
+                Next::Round => {}
+                Next::Sleep(tick) => sleep(&self.shared.waker, tick),
+                Next::End => return,
             }
             self.shared.waker.stay_awake();
         }
+    }
+
+    /// One round of the relay's thread: serves every port, wakes the shards, measures when that is due. Before it says
+    /// [`Next::Sleep`] it has announced the sleep, so that a request that comes from then on rings.
+    pub(super) fn round(&self, now: Instant, next_measure: &mut Instant) -> Next {
+        // Read before the turn: what was asked before the order to stop is then seen by it.
+        let stopping = self.shared.must_stop();
+        let mut desk = self.desk();
+        let mut more = false;
+        for port in desk.requests.ports() {
+            more |= take_some(&mut desk, port);
+        }
+        desk.hub.wake_ports();
+        if now >= *next_measure {
+            *next_measure = now + MEASURE_TICK;
+            desk.hub.measure();
+        }
+        drop(desk);
+        if more {
+            return Next::Round;
+        }
+        if stopping {
+            return Next::End;
+        }
+        self.shared.waker.will_sleep();
+        self.may_sleep().map_or(Next::Round, Next::Sleep)
     }
 
     /// For how long the relay's thread may sleep, if it may.
@@ -99,7 +117,7 @@ impl Bus {
         (desk.requests.is_empty() && !self.shared.must_stop()).then_some(tick)
     }
 
-    fn desk(&self) -> MutexGuard<'_, Desk> {
+    pub(super) fn desk(&self) -> MutexGuard<'_, Desk> {
         self.desk.lock().expect("nobody panics at the desk and lives")
     }
 }

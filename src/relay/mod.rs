@@ -23,6 +23,9 @@ mod nats;
 #[cfg(feature = "gateway")]
 mod post;
 #[cfg(feature = "gateway")]
+#[doc(hidden)]
+pub mod testing;
+#[cfg(feature = "gateway")]
 mod thread;
 
 use std::sync::Arc;

@@ -139,6 +139,11 @@ impl Requests {
         Some(request)
     }
 
+    /// How many requests of a port wait to be taken.
+    pub(super) fn waiting_at(&self, port: PortIndex) -> usize {
+        self.0[usize::from(port)].len()
+    }
+
     /// Whether all that was asked was taken.
     pub(super) fn is_empty(&self) -> bool {
         self.0.iter().all(mailbox::Receiver::is_empty)
@@ -168,16 +173,13 @@ pub fn start(
     let (mut ports, requests, posts) = connect_ports(&options.limits, port_wakers, &shared);
     let builder = std::thread::Builder::new().name(String::from("relay"));
     let desk = |linger| {
-        let rooms = options.limits.rooms_total.map_or(usize::MAX, |rooms| rooms as usize);
-        let interest = Interest::new(Bounds { confirm_within: options.limits.fence_deadline, linger, rooms });
-        Desk { hub: Hub::new(posts, interest, counters), requests, shared: shared.clone() }
+        let hub = Hub::new(posts, interest(&options.limits, linger), counters);
+        Desk { hub, requests, shared: shared.clone() }
     };
     let thread = match nats::Access::new(&options)? {
         None => {
             let bus = Arc::new(local::Bus::new(desk(Duration::ZERO)));
-            for (port, index) in ports.iter_mut().zip(0..) {
-                port.bus = Some((bus.clone(), index));
-            }
+            serve_at_once(&mut ports, &bus);
             builder.spawn(move || or_end_the_process(|| bus.run()))?
         }
         Some(access) => {
@@ -203,7 +205,25 @@ fn or_end_the_process(run: impl FnOnce()) {
     }
 }
 
-fn connect_ports(limits: &Limits, wakers: Vec<Arc<Waker>>, shared: &Shared) -> (Vec<Port>, Requests, Vec<Post>) {
+/// The interest table of a relay with these limits.
+pub(super) fn interest(limits: &Limits, linger: Duration) -> Interest {
+    let rooms = limits.rooms_total.map_or(usize::MAX, |rooms| rooms as usize);
+    Interest::new(Bounds { confirm_within: limits.fence_deadline, linger, rooms })
+}
+
+/// Has the ports' requests served by the calling thread, under the bus's lock.
+pub(super) fn serve_at_once(ports: &mut [Port], bus: &Arc<local::Bus>) {
+    for (port, index) in ports.iter_mut().zip(0..) {
+        port.bus = Some((bus.clone(), index));
+    }
+}
+
+/// The ports of a relay, and the relay's ends of their mailboxes.
+pub(super) fn connect_ports(
+    limits: &Limits,
+    wakers: Vec<Arc<Waker>>,
+    shared: &Shared,
+) -> (Vec<Port>, Requests, Vec<Post>) {
     let (mut ports, mut inbound, mut posts) = (Vec::new(), Vec::new(), Vec::new());
     for waker in wakers {
         let (to_relay, requests) = mailbox::mailbox(limits.mailbox_messages, shared.waker.clone());
