@@ -9,16 +9,8 @@
 
 #[path = "../fuzz/src/bodies/mod.rs"]
 mod bodies;
-#[path = "simulator/bus.rs"]
-mod bus;
-#[path = "simulator/client.rs"]
-mod client;
-#[path = "simulator/oracle.rs"]
-mod oracle;
-#[path = "simulator/socket.rs"]
-mod socket;
-#[path = "simulator/world.rs"]
-mod world;
+#[path = "simulator/simulation/mod.rs"]
+mod simulation;
 
 use std::collections::BTreeSet;
 use std::fs;
@@ -26,7 +18,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::path::{Path, PathBuf};
 
 use bodies::{TARGETS, Target};
-use socket::Dice;
+use simulation::Dice;
 
 /// Inputs that the generator makes for each target, whose bodies take microseconds.
 const INPUTS: usize = 400;

@@ -5,14 +5,5 @@
 
 pub mod bodies;
 
-// The simulator's modules name each other from the crate's root.
-#[path = "../../tests/simulator/bus.rs"]
-mod bus;
-#[path = "../../tests/simulator/client.rs"]
-mod client;
-#[path = "../../tests/simulator/oracle.rs"]
-mod oracle;
-#[path = "../../tests/simulator/socket.rs"]
-mod socket;
-#[path = "../../tests/simulator/world.rs"]
-mod world;
+#[path = "../../tests/simulator/simulation/mod.rs"]
+mod simulation;

@@ -1,7 +1,7 @@
 //! Simulated sockets: octets cut at random, buffers that fill, peers that do not read, sends that are queued and fall short.
 
 use std::cell::RefCell;
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
@@ -10,35 +10,37 @@ use std::rc::Rc;
 use tidegate::conn::{Chunk, Token};
 use tidegate::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
 
-/// Random numbers: choices that were made beforehand, for as long as they last, then those of a seed.
-#[derive(Clone)]
-pub struct Dice {
-    choices: VecDeque<u8>,
-    state: u64,
+use super::dice::Dice;
+
+/// A queue of octets.
+#[derive(Default)]
+pub struct Octets {
+    octets: Vec<u8>,
+    taken: usize,
 }
 
-impl Dice {
-    pub fn new(seed: u64) -> Self {
-        Self::choosing(Vec::new(), seed)
+impl Octets {
+    pub fn len(&self) -> usize {
+        self.octets.len() - self.taken
     }
 
-    /// What a fuzzer makes: where one choice changes, those after it stay.
-    pub fn choosing(choices: Vec<u8>, seed: u64) -> Self {
-        Self { choices: choices.into(), state: seed }
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
 
-    pub fn below(&mut self, bound: usize) -> usize {
-        if let Some(choice) = self.choices.pop_front() {
-            let more = if bound > 256 { self.choices.pop_front().unwrap_or(0) } else { 0 };
-            return (usize::from(choice) | usize::from(more) << 8) % bound.max(1);
+    pub fn extend(&mut self, octets: &[u8]) {
+        if self.is_empty() {
+            self.octets.clear();
+            self.taken = 0;
         }
-        self.state = self.state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        let x = ((self.state >> 18) ^ self.state) >> 27;
-        (x % bound.max(1) as u64) as usize
+        self.octets.extend_from_slice(octets);
     }
 
-    pub fn percent(&mut self, percent: usize) -> bool {
-        self.below(100) < percent
+    /// Takes the oldest, up to `most`.
+    fn take(&mut self, most: usize) -> &[u8] {
+        let start = self.taken;
+        self.taken += most.min(self.len());
+        &self.octets[start..self.taken]
     }
 }
 
@@ -46,9 +48,9 @@ impl Dice {
 #[derive(Default)]
 pub struct Socket {
     /// From the client, not yet read by the shard.
-    pub to_server: VecDeque<u8>,
+    pub to_server: Octets,
     /// From the shard, not yet read by the client.
-    pub to_client: VecDeque<u8>,
+    pub to_client: Octets,
     /// Octets that `to_client` takes.
     pub capacity: usize,
     /// The client sent its FIN.
@@ -60,6 +62,8 @@ pub struct Socket {
     token: Option<Token>,
     blocked: bool,
     released: bool,
+    /// On the list of those with something for the client to read.
+    has_news: bool,
 }
 
 impl Socket {
@@ -71,8 +75,11 @@ impl Socket {
 
 /// All sockets of a shard.
 pub struct Net {
-    pub sockets: HashMap<RawFd, Socket>,
-    pub dice: Dice,
+    /// By number; the numbers of the other shards' sockets are vacant.
+    sockets: Vec<Option<Socket>>,
+    dice: Dice,
+    /// Sockets with something for the client to read, or the end.
+    news: Vec<RawFd>,
     events: VecDeque<Event>,
     queued: Vec<(RawFd, Token, Chunk)>,
     /// Sockets whose FIN goes out after what is queued.
@@ -85,8 +92,9 @@ pub struct Net {
 impl Net {
     pub fn new(dice: Dice, deferred: bool) -> Self {
         Self {
-            sockets: HashMap::new(),
+            sockets: Vec::new(),
             dice,
+            news: Vec::new(),
             events: VecDeque::new(),
             queued: Vec::new(),
             finished: Vec::new(),
@@ -95,36 +103,63 @@ impl Net {
         }
     }
 
+    pub fn insert(&mut self, fd: RawFd, socket: Socket) {
+        self.sockets.resize_with(self.sockets.len().max(fd as usize + 1), || None);
+        self.sockets[fd as usize] = Some(socket);
+    }
+
+    pub fn get(&self, fd: RawFd) -> Option<&Socket> {
+        self.sockets.get(fd as usize)?.as_ref()
+    }
+
+    pub fn get_mut(&mut self, fd: RawFd) -> Option<&mut Socket> {
+        self.sockets.get_mut(fd as usize)?.as_mut()
+    }
+
     pub fn tick(&mut self) {
         self.events.push_back(Event::Ticked(1));
     }
 
     /// Octets or a FIN came in: the edge is told once, data and FIN perhaps together.
     pub fn announce(&mut self, fd: RawFd, writable: bool) {
-        let Some(socket) = self.sockets.get(&fd) else { return };
+        let Some(socket) = self.get(fd) else { return };
         let Some(token) = socket.token.filter(|_| !socket.released) else { return };
         let hangup = socket.client_fin || socket.client_reset;
         self.events.push_back(Event::Ready(Ready { token, readable: true, writable, hangup }));
     }
 
-    /// Whether the client has something to read, or the end.
-    pub fn has_news(&self, fd: RawFd) -> bool {
-        self.sockets.get(&fd).is_some_and(|socket| socket.server_fin || !socket.to_client.is_empty())
+    /// Takes the list of the sockets whose clients have something to read, or the end. Those that are not read empty have to
+    /// be put back with [`Net::note_news`].
+    pub fn take_news(&mut self) -> Vec<RawFd> {
+        let news = std::mem::take(&mut self.news);
+        for fd in &news {
+            if let Some(socket) = self.get_mut(*fd) {
+                socket.has_news = false;
+            }
+        }
+        news
     }
 
-    /// The client reads; a shard that was refused room is told.
-    pub fn client_reads(&mut self, fd: RawFd, most: usize) -> Vec<u8> {
-        let Some(socket) = self.sockets.get_mut(&fd) else { return Vec::new() };
-        let taken = most.min(socket.to_client.len());
-        let octets = socket.to_client.drain(..taken).collect();
-        if taken > 0 && std::mem::take(&mut socket.blocked) {
+    /// Puts a socket on the list of those that have something to read.
+    pub fn note_news(&mut self, fd: RawFd) {
+        let Some(socket) = self.get_mut(fd) else { return };
+        if !std::mem::replace(&mut socket.has_news, true) {
+            self.news.push(fd);
+        }
+    }
+
+    /// The client reads; a shard whose send did not fit is told that there is room.
+    pub fn client_reads(&mut self, fd: RawFd, most: usize, octets: &mut Vec<u8>) {
+        let Some(socket) = self.get_mut(fd) else { return };
+        let taken = socket.to_client.take(most);
+        octets.extend_from_slice(taken);
+        if !taken.is_empty() && std::mem::take(&mut socket.blocked) {
             self.announce(fd, true);
         }
-        octets
     }
 
     fn send_some(&mut self, fd: RawFd, bytes: &[u8]) -> Result<usize, ErrorKind> {
-        let Some(socket) = self.sockets.get_mut(&fd) else { panic!("a send to a socket that was closed") };
+        let Some(socket) = self.get_mut(fd) else { panic!("a send to a socket that was closed") };
         assert!(!socket.server_fin, "a send after the FIN");
         if socket.client_reset {
             return Err(ErrorKind::Broken);
@@ -132,12 +167,14 @@ impl Net {
         let room = socket.capacity.saturating_sub(socket.to_client.len()).min(bytes.len());
         socket.to_client.extend(&bytes[..room]);
         socket.blocked = room < bytes.len();
+        self.note_news(fd);
         if room == 0 && !bytes.is_empty() { Err(ErrorKind::WouldBlock) } else { Ok(room) }
     }
 
     fn finish(&mut self, fd: RawFd) {
-        if let Some(socket) = self.sockets.get_mut(&fd) {
+        if let Some(socket) = self.get_mut(fd) {
             socket.server_fin = true;
+            self.note_news(fd);
         }
     }
 
@@ -152,7 +189,7 @@ pub struct SimWire(pub Rc<RefCell<Net>>);
 impl Driver for SimWire {
     fn arm(&mut self, fd: RawFd, token: Token) -> Result<(), ErrorKind> {
         let mut net = self.0.borrow_mut();
-        if let Some(socket) = net.sockets.get_mut(&fd) {
+        if let Some(socket) = net.get_mut(fd) {
             socket.token = Some(token);
         }
         net.announce(fd, true);
@@ -166,17 +203,16 @@ impl Driver for SimWire {
     fn recv(&mut self, fd: RawFd, buffer: &mut [u8]) -> Result<usize, ErrorKind> {
         let mut net = self.0.borrow_mut();
         let cut = net.dice.below(300) + 1;
-        let socket = net.sockets.get_mut(&fd).expect("a read from a socket that was closed");
+        let socket = net.get_mut(fd).expect("a read from a socket that was closed");
         if socket.client_reset {
             return Err(ErrorKind::Broken);
         }
         if socket.to_server.is_empty() {
             return if socket.client_fin { Ok(0) } else { Err(ErrorKind::WouldBlock) };
         }
-        let length = socket.to_server.len().min(buffer.len()).min(cut);
-        for (place, octet) in buffer.iter_mut().zip(socket.to_server.drain(..length)) {
-            *place = octet;
-        }
+        let taken = socket.to_server.take(buffer.len().min(cut));
+        let length = taken.len();
+        buffer[..length].copy_from_slice(taken);
         if !socket.to_server.is_empty() && !socket.client_fin {
             // The rest arrives later: a short read is the end of what was there. After a FIN nothing comes that could be told.
             net.announce(fd, false);
@@ -187,6 +223,7 @@ impl Driver for SimWire {
     fn send(&mut self, fd: RawFd, bytes: &[u8]) -> Result<usize, ErrorKind> {
         let mut net = self.0.borrow_mut();
         assert!(!net.queued.iter().any(|(queued, ..)| *queued == fd), "a send overtakes a queued one");
+        assert!(net.get(fd).is_some_and(|socket| !socket.released), "a send to a released socket");
         net.send_some(fd, bytes)
     }
 
@@ -227,7 +264,7 @@ impl Driver for SimWire {
         let mut net = self.0.borrow_mut();
         net.finish_after_queued(fd);
         let deferred = net.deferred;
-        let socket = net.sockets.get_mut(&fd).expect("released twice");
+        let socket = net.get_mut(fd).expect("released twice");
         assert!(!socket.released, "released twice");
         socket.released = true;
         if deferred {

@@ -1,276 +1,204 @@
-//! The world: shards, bus, clients, and the dice that decide what happens next.
+//! The world: the node, its clients, and the dice that decide what happens next.
 
-use std::cell::RefCell;
-use std::collections::BTreeMap;
 use std::os::fd::RawFd;
-use std::rc::Rc;
-use std::sync::Arc;
 
-use tidegate::counters::{RelayCounters, ShardCounters};
-use tidegate::proto::frame;
-use tidegate::readiness::NodeState;
-use tidegate::shard::command::Command;
-use tidegate::shard::{Budgets, Options, PublishPolicy, RoomRule, Settings, Shard, SlowPolicy};
+use super::accounts::Accounts;
+use super::client::Client;
+use super::dice::Dice;
+use super::node::{Node, SHARDS};
+use super::oracle::Oracle;
+use super::plan::{Plan, Seen};
+use super::socket::Socket;
 
-use crate::bus::Bus;
-use crate::client::{Client, REQUEST};
-use crate::oracle::Oracle;
-use crate::socket::{Dice, Net, SimWire, Socket};
-
-const SHARDS: usize = 2;
-
-/// What a story is about.
-#[derive(Clone)]
-pub struct Plan {
-    pub clients: usize,
-    pub rooms: usize,
-    pub steps: usize,
-    pub slow_percent: usize,
-    pub drop_oldest: bool,
-    pub mailbox_items: usize,
-    pub refuse_percent: usize,
-    pub drain: bool,
-    /// Bytes that all outboxes together may pin.
-    pub outbox_budget: u64,
-    /// What the dice show first.
-    pub choices: Vec<u8>,
-}
-
-impl Default for Plan {
-    fn default() -> Self {
-        Self {
-            clients: 10,
-            rooms: 1,
-            steps: 1_000,
-            slow_percent: 0,
-            drop_oldest: false,
-            mailbox_items: 100_000,
-            refuse_percent: 0,
-            drain: false,
-            outbox_budget: 1 << 30,
-            choices: Vec::new(),
-        }
-    }
-}
-
-/// What came of it.
-pub struct Seen {
-    pub delivered: u64,
-    pub told_gaps: u64,
-}
-
+/// See the module.
 pub struct World {
     plan: Plan,
     dice: Dice,
     oracle: Oracle,
-    bus: Bus,
-    shards: Vec<Shard<SimWire>>,
-    nets: Vec<Rc<RefCell<Net>>>,
-    counters: Vec<Arc<ShardCounters>>,
-    clients: BTreeMap<RawFd, Client>,
-    next_fd: RawFd,
-    next_content: u64,
-    time: u64,
+    node: Node,
+    accounts: Accounts,
+    /// By socket number; those that are gone are vacant.
+    clients: Vec<Option<Client>>,
+    /// The numbers of those that are there.
+    present: Vec<RawFd>,
+    next_number: u64,
+    now_ns: u64,
+    octets: Vec<u8>,
 }
 
 impl World {
     pub fn new(seed: u64, mut plan: Plan) -> Self {
         let choices = std::mem::take(&mut plan.choices);
-        let dice = Dice::choosing(choices, seed.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        let counters: Vec<Arc<ShardCounters>> = (0..SHARDS).map(|_| Arc::default()).collect();
-        let options = Arc::new(options(&plan));
-        let state = NodeState::new(Arc::new(RelayCounters::default()), false);
-        let mut nets = Vec::new();
-        let shards = (0..SHARDS)
-            .map(|n| {
-                let net = Net::new(Dice::new(seed.wrapping_add(n as u64)), !seed.is_multiple_of(3));
-                let net = Rc::new(RefCell::new(net));
-                nets.push(net.clone());
-                let budgets =
-                    Budgets { connections: 100_000, outbox_bytes: plan.outbox_budget, unfinished_bytes: 1 << 30 };
-                let settings = Settings::new(options.clone(), 7, n as u8, budgets, counters.clone(), state.clone());
-                Shard::new(SimWire(net), Arc::new(settings), counters[n].clone(), seed)
-            })
-            .collect();
-        let bus = Bus::new(SHARDS, plan.mailbox_items, plan.refuse_percent);
         Self {
+            dice: Dice::choosing(choices, seed.wrapping_mul(0x9e37_79b9_7f4a_7c15)),
+            oracle: Oracle::new(SHARDS, plan.rooms),
+            node: Node::new(seed, &plan),
+            accounts: Accounts::default(),
+            clients: Vec::new(),
+            present: Vec::new(),
+            next_number: 0,
+            now_ns: 0,
+            octets: Vec::new(),
             plan,
-            dice,
-            oracle: Oracle::default(),
-            bus,
-            shards,
-            nets,
-            counters,
-            clients: BTreeMap::new(),
-            next_fd: 10,
-            next_content: 0,
-            time: 0,
         }
     }
 
     pub fn play(mut self) -> Seen {
         for step in 0..self.plan.steps {
             for _ in 0..1 + self.plan.clients / 100 {
-                if self.clients.len() < self.plan.clients && self.dice.percent(70) {
+                if self.present.len() < self.plan.clients && self.dice.percent(70) {
                     self.connect();
                 }
             }
-            self.act();
+            for _ in 0..1 + self.dice.below(self.plan.burst) {
+                self.act();
+            }
             self.turn();
             if self.plan.drain && step == self.plan.steps / 2 {
-                for shard in &mut self.shards {
-                    shard.handle_command(Command::Drain { window_ms: 2_000 });
-                }
+                self.node.drain();
             }
         }
         self.settle();
-        if !self.plan.drain {
-            self.check_views();
-        }
+        self.check_settled();
         self.leave_nothing_behind();
-        Seen { delivered: self.oracle.delivered, told_gaps: self.oracle.told_gaps }
+        self.oracle.seen.contended = self.node.relay.contended();
+        self.oracle.seen
     }
 
     fn connect(&mut self) {
-        let fd = self.next_fd;
-        self.next_fd += 1;
+        let fd = self.clients.len() as RawFd;
         let shard = self.dice.below(SHARDS);
-        let slow = self.dice.percent(self.plan.slow_percent);
-        let capacity = if slow { 200 + self.dice.below(2_000) } else { 100_000 };
+        let client = Client::new(shard, &self.plan, &mut self.dice);
+        let capacity = match (client.slow, client.is_raw()) {
+            (true, _) => self.plan.slow_socket_bytes * (1 + self.dice.below(10)),
+            (false, true) => self.plan.raw_socket_bytes,
+            (false, false) => self.plan.socket_bytes,
+        };
         let mut socket = Socket::new(capacity);
-        socket.to_server.extend(REQUEST.as_bytes());
-        self.nets[shard].borrow_mut().sockets.insert(fd, socket);
-        self.clients.insert(fd, Client::new(fd, shard, slow));
-        self.shards[shard].handle_accepted(fd);
+        socket.to_server.extend(&client.request());
+        let seat = &mut self.node.seats[shard];
+        seat.net.borrow_mut().insert(fd, socket);
+        self.clients.push(Some(client));
+        self.present.push(fd);
+        seat.shard.handle_accepted(fd);
     }
 
     /// One client does something.
     fn act(&mut self) {
-        let fds: Vec<RawFd> = self.clients.keys().copied().collect();
-        if fds.is_empty() {
+        if self.present.is_empty() {
             return;
         }
-        let fd = fds[self.dice.below(fds.len())];
-        let room = format!("room.{}", self.dice.below(self.plan.rooms));
-        let Some(client) = self.clients.get(&fd).filter(|client| client.id.is_some() && !client.over) else { return };
+        let fd = self.present[self.dice.below(self.present.len())];
+        if self.dice.per_mille(8) {
+            return self.vanish(fd);
+        }
+        let Some(client) = self.clients[fd as usize].as_mut().filter(|client| client.may_speak()) else { return };
+        let octets = client.speak(&mut self.dice, &mut self.next_number, &mut self.oracle, &self.plan);
         let shard = client.shard;
-        let octets = match self.dice.below(100) {
-            0..35 => Client::text(&mut self.dice, &format!(r#"{{"type":"join","roomId":"{room}"}}"#)),
-            35..45 => Client::text(&mut self.dice, &format!(r#"{{"type":"leave","roomId":"{room}","ref":1}}"#)),
-            45..95 => {
-                self.next_content += 1;
-                let (content, echo) = (self.next_content, self.dice.percent(70));
-                let padding = "x".repeat(self.dice.below(400));
-                let text = format!(
-                    r#"{{"type":"message","roomId":"{room}","content":{content},"echo":{echo},"pad":"{padding}"}}"#
-                );
-                Client::text(&mut self.dice, &text)
-            }
-            95..97 => {
-                let mut out = Vec::new();
-                frame::write_masked(&mut out, frame::CLOSE, [9; 4], &[3, 232]);
-                out
-            }
-            97 => return self.vanish(fd, shard),
-            _ => Client::text(&mut self.dice, r#"{"type":"nonsense"}"#),
-        };
         self.client_says(fd, shard, &octets);
     }
 
     /// The client's host is gone, or its program ended with a reset.
-    fn vanish(&mut self, fd: RawFd, shard: usize) {
-        let mut net = self.nets[shard].borrow_mut();
-        if let Some(socket) = net.sockets.get_mut(&fd) {
+    fn vanish(&mut self, fd: RawFd) {
+        let Some(client) = self.remove(fd) else { return };
+        self.accounts.vanished += 1;
+        let mut net = self.node.seats[client.shard].net.borrow_mut();
+        if let Some(socket) = net.get_mut(fd) {
             (socket.client_reset, socket.client_fin) = (self.dice.percent(50), true);
         }
         net.announce(fd, false);
-        self.clients.remove(&fd);
+    }
+
+    fn remove(&mut self, fd: RawFd) -> Option<Client> {
+        let client = self.clients[fd as usize].take()?;
+        self.present.retain(|present| *present != fd);
+        client.excuse_all(&mut self.oracle);
+        self.accounts.note(&client);
+        Some(client)
     }
 
     fn client_says(&mut self, fd: RawFd, shard: usize, octets: &[u8]) {
-        let mut net = self.nets[shard].borrow_mut();
-        let Some(socket) = net.sockets.get_mut(&fd) else { return };
+        let mut net = self.node.seats[shard].net.borrow_mut();
+        let Some(socket) = net.get_mut(fd) else { return };
         if !socket.client_fin {
             socket.to_server.extend(octets);
             net.announce(fd, false);
         }
     }
 
-    /// Everybody gets a turn, under small budgets, so that passes are cut.
+    /// Every shard, the relay and every client get a turn.
     fn turn(&mut self) {
-        self.time += 1_000_000;
+        self.now_ns += 1_000_000;
+        let first = self.dice.below(SHARDS);
         for n in 0..SHARDS {
-            if self.dice.percent(5) {
-                self.nets[n].borrow_mut().tick();
-            }
-            let budget = 1 + self.dice.below(40);
-            let shard = &mut self.shards[n];
-            shard.set_time(self.time, self.time);
-            shard.reap();
-            shard.serve_ready(budget);
-            for _ in 0..budget {
-                if !shard.takes_deliveries() {
-                    break;
-                }
-                let Some(item) = self.bus.mailboxes[n].pop_front() else { break };
-                shard.handle_relay(item);
-            }
-            shard.fan_out(budget);
-            shard.submit();
-            shard.note_delivered(0);
-            while let Some(item) = shard.poll_relay() {
-                self.bus.take(n, item, &mut self.oracle, &mut self.dice);
-            }
+            let n = (first + n) % SHARDS;
+            self.node.turn(n, self.now_ns, &mut self.dice, &mut self.oracle, &self.plan);
         }
-        self.bus.tell_losses();
+        self.node.relay.turn(self.now_ns, &mut self.dice, &mut self.oracle);
         self.clients_read(false);
     }
 
     fn clients_read(&mut self, everything: bool) {
-        let fds: Vec<RawFd> = self.clients.keys().copied().collect();
-        for fd in fds {
-            let Some(client) = self.clients.get_mut(&fd) else { continue };
-            let shard = client.shard;
-            if !self.nets[shard].borrow().has_news(fd) {
-                continue;
+        for shard in 0..SHARDS {
+            let news = self.node.seats[shard].net.borrow_mut().take_news();
+            for fd in news {
+                self.client_reads(fd, shard, everything);
             }
-            let most = if everything || !client.slow { usize::MAX } else { self.dice.below(60) };
-            let octets = self.nets[shard].borrow_mut().client_reads(fd, most);
-            let answers = client.hear(&octets, &mut self.oracle);
-            let ended = {
-                let net = self.nets[shard].borrow();
-                net.sockets.get(&fd).is_some_and(|socket| socket.server_fin && socket.to_client.is_empty())
-            };
-            if !answers.is_empty() {
-                self.client_says(fd, shard, &answers);
-            }
-            if ended {
-                self.hang_up(fd, shard);
+        }
+        if self.plan.raw_percent > 0 {
+            let handed_over: [bool; SHARDS] = std::array::from_fn(|n| self.node.is_handed_over(n));
+            for fd in &self.present {
+                let client = self.clients[*fd as usize].as_mut();
+                let settled = client.filter(|client| handed_over[client.shard]);
+                settled.into_iter().for_each(|client| client.note_raw_membership(&self.oracle));
             }
         }
     }
 
+    fn client_reads(&mut self, fd: RawFd, shard: usize, everything: bool) {
+        let Some(client) = &mut self.clients[fd as usize] else { return };
+        let most = if everything || !client.slow { usize::MAX } else { self.dice.below(60) };
+        self.octets.clear();
+        let ended = {
+            let mut net = self.node.seats[shard].net.borrow_mut();
+            net.client_reads(fd, most, &mut self.octets);
+            let socket = net.get(fd);
+            let (empty, fin) = socket.map_or((true, false), |s| (s.to_client.is_empty(), s.server_fin));
+            if !empty {
+                net.note_news(fd);
+            }
+            empty && fin
+        };
+        let read = u64::from(fd as u32) << 32 | self.octets.len() as u64;
+        self.oracle.seen.digest = (self.oracle.seen.digest ^ read).wrapping_mul(0x100_0000_01b3).rotate_left(5);
+        let answers = client.hear(&self.octets, &mut self.oracle, &self.plan);
+        if !answers.is_empty() {
+            self.client_says(fd, shard, &answers);
+        }
+        if ended {
+            self.hang_up(fd, shard);
+        }
+    }
+
+    /// The stream has ended: after a close frame or a refusal, unless the client is too slow to be told.
     fn hang_up(&mut self, fd: RawFd, shard: usize) {
-        let mut net = self.nets[shard].borrow_mut();
-        if let Some(socket) = net.sockets.get_mut(&fd) {
+        let Some(client) = self.remove(fd) else { return };
+        assert!(client.over || client.slow, "the stream ended without a close frame; {:?}", client.deeds);
+        let mut net = self.node.seats[shard].net.borrow_mut();
+        if let Some(socket) = net.get_mut(fd) {
             socket.client_fin = true;
         }
         net.announce(fd, false);
-        self.clients.remove(&fd);
     }
 
-    /// Nobody does anything new until nothing moves any more.
+    /// No client does anything new until nothing moves any more.
     fn settle(&mut self) {
+        self.node.relay.calm();
         for _ in 0..2_000 {
             self.turn();
             self.clients_read(true);
-            let waiting = self.counters.iter().any(|counters| counters.outbox_bytes.value() > 0);
-            let busy = waiting || self.shards.iter().any(Shard::has_work) || !self.bus.is_quiet();
-            let unread = self
-                .nets
-                .iter()
-                .any(|net| net.borrow().sockets.values().any(|s| !s.client_fin && !s.to_server.is_empty()));
-            if !busy && !unread && (!self.plan.drain || self.clients.is_empty()) {
+            let unread = self.present.iter().any(|fd| self.has_unread(*fd));
+            if self.node.is_quiet() && !unread && (!self.plan.drain || self.present.is_empty()) {
                 break;
             }
         }
@@ -280,49 +208,40 @@ impl World {
         }
     }
 
-    fn check_views(&self) {
-        for client in self.clients.values().filter(|client| !client.over) {
-            for (room, view) in &client.views {
-                self.oracle.settled(view, room, client.id.expect("a member was welcomed"));
-            }
-        }
+    /// Whether the shard has not read all that a client said.
+    fn has_unread(&self, fd: RawFd) -> bool {
+        let Some(client) = &self.clients[fd as usize] else { return false };
+        let net = self.node.seats[client.shard].net.borrow();
+        net.get(fd).is_some_and(|socket| !socket.client_fin && !socket.to_server.is_empty())
     }
 
-    /// Everybody leaves; accounts close (G8).
+    fn check_settled(&mut self) {
+        assert!(self.node.is_quiet(), "the node does not come to rest");
+        for client in self.clients.iter().flatten() {
+            if client.over || !client.deeds.is_empty() {
+                client.excuse_all(&mut self.oracle);
+            } else {
+                client.check_settled(&self.oracle, &self.plan);
+            }
+        }
+        self.oracle.check_settled();
+    }
+
+    /// Every client leaves; accounts close (G8).
     fn leave_nothing_behind(&mut self) {
         if self.plan.drain {
-            assert!(self.clients.is_empty(), "a drain left {} clients", self.clients.len());
+            assert!(self.present.is_empty(), "a drain left {} clients", self.present.len());
         }
-        let rest: Vec<(RawFd, usize)> = self.clients.values().map(|client| (client.fd, client.shard)).collect();
-        for (fd, shard) in rest {
-            self.vanish(fd, shard);
+        for fd in self.present.clone() {
+            self.vanish(fd);
         }
         for _ in 0..200 {
             self.turn();
-            if self.shards.iter().all(|shard| shard.sockets() == 0 && !shard.has_work()) && self.bus.is_quiet() {
+            let empty = self.node.seats.iter().all(|seat| seat.shard.sockets() == 0);
+            if empty && self.node.is_quiet() && self.node.relay_counters.subscriptions.value() == 0 {
                 break;
             }
         }
-        for (shard, counters) in self.shards.iter().zip(&self.counters) {
-            let sum = |cells: &[tidegate::counters::Cell]| cells.iter().map(|cell| cell.value()).sum::<u64>();
-            assert_eq!(shard.sockets(), 0, "slab entries are left");
-            assert_eq!(counters.connections.value(), 0, "the gauge is not at rest");
-            assert_eq!(counters.rooms.value(), 0, "rooms are left");
-            assert_eq!(counters.outbox_bytes.value(), 0, "outbox bytes are left");
-            assert_eq!(counters.upgraded.value(), sum(&counters.closed), "opened is not closed");
-            let accepted = counters.upgraded.value() + sum(&counters.refused) + counters.plain.value();
-            assert_eq!(counters.accepted.value(), accepted, "accepted is not accounted for");
-        }
+        self.accounts.check(&self.node, &self.plan, &self.oracle.seen);
     }
-}
-
-fn options(plan: &Plan) -> Options {
-    let mut options = Options { connection_rate: 0, ..Options::default() };
-    options.limits.message_rate = 0;
-    options.limits.outbox_bytes = 4 * 1024;
-    if plan.drop_oldest {
-        let slow = SlowPolicy::DropOldest;
-        options.rooms.push(RoomRule { pattern: String::from("*"), publish: PublishPolicy::Any, slow });
-    }
-    options
 }
