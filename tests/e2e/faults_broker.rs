@@ -86,7 +86,7 @@ impl World {
             drop(stop);
             (far.join().unwrap(), near.join().unwrap())
         });
-        Seen { far: load.judge(&far), near: load.judge(&near), failed: load.failed() }
+        Seen { far: load.judge(&far, &[]), near: load.judge(&near, &[]), failed: load.failed() }
     }
 
     /// A fault that ends the far node's connection: told, made again, and nothing is lost on the near node.
@@ -291,7 +291,7 @@ fn stand_still(driver: Driver, fault: &'static str, config: &str) {
         assert_eq!(gateway.publish(&room(number), "\"end\""), 202);
         let heard = hear_to_the_end(member);
         assert!(heard.contains(&Heard::Gap), "room {number} is told");
-        checker::judge_range(0..published(number), &heard)
+        checker::judge_range(0..published(number), &heard, &[])
     });
     verdicts.sum::<Verdict>().assert_promises();
 }

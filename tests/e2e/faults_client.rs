@@ -7,7 +7,7 @@ use std::time::Duration;
 use serde_json::json;
 
 use crate::bad_frames::{masked, open};
-use crate::support::checker::Heard;
+use crate::support::checker::{ABNORMAL_CLOSURE, Heard};
 use crate::support::client::{Client, End};
 use crate::support::gateway::{Driver, Gateway};
 use crate::support::http;
@@ -39,8 +39,9 @@ impl World {
         Self { driver, gateway, proxy }
     }
 
-    /// Has a publisher talk while the story goes on. The neighbours lose nothing; gives what the one behind the proxy heard.
-    fn under_load(&mut self, story: impl FnOnce(&mut Self)) -> Option<End> {
+    /// Has a publisher talk while the story goes on. The neighbours lose nothing; the client behind the proxy may be closed with one
+    /// of the expected codes. Gives how its connection ended.
+    fn under_load(&mut self, expected_closes: &'static [u16], story: impl FnOnce(&mut Self)) -> Option<End> {
         let connect = |port| {
             let mut client = Client::connect(port);
             client.join("lobby");
@@ -65,15 +66,15 @@ impl World {
         });
         assert!(near.iter().all(|(_, end)| end.is_none()), "no neighbour is closed");
         let near: Vec<Vec<Heard>> = near.into_iter().map(|(heard, _)| heard).collect();
-        load.judge(&near).assert_nothing_lost();
-        load.judge(&[far]).assert_promises();
+        load.judge(&near, &[]).assert_nothing_lost();
+        load.judge(&[far], expected_closes).assert_promises();
         end
     }
 }
 
 fn a_client_far_away_gets_everything(driver: Driver) {
     let mut world = World::new(driver, "");
-    let end = world.under_load(|world| {
+    let end = world.under_load(&[], |world| {
         world.proxy.delay(Duration::from_millis(300));
         std::thread::sleep(Duration::from_secs(1));
         world.proxy.delay(Duration::ZERO);
@@ -84,13 +85,13 @@ fn a_client_far_away_gets_everything(driver: Driver) {
 fn a_client_one_byte_at_a_time_gets_everything(driver: Driver) {
     let mut world = World::new(driver, "");
     // From the upgrade on: the client takes a head in so many pieces for an attack, and the gateway's own is cut elsewhere.
-    assert_eq!(world.under_load(|world| world.proxy.one_byte_slices(true)), None);
+    assert_eq!(world.under_load(&[], |world| world.proxy.one_byte_slices(true)), None);
 }
 
 fn a_client_behind_a_thin_pipe_is_closed_or_served_and_its_neighbours_notice_nothing(driver: Driver) {
     // Room for a neighbour that this host does not run for a while.
     let mut world = World::new(driver, "[limits]\noutbox_bytes = \"2MiB\"\nwrite_stall = \"3s\"");
-    let end = world.under_load(|world| {
+    let end = world.under_load(&[1013, ABNORMAL_CLOSURE], |world| {
         let mut incident = Incident::begin("client behind 1 kB/s under load", world.driver);
         world.proxy.bandwidth(1_000);
         let padding = "x".repeat(16 * 1024);
@@ -108,12 +109,12 @@ fn a_client_behind_a_thin_pipe_is_closed_or_served_and_its_neighbours_notice_not
         incident.recovered();
         world.proxy.bandwidth(0);
     });
-    assert!(matches!(end, Some(End::Closed(1013, _) | End::Lost)), "{end:?}");
+    assert!(end.is_some(), "it is closed");
 }
 
 fn a_client_in_a_black_hole_is_reaped_and_its_neighbours_notice_nothing(driver: Driver) {
     let mut world = World::new(driver, "[heartbeat]\nping_interval = \"1s\"\npong_timeout = \"1s\"");
-    let end = world.under_load(|world| {
+    let end = world.under_load(&[1001, ABNORMAL_CLOSURE], |world| {
         let mut incident = Incident::begin("client in a black hole (ping 1 s, pong 1 s)", world.driver);
         world.proxy.blackhole(true);
         world.gateway.wait_for("ws_closes_total{reason=\"pong-timeout\"}", 1.0);
@@ -122,12 +123,12 @@ fn a_client_in_a_black_hole_is_reaped_and_its_neighbours_notice_nothing(driver: 
         incident.recovered();
         world.proxy.blackhole(false);
     });
-    assert!(matches!(end, Some(End::Closed(1001, _) | End::Lost)), "{end:?}");
+    assert!(end.is_some(), "it is closed");
 }
 
 fn a_client_that_is_reset_is_gone_at_once(driver: Driver) {
     let mut world = World::new(driver, "");
-    let end = world.under_load(|world| {
+    let end = world.under_load(&[ABNORMAL_CLOSURE], |world| {
         let mut incident = Incident::begin("client's connection reset", world.driver);
         world.proxy.reset();
         world.gateway.wait_for("ws_closes_total{reason=\"reset\"}", 1.0);
@@ -135,12 +136,12 @@ fn a_client_that_is_reset_is_gone_at_once(driver: Driver) {
         world.gateway.wait_for("ws_connections_active", 5.0);
         incident.recovered();
     });
-    assert_eq!(end, Some(End::Lost));
+    assert!(end.is_some(), "it is reset");
 }
 
 fn a_client_whose_stream_is_spoiled_is_closed_with_1002(driver: Driver) {
     let mut world = World::new(driver, "");
-    let end = world.under_load(|world| {
+    let end = world.under_load(&[1002], |world| {
         let mut incident = Incident::begin("garbage in a client's stream", world.driver);
         world.proxy.inject_garbage_upstream(b"\xff\xff garbage");
         world.gateway.wait_for("ws_closes_total{reason=\"protocol\"}", 1.0);
@@ -148,7 +149,7 @@ fn a_client_whose_stream_is_spoiled_is_closed_with_1002(driver: Driver) {
         world.gateway.wait_for("ws_connections_active", 5.0);
         incident.recovered();
     });
-    assert!(matches!(end, Some(End::Closed(1002, _))), "{end:?}");
+    assert!(end.is_some(), "it is closed");
 }
 
 /// Sockets of this port in TCP's state CLOSE_WAIT: their peers have gone, and nobody has closed them.

@@ -136,7 +136,7 @@ fn a_storm_of_signals_interrupts_every_call_and_nothing_is_lost(driver: Driver) 
         let heard = listening.into_iter().map(|thread| thread.join().unwrap());
         heard.inspect(|(_, end)| assert_eq!(*end, None)).map(|(heard, _)| heard).collect::<Vec<_>>()
     });
-    load.judge(&heard).assert_nothing_lost();
+    load.judge(&heard, &[]).assert_nothing_lost();
 }
 
 /// Whether all threads are stopped: the letter behind the name in proc_pid_stat(5).

@@ -35,19 +35,14 @@ fn members(gateway: &Gateway) -> [Vec<Client>; 2] {
     while members.iter().any(|members| members.len() < 3) {
         let mut client = Client::connect(gateway.port);
         client.join("lobby");
-        members[shard_of(&client)].push(client);
+        members[client.shard()].push(client);
     }
     members
 }
 
-/// The shard that serves a client: its id names it.
-fn shard_of(client: &Client) -> usize {
-    usize::from_str_radix(&client.id[8..10], 16).unwrap()
-}
-
 /// A client on shard 1.
 fn on_the_other_shard(gateway: &Gateway) -> Client {
-    std::iter::repeat_with(|| Client::connect(gateway.port)).find(|client| shard_of(client) == 1).unwrap()
+    std::iter::repeat_with(|| Client::connect(gateway.port)).find(|client| client.shard() == 1).unwrap()
 }
 
 fn a_shard_that_stands_still_stalls_neither_the_relay_nor_other_shards(driver: Driver) {
@@ -71,7 +66,7 @@ fn a_shard_that_stands_still_stalls_neither_the_relay_nor_other_shards(driver: D
     let heard: Vec<Vec<Heard>> =
         stalled.iter_mut().map(|member| (0..501).filter_map(|_| Heard::of(&member.json())).collect()).collect();
     incident.recovered();
-    checker::judge(&[(0, 501)].into(), &heard).assert_nothing_lost();
+    checker::judge(&[(0, 501)].into(), &heard, &[]).assert_nothing_lost();
 }
 
 fn a_shard_whose_mailbox_overflowed_tells_its_rooms(driver: Driver) {
@@ -101,10 +96,10 @@ fn a_shard_whose_mailbox_overflowed_tells_its_rooms(driver: Driver) {
         drop(stop);
         [stalled, others].map(|threads| threads.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>())
     });
-    let verdict = load.judge(&stalled);
+    let verdict = load.judge(&stalled, &[]);
     verdict.assert_promises();
     assert!(verdict.told > 0, "the mailbox overflowed");
-    load.judge(&others).assert_nothing_lost();
+    load.judge(&others, &[]).assert_nothing_lost();
 }
 
 fn what_one_client_says_at_once_passes_through_the_smallest_mailbox(driver: Driver) {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::support::checker::{self, Heard};
+use crate::support::checker::{self, ABNORMAL_CLOSURE, Heard};
 use crate::support::client::{Client, End, Said};
 use crate::support::gateway::{Driver, Gateway};
 use crate::support::load::Load;
@@ -67,7 +67,7 @@ fn every_member_on_every_node_gets_every_message_once_and_in_order(driver: Drive
         }
     });
     let heard: Vec<_> = members.iter_mut().map(|member| hear(member, &published)).collect();
-    checker::judge(&published, &heard).assert_nothing_lost();
+    checker::judge(&published, &heard, &[]).assert_nothing_lost();
     // Members of one node see one common order (G2).
     for node in heard.chunks(8) {
         assert!(node.iter().all(|member| *member == node[0]));
@@ -124,7 +124,7 @@ fn a_broker_that_is_back_at_once_is_a_gap_and_then_all_is_as_before(driver: Driv
     for (member, before) in members.iter_mut().zip(&mut heard) {
         before.extend(hear(member, &published));
     }
-    checker::judge(&published, &heard).assert_promises();
+    checker::judge(&published, &heard, &[]).assert_promises();
 }
 
 fn a_broker_that_is_away_for_seconds_fails_publishes_and_leaves_the_node_ready(driver: Driver) {
@@ -185,10 +185,10 @@ fn clients_of_a_killed_node_go_on_with_the_survivor(driver: Driver) {
         let stayed: Vec<_> = stayed.inspect(|(_, end)| assert_eq!(*end, None)).map(|(heard, _)| heard).collect();
         (stayed, moved.into_iter().map(|thread| thread.join().unwrap()).collect::<Vec<_>>())
     });
-    load.judge(&stayed).assert_nothing_lost();
+    load.judge(&stayed, &[]).assert_nothing_lost();
     for (before, since, after) in moved {
-        load.judge(&[before]).assert_promises();
-        checker::judge_range(since..load.published(), &after).assert_nothing_lost();
+        load.judge(&[before], &[ABNORMAL_CLOSURE]).assert_promises();
+        checker::judge_range(since..load.published(), &after, &[]).assert_nothing_lost();
     }
 }
 

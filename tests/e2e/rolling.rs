@@ -93,7 +93,7 @@ fn a_rolling_restart_of_two_nodes_under_load_loses_nothing_untold(driver: Driver
         memberships
             .iter()
             .zip(ends)
-            .map(|((since, heard), end)| checker::judge_range(*since..end, heard))
+            .map(|((since, heard), end)| checker::judge_range(*since..end, heard, &[1012]))
             .sum::<Verdict>()
     });
     judged.sum::<Verdict>().assert_promises();

@@ -115,7 +115,7 @@ fn where_the_policy_says_so_the_oldest_is_dropped_and_told(driver: Driver) {
         }
         heard.extend(Heard::of(&value));
     }
-    let verdict = checker::judge(&[(0, published)].into(), &[heard]);
+    let verdict = checker::judge(&[(0, published)].into(), &[heard], &[]);
     verdict.assert_promises();
     assert!(verdict.told >= 5, "{}", verdict.line());
     gateway.wait_for("ws_outbox_bytes", 0.0);

@@ -3,13 +3,17 @@
 //! Publishers write `{"p":PUBLISHER,"n":NUMBER}` with numbers from 0 on; whoever listens records. A subscriber that misses
 //! a number was told if a gap came after the hole: it says that anything before it may be missing, and may come after messages
 //! that the broker delivered before it. The end of a connection tells of what would have come after it, and of no hole before
-//! the last message. What failed, and was told to its publisher, may arrive or not, but alike for all of a node: where one
+//! the last message; and only where the story expects connections to be closed with its code: any other end excuses nothing, and
+//! counts by itself. What failed, and was told to its publisher, may arrive or not, but alike for all of a node: where one
 //! of its subscribers heard it, it counts for the others like any other.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Range;
 
 use serde_json::{Value, json};
+
+/// The close code of a connection that ended without a close frame (RFC 6455 §7.1.5).
+pub const ABNORMAL_CLOSURE: u16 = 1006;
 
 /// What one subscriber heard, in order.
 #[derive(Clone, PartialEq, Debug)]
@@ -18,8 +22,9 @@ pub enum Heard {
     Message(u64, u64),
     /// Something before this may be missing.
     Gap,
-    /// A drain, a close or the end of the connection: what comes after it is missing.
-    End,
+    /// The end of the connection, with its close code ([`ABNORMAL_CLOSURE`] where no close frame came): what comes after it is
+    /// missing.
+    End(u16),
 }
 
 impl Heard {
@@ -28,7 +33,6 @@ impl Heard {
         match value["type"].as_str()? {
             "message" => Some(Self::Message(value["content"]["p"].as_u64()?, value["content"]["n"].as_u64()?)),
             "gap" => Some(Self::Gap),
-            "server-shutdown" => Some(Self::End),
             _ => None,
         }
     }
@@ -48,6 +52,8 @@ pub struct Verdict {
     pub failed: u64,
     pub twice: u64,
     pub disordered: u64,
+    /// Connections that ended with a close code that the story does not expect.
+    pub unexpected_closes: u64,
 }
 
 impl std::iter::Sum for Verdict {
@@ -58,6 +64,7 @@ impl std::iter::Sum for Verdict {
             failed: sum.failed + one.failed,
             twice: sum.twice + one.twice,
             disordered: sum.disordered + one.disordered,
+            unexpected_closes: sum.unexpected_closes + one.unexpected_closes,
         })
     }
 }
@@ -65,14 +72,18 @@ impl std::iter::Sum for Verdict {
 impl Verdict {
     /// The first line of a report.
     pub fn line(&self) -> String {
-        let Self { told, untold, failed, twice, disordered } = self;
-        format!("told losses {told}, untold losses {untold}; failed {failed}, twice {twice}, out of order {disordered}")
+        let Self { told, untold, failed, twice, disordered, unexpected_closes } = self;
+        format!(
+            "told losses {told}, untold losses {untold}; failed {failed}, twice {twice}, out of order {disordered}, \
+             unexpected closes {unexpected_closes}"
+        )
     }
 
-    /// Prints the line; fails unless G1, G2 and G3 hold.
+    /// Prints the line; fails unless G1, G2 and G3 hold, and unless every close was one that the story expects.
     pub fn assert_promises(&self) {
         println!("{}", self.line());
-        assert_eq!((self.untold, self.twice, self.disordered), (0, 0, 0), "{}", self.line());
+        let broken = (self.untold, self.twice, self.disordered, self.unexpected_closes);
+        assert_eq!(broken, (0, 0, 0, 0), "{}", self.line());
     }
 
     fn add_lost(&mut self, missing: Range<u64>, told: bool, is_failed: impl Fn(u64) -> bool) {
@@ -99,6 +110,8 @@ pub struct Ledger {
     pub published: BTreeMap<u64, u64>,
     /// Publications (publisher, number) of which their publisher was told that they failed.
     pub failed: BTreeSet<(u64, u64)>,
+    /// Close codes with which the story expects connections to end.
+    pub expected_closes: &'static [u16],
 }
 
 impl Ledger {
@@ -116,8 +129,11 @@ impl Ledger {
     }
 
     fn judge_one(&self, since: u64, heard: &[Heard], verdict: &mut Verdict) {
-        let last = |notice: &Heard| heard.iter().rposition(|item| item == notice);
-        let (last_gap, last_end) = (last(&Heard::Gap), last(&Heard::End));
+        let is_expected = |code: &u16| self.expected_closes.contains(code);
+        let last_gap = heard.iter().rposition(|item| *item == Heard::Gap);
+        let last_end = heard.iter().rposition(|item| matches!(item, Heard::End(code) if is_expected(code)));
+        let unexpected = heard.iter().filter(|item| matches!(item, Heard::End(code) if !is_expected(code)));
+        verdict.unexpected_closes += unexpected.count() as u64;
         for (publisher, count) in &self.published {
             let first = heard.iter().find_map(|item| match item {
                 Heard::Message(from, number) if from == publisher => Some(*number),
@@ -146,15 +162,17 @@ impl Ledger {
     }
 }
 
-/// Judges what each subscriber heard of publishers that published `0..count` each, and of which none was told of a failure.
-pub fn judge(published: &BTreeMap<u64, u64>, subscribers: &[Vec<Heard>]) -> Verdict {
-    Ledger { published: published.clone(), ..Ledger::default() }.judge(subscribers)
+/// Judges what each subscriber heard of publishers that published `0..count` each, and of which none was told of a failure, in a
+/// story that expects connections to be closed with these codes.
+pub fn judge(published: &BTreeMap<u64, u64>, subscribers: &[Vec<Heard>], expected_closes: &'static [u16]) -> Verdict {
+    Ledger { published: published.clone(), expected_closes, ..Ledger::default() }.judge(subscribers)
 }
 
 /// Judges one subscriber of one publisher, number 0, for a time: of messages `range` each must have been heard or told.
-pub fn judge_range(range: Range<u64>, heard: &[Heard]) -> Verdict {
+pub fn judge_range(range: Range<u64>, heard: &[Heard], expected_closes: &'static [u16]) -> Verdict {
     let mut verdict = Verdict::default();
-    let ledger = Ledger { published: BTreeMap::from([(0, range.end)]), ..Ledger::default() };
+    let published = BTreeMap::from([(0, range.end)]);
+    let ledger = Ledger { published, expected_closes, ..Ledger::default() };
     ledger.judge_one(range.start, heard, &mut verdict);
     verdict
 }
@@ -163,7 +181,7 @@ mod tests {
     use super::*;
 
     fn verdict(heard: &[Heard]) -> Verdict {
-        judge(&BTreeMap::from([(1, 4)]), &[heard.to_vec()])
+        judge(&BTreeMap::from([(1, 4)]), &[heard.to_vec()], &[1012, 1013])
     }
 
     #[test]
@@ -182,16 +200,55 @@ mod tests {
     #[test]
     fn an_end_tells_of_what_follows_it_and_of_no_hole_before() {
         let m = |n| Heard::Message(1, n);
-        assert_eq!(verdict(&[m(0), m(1), Heard::End]), Verdict { told: 2, ..Verdict::default() });
-        assert_eq!(verdict(&[Heard::End]), Verdict { told: 4, ..Verdict::default() });
-        assert_eq!(verdict(&[m(0), m(2), Heard::End]), Verdict { told: 1, untold: 1, ..Verdict::default() });
-        assert_eq!(verdict(&[m(0), Heard::End, m(3)]), Verdict { untold: 2, ..Verdict::default() });
+        let end = Heard::End(1012);
+        assert_eq!(verdict(&[m(0), m(1), end.clone()]), Verdict { told: 2, ..Verdict::default() });
+        assert_eq!(verdict(std::slice::from_ref(&end)), Verdict { told: 4, ..Verdict::default() });
+        assert_eq!(verdict(&[m(0), m(2), end.clone()]), Verdict { told: 1, untold: 1, ..Verdict::default() });
+        assert_eq!(verdict(&[m(0), end, m(3)]), Verdict { untold: 2, ..Verdict::default() });
+    }
+
+    #[test]
+    fn a_close_code_that_the_story_does_not_expect_excuses_nothing_and_counts() {
+        let m = |n| Heard::Message(1, n);
+        for code in [1000, 1001, 1008, 1011, ABNORMAL_CLOSURE] {
+            let end = Heard::End(code);
+            let unexpected = |untold| Verdict { untold, unexpected_closes: 1, ..Verdict::default() };
+            assert_eq!(verdict(&[m(0), m(1), end.clone()]), unexpected(2), "{code}");
+            assert_eq!(verdict(&[m(0), m(2), end.clone()]), unexpected(2), "{code}");
+            assert_eq!(
+                verdict(&[m(0), m(1), m(2), m(3), end.clone()]),
+                unexpected(0),
+                "{code}: nothing was left to lose"
+            );
+            // A gap before it still tells of the hole before the gap.
+            assert_eq!(verdict(&[m(0), m(2), Heard::Gap, m(3), end]), Verdict { told: 1, ..unexpected(0) }, "{code}");
+        }
+        assert_eq!(verdict(&[m(0), m(1), Heard::End(1013)]), Verdict { told: 2, ..Verdict::default() });
+        let nothing_expected = |heard: &[Heard]| judge_range(0..4, heard, &[]);
+        let closed = nothing_expected(&[Heard::Message(0, 0), Heard::End(1012)]);
+        assert_eq!(closed, Verdict { untold: 3, unexpected_closes: 1, ..Verdict::default() });
+    }
+
+    #[test]
+    fn an_unexpected_close_fails_the_promises_even_where_no_message_was_lost() {
+        let closed = Verdict { unexpected_closes: 1, ..Verdict::default() };
+        assert!(std::panic::catch_unwind(|| closed.assert_promises()).is_err());
+        Verdict { told: 1, failed: 1, ..Verdict::default() }.assert_promises();
+    }
+
+    #[test]
+    fn a_notice_of_a_shutdown_excuses_nothing_before_the_close_that_it_announces() {
+        assert_eq!(Heard::of(&json!({"type": "server-shutdown", "reconnectAfter": 0})), None);
     }
 
     #[test]
     fn what_failed_and_was_told_to_its_publisher_is_no_untold_loss_and_may_arrive() {
         let m = |n| Heard::Message(1, n);
-        let ledger = Ledger { published: BTreeMap::from([(1, 4)]), failed: BTreeSet::from([(1, 1), (1, 2)]) };
+        let ledger = Ledger {
+            published: BTreeMap::from([(1, 4)]),
+            failed: BTreeSet::from([(1, 1), (1, 2)]),
+            ..Ledger::default()
+        };
         let verdict = |heard: &[Heard]| ledger.judge(&[heard.to_vec()]);
         assert_eq!(verdict(&[m(0), m(3)]), Verdict { failed: 2, ..Verdict::default() });
         assert_eq!(verdict(&[m(0), m(2), m(3)]), Verdict { failed: 1, ..Verdict::default() });
@@ -205,12 +262,12 @@ mod tests {
     #[test]
     fn who_joined_later_need_not_have_heard_what_was_said_before() {
         let m = |n| Heard::Message(0, n);
-        let since = |since, heard: &[Heard]| judge_range(since..4, heard);
+        let since = |since, heard: &[Heard]| judge_range(since..4, heard, &[1012]);
         assert_eq!(since(2, &[m(2), m(3)]), Verdict::default());
         assert_eq!(since(2, &[m(1), m(2), m(3)]), Verdict::default());
         assert_eq!(since(2, &[m(3)]), Verdict { untold: 1, ..Verdict::default() });
         assert_eq!(since(2, &[m(1), m(3)]), Verdict { untold: 1, ..Verdict::default() });
         assert_eq!(since(2, &[]), Verdict { untold: 2, ..Verdict::default() });
-        assert_eq!(since(2, &[Heard::End]), Verdict { told: 2, ..Verdict::default() });
+        assert_eq!(since(2, &[Heard::End(1012)]), Verdict { told: 2, ..Verdict::default() });
     }
 }

@@ -10,6 +10,7 @@ use tungstenite::handshake::HandshakeError;
 use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Error, Message, WebSocket};
 
+use super::checker::ABNORMAL_CLOSURE;
 use super::http::{self, PATIENCE};
 
 /// How a connection ended.
@@ -19,6 +20,16 @@ pub enum End {
     Closed(u16, String),
     /// No close frame: reset, or an end in the middle.
     Lost,
+}
+
+impl End {
+    /// The close code.
+    pub fn code(&self) -> u16 {
+        match self {
+            Self::Closed(code, _) => *code,
+            Self::Lost => ABNORMAL_CLOSURE,
+        }
+    }
 }
 
 /// What comes from the gateway.
@@ -93,6 +104,11 @@ impl Client {
             Err(HandshakeError::Failure(Error::Http(answer))) => Err(answer.status().as_u16()),
             Err(_) => Err(0),
         }
+    }
+
+    /// The shard that serves it, as its id names it.
+    pub fn shard(&self) -> usize {
+        usize::from_str_radix(&self.id[8..10], 16).unwrap()
     }
 
     /// The socket below.

@@ -135,10 +135,11 @@ impl Load {
         self.failed.lock().unwrap().len()
     }
 
-    /// The checker's verdict on what each subscriber heard, after the end.
-    pub fn judge(&self, subscribers: &[Vec<Heard>]) -> Verdict {
+    /// The checker's verdict on what each subscriber heard, after the end, in a story that expects connections to be closed with
+    /// these codes.
+    pub fn judge(&self, subscribers: &[Vec<Heard>], expected_closes: &'static [u16]) -> Verdict {
         let failed = self.failed.lock().unwrap().iter().map(|number| (0, *number)).collect();
-        Ledger { published: BTreeMap::from([(0, self.published())]), failed }.judge(subscribers)
+        Ledger { published: BTreeMap::from([(0, self.published())]), failed, expected_closes }.judge(subscribers)
     }
 
     /// Listens until the last word, or until the end of the connection.
@@ -154,7 +155,7 @@ impl Load {
             let text = match client.next_within(Duration::from_millis(100)) {
                 Some(Said::Text(text)) => text,
                 Some(Said::End(end)) => {
-                    heard.push(Heard::End);
+                    heard.push(Heard::End(end.code()));
                     return (heard, Some(end));
                 }
                 Some(Said::Binary(_)) => panic!("binary"),
