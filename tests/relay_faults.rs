@@ -4,11 +4,13 @@
 
 mod support;
 
+use std::ops::Range;
 use std::time::Duration;
 
 use nix::sys::signal::Signal;
+use support::checker::{self, Heard};
 use support::nats::{Nats, NatsOptions, PlainClient, free_port};
-use support::ports::{TestRelay, eventually, json, options};
+use support::ports::{TestPort, TestRelay, eventually, json, options};
 use support::proxy::Proxy;
 use tidegate::counters::DropReason;
 use tidegate::limits::{self, Limits};
@@ -54,40 +56,59 @@ fn a_broker_that_comes_back_is_a_gap_told_after_the_rooms_are_subscribed_again()
 
 #[test]
 fn a_connection_reset_under_load_leaves_no_hole_untold() {
+    const BURST: u64 = 2000;
     let broker = Nats::start();
     let proxy = Proxy::start(broker.address());
     let mut relay = TestRelay::start(options(&format!("nats://{}", proxy.address())), 1);
     let mut backend = PlainClient::connect(broker.address());
-    relay.ports[0].join("lobby");
-    let mut next_number = 0_u64;
-    let mut told = 0;
-    for round in 0..5 {
-        for number in round * 2000..(round + 1) * 2000_u64 {
-            backend.publish("tidegate.room.lobby", number.to_string().as_bytes());
-            if number % 2000 == 1000 {
-                proxy.reset();
+    let port = &mut relay.ports[0];
+    port.join("lobby");
+    let mut publish = |numbers: Range<u64>, at_half: &dyn Fn()| {
+        let half = numbers.start.midpoint(numbers.end);
+        for number in numbers {
+            if number == half {
+                at_half();
             }
+            backend.publish("tidegate.room.lobby", checker::numbered(0, number).to_string().as_bytes());
         }
-        let mut in_gap = false;
-        loop {
-            match relay.ports[0].next() {
-                ToShard::Gap(None, GapReason::Broker) => {
-                    in_gap = true;
-                    told += 1;
-                    backend.publish("tidegate.room.lobby", b"\"end\"");
-                }
-                ToShard::Deliver(publication) if publication.payload == "\"end\"" => break,
-                ToShard::Deliver(publication) => {
-                    let number: u64 = std::str::from_utf8(&publication.payload).unwrap().parse().unwrap();
-                    assert!(number >= next_number, "{number} came twice or late");
-                    next_number = number + 1;
-                }
-                other => panic!("{other:?}"),
-            }
-        }
-        assert!(in_gap, "the end is published only after a gap");
+    };
+    let (mut published, mut heard) = (0, Vec::new());
+    for _ in 0..5 {
+        // While the connection is up nothing at all is lost: what a gap excuses ends with the gap.
+        publish(published..published + BURST, &|| {});
+        let calm = hear_until(port, &Heard::Message(0, published + BURST - 1));
+        checker::judge_range(published..published + BURST, &calm, &[]).assert_nothing_lost();
+        published += BURST;
+        heard.extend(calm);
+
+        publish(published..published + BURST, &|| proxy.reset());
+        let reset = hear_until(port, &Heard::Gap);
+        assert_eq!(reset.last(), Some(&Heard::Gap), "a reset is told");
+        published += BURST;
+        heard.extend(reset);
     }
-    assert!(told >= 5);
+    publish(published..published + BURST, &|| {});
+    let calm = hear_until(port, &Heard::Message(0, published + BURST - 1));
+    checker::judge_range(published..published + BURST, &calm, &[]).assert_nothing_lost();
+    heard.extend(calm);
+    checker::judge(&[(0, published + BURST)].into(), &[heard], &[]).assert_promises();
+}
+
+/// What a shard hears of numbered messages, up to the last item; less where nothing comes any more.
+fn hear_until(port: &mut TestPort, last: &Heard) -> Vec<Heard> {
+    let mut heard = Vec::new();
+    while heard.last() != Some(last) {
+        match port.next_within(support::ports::PATIENCE) {
+            Some(ToShard::Gap(None, GapReason::Broker)) => heard.push(Heard::Gap),
+            Some(ToShard::Deliver(publication)) => {
+                let content: serde_json::Value = serde_json::from_slice(&publication.payload).expect("JSON");
+                heard.extend(Heard::of(&serde_json::json!({"type": "message", "content": content})));
+            }
+            Some(other) => panic!("{other:?}"),
+            None => return heard,
+        }
+    }
+    heard
 }
 
 #[test]
