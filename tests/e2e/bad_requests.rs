@@ -2,8 +2,9 @@
 //! A client that is wrong is told and stays; what it did leaves nothing behind (G6, G12).
 
 use std::io::Write;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::bad_frames::{close_code, masked, open};
 use crate::support::client::{Client, End};
@@ -179,50 +180,68 @@ fn joining_and_leaving_twice_is_once(driver: Driver) {
 
 fn leaving_while_messages_fly_neither_hangs_nor_doubles(driver: Driver) {
     const MEMBERS: usize = 60;
+    let coming_and_going = AtomicUsize::new(MEMBERS / 2);
     let gateway = Gateway::start(driver, &["--message-rate", "0", "--connection-rate", "0"]);
     let mut members: Vec<Client> = (0..MEMBERS).map(|_| Client::connect(gateway.port)).collect();
     members.iter_mut().for_each(|member| member.join("lobby"));
     std::thread::scope(|scope| {
-        let moving: Vec<_> = members
-            .iter_mut()
-            .enumerate()
-            .map(|(number, member)| {
-                scope.spawn(move || if number % 2 == 0 { stay(member) } else { come_and_go(member) })
-            })
-            .collect();
-        for number in 0..300 {
+        for (number, member) in members.iter_mut().enumerate() {
+            let coming_and_going = &coming_and_going;
+            scope.spawn(move || {
+                if number % 2 == 0 {
+                    stay(member);
+                } else {
+                    let _gone = CountedDown(coming_and_going);
+                    come_and_go(member);
+                }
+            });
+        }
+        let mut number = 0;
+        while coming_and_going.load(Ordering::Relaxed) > 0 {
             assert_eq!(gateway.publish("lobby", &number.to_string()), 202);
+            number += 1;
         }
         assert_eq!(gateway.publish("lobby", "\"end\""), 202);
-        moving.into_iter().for_each(|thread| thread.join().unwrap());
     });
 }
 
-/// Hears all of it, once and in order.
-fn stay(member: &mut Client) {
-    for number in 0..300 {
-        assert_eq!(member.content("lobby"), number);
+/// One less with the value's end, also where its thread fails.
+struct CountedDown<'a>(&'a AtomicUsize);
+
+impl Drop for CountedDown<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
-    assert_eq!(member.content("lobby"), "end");
 }
 
-/// Leaves and joins again and again: between `left` and `joined` nothing comes, and nothing comes twice.
+/// Hears all messages, once and in order.
+fn stay(member: &mut Client) {
+    for number in 0.. {
+        let content = member.content("lobby");
+        if content == "end" {
+            return;
+        }
+        assert_eq!(content, number);
+    }
+}
+
+/// Leaves and joins again and again. A membership hears consecutive messages, at least one; between `left` and `joined` nothing
+/// comes, and nothing comes twice.
 fn come_and_go(member: &mut Client) {
-    let mut last = -1;
-    let mut hear = |value: &Value| {
-        let number = value["content"].as_i64().unwrap_or(i64::MAX);
-        assert!(number > last, "{value} after {last}");
-        last = number;
-    };
-    for _ in 0..30 {
+    let mut next = 0;
+    for membership in 0..30 {
+        let first = member.content("lobby").as_u64().unwrap();
+        assert!(first >= next, "{first} comes again in membership {membership}");
+        next = first + 1;
         member.say(json!({"type": "leave", "roomId": "lobby"}));
         loop {
             let value = member.json();
             match value["type"].as_str() {
                 Some("left") => break,
-                Some("message") => hear(&value),
+                Some("message") => assert_eq!(value["content"], next, "a hole in membership {membership}"),
                 _ => panic!("{value}"),
             }
+            next += 1;
         }
         member.say(json!({"type": "join", "roomId": "lobby"}));
         assert_eq!(member.json()["type"], "joined", "nothing comes before it");
