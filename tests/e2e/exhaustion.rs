@@ -105,10 +105,12 @@ fn who_knocks_with_garbage_without_end_is_taken_in_slowly_and_others_are_not_kep
 
 fn a_crowd_of_unfinished_handshakes_does_not_keep_others_out_for_long(driver: Driver) {
     let config = "[limits]\nhandshakes_per_shard = 20\nhandshake_deadline = \"2s\"";
-    let mut gateway = Gateway::on(driver).config(config).start();
+    // One shard, so that the first refusal says that there is no slot left, and only a timeout makes room again.
+    let mut gateway = Gateway::on(driver).args(&["--shards", "1"]).config(config).start();
     let _crowd: Vec<TcpStream> = (0..100).map(|_| http::connect(gateway.port)).collect();
     gateway.wait_for_at_least("ws_handshakes_total{result=\"connection-rate\"}", 1.0);
     gateway.wait("they time out", |gateway| Client::try_connect(gateway.port, "/").is_ok());
+    gateway.wait_for_at_least("ws_handshakes_total{result=\"timeout\"}", 1.0);
 }
 
 fn all_unfinished_messages_together_are_bounded_and_the_largest_goes(driver: Driver) {
