@@ -1,8 +1,9 @@
 //! No descriptors, no capacity, too many at once: told with 503, and no spinning (G6, G12).
 
-use std::io::Write;
+use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use serde_json::json;
 
@@ -10,12 +11,13 @@ use crate::bad_frames::{close_code, masked, open, read_frame};
 use crate::support::client::Client;
 use crate::support::gateway::{Driver, Gateway};
 use crate::support::http;
+use crate::support::load::ClearedAtTheEnd;
 
 crate::on_both_drivers! {
     over_the_capacity_clients_get_503_and_those_inside_are_served
     without_descriptors_the_node_answers_rests_and_recovers
     over_the_connection_rate_clients_get_503
-    who_knocks_with_garbage_without_end_is_taken_in_slowly_and_others_are_not_kept_out
+    malformed_requests_do_not_starve_valid_clients
     all_unfinished_messages_together_are_bounded_and_the_largest_goes
     a_crowd_of_unfinished_handshakes_does_not_keep_others_out_for_long
 }
@@ -83,24 +85,60 @@ fn over_the_connection_rate_clients_get_503(driver: Driver) {
     assert_eq!(gateway.metrics().value("ws_handshakes_total{result=\"connection-rate\"}"), refused as f64);
 }
 
-fn who_knocks_with_garbage_without_end_is_taken_in_slowly_and_others_are_not_kept_out(driver: Driver) {
-    const KNOCKS: u32 = 20;
-    // One shard: what is refused on one slows no other down.
-    let gateway = Gateway::start(driver, &["--shards", "1", "--connection-rate", "0"]);
-    let begun = Instant::now();
-    for _ in 0..KNOCKS {
-        let mut stream = http::connect(gateway.port);
-        stream.write_all(&[0xff; 512]).unwrap();
-        assert_eq!(http::read_answer(&mut stream).unwrap().status, 400);
+fn malformed_requests_do_not_starve_valid_clients(driver: Driver) {
+    // One shard: every request is a neighbour of every other.
+    let mut gateway = Gateway::start(driver, &["--shards", "1", "--connection-rate", "0", "--message-rate", "0"]);
+    let mut pair = [Client::connect(gateway.port), Client::connect(gateway.port)];
+    pair.iter_mut().for_each(|client| client.join("lobby"));
+    let (going_on, mut upgraded) = (AtomicBool::new(true), 2);
+    let malformed = std::thread::scope(|scope| {
+        let end = ClearedAtTheEnd(&going_on);
+        let (port, going_on) = (gateway.port, &going_on);
+        let malformed = scope.spawn(move || send_malformed_requests(port, going_on));
+        gateway.wait_for_at_least("ws_handshakes_total{result=\"bad-request\"}", 3.0);
+        // Connected clients get everything; new ones get in, one after the other and as a crowd, and are served.
+        for number in 0..200 {
+            pair[0].publish("lobby", json!(number));
+            pair.iter_mut().for_each(|client| assert_eq!(client.content("lobby"), number));
+        }
+        for number in 0..8 {
+            let mut late = Client::connect(gateway.port);
+            late.join("lobby");
+            late.publish("lobby", json!(number));
+            assert_eq!(late.content("lobby"), number);
+            pair.iter_mut().for_each(|client| assert_eq!(client.content("lobby"), number));
+            upgraded += 1;
+        }
+        let crowd: Vec<TcpStream> = (0..20).map(|_| http::connect(gateway.port)).collect();
+        for mut stream in crowd {
+            open(&mut stream, "/");
+            upgraded += 1;
+        }
+        drop(end);
+        malformed.join().unwrap()
+    });
+    let metrics = gateway.metrics();
+    let counted = |result: &str| metrics.value(&format!("ws_handshakes_total{{result=\"{result}\"}}"));
+    assert_eq!(["bad-request", "not-found", "upgrade-required"].map(counted), malformed.map(f64::from));
+    assert_eq!(counted("upgraded"), f64::from(upgraded));
+}
+
+/// One after the other, each as soon as the one before is answered and closed: garbage, an upgrade of a path that is not served, and
+/// a plain request. How many there were of each.
+fn send_malformed_requests(port: u16, going_on: &AtomicBool) -> [u32; 3] {
+    let plain = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
+    let kinds = [(vec![0xff; 512], 400), (http::upgrade("/nowhere", &[]).into_bytes(), 404), (plain, 426)];
+    let mut counts = [0; 3];
+    while going_on.load(Ordering::SeqCst) {
+        for ((octets, status), count) in kinds.iter().zip(&mut counts) {
+            let mut stream = http::connect(port);
+            stream.write_all(octets).unwrap();
+            assert_eq!(http::read_answer(&mut stream).unwrap().status, *status);
+            assert_eq!(stream.read(&mut [0]).unwrap_or(0), 0, "it is closed after the answer");
+            *count += 1;
+        }
     }
-    // All but the first few wait for the queue's next turn, at last 250 ms later; a slow host only adds to that.
-    assert!(begun.elapsed() >= Duration::from_millis(250) * (KNOCKS - 6), "{:?}", begun.elapsed());
-    // A crowd among them gets in all the same.
-    let crowd: Vec<_> = (0..20).map(|_| http::connect(gateway.port)).collect();
-    for mut stream in crowd {
-        open(&mut stream, "/");
-    }
-    assert_eq!(gateway.metrics().value("ws_handshakes_total{result=\"bad-request\"}"), f64::from(KNOCKS));
+    counts
 }
 
 fn a_crowd_of_unfinished_handshakes_does_not_keep_others_out_for_long(driver: Driver) {

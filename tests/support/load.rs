@@ -33,6 +33,15 @@ impl Drop for Stop<'_> {
     }
 }
 
+/// Clears a flag when the value ends, also where a story fails: what runs for as long as it is set ends then.
+pub struct ClearedAtTheEnd<'a>(pub &'a AtomicBool);
+
+impl Drop for ClearedAtTheEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, SeqCst);
+    }
+}
+
 /// Where the publisher fails, nobody waits for its last word: its panic is what is reported.
 struct Failing<'a>(&'a Load);
 
