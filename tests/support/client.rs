@@ -1,7 +1,7 @@
 //! A WebSocket client for tests: tungstenite's, over a blocking socket. It shares no line with the gateway's own protocol.
 
 use std::collections::VecDeque;
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -158,8 +158,9 @@ impl Client {
                 Ok(Message::Text(text)) => return Some(Said::Text(text.to_string())),
                 Ok(Message::Binary(payload)) => return Some(Said::Binary(payload.to_vec())),
                 Ok(Message::Close(frame)) => {
-                    // What a client has to do: answer, and read on until the end.
+                    // What a client has to do: answer, read on until the end, and end its own side.
                     while self.socket.read().is_ok() {}
+                    let _ = self.stream().shutdown(Shutdown::Both);
                     let end = frame.map_or(End::Closed(1005, String::new()), |frame| {
                         End::Closed(frame.code.into(), frame.reason.to_string())
                     });
