@@ -1,7 +1,7 @@
 //! What the fuzzers look for, on every test run and without a fuzzer: the bodies of the fuzz targets over the committed
 //! corpora, and over inputs that a seeded generator makes of them.
 //!
-//! `TIDEGATE_FUZZ_INPUTS=100000` makes that many for each target, `TIDEGATE_FUZZ_SEED=7` others.
+//! Where there is time, `scripts/reliability.sh` has many more made. `TIDEGATE_FUZZ_INPUTS=100000` makes that many for each target, `TIDEGATE_FUZZ_SEED=7` others.
 
 #![cfg(feature = "gateway")]
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says on what")]
@@ -21,7 +21,9 @@ use bodies::{TARGETS, Target};
 use simulation::Dice;
 
 /// Inputs that the generator makes for each target, whose bodies take microseconds.
-const INPUTS: usize = 400;
+const INPUTS: usize = 120;
+/// The same where there is time.
+const MANY_INPUTS: usize = 1000;
 /// The simulator's bodies take milliseconds.
 const WORLDS: usize = 60;
 /// Octets of an input at most.
@@ -107,6 +109,12 @@ fn every_file_of_every_corpus_holds() {
 #[test]
 fn thousands_of_inputs_like_them_hold() {
     generated(TARGETS.iter().copied().filter(|(name, _)| *name != "world"), INPUTS);
+}
+
+#[test]
+#[ignore = "takes a minute; scripts/reliability.sh runs it"]
+fn many_more_inputs_like_them_hold() {
+    generated(TARGETS.iter().copied().filter(|(name, _)| *name != "world"), MANY_INPUTS);
 }
 
 #[test]

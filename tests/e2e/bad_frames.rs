@@ -164,6 +164,7 @@ fn a_close_is_answered_with_its_code(driver: Driver) {
     open(&mut stream, "/raw/lobby");
     stream.write_all(&masked(0x88, b"")).unwrap();
     assert_eq!(close_code(&mut stream), Some(1005));
+    drop(stream);
     gateway.wait_for("ws_closes_total{reason=\"client\"}", 14.0);
 }
 
@@ -239,7 +240,8 @@ fn pings_are_answered_inside_a_fragmented_message(driver: Driver) {
 }
 
 fn a_message_that_is_never_finished_is_closed_with_1008(driver: Driver) {
-    let mut gateway = Gateway::on(driver).config("[limits]\nmessage_deadline = \"1s\"").start();
+    let mut gateway =
+        Gateway::on(driver).config("[limits]\nmessage_deadline = \"1s\"\nclose_deadline = \"1s\"").start();
     // In the middle of a frame, between two fragments, and with a little more now and then.
     let mut in_a_frame = http::connect(gateway.port);
     open(&mut in_a_frame, "/raw/lobby");
@@ -305,7 +307,7 @@ fn thousands_of_one_octet_fragments_are_one_message(driver: Driver) {
 }
 
 fn a_flood_of_empty_fragments_is_cut_off(driver: Driver) {
-    let mut gateway = Gateway::start(driver, &[]);
+    let mut gateway = Gateway::on(driver).config("[limits]\nclose_deadline = \"1s\"").start();
     let mut stream = http::connect(gateway.port);
     open(&mut stream, "/raw/lobby");
     stream.write_all(&masked(0x01, b"")).unwrap();

@@ -205,7 +205,7 @@ fn a_head_that_is_not_finished_gets_408_and_silence_too(driver: Driver) {
 }
 
 fn garbage_without_end_is_cut_off(driver: Driver) {
-    let mut gateway = Gateway::start(driver, &[]);
+    let mut gateway = Gateway::on(driver).config("[limits]\nclose_deadline = \"1s\"").start();
     let before = gateway.memory_bytes();
     for garbage in [&[b'A'; 4096][..], &[0xff; 4096], &b"X: y\r\n".repeat(600)] {
         let mut stream = http::connect(gateway.port);

@@ -105,7 +105,9 @@ fn hear_to_number(client: &mut Client, count: &AtomicU64) -> Vec<Heard> {
 }
 
 fn upgrades_during_a_drain_get_503_and_nobody_is_reset(driver: Driver) {
-    let mut gateway = Gateway::start(driver, &["--drain-window", "1s"]);
+    // The client answers its close only at the end.
+    let config = "[drain]\nwindow = \"1s\"\n[limits]\nclose_deadline = \"1s\"";
+    let mut gateway = Gateway::on(driver).config(config).start();
     let mut client = Client::connect(gateway.port);
     gateway.signal(Signal::SIGTERM);
     gateway.wait_ready(503);

@@ -153,7 +153,7 @@ fn a_crowd_of_unfinished_handshakes_does_not_keep_others_out_for_long(driver: Dr
 
 fn all_unfinished_messages_together_are_bounded_and_the_largest_goes(driver: Driver) {
     const TOTAL: u64 = 256 * 1024;
-    let config = "[limits]\nunfinished_total_bytes = \"256KiB\"";
+    let config = "[limits]\nunfinished_total_bytes = \"256KiB\"\nclose_deadline = \"1s\"";
     // One shard: the one that notices closes the largest of its own.
     let mut gateway = Gateway::on(driver).args(&["--shards", "1"]).config(config).start();
     let begin = |payload_bytes: usize| {

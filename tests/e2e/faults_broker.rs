@@ -57,9 +57,14 @@ struct World {
 
 impl World {
     fn new(driver: Driver) -> Self {
+        Self::with(driver, "")
+    }
+
+    fn with(driver: Driver, config: &str) -> Self {
         let broker = Nats::start();
         let proxy = Proxy::start(broker.address());
-        let node = |url: &str| Gateway::start(driver, &["--nats-url", url, "--message-rate", "0"]);
+        let node =
+            |url: &str| Gateway::on(driver).args(&["--nats-url", url, "--message-rate", "0"]).config(config).start();
         let (far, near) = (node(&format!("nats://{}", proxy.address())), node(&broker.url()));
         Self { driver, far, near, proxy, broker }
     }
@@ -164,9 +169,10 @@ fn a_broker_that_is_back_after_three_seconds_loses_nothing_untold(driver: Driver
     World::new(driver).without_broker("broker killed, back after 3 s", Duration::from_secs(3));
 }
 
-/// With the default deadline of five seconds.
 fn publications_that_waited_too_long_for_a_broker_are_told_to_who_published_them(driver: Driver) {
-    let seen = World::new(driver).without_broker("broker killed, back after 7 s", Duration::from_secs(7));
+    let world = World::with(driver, "[limits]\nfence_deadline = \"2s\"");
+    let fault = "broker killed, back after 4 s, publications wait for 2 s";
+    let seen = world.without_broker(fault, Duration::from_secs(4));
     assert!(seen.failed > 0, "the broker was away for longer than a publication waits");
     assert!(seen.far.failed > 0 && seen.near.failed > 0, "what failed arrived nowhere");
 }

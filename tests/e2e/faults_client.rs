@@ -90,7 +90,8 @@ fn a_client_one_byte_at_a_time_gets_everything(driver: Driver) {
 
 fn a_client_behind_a_thin_pipe_is_closed_or_served_and_its_neighbours_notice_nothing(driver: Driver) {
     // Room for a neighbour that this host does not run for a while.
-    let mut world = World::new(driver, "[limits]\noutbox_bytes = \"2MiB\"\nwrite_stall = \"3s\"");
+    let config = "[limits]\noutbox_bytes = \"2MiB\"\nwrite_stall = \"3s\"\nclose_deadline = \"1s\"";
+    let mut world = World::new(driver, config);
     let end = world.under_load(&[1013, ABNORMAL_CLOSURE], |world| {
         let mut incident = Incident::begin("client behind 1 kB/s under load", world.driver);
         world.proxy.bandwidth(1_000);
