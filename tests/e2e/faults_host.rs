@@ -230,7 +230,7 @@ fn under_a_memory_limit_admission_stops_before_the_kernel_kills(driver: Driver) 
 fn hostile_clients_under_a_memory_limit_are_bounded(driver: Driver) {
     let Some(group) = MemoryGroup::new(LIMIT_BYTES) else { return };
     let args = ["--connection-rate", "0", "--shards", "1", "--message-rate", "0"];
-    let config = "[limits]\nhandshake_deadline = \"60s\"";
+    let config = "[limits]\nhandshake_deadline = \"60s\"\nwrite_stall = \"3s\"\nclose_deadline = \"1s\"";
     let mut gateway = Gateway::on(driver).args(&args).config(config).inside(&group.folder).start();
     let mut incident = Incident::begin("memory limit 64 MiB, hostile clients", driver);
     let connect = |octets: &[u8]| {
