@@ -6,12 +6,13 @@ usage() {
     cat <<'TEXT'
 reliability.sh [--report]
 
-  (nothing)   runs every test that scripts/reliability/*.txt name (a few minutes: stories mostly wait), then writes docs/reliability.md
-  --report    only writes the report, from the last run
+  (nothing)   runs every test that scripts/reliability/*.txt name (some twenty minutes: stories mostly wait), then writes docs/reliability.md
+              and holds the times beside a hostile client to their bounds (scripts/reliability/bounds.py)
+  --report    only writes the report and judges the times, from the last run
 
 Conformance, fuzzing and sanitizers have scripts of their own (conformance.sh --all, fuzz.sh, sanitize.sh); what they left
 under target/ goes into the report. Needs what scripts/install-test-deps.sh installs, and cargo-nextest.
-Exit codes: 0 all passed, 1 a test failed or lost something untold (the report says which), 2 bad arguments.
+Exit codes: 0 all passed, 1 a test failed, lost something untold, or a time is over its bound (the report says which), 2 bad arguments.
 TEXT
 }
 
@@ -30,7 +31,8 @@ names() {
     sed '/^#/d' scripts/reliability/*.txt | tr '|' '\n' | sed -n 's|^ *[a-z][^ ]*\.rs \([a-z0-9_]*\) *$|\1|p' | sort -u | paste -sd '|'
 }
 
-MEASURED=beside_one_hostile_client_the_others_get_everything_in_their_usual_time
+# Stories that measure, and judge nothing themselves.
+MEASURED=neighbours::long_on_
 status=0
 
 # stories FILTER ARGUMENT...: runs them, and appends what they say to the log.
@@ -59,5 +61,6 @@ if [ -n "$run" ]; then
     set -e
 fi
 python3 scripts/reliability/report.py
+python3 scripts/reliability/bounds.py "$out/stories.log" || status=1
 sed -n 3p docs/reliability.md
 exit "$status"

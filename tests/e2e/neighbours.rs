@@ -1,9 +1,11 @@
-//! One hostile or slow client beside others (G7): they get everything, and how long that takes is measured, not judged.
+//! One hostile or slow client beside others (G7): the others get everything, and how long it takes them is measured. Whether it
+//! takes too long is judged by scripts/reliability/bounds.py, as a ratio to the time without the hostile client in the same run.
 //!
-//! Where the host allows it, the gateway has a core of its own and the pair goes before the hostile client on the other; and both
-//! cores are kept awake, because a virtual one that has halted may be woken milliseconds late. What hostility takes of the host is
-//! not the gateway's doing either: the same is done to another gateway on the hostile client's core, for comparison.
+//! Where the host allows it, the gateway has a core of its own and the measuring thread goes before the hostile client on the
+//! other; and both cores are kept awake, because a virtual one that has halted may be woken milliseconds late. What hostility takes
+//! of the host is not the gateway's doing either: the same is done to another gateway on the hostile client's core, for comparison.
 
+use std::collections::VecDeque;
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpStream};
 use std::process::{Command, Stdio};
@@ -17,16 +19,29 @@ use crate::bad_frames::{masked, open};
 use crate::support::client::Client;
 use crate::support::gateway::{Driver, Gateway};
 use crate::support::http;
+use crate::support::load::ClearedAtTheEnd;
 
-crate::long_on_both_drivers! {
-    beside_one_hostile_client_the_others_get_everything_in_their_usual_time
+crate::on_both_drivers! {
+    beside_each_hostile_conduct_connected_and_new_clients_are_served
 }
 
-/// Round trips of one measurement, and measurements of each kind.
-const ROUND_TRIPS: usize = 1000;
-const ROUNDS: usize = 11;
+crate::long_on_both_drivers! {
+    the_p99_of_connected_clients_beside_each_hostile_conduct_is_measured
+    the_p99_of_upgrades_beside_malformed_requests_is_measured
+}
 
-/// What somebody does until told to stop.
+/// How much is measured: rounds of each kind, and round trips or upgrades in a round.
+struct Size {
+    rounds: usize,
+    round_trips: usize,
+    upgrades: usize,
+}
+
+const LONG: Size = Size { rounds: 11, round_trips: 1000, upgrades: 30 };
+/// Enough to see that all that is measured works.
+const SMOKE: Size = Size { rounds: 1, round_trips: 30, upgrades: 3 };
+
+/// What a client does until told to stop.
 type Conduct = fn(&Gateway, &AtomicBool);
 
 /// A name, the hostile conduct, and the conduct without the hostility.
@@ -37,12 +52,48 @@ const HOSTILITIES: [(&str, Conduct, Conduct); 4] = [
     ("a reader that has stopped", stopped_reader, reader),
 ];
 
-fn beside_one_hostile_client_the_others_get_everything_in_their_usual_time(driver: Driver) {
-    let start = || Gateway::start(driver, &["--shards", "1", "--connection-rate", "0", "--message-rate", "1000"]);
-    let (gateway, another) = (start(), start());
+/// Times without the hostile client, with it at another gateway, and with it at this one.
+type Times = [Duration; 3];
+
+fn beside_each_hostile_conduct_connected_and_new_clients_are_served(driver: Driver) {
+    let (mut gateway, mut another) = (start(driver), start(driver));
+    for hostility in HOSTILITIES {
+        connected_clients_beside(hostility, &mut gateway, &mut another, &SMOKE);
+    }
+    upgrades_beside_malformed_requests(&mut gateway, &mut another, &SMOKE);
+}
+
+fn the_p99_of_connected_clients_beside_each_hostile_conduct_is_measured(driver: Driver) {
+    on_cores_of_their_own(driver, |mut gateway, mut another| {
+        for hostility in HOSTILITIES {
+            let times = connected_clients_beside(hostility, &mut gateway, &mut another, &LONG);
+            print_measured(hostility.0, driver, times);
+        }
+    });
+}
+
+fn the_p99_of_upgrades_beside_malformed_requests_is_measured(driver: Driver) {
+    on_cores_of_their_own(driver, |mut gateway, mut another| {
+        let times = upgrades_beside_malformed_requests(&mut gateway, &mut another, &LONG);
+        print_measured("upgrades beside ten malformed requests a second", driver, times);
+    });
+}
+
+/// The line that scripts/reliability/bounds.py reads.
+fn print_measured(what: &str, driver: Driver, times: Times) {
+    let [without, elsewhere, beside] = times.map(|time| time.as_micros());
+    println!("measured: {what} | {} | {without} | {elsewhere} | {beside}", driver.name());
+}
+
+fn start(driver: Driver) -> Gateway {
+    Gateway::start(driver, &["--shards", "1", "--connection-rate", "0", "--message-rate", "1000"])
+}
+
+fn on_cores_of_their_own(driver: Driver, story: impl FnOnce(Gateway, Gateway)) {
+    let (gateway, another) = (start(driver), start(driver));
     let awake = AtomicBool::new(true);
     std::thread::scope(|scope| {
-        let _asleep = Ends(&awake);
+        let _asleep = ClearedAtTheEnd(&awake);
         if keep_apart(&gateway, &another) {
             for core in ["0", "1"] {
                 scope.spawn(|| keep_awake(core, &awake));
@@ -52,57 +103,77 @@ fn beside_one_hostile_client_the_others_get_everything_in_their_usual_time(drive
                 "not apart: taskset or chrt is not permitted, or there is one core: the times are the host's as much as the gateway's"
             );
         }
-        measure(driver, gateway, another);
+        story(gateway, another);
     });
 }
 
-fn measure(driver: Driver, mut gateway: Gateway, mut another: Gateway) {
+/// The median over the rounds of the 99th percentile of what a message takes from one connected client to another.
+fn connected_clients_beside(
+    (_, hostile, usual): (&str, Conduct, Conduct),
+    gateway: &mut Gateway,
+    another: &mut Gateway,
+    size: &Size,
+) -> Times {
     let mut pair = [Client::connect(gateway.port), Client::connect(gateway.port)];
     pair.iter_mut().for_each(|client| client.join("pair"));
-    for (name, hostile, usual) in HOSTILITIES {
-        let (mut without, mut elsewhere, mut beside) = (Vec::new(), Vec::new(), Vec::new());
-        // In turns, so that whatever else the host does falls on all alike.
-        for _ in 0..ROUNDS {
-            without.push(p99_during(usual, &gateway, &mut pair));
-            // What it said is still being read, a little every tick.
-            gateway.wait_for("ws_connections_active", 2.0);
-            elsewhere.push(p99_during(hostile, &another, &mut pair));
-            another.wait_for("ws_connections_active", 0.0);
-            beside.push(p99_during(hostile, &gateway, &mut pair));
-            gateway.wait_for("ws_connections_active", 2.0);
+    let mut times = [Vec::new(), Vec::new(), Vec::new()];
+    // In turns, so that whatever else the host does falls on all alike.
+    for _ in 0..size.rounds {
+        times[0].push(p99(during(usual, gateway, || round_trips(&mut pair, size.round_trips))));
+        // What it said is still being read, a little every tick.
+        gateway.wait_for("ws_connections_active", 2.0);
+        times[1].push(p99(during(hostile, another, || round_trips(&mut pair, size.round_trips))));
+        another.wait_for("ws_connections_active", 0.0);
+        times[2].push(p99(during(hostile, gateway, || round_trips(&mut pair, size.round_trips))));
+        gateway.wait_for("ws_connections_active", 2.0);
+    }
+    drop(pair);
+    gateway.wait_for("ws_connections_active", 0.0);
+    times.map(|mut rounds| {
+        rounds.sort();
+        rounds[rounds.len() / 2]
+    })
+}
+
+/// The 99th percentile over all rounds of what an upgrade takes.
+fn upgrades_beside_malformed_requests(gateway: &mut Gateway, another: &mut Gateway, size: &Size) -> Times {
+    let mut times = [Vec::new(), Vec::new(), Vec::new()];
+    for round in 0..size.rounds {
+        if round > 0 {
+            // Without malformed requests again: the accept back-off of the last one, which is counted with the next accept, is
+            // forgotten half a second later.
+            upgrades(gateway, 1);
+            std::thread::sleep(Duration::from_secs(1));
         }
-        let [without, elsewhere, beside] = [without, elsewhere, beside].map(|mut rounds| {
-            rounds.sort();
-            rounds[ROUNDS / 2].as_micros()
-        });
-        println!("measured: {name} | {} | {without} | {elsewhere} | {beside}", driver.name());
+        times[0].extend(upgrades(gateway, size.upgrades));
+        times[1].extend(during(malformed_requests, another, || upgrades(gateway, size.upgrades)));
+        another.wait_for("ws_sockets", 0.0);
+        times[2].extend(during(malformed_requests, gateway, || upgrades(gateway, size.upgrades)));
+        gateway.wait_for("ws_sockets", 0.0);
     }
+    times.map(p99)
 }
 
-/// Ends what runs for as long as the flag is set, also when the story fails.
-struct Ends<'a>(&'a AtomicBool);
-
-impl Drop for Ends<'_> {
-    fn drop(&mut self) {
-        self.0.store(false, Ordering::Relaxed);
-    }
+fn p99(mut times: Vec<Duration>) -> Duration {
+    times.sort();
+    times[times.len() * 99 / 100]
 }
 
-/// What the pair sees while somebody does so at `gateway`.
-fn p99_during(conduct: Conduct, gateway: &Gateway, pair: &mut [Client; 2]) -> Duration {
+/// What is seen while a client behaves so at `gateway`.
+fn during<T>(conduct: Conduct, gateway: &Gateway, see: impl FnOnce() -> T) -> T {
     let goes_on = AtomicBool::new(true);
     std::thread::scope(|scope| {
-        let _ends = Ends(&goes_on);
+        let _ends = ClearedAtTheEnd(&goes_on);
         scope.spawn(|| {
             schedule("chrt", &["-o", "-p", "0"], nix::unistd::gettid().as_raw());
             conduct(gateway, &goes_on);
         });
-        p99(pair)
+        see()
     })
 }
 
-/// The gateway alone on one core; on the other the second one, and this thread, which goes before it and whom it starts. Says whether
-/// it is so.
+/// The gateway alone on one core; on the other the second gateway, and this thread, which goes before it and before the threads
+/// that it starts. Whether it is so.
 fn keep_apart(gateway: &Gateway, another: &Gateway) -> bool {
     let this = nix::unistd::gettid().as_raw();
     let (gateway, another) = (gateway.pid() as i32, another.pid() as i32);
@@ -113,7 +184,7 @@ fn keep_apart(gateway: &Gateway, another: &Gateway) -> bool {
         && schedule("chrt", &["-r", "-p", "50"], this)
 }
 
-/// Takes what nobody else wants of a core.
+/// Takes what nothing else wants of a core.
 fn keep_awake(core: &str, awake: &AtomicBool) {
     let this = nix::unistd::gettid().as_raw();
     if schedule("chrt", &["-i", "-p", "0"], this) && schedule("taskset", &["-c", "-p", core], this) {
@@ -123,29 +194,55 @@ fn keep_awake(core: &str, awake: &AtomicBool) {
     }
 }
 
-/// Runs taskset(1) or chrt(1) on a thread or process; says whether it did.
+/// Runs taskset(1) or chrt(1) on a thread or process; whether it did.
 fn schedule(command: &str, arguments: &[&str], id: i32) -> bool {
     let quiet =
         Command::new(command).args(arguments).arg(id.to_string()).stdout(Stdio::null()).stderr(Stdio::null()).status();
     quiet.is_ok_and(|status| status.success())
 }
 
-/// The 99th percentile of what a message takes from one client to the other, at most 1,000 a second.
-fn p99(pair: &mut [Client; 2]) -> Duration {
+/// What a message takes from one client to the other, at most 1,000 a second.
+fn round_trips(pair: &mut [Client; 2], count: usize) -> Vec<Duration> {
     let [one, two] = pair;
-    let mut times: Vec<Duration> = (0..ROUND_TRIPS)
-        .map(|number| {
-            std::thread::sleep(Duration::from_millis(1));
-            let begun = Instant::now();
-            one.publish("pair", json!(number));
-            assert_eq!(two.content("pair"), number);
-            let took = begun.elapsed();
-            assert_eq!(one.content("pair"), number);
-            took
-        })
-        .collect();
-    times.sort();
-    times[ROUND_TRIPS * 99 / 100]
+    let times = (0..count).map(|number| {
+        std::thread::sleep(Duration::from_millis(1));
+        let begun = Instant::now();
+        one.publish("pair", json!(number));
+        assert_eq!(two.content("pair"), number);
+        let took = begun.elapsed();
+        assert_eq!(one.content("pair"), number);
+        took
+    });
+    times.collect()
+}
+
+/// What it takes from connect(2) to the 101, for clients that come one after the other.
+fn upgrades(gateway: &Gateway, count: usize) -> Vec<Duration> {
+    let times = (0..count).map(|_| {
+        std::thread::sleep(Duration::from_millis(5));
+        let begun = Instant::now();
+        let mut stream = http::connect(gateway.port);
+        open(&mut stream, "/raw/upgraded");
+        begun.elapsed()
+    });
+    times.collect()
+}
+
+/// Ten a second, whenever each is answered: upgrades of a path that is not served, as of a client with a wrong setting.
+fn malformed_requests(gateway: &Gateway, goes_on: &AtomicBool) {
+    let mut unanswered = VecDeque::new();
+    while goes_on.load(Ordering::Relaxed) {
+        let mut stream = http::connect(gateway.port);
+        let _ = stream.write_all(http::upgrade("/nowhere", &[]).as_bytes());
+        unanswered.push_back(stream);
+        if unanswered.len() > 20
+            && let Some(mut oldest) = unanswered.pop_front()
+        {
+            assert_eq!(http::read_answer(&mut oldest).unwrap().status, 404);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    unanswered.iter_mut().for_each(|stream| assert_eq!(http::read_answer(stream).unwrap().status, 404));
 }
 
 fn nothing(_: &Gateway, _: &AtomicBool) {}
@@ -163,7 +260,7 @@ fn write_while(gateway: &Gateway, path: &str, octets: &[u8], goes_on: &AtomicBoo
     let mut stream = http::connect(gateway.port);
     open(&mut stream, path);
     let reading = reads.then(|| drained(&stream));
-    // It waits where the gateway holds it back: a client that spins would take the time from everybody on this host.
+    // It waits where the gateway holds it back: a client that spins would take the time of all others on this host.
     stream.set_write_timeout(Some(Duration::from_millis(20))).unwrap();
     while goes_on.load(Ordering::Relaxed) {
         match stream.write(octets) {
@@ -197,8 +294,8 @@ fn stopped_reader(gateway: &Gateway, goes_on: &AtomicBool) {
     publish_to_another(gateway, goes_on, false);
 }
 
-/// Somebody publishes 3.3 MB a second in a room where there is one more, who reads it; or does not, is closed for that, and comes
-/// again three times a second.
+/// A client publishes 3.3 MB a second in a room with one more member, which reads them; or does not, is closed for that, and
+/// connects again three times a second.
 fn publish_to_another(gateway: &Gateway, goes_on: &AtomicBool, reads: bool) {
     let member = || {
         let mut stream = http::connect(gateway.port);
