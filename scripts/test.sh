@@ -71,7 +71,7 @@ rust_tests() {
     begin "unit, integration and end-to-end tests"
     if cargo nextest --version >/dev/null 2>&1; then
         rm -f "$report"
-        cargo nextest run --profile ci --workspace --no-fail-fast --test-threads "$((2 * $(nproc)))" "$@"
+        cargo nextest run --profile ci --workspace --no-fail-fast --test-threads "$((4 * $(nproc)))" "$@"
         status=$?
         finish $status $(in_report "$report")
     else
