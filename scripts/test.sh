@@ -4,8 +4,9 @@
 #   scripts/test.sh [ARGUMENT...]
 #
 # Steps: installs what the tests need beside cargo (into .deps, and with apt-get what only the system has; it says first what is
-# missing), then unit, integration and end-to-end tests, the documentation's examples, the measuring tools, the deployment's tests,
-# and the hot paths' instruction counts. A step that fails does not keep the later ones from running.
+# missing), then unit, integration and end-to-end tests, the documentation's examples, a dialect added to a copy of the source, the
+# measuring tools, the deployment's tests, and the hot paths' instruction counts. A step that fails does not keep the later ones from
+# running.
 #
 # Arguments are passed on to the test runner, for example: scripts/test.sh drain. Then the steps after it are left out.
 #
@@ -14,7 +15,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 LOGS=$(mktemp -d)
-STEPS=6 STEP=0 PASSED=0 FAILED=0
+STEPS=7 STEP=0 PASSED=0 FAILED=0
 SUMMARY=()
 
 clock() { printf '%d:%02d' $(($1 / 60)) $(($1 % 60)); }
@@ -109,6 +110,10 @@ if [ $# -eq 0 ]; then
     begin "the documentation's examples"
     logged "$LOGS/examples" cargo test --workspace --doc
     finish $? $(in_cargo_test "$LOGS/examples") none-is-fine
+
+    begin "a new client protocol touches two files"
+    logged "$LOGS/dialect" tests/dummy-dialect.sh
+    finish $? $(in_checks "$LOGS/dialect")
 
     begin "the measuring tools"
     logged "$LOGS/smoke" scripts/bench.sh --smoke
