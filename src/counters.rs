@@ -1,7 +1,7 @@
 //! What each shard and the relay count, for control to read.
 //!
 //! Every cell has one writer at a time (a plain load and store, no locked instruction) and any reader. A shard's is its thread;
-//! the relay's is its thread or, on the local bus, whoever is at the desk. Values are read one by one: a snapshot is not a
+//! the relay's is its thread or, on the local bus, the thread that holds the relay's lock. Values are read one by one: a snapshot is not a
 //! transaction.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};

@@ -10,7 +10,7 @@ use crate::counters::RelayCounters;
 pub enum Readiness {
     /// It wants connections.
     Ready,
-    /// It sends everybody away.
+    /// It closes its clients, and they connect to other nodes.
     Draining,
     /// The broker was not reached yet: no join could be confirmed.
     NeverConnected,

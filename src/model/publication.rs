@@ -24,7 +24,7 @@ pub struct Publication {
     pub kind: Kind,
     /// The message.
     pub payload: Bytes,
-    /// Who is shown as its sender; absent for backends.
+    /// The connection that is shown as the sender; absent for backends.
     pub from: Option<ConnectionId>,
     /// Whether the sender gets it too (`echo`).
     pub echo: bool,

@@ -52,7 +52,7 @@ pub enum SlowPolicy {
 pub struct RoomRule {
     /// A room's name, or a prefix that ends in `*`.
     pub pattern: String,
-    /// Who may publish.
+    /// Which clients may publish.
     pub publish: PublishPolicy,
     /// What slow members get.
     pub slow: SlowPolicy,

@@ -29,10 +29,11 @@ pub(super) fn kind(error: Errno) -> ErrorKind {
 /// locked instructions for each message (glibc 2.36), and nothing here is ever cancelled.
 pub(super) fn recv(fd: RawFd, buffer: &mut [u8]) -> Result<usize, ErrorKind> {
     loop {
-        let (flags, nobody) = (libc::MSG_DONTWAIT, ptr::null_mut::<libc::sockaddr>());
+        let (flags, no_address) = (libc::MSG_DONTWAIT, ptr::null_mut::<libc::sockaddr>());
         // SAFETY: the kernel writes at most `buffer.len()` octets, into `buffer`, and no address.
-        let received =
-            unsafe { libc::syscall(libc::SYS_recvfrom, fd, buffer.as_mut_ptr(), buffer.len(), flags, nobody, nobody) };
+        let received = unsafe {
+            libc::syscall(libc::SYS_recvfrom, fd, buffer.as_mut_ptr(), buffer.len(), flags, no_address, no_address)
+        };
         match Errno::result(received) {
             Err(Errno::EINTR) => {}
             Err(error) => return Err(kind(error)),
@@ -44,9 +45,10 @@ pub(super) fn recv(fd: RawFd, buffer: &mut [u8]) -> Result<usize, ErrorKind> {
 /// send(2) without blocking or SIGPIPE; EINTR is tried again.
 pub(super) fn send(fd: RawFd, bytes: &[u8]) -> Result<usize, ErrorKind> {
     loop {
-        let (flags, nobody) = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL, ptr::null::<libc::sockaddr>());
+        let (flags, no_address) = (libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL, ptr::null::<libc::sockaddr>());
         // SAFETY: the kernel reads `bytes.len()` octets of `bytes`, and no address.
-        let sent = unsafe { libc::syscall(libc::SYS_sendto, fd, bytes.as_ptr(), bytes.len(), flags, nobody, 0_usize) };
+        let sent =
+            unsafe { libc::syscall(libc::SYS_sendto, fd, bytes.as_ptr(), bytes.len(), flags, no_address, 0_usize) };
         match Errno::result(sent) {
             Err(Errno::EINTR) => {}
             Err(error) => return Err(kind(error)),

@@ -43,7 +43,7 @@ const READS: usize = 256;
 const DELIVERIES: usize = 1024;
 /// Sends of the fan-out between two looks at the clock.
 const SENDS: usize = 32;
-/// How long the fan-out may go on in one turn; meanwhile nobody is read from.
+/// How long the fan-out may go on in one turn; meanwhile no connection is read.
 const FAN_OUT_TIME: Duration = Duration::from_micros(250);
 /// Connections accepted in a row.
 const ACCEPTS: usize = 64;
@@ -106,7 +106,7 @@ async fn live<D: Driver + AsFd + 'static>(seat: Seat, driver: D, uring: bool) ->
     let accepting = monoio::spawn(accept(shard.clone(), listener.clone(), callers, rest, seat.waker.clone(), start));
     let inbox = Inbox { port: seat.port, commands: seat.commands, waker: seat.waker };
     let turning = monoio::spawn(turn(shard.clone(), listener.clone(), inbox, events, seat.counters, start));
-    // Accepting ends by an error only, and a shard that takes nobody in is half alive: it ends with it.
+    // Accepting ends by an error only, and a shard that cannot accept is of no use: it ends with it.
     match select(turning, accepting).await {
         Either::Left((turned, _)) => turned?,
         Either::Right((Err(error), _)) => return Err(error),
@@ -148,7 +148,7 @@ impl Awaited {
     }
 }
 
-/// Whoever waits looks for itself: a signal that comes meanwhile (EINTR) is no error.
+/// A signal that interrupts the wait (EINTR) is no error: the caller looks for events in any case.
 fn unless_interrupted(error: io::Error) -> io::Result<()> {
     if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) }
 }
@@ -292,7 +292,9 @@ async fn accept<D: Driver>(
         };
         match ended {
             Accepted::Broken(error) => {
-                return Err(io::Error::other(format!("the listener is broken, nobody can be accepted: {error}")));
+                return Err(io::Error::other(format!(
+                    "the listener is broken, no connection can be accepted: {error}"
+                )));
             }
             Accepted::Exhausted(error) => {
                 tracing::warn!(%error, "cannot accept: raise nofile, or lower max_connections below it");
@@ -330,9 +332,9 @@ impl Rest {
     }
 }
 
-/// How long the accepting rests while requests come that are mistakes. Each takes some 0.2 ms. Who sends one now and then costs the
-/// others little; who sends one after the other is soon taken in four times a second: too seldom to be in the way of anybody's 99th
-/// percentile. Who sends many at once is the connection rate's business.
+/// Accept back-off after malformed requests, each of which takes some 0.2 ms. A client that sends one now and then costs the others
+/// little; one that sends them without a pause is soon accepted four times a second, too seldom to show in the 99th percentile of
+/// connected clients. Many at once are the connection rate's business.
 #[derive(Default)]
 struct Patience {
     mistakes: u64,
@@ -353,9 +355,10 @@ impl Patience {
     }
 }
 
-/// Takes in up to [`ACCEPTS`] of those who wait. Returns what the last attempt came to; nobody where all were taken in.
+/// Accepts up to [`ACCEPTS`] waiting connections. Returns what the last attempt came to; [`Accepted::Nobody`] where all were
+/// accepted.
 fn take_in<D: Driver>(shard: &mut Shard<D>, listener: &OwnedFd) -> Accepted {
-    // They are counted, or every crowd would end with an expensive look at an empty queue. Somebody waits, or the listener is
+    // They are counted, or every crowd would end with an expensive look at an empty queue. A connection waits, or the listener is
     // broken: one attempt is due in any case.
     let waiting = listener::waiting(listener).max(1);
     let mut last = Accepted::Nobody;
@@ -367,7 +370,7 @@ fn take_in<D: Driver>(shard: &mut Shard<D>, listener: &OwnedFd) -> Accepted {
     if waiting > ACCEPTS { last } else { Accepted::Nobody }
 }
 
-/// Uses a descriptor that was kept for this to tell whoever waits that the node is full.
+/// Uses a descriptor that was kept for this to tell waiting connections that the node is full.
 fn refuse_with<D: Driver>(spare: &mut Option<File>, shard: &RefCell<Shard<D>>, listener: &OwnedFd) {
     *spare = None;
     for _ in 0..ACCEPTS {
@@ -377,7 +380,7 @@ fn refuse_with<D: Driver>(spare: &mut Option<File>, shard: &RefCell<Shard<D>>, l
     *spare = File::open("/dev/null").ok();
 }
 
-/// At the very end: whoever still waits is answered.
+/// At the very end, connections that still wait are answered.
 fn empty_the_queue<D: Driver>(shard: &RefCell<Shard<D>>, listener: &OwnedFd) {
     while let Accepted::Socket(fd) = listener::accept(listener) {
         shard.borrow_mut().turn_away(fd);

@@ -189,7 +189,7 @@ fn a_shard_that_can_accept_nobody_any_more_ends_the_process_with_a_failure(drive
     incident.detected();
     assert_eq!(status.code(), Some(1), "{}", gateway.log());
     let log = gateway.log();
-    assert!(log.contains("nobody can be accepted") && log.contains("the node ends"), "{log}");
+    assert!(log.contains("no connection can be accepted") && log.contains("the node ends"), "{log}");
     assert_eq!(client.end(), End::Lost);
     gateway.restart();
     Client::connect(gateway.port).join("lobby");
