@@ -6,7 +6,7 @@ usage() {
     cat <<'TEXT'
 reliability.sh [--report]
 
-  (nothing)   runs every test that scripts/reliability/*.txt name (some twenty minutes: stories mostly wait), then writes docs/reliability.md
+  (nothing)   runs every test that scripts/reliability/*.txt name (a quarter of an hour: stories mostly wait), then writes docs/reliability.md
               and holds the times beside a hostile client to their bounds (scripts/reliability/bounds.py)
   --report    only writes the report and judges the times, from the last run
 
