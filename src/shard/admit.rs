@@ -40,20 +40,20 @@ impl Bucket {
 impl<D: Driver> Shard<D> {
     /// Takes in a socket that was just accepted; it is non-blocking. The shard owns its number from here on.
     pub fn handle_accepted(&mut self, fd: Fd) {
-        self.counters.accepted.add(1);
-        let now = self.clock.tick;
+        self.turn.counters.accepted.add(1);
+        let now = self.turn.clock.tick;
         let refusal = self.admission_refusal();
-        if self.handshakes >= self.settings.options.limits.handshakes_per_shard {
+        if self.handshakes >= self.turn.settings.options.limits.handshakes_per_shard {
             return self.refuse_unasked(fd, Refusal::ConnectionRate);
         }
-        if self.connections.len() >= self.settings.slots {
+        if self.connections.len() >= self.turn.settings.slots {
             return self.refuse_unasked(fd, Refusal::Capacity);
         }
-        let deadline = now + self.settings.handshake_deadline;
-        let rate = self.settings.message_burst;
-        let proxied = self.settings.options.proxy_protocol
-            && self.driver.peer(fd).is_some_and(|peer| self.settings.trusts(peer.ip()));
-        let accepted_us = self.clock.mono_us();
+        let deadline = now + self.turn.settings.handshake_deadline;
+        let rate = self.turn.settings.message_burst;
+        let proxied = self.turn.settings.options.proxy_protocol
+            && self.driver.peer(fd).is_some_and(|peer| self.turn.settings.trusts(peer.ip()));
+        let accepted_us = self.turn.clock.mono_us();
         let token = self.connections.insert(|generation| {
             let mut entry = Entry::new(fd, generation, now, deadline);
             entry.tokens = rate;
@@ -70,7 +70,7 @@ impl<D: Driver> Shard<D> {
             entry
         });
         self.handshakes += 1;
-        self.counters.sockets.set(self.connections.len() as u64);
+        self.turn.counters.sockets.set(self.connections.len() as u64);
         if self.driver.arm(fd, token).is_err() {
             self.refuse(token, Refusal::Capacity);
             self.settle();
@@ -82,17 +82,17 @@ impl<D: Driver> Shard<D> {
         if self.refusing {
             return Some(Refusal::Draining);
         }
-        let open: u64 = self.settings.node_counters.iter().map(|shard| shard.sockets.value()).sum();
-        if open >= self.settings.budgets.connections {
+        let open: u64 = self.turn.settings.node_counters.iter().map(|shard| shard.sockets.value()).sum();
+        if open >= self.turn.settings.budgets.connections {
             return Some(Refusal::Capacity);
         }
-        let now = self.clock.tick;
+        let now = self.turn.clock.tick;
         (!self.admission.take(now)).then_some(Refusal::ConnectionRate)
     }
 
     /// Seconds after which a refused client may try again: jittered, so that a crowd does not come back at once.
     pub(super) fn retry_after_s(&mut self) -> u32 {
-        1 + self.random.below(5)
+        1 + self.turn.random.below(5)
     }
 
     /// Requests that were refused for their senders' mistakes. Each takes as much time as dozens of messages, and whoever is
@@ -103,7 +103,7 @@ impl<D: Driver> Shard<D> {
 
     /// Takes in a socket that was just accepted only to refuse it.
     pub fn turn_away(&mut self, fd: Fd) {
-        self.counters.accepted.add(1);
+        self.turn.counters.accepted.add(1);
         self.refuse_unasked(fd, Refusal::Capacity);
     }
 
@@ -118,7 +118,7 @@ impl<D: Driver> Shard<D> {
         let _ = self.driver.send(fd, &answer);
         self.driver.finish(fd);
         self.driver.discard(fd);
-        self.counters.refused[refusal as usize].add(1);
+        self.turn.counters.refused[refusal as usize].add(1);
     }
 }
 

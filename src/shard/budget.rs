@@ -49,21 +49,21 @@ impl<D: Driver> Shard<D> {
     /// Takes a connection's unfinished message out of its entry and of the accounts.
     pub(super) fn take_partial(&mut self, token: Token) -> Option<Box<Partial>> {
         let partial = self.connections.find(token)?.partial.take()?;
-        self.counters.unfinished_bytes.sub(partial.pinned_bytes() as u64);
+        self.turn.counters.unfinished_bytes.sub(partial.pinned_bytes() as u64);
         Some(partial)
     }
 
     /// Keeps a connection's unfinished message.
     pub(super) fn keep_partial(&mut self, token: Token, partial: Box<Partial>) {
         let Some(entry) = self.connections.find(token) else { return };
-        self.counters.unfinished_bytes.add(partial.pinned_bytes() as u64);
+        self.turn.counters.unfinished_bytes.add(partial.pinned_bytes() as u64);
         entry.partial = Some(partial);
         self.holders.note(token, entry);
     }
 
     /// Ends who holds the most while the node is over a budget. What one turn adds may go over it.
     pub(super) fn hold_to_budgets(&mut self) {
-        let budgets = self.settings.budgets;
+        let budgets = self.turn.settings.budgets;
         self.hold_to(budgets.outbox_bytes, |shard| &shard.outbox_bytes, Entry::outbox_bytes, CloseReason::OutboxBudget);
         let size = |entry: &Entry| entry.partial.as_ref().map_or(0, |partial| partial.pinned_bytes());
         self.hold_to(budgets.unfinished_bytes, |shard| &shard.unfinished_bytes, size, CloseReason::MessageBudget);
@@ -78,9 +78,9 @@ impl<D: Driver> Shard<D> {
         reason: CloseReason,
     ) {
         let is_over = |shard: &Self| {
-            let all = &shard.settings.node_counters;
+            let all = &shard.turn.settings.node_counters;
             let node = || all.iter().map(|shard| held(shard).value()).sum::<u64>();
-            held(&shard.counters).value() * all.len() as u64 > budget && node() > budget
+            held(&shard.turn.counters).value() * all.len() as u64 > budget && node() > budget
         };
         if !is_over(self) {
             return;

@@ -103,7 +103,7 @@ impl<D: Driver> Shard<D> {
             Command::Drain { window_ms } => {
                 self.refusing = true;
                 let window = ticks(std::time::Duration::from_millis(u64::from(window_ms)));
-                self.drain = Some(Drain { start: self.clock.tick, window });
+                self.drain = Some(Drain { start: self.turn.clock.tick, window });
             }
             Command::Stop => self.stopped = true,
             Command::Rooms { limit, answer } => answer(self.busiest_rooms(limit)),
@@ -158,7 +158,7 @@ impl<D: Driver> Shard<D> {
         let told = self.forwarded.get(&index).map(ToString::to_string);
         let peer = told.or_else(|| self.driver.peer(entry.fd).map(|peer| peer.to_string()));
         ConnectionInfo {
-            id: self.id(token).to_string(),
+            id: self.turn.id(token).to_string(),
             state: match entry.state {
                 State::Handshaking => "handshake",
                 State::Open => "open",
@@ -173,7 +173,7 @@ impl<D: Driver> Shard<D> {
 
     fn close_by_id(&mut self, id: ConnectionId) -> bool {
         let token = Token { index: id.index, generation: id.generation };
-        if self.id(token) != id || !self.is_open(token) {
+        if self.turn.id(token) != id || !self.is_open(token) {
             return false;
         }
         self.close(token, CloseReason::Operator);

@@ -32,14 +32,14 @@ impl<D: Driver> Shard<D> {
         let Some(entry) = self.connections.find(token).filter(|entry| entry.state == State::Open) else { return };
         entry.state = State::Ending;
         entry.reason = Some(reason);
-        self.endings.push_back(Ending::Close(token, reason));
+        self.turn.endings.push_back(Ending::Close(token, reason));
     }
 
     /// Ends a connection whose socket is of no more use. `reason` counts only where none was noted before.
     pub(super) fn gone(&mut self, token: Token, reason: CloseReason) {
         let Some(entry) = self.connections.find(token).filter(|entry| entry.state != State::Released) else { return };
         let before = std::mem::replace(&mut entry.state, State::Ending);
-        self.endings.push_back(Ending::Gone(token, reason, before));
+        self.turn.endings.push_back(Ending::Gone(token, reason, before));
     }
 
     /// Answers a request without upgrading it, then ends.
@@ -47,7 +47,7 @@ impl<D: Driver> Shard<D> {
         let found = self.connections.find(token).filter(|entry| entry.state == State::Handshaking);
         let Some(entry) = found else { return };
         entry.state = State::Ending;
-        self.endings.push_back(Ending::Refuse(token, refusal));
+        self.turn.endings.push_back(Ending::Refuse(token, refusal));
     }
 
     /// The peer's close frame came. After it nothing of the connection matters.
@@ -61,14 +61,14 @@ impl<D: Driver> Shard<D> {
             State::Ending | State::Closing => {}
             State::Handshaking | State::Lingering | State::Released => return,
         }
-        self.endings.push_back(Ending::ClosedByPeer(token, code));
+        self.turn.endings.push_back(Ending::ClosedByPeer(token, code));
     }
 
     /// Carries out the endings that were decided since the last call, in order. Called between events, never within one: the
     /// only place where a connection ends.
     #[inline]
     pub(super) fn settle(&mut self) {
-        if !self.endings.is_empty() {
+        if !self.turn.endings.is_empty() {
             self.carry_out_endings();
         }
     }
@@ -76,7 +76,7 @@ impl<D: Driver> Shard<D> {
     #[cold]
     #[inline(never)]
     fn carry_out_endings(&mut self) {
-        while let Some(ending) = self.endings.pop_front() {
+        while let Some(ending) = self.turn.endings.pop_front() {
             match ending {
                 Ending::Close(token, reason) => self.begin_close(token, reason),
                 Ending::ClosedByPeer(token, code) => self.answer_close(token, code),
@@ -104,8 +104,8 @@ impl<D: Driver> Shard<D> {
         }
         let mut code = reason.code();
         if matches!(reason, CloseReason::Drain | CloseReason::MaxAge) {
-            code = self.settings.options.drain_close_code;
-            let reconnect_ms = u64::from(self.random.below(limits::RECONNECT_AFTER.as_millis() as u32));
+            code = self.turn.settings.options.drain_close_code;
+            let reconnect_ms = u64::from(self.turn.random.below(limits::RECONNECT_AFTER.as_millis() as u32));
             self.reply(dialect, &Notice::Shutdown { reconnect_ms });
         }
         if code != 0 {
@@ -135,7 +135,7 @@ impl<D: Driver> Shard<D> {
 
     /// From [`State::Ending`] to [`State::Closing`]; the connection's dialect. `None` where it closes already, or is gone.
     fn begin_closing(&mut self, token: Token) -> Option<DialectId> {
-        let deadline = self.clock.tick + self.settings.close_deadline;
+        let deadline = self.turn.clock.tick + self.turn.settings.close_deadline;
         let entry = self.connections.find(token).filter(|entry| entry.state == State::Ending)?;
         entry.state = State::Closing;
         entry.deadline = deadline;
@@ -149,14 +149,14 @@ impl<D: Driver> Shard<D> {
         let retry_after_s = (refusal.status() == 503).then(|| self.retry_after_s());
         let mut answer = Vec::with_capacity(512);
         handshake::refuse(&mut answer, refusal, retry_after_s);
-        self.counters.refused[refusal as usize].add(1);
+        self.turn.counters.refused[refusal as usize].add(1);
         self.answer_and_finish(token, &answer);
     }
 
     /// Sends the last octets of a connection that was never upgraded.
     pub(super) fn answer_and_finish(&mut self, token: Token, answer: &[u8]) {
         self.leave_handshake(token);
-        let deadline = self.clock.tick + self.settings.close_deadline;
+        let deadline = self.turn.clock.tick + self.turn.settings.close_deadline;
         let Some(entry) = self.connections.find(token) else { return };
         entry.state = State::Closing;
         entry.deadline = deadline;
@@ -195,10 +195,10 @@ impl<D: Driver> Shard<D> {
         if before == State::Handshaking {
             let refusal = if reason == CloseReason::Eof { Refusal::Eof } else { Refusal::Reset };
             self.leave_handshake(token);
-            self.counters.refused[refusal as usize].add(1);
+            self.turn.counters.refused[refusal as usize].add(1);
         } else if upgraded {
-            self.counters.connections.sub(1);
-            self.counters.closed[noted as usize].add(1);
+            self.turn.counters.connections.sub(1);
+            self.turn.counters.closed[noted as usize].add(1);
         }
         self.leave_all(token);
         self.shrink_outbox(token, false);
@@ -223,7 +223,7 @@ impl<D: Driver> Shard<D> {
     /// The driver will say nothing more of this connection.
     pub(super) fn free(&mut self, token: Token) {
         self.connections.remove(token);
-        self.counters.sockets.set(self.connections.len() as u64);
+        self.turn.counters.sockets.set(self.connections.len() as u64);
     }
 
     /// Takes a connection out of the handshake's accounts.

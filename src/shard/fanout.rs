@@ -62,7 +62,7 @@ impl<D: Driver> Shard<D> {
         let Some(entry) = self.connections.at(member) else { return };
         let token = Token { index: member, generation: entry.generation };
         let form = entry.form;
-        let id = self.id(token);
+        let id = self.turn.id(token);
         let Some(batch) = self.subscriptions.get_mut(room as usize).and_then(|s| s.room.batch()) else { return };
         let encoding = &mut self.encoding;
         let encoded = batch.encoded(form, |publications| encoding.encode(form, publications)).clone();
@@ -72,17 +72,17 @@ impl<D: Driver> Shard<D> {
         if batch.is_echoless() && batch.publications().iter().any(|publication| is_own(publication, id)) {
             return self.send_without_own(room, token, &encoded);
         }
-        self.counters.messages_out[MessageType::Message as usize].add(u64::from(encoded.messages));
+        self.turn.counters.messages_out[MessageType::Message as usize].add(u64::from(encoded.messages));
         self.deliver(token, &Chunk::whole(encoded.buffer, Tag::Room(room), encoded.messages));
     }
 
     /// Sends what is left of a batch when the member's own publications without echo are taken out.
     fn send_without_own(&mut self, room: u32, token: Token, encoded: &crate::room::Encoded) {
-        let id = self.id(token);
+        let id = self.turn.id(token);
         let Some(batch) = self.subscriptions.get_mut(room as usize).and_then(|s| s.room.batch()) else { return };
         let wanted: Vec<bool> = batch.publications().iter().map(|publication| !is_own(publication, id)).collect();
         for (range, messages) in encoded.ranges(|i| wanted[i]) {
-            self.count_out(MessageType::Message, u64::from(messages));
+            self.turn.count_out(MessageType::Message, u64::from(messages));
             let chunk = Chunk {
                 start: range.start,
                 end: range.end,

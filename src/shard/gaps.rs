@@ -67,20 +67,20 @@ impl<D: Driver> Shard<D> {
         }
         let Some(frame) = self.gap_frame(token, room, reason) else {
             // The dialect has no words for a gap.
-            if self.settings.options.close_on_gap {
+            if self.turn.settings.options.close_on_gap {
                 self.close(token, CloseReason::Gap);
             }
             return;
         };
-        self.counters.gaps[reason as usize].add(1);
-        self.count_out(MessageType::Gap, 1);
+        self.turn.counters.gaps[reason as usize].add(1);
+        self.turn.count_out(MessageType::Gap, 1);
         self.send(token, &frame);
     }
 
     /// The notice for one client; its moment of coming back is its own.
     pub(super) fn gap_frame(&mut self, token: Token, room: Option<u32>, reason: GapReason) -> Option<Vec<u8>> {
         let dialect = self.connections.find(token)?.form.dialect;
-        let resync_ms = u64::from(self.random.below(RESYNC_AFTER.as_millis() as u32));
+        let resync_ms = u64::from(self.turn.random.below(RESYNC_AFTER.as_millis() as u32));
         let name = match room {
             Some(room) => Some(self.subscriptions.get(room as usize)?.room.name().clone()),
             None => None,

@@ -41,7 +41,7 @@ impl<D: Driver> Shard<D> {
             Ok(None) => return self.keep_head(token, whole, progress),
             Err(refusal) => return self.refuse(token, refusal),
         };
-        match handshake::parse_from(request, self.settings.options.limits.head_bytes, &mut progress) {
+        match handshake::parse_from(request, self.turn.settings.options.limits.head_bytes, &mut progress) {
             Ok(None) => self.keep_head(token, whole, progress),
             // Nothing may be said before the answer: not a second request, not a frame.
             Ok(Some((_, length))) if length < request.len() => self.refuse(token, Refusal::BadRequest),
@@ -67,7 +67,7 @@ impl<D: Driver> Shard<D> {
         let Some(destination) = self.destination(upgrade.path) else {
             return self.refuse(token, Refusal::NotFound);
         };
-        if !handshake::origin_allowed(&self.settings.options.origins, upgrade) {
+        if !handshake::origin_allowed(&self.turn.settings.options.origins, upgrade) {
             return self.refuse(token, Refusal::ForbiddenOrigin);
         }
         let deflate = match self.agree_deflate(upgrade) {
@@ -82,14 +82,14 @@ impl<D: Driver> Shard<D> {
         }
         self.note_forwarded(token, upgrade.forwarded_for);
         if upgrade.attempt() > 0 {
-            self.counters.reconnects.add(1);
+            self.turn.counters.reconnects.add(1);
         }
         self.open(token, &destination);
     }
 
     /// permessage-deflate where the configuration turns it on and the client offers it.
     fn agree_deflate(&self, upgrade: &Upgrade<'_>) -> Result<Option<Deflate>, Refusal> {
-        if self.settings.options.compression { deflate::agree(upgrade.extensions()) } else { Ok(None) }
+        if self.turn.settings.options.compression { deflate::agree(upgrade.extensions()) } else { Ok(None) }
     }
 
     /// The upgrade is granted; its answer is in `reply`, and the welcome goes with it in one send.
@@ -97,17 +97,17 @@ impl<D: Driver> Shard<D> {
         let Some(entry) = self.connections.find(token) else { return };
         entry.state = State::Open;
         entry.flags.set(Flags::UPGRADED);
-        let waited_us = self.clock.mono_us().wrapping_sub(std::mem::take(&mut entry.batch));
+        let waited_us = self.turn.clock.mono_us().wrapping_sub(std::mem::take(&mut entry.batch));
         entry.deadline = 0;
         // The first ping comes at a random moment of the interval's second half: those of a silent crowd are spread, and a client
         // that has just come has time.
-        let silent = self.random.below(u32::from(self.settings.heartbeat.ping / 2)) as u16;
+        let silent = self.turn.random.below(u32::from(self.turn.settings.heartbeat.ping / 2)) as u16;
         entry.heard = entry.heard.wrapping_sub(silent);
-        self.counters.upgraded.add(1);
-        self.counters.connections.add(1);
-        self.counters.handshake_duration.record(u64::from(waited_us) * 1_000, 1);
-        let id = self.id(token);
-        let settings = self.settings.clone();
+        self.turn.counters.upgraded.add(1);
+        self.turn.counters.connections.add(1);
+        self.turn.counters.handshake_duration.record(u64::from(waited_us) * 1_000, 1);
+        let id = self.turn.id(token);
+        let settings = self.turn.settings.clone();
         let options = &settings.options;
         let (ping_ms, pong_ms) = (options.ping_interval.as_millis() as u64, options.pong_timeout.as_millis() as u64);
         self.reply(destination.dialect, &Notice::Welcome { id, node: &options.node_name, ping_ms, pong_ms });
@@ -121,16 +121,16 @@ impl<D: Driver> Shard<D> {
         let mut answer = Vec::with_capacity(512);
         match path {
             "/health" => {
-                let readiness = self.settings.state.readiness();
+                let readiness = self.turn.settings.state.readiness();
                 handshake::respond(&mut answer, readiness.status(), "application/json", readiness.body().as_bytes());
             }
-            _ => match self.settings.options.demo_page.filter(|_| path == "/demo") {
+            _ => match self.turn.settings.options.demo_page.filter(|_| path == "/demo") {
                 Some(page) => handshake::respond(&mut answer, 200, "text/html; charset=utf-8", page.as_bytes()),
                 None if self.destination(path).is_some() => return self.refuse(token, Refusal::UpgradeRequired),
                 None => return self.refuse(token, Refusal::NotFound),
             },
         }
-        self.counters.plain.add(1);
+        self.turn.counters.plain.add(1);
         self.answer_and_finish(token, &answer);
     }
 
@@ -148,7 +148,7 @@ impl<D: Driver> Shard<D> {
 
     /// What is spoken at a path: the configuration's routes first, then the built-in ones.
     fn destination(&self, path: &str) -> Option<Destination> {
-        if let Some(route) = self.settings.routes.get(path) {
+        if let Some(route) = self.turn.settings.routes.get(path) {
             return Some(Destination { dialect: route.dialect, room: route.room.clone() });
         }
         let (dialect, route) = DialectId::route(path)?;
@@ -179,7 +179,7 @@ impl<D: Driver> Shard<D> {
         let Ok(address) = last.trim().parse::<IpAddr>() else { return };
         let Some(fd) = self.connections.find(token).map(|entry| entry.fd) else { return };
         let proxy = self.driver.peer(fd).map(|peer| peer.ip());
-        if proxy.is_some_and(|ip| self.settings.trusts(ip)) {
+        if proxy.is_some_and(|ip| self.turn.settings.trusts(ip)) {
             self.forwarded.insert(token.index, address);
         }
     }

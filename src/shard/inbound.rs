@@ -108,8 +108,8 @@ impl<D: Driver> Shard<D> {
         match self.driver.recv(entry.fd, &mut scratch[start..start + size]) {
             Ok(0) => self.handle_eof(token),
             Ok(length) => {
-                self.counters.bytes_in.add(length as u64);
-                entry.hear(self.clock.tick);
+                self.turn.counters.bytes_in.add(length as u64);
+                entry.hear(self.turn.clock.tick);
                 let more = length == size || entry.flags.has(Flags::HANGUP);
                 *used = start + length;
                 return Some(Received { token, octets: start..start + length, more, was_excess });
@@ -174,7 +174,7 @@ impl<D: Driver> Shard<D> {
         let mut partial = self.take_partial(token);
         let was_partial = partial.is_some();
         let Some(entry) = self.connections.find(token) else { return false };
-        let rules = Rules { deflate: entry.form.deflate, ..self.settings.rules };
+        let rules = Rules { deflate: entry.form.deflate, ..self.turn.settings.rules };
         let mut position = 0;
         let (mut offence, mut messages, mut pongs) = (None, 0, 0);
         self.excess = false;
@@ -209,7 +209,7 @@ impl<D: Driver> Shard<D> {
 
     /// Keeps what is unfinished, and gives it its deadline if it is new. A connection that is being closed has its own.
     fn note_unfinished(&mut self, token: Token, partial: Option<Box<message::Partial>>, same: bool) {
-        let deadline = self.clock.tick + self.settings.message_deadline;
+        let deadline = self.turn.clock.tick + self.turn.settings.message_deadline;
         let Some(entry) = self.connections.find(token) else { return };
         match (entry.state, &partial) {
             (State::Open, None) => entry.deadline = 0,
@@ -232,7 +232,7 @@ impl<D: Driver> Shard<D> {
             // After our own close frame only the peer's matters (RFC 6455 §5.5.1).
             _ if !self.is_open(token) => {}
             Event::Ping(payload) => {
-                self.counters.messages_in[MessageType::Ping as usize].add(1);
+                self.turn.counters.messages_in[MessageType::Ping as usize].add(1);
                 if self.take_token(token) {
                     self.pong(payload);
                 } else {
@@ -249,7 +249,7 @@ impl<D: Driver> Shard<D> {
 
     fn pong(&mut self, payload: &[u8]) {
         frame::write_frame(&mut self.reply, frame::PONG, payload);
-        self.count_out(MessageType::Ping, 1);
+        self.turn.count_out(MessageType::Ping, 1);
     }
 
     /// What one read brought is answered with one send, up to a size that still fits a socket's buffer.
@@ -267,7 +267,7 @@ impl<D: Driver> Shard<D> {
     /// Takes a token of the connection's message rate; pings and messages are paid from the same purse.
     pub(super) fn take_token(&mut self, token: Token) -> bool {
         let (rate, burst, now) =
-            (self.settings.options.limits.message_rate, self.settings.message_burst, self.clock.tick);
+            (self.turn.settings.options.limits.message_rate, self.turn.settings.message_burst, self.turn.clock.tick);
         let taken = self.connections.find(token).is_some_and(|entry| entry.take_token(now, rate, burst));
         self.excess |= !taken;
         taken

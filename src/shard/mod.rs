@@ -32,6 +32,7 @@ mod settings;
 mod sweep;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -42,30 +43,13 @@ use slab::Slab;
 use crate::conn::{Connections, Slices, Tick, Token};
 use crate::counters::ShardCounters;
 use crate::limits;
-use crate::model::ConnectionId;
 use crate::model::RoomName;
 use crate::relay::ToRelay;
 use driver::{Driver, Event};
 use rooms::Subscription;
 pub use settings::{Budgets, Options, PublishPolicy, RoomRule, Route, Settings, SlowPolicy};
-
-/// What time it is, as the loop last looked.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Clock {
-    /// The shard's own ticks; only its sweep moves them on.
-    pub tick: Tick,
-    /// Monotonic ns, for durations.
-    pub mono_ns: u64,
-    /// Unix ns, for timestamps and latency across nodes; decides nothing (G11).
-    pub unix_ns: u64,
-}
-
-impl Clock {
-    /// Monotonic µs modulo 2³², for short durations.
-    fn mono_us(self) -> u32 {
-        (self.mono_ns / 1_000) as u32
-    }
-}
+pub use turn::Clock;
+use turn::Turn;
 
 /// Who waits for an acknowledgement.
 struct AwaitedAck {
@@ -83,10 +67,7 @@ struct Drain {
 /// See the module.
 pub struct Shard<D> {
     driver: D,
-    settings: Arc<Settings>,
-    counters: Arc<ShardCounters>,
-    clock: Clock,
-    random: Random,
+    turn: Turn,
     connections: Connections,
     /// Requests that come in pieces, by slab index.
     heads: HashMap<u32, handshake::Head>,
@@ -124,8 +105,6 @@ pub struct Shard<D> {
     released: Vec<Event>,
     /// What the driver told while a batch had to be done in the middle of an event: handled after it.
     later: Vec<Event>,
-    /// Ends that were decided and not carried out yet.
-    endings: VecDeque<ending::Ending>,
     /// Where reads lie one after another; twice [`READ_BYTES`], so that the last of them has room whole.
     scratch: Box<[u8]>,
     /// Where in `scratch` lies what was read and not heard yet.
@@ -147,9 +126,6 @@ impl<D: Driver> Shard<D> {
     pub fn new(driver: D, settings: Arc<Settings>, counters: Arc<ShardCounters>, seed: u64) -> Self {
         Self {
             driver,
-            counters,
-            clock: Clock { tick: 1, ..Clock::default() },
-            random: Random(seed | 1),
             connections: Connections::with_capacity(settings.slots),
             heads: HashMap::new(),
             forwarded: HashMap::new(),
@@ -176,7 +152,6 @@ impl<D: Driver> Shard<D> {
             events: Vec::new(),
             released: Vec::new(),
             later: Vec::new(),
-            endings: VecDeque::new(),
             scratch: vec![0; 2 * READ_BYTES].into_boxed_slice(),
             received: Vec::new(),
             reply: Vec::new(),
@@ -186,14 +161,14 @@ impl<D: Driver> Shard<D> {
             refusing: false,
             drain: None,
             stopped: false,
-            settings,
+            turn: Turn::new(settings, counters, seed),
         }
     }
 
     /// Tells the time; ticks are the sweep's business and stay.
     pub fn set_time(&mut self, mono_ns: u64, unix_ns: u64) {
-        self.clock.mono_ns = mono_ns;
-        self.clock.unix_ns = unix_ns;
+        self.turn.clock.mono_ns = mono_ns;
+        self.turn.clock.unix_ns = unix_ns;
     }
 
     /// Whether messages were handled that [`Shard::note_handled`] has not heard of.
@@ -205,7 +180,7 @@ impl<D: Driver> Shard<D> {
     /// that it can have waited.
     pub fn note_handled(&mut self, ns: u64) {
         let handled = std::mem::take(&mut self.handled);
-        self.counters.message_duration.record(ns, u64::from(handled));
+        self.turn.counters.message_duration.record(ns, u64::from(handled));
     }
 
     /// Whether passes are over that [`Shard::note_delivered`] has not heard of.
@@ -220,7 +195,7 @@ impl<D: Driver> Shard<D> {
         for published_ns in self.delivered.drain(..) {
             let took_ns = unix_ns.saturating_sub(published_ns);
             if took_ns <= HOUR_NS {
-                self.counters.publish_delivery.record(took_ns, 1);
+                self.turn.counters.publish_delivery.record(took_ns, 1);
             }
         }
     }
@@ -242,7 +217,7 @@ impl<D: Driver> Shard<D> {
         self.handle_later();
         // A failure that comes later is taken off the next batch: a counter never falls.
         if self.queued_bytes > 0 {
-            self.counters.bytes_out.add(std::mem::take(&mut self.queued_bytes) as u64);
+            self.turn.counters.bytes_out.add(std::mem::take(&mut self.queued_bytes) as u64);
         }
     }
 
@@ -309,7 +284,7 @@ impl<D: Driver> Shard<D> {
     /// Whether deliveries may be taken from the mailbox: not before a gap is told to everybody, and not more than the rooms
     /// may hold; what the mailbox has no room for meanwhile is one more gap.
     pub fn takes_deliveries(&self) -> bool {
-        self.gaps.is_empty() && self.fanout_bytes < self.settings.fanout_bytes
+        self.gaps.is_empty() && self.fanout_bytes < self.turn.settings.fanout_bytes
     }
 
     /// Whether [`command::Command::Stop`] was given.
@@ -325,31 +300,5 @@ impl<D: Driver> Shard<D> {
     /// Connections in the slab, in whatever state.
     pub fn sockets(&self) -> usize {
         self.connections.len()
-    }
-
-    fn id(&self, token: Token) -> ConnectionId {
-        ConnectionId {
-            node: self.settings.node_id,
-            shard: self.settings.shard,
-            index: token.index,
-            generation: token.generation,
-        }
-    }
-}
-
-/// xorshift64*: jitter, not secrets.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        self.0.wrapping_mul(0x2545_f491_4f6c_dd1d)
-    }
-
-    /// Below `bound`; 0 where `bound` is 0.
-    fn below(&mut self, bound: u32) -> u32 {
-        ((u128::from(self.next()) * u128::from(bound)) >> 64) as u32
     }
 }

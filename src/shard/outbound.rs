@@ -111,29 +111,29 @@ impl<D: Driver> Shard<D> {
             Err(ErrorKind::WouldBlock) => 0,
             Err(ErrorKind::NoMemory | ErrorKind::Broken) => return self.gone(token, CloseReason::Reset),
         };
-        self.counters.bytes_out.add(sent as u64);
+        self.turn.counters.bytes_out.add(sent as u64);
         if sent == length {
             return;
         }
-        let now = self.clock.tick;
+        let now = self.turn.clock.tick;
         let alive = self.connections.find(token).filter(|entry| entry.state != State::Released);
         let Some(entry) = alive else { return };
         let outbox = entry.outbox.get_or_insert_default();
         outbox.begin(chunk(), sent, now);
-        self.counters.outbox_bytes.add(outbox.pinned_bytes() as u64);
+        self.turn.counters.outbox_bytes.add(outbox.pinned_bytes() as u64);
         self.holders.note(token, entry);
     }
 
     /// Queues a chunk in an outbox that exists. Over the cap, what the rooms' policies allow to drop makes room; a reader that
     /// is too slow even so is closed. Last words may go over the cap: there are none after them.
     fn put(&mut self, token: Token, chunk: Chunk) {
-        let (now, cap) = (self.clock.tick, self.settings.options.limits.outbox_bytes);
+        let (now, cap) = (self.turn.clock.tick, self.turn.settings.options.limits.outbox_bytes);
         let Some(entry) = self.connections.find(token) else { return };
         let cap = if entry.state == State::Open { cap } else { usize::MAX };
         let Some(outbox) = &mut entry.outbox else { return };
         let size = chunk.buffer.len() as u64;
         if outbox.push(chunk.clone(), cap, now).is_ok() {
-            self.counters.outbox_bytes.add(size);
+            self.turn.counters.outbox_bytes.add(size);
         } else if self.make_room(token, &chunk).is_err() {
             self.close(token, CloseReason::SlowReader);
         }
@@ -141,7 +141,7 @@ impl<D: Driver> Shard<D> {
 
     /// Drops the oldest chunks of rooms whose policy allows it until `chunk` fits, and tells the gap in front of it.
     fn make_room(&mut self, token: Token, chunk: &Chunk) -> Result<(), Overflow> {
-        let (now, cap) = (self.clock.tick, self.settings.options.limits.outbox_bytes);
+        let (now, cap) = (self.turn.clock.tick, self.turn.settings.options.limits.outbox_bytes);
         let droppable: Vec<u32> = {
             let Some(entry) = self.connections.find(token) else { return Ok(()) };
             let rooms: Vec<u32> = entry.rooms.as_slice().iter().map(|membership| membership.room).collect();
@@ -153,24 +153,24 @@ impl<D: Driver> Shard<D> {
                 return Ok(());
             };
             if outbox.push(chunk.clone(), cap, now).is_ok() {
-                self.counters.outbox_bytes.add(chunk.buffer.len() as u64);
+                self.turn.counters.outbox_bytes.add(chunk.buffer.len() as u64);
                 return Ok(());
             }
             let Some(dropped) = outbox.drop_oldest(|room| droppable.contains(&room)) else {
                 return Err(Overflow);
             };
-            self.counters.outbox_bytes.sub(dropped.bytes as u64);
-            self.counters.dropped[DropReason::Outbox as usize].add(u64::from(dropped.messages));
+            self.turn.counters.outbox_bytes.sub(dropped.bytes as u64);
+            self.turn.counters.dropped[DropReason::Outbox as usize].add(u64::from(dropped.messages));
             self.tell_dropped(token, dropped);
         }
     }
 
     /// Puts a notice in the place of what was dropped, unless an earlier one of the room waits still.
     fn tell_dropped(&mut self, token: Token, dropped: Dropped) {
-        let now = self.clock.tick;
+        let now = self.turn.clock.tick;
         let Some(frame) = self.gap_frame(token, Some(dropped.room), GapReason::Outbox) else {
             // The raw dialect has no notice: it is closed where that is configured, else its loss is only counted.
-            if self.settings.options.close_on_gap {
+            if self.turn.settings.options.close_on_gap {
                 self.close(token, CloseReason::Gap);
             }
             return;
@@ -180,9 +180,9 @@ impl<D: Driver> Shard<D> {
         };
         if !outbox.tells_gap(dropped.room) {
             outbox.tell_gap(dropped.at, Chunk::whole(Rc::from(&frame[..]), Tag::Gap(dropped.room), 1), now);
-            self.counters.outbox_bytes.add(frame.len() as u64);
-            self.counters.gaps[GapReason::Outbox as usize].add(1);
-            self.count_out(MessageType::Gap, 1);
+            self.turn.counters.outbox_bytes.add(frame.len() as u64);
+            self.turn.counters.gaps[GapReason::Outbox as usize].add(1);
+            self.turn.count_out(MessageType::Gap, 1);
         }
     }
 
@@ -198,8 +198,8 @@ impl<D: Driver> Shard<D> {
             match self.driver.send(entry.fd, chunk.bytes()) {
                 Ok(sent) => {
                     outbox.advance(sent);
-                    self.counters.bytes_out.add(sent as u64);
-                    self.counters.outbox_bytes.sub(before - outbox.pinned_bytes() as u64);
+                    self.turn.counters.bytes_out.add(sent as u64);
+                    self.turn.counters.outbox_bytes.sub(before - outbox.pinned_bytes() as u64);
                 }
                 Err(ErrorKind::WouldBlock) => return,
                 Err(ErrorKind::NoMemory | ErrorKind::Broken) => return self.gone(token, CloseReason::Reset),
@@ -226,7 +226,7 @@ impl<D: Driver> Shard<D> {
             entry.outbox = None;
         }
         let after = entry.outbox_bytes() as u64;
-        self.counters.outbox_bytes.sub(before - after);
+        self.turn.counters.outbox_bytes.sub(before - after);
     }
 
     fn drops_oldest(&self, room: u32) -> bool {
@@ -236,9 +236,5 @@ impl<D: Driver> Shard<D> {
     /// Whether messages may still be handed to this connection.
     pub(super) fn is_open(&mut self, token: Token) -> bool {
         self.connections.find(token).is_some_and(|entry| entry.state == State::Open)
-    }
-
-    pub(super) fn count_out(&self, kind: MessageType, n: u64) {
-        self.counters.messages_out[kind as usize].add(n);
     }
 }

@@ -40,20 +40,20 @@ impl<D: Driver> Shard<D> {
     fn handle_intent(&mut self, token: Token, dialect: DialectId, intent: Intent<'_>) {
         match intent {
             Intent::Join { room, reference } => {
-                self.count_in(MessageType::Join);
+                self.turn.count_in(MessageType::Join);
                 self.join(token, &room, reference);
             }
             Intent::Leave { room, reference } => {
-                self.count_in(MessageType::Leave);
+                self.turn.count_in(MessageType::Leave);
                 self.leave(token, &room);
                 self.reply(dialect, &Notice::Left { room: &room, reference });
             }
             Intent::Ping { reference } => {
-                self.count_in(MessageType::Ping);
+                self.turn.count_in(MessageType::Ping);
                 self.reply(dialect, &Notice::Pong { reference });
             }
             Intent::Publish { room, kind, payload, echo, ack, reference } => {
-                self.count_in(MessageType::Message);
+                self.turn.count_in(MessageType::Message);
                 let own;
                 let room: &str = match &room {
                     Some(room) => room,
@@ -73,7 +73,7 @@ impl<D: Driver> Shard<D> {
             }
             Intent::Echo(message) => self.echo(token, message),
             Intent::Invalid { code, message, reference } => {
-                self.count_in(MessageType::Error);
+                self.turn.count_in(MessageType::Error);
                 self.reply(dialect, &Notice::Refused { code, message: &message, reference });
             }
             Intent::Unsupported => {
@@ -95,9 +95,9 @@ impl<D: Driver> Shard<D> {
             Payload::Text(_) => frame::TEXT,
             Payload::Binary(_) => frame::BINARY,
         };
-        self.count_in(MessageType::Message);
+        self.turn.count_in(MessageType::Message);
         encode::write(&mut self.reply, opcode, message.bytes(), deflate);
-        self.count_out(MessageType::Message, 1);
+        self.turn.count_out(MessageType::Message, 1);
     }
 
     fn publish(
@@ -108,14 +108,14 @@ impl<D: Driver> Shard<D> {
     ) -> Result<(), (ErrorCode, &'static str)> {
         let known = self.by_name.get_key_value(publish.room).map(|(name, index)| (name.clone(), *index));
         if let Err(refused) = self.may_publish(token, publish.room, known.as_ref().map(|(_, index)| *index)) {
-            self.counters.dropped[DropReason::Forbidden as usize].add(1);
+            self.turn.counters.dropped[DropReason::Forbidden as usize].add(1);
             return Err(refused);
         }
         let full = self.to_relay.len() + self.held >= PUBLISH_QUEUE_MESSAGES
             || self.to_relay_bytes + publish.payload.len() > PUBLISH_QUEUE_BYTES
             || self.acks.len() >= PUBLISH_QUEUE_MESSAGES;
         if full {
-            self.counters.dropped[DropReason::Unavailable as usize].add(1);
+            self.turn.counters.dropped[DropReason::Unavailable as usize].add(1);
             return Err((ErrorCode::Unavailable, "the node cannot take more messages just now; try again"));
         }
         let index = known.as_ref().map(|(_, index)| *index as usize);
@@ -123,9 +123,9 @@ impl<D: Driver> Shard<D> {
             room: known.map_or_else(|| RoomName::from(publish.room), |(name, _)| name),
             kind: publish.kind,
             payload: bytes::Bytes::copy_from_slice(publish.payload),
-            from: Some(self.id(token)),
+            from: Some(self.turn.id(token)),
             echo: publish.echo,
-            time_unix_ns: self.clock.unix_ns,
+            time_unix_ns: self.turn.clock.unix_ns,
         };
         self.to_relay_bytes += publication.payload.len();
         let ack = awaited.map(|awaited| self.acks.insert(awaited) as AckToken);
@@ -143,7 +143,7 @@ impl<D: Driver> Shard<D> {
     fn may_publish(&mut self, token: Token, room: &str, known: Option<u32>) -> Result<(), (ErrorCode, &'static str)> {
         let policy = known
             .and_then(|index| self.subscriptions.get(index as usize))
-            .map_or_else(|| self.settings.policy(room), |subscription| subscription.policy);
+            .map_or_else(|| self.turn.settings.policy(room), |subscription| subscription.policy);
         match policy.publish {
             PublishPolicy::Any => Ok(()),
             PublishPolicy::Members => {
@@ -177,7 +177,7 @@ impl<D: Driver> Shard<D> {
     /// Over the message rate.
     #[cold]
     fn handle_excess(&mut self, token: Token, dialect: DialectId) {
-        self.counters.dropped[DropReason::RateLimited as usize].add(1);
+        self.turn.counters.dropped[DropReason::RateLimited as usize].add(1);
         let Some(entry) = self.connections.find(token) else { return };
         match dialect.over_rate() {
             OverRate::Tell if !entry.flags.has(Flags::RATE_TOLD) => {
@@ -196,7 +196,7 @@ impl<D: Driver> Shard<D> {
         let (said, payload) = self.encoding.notice(dialect, notice);
         let Some(opcode) = encode::opcode(said) else { return false };
         frame::write_frame(&mut self.reply, opcode, payload);
-        self.count_out(message_type(notice), 1);
+        self.turn.count_out(message_type(notice), 1);
         true
     }
 
@@ -205,10 +205,6 @@ impl<D: Driver> Shard<D> {
         if let Some(dialect) = self.dialect(token) {
             self.reply(dialect, &Notice::Refused { code, message, reference });
         }
-    }
-
-    fn count_in(&self, kind: MessageType) {
-        self.counters.messages_in[kind as usize].add(1);
     }
 }
 

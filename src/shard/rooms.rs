@@ -50,7 +50,7 @@ impl<D: Driver> Shard<D> {
 
     /// Makes a connection a member. Idempotent; the room's name is valid.
     pub(super) fn join(&mut self, token: Token, name: &str, reference: Option<&str>) {
-        let limit = self.settings.options.limits.rooms_per_connection;
+        let limit = self.turn.settings.options.limits.rooms_per_connection;
         let known = self.by_name.get(name).copied();
         let Some(entry) = self.connections.find(token) else { return };
         let membership = known.and_then(|room| entry.rooms.find(room));
@@ -79,13 +79,13 @@ impl<D: Driver> Shard<D> {
 
     fn subscribe(&mut self, name: &str) -> u32 {
         let name = RoomName::from(name);
-        let policy = self.settings.policy(&name);
+        let policy = self.turn.settings.policy(&name);
         let room = Room::new(name.clone());
         let index =
             self.subscriptions.insert(Subscription { room, policy, waiters: Some(Vec::new()), held: Vec::new() })
                 as u32;
         self.by_name.insert(name.clone(), index);
-        self.counters.rooms.set(self.subscriptions.len() as u64);
+        self.turn.counters.rooms.set(self.subscriptions.len() as u64);
         self.to_relay.push_back(ToRelay::Subscribe(name));
         index
     }
@@ -95,7 +95,7 @@ impl<D: Driver> Shard<D> {
         self.fanout_bytes -= subscription.room.pending_bytes();
         let name = subscription.room.name().clone();
         self.by_name.remove(&name);
-        self.counters.rooms.set(self.subscriptions.len() as u64);
+        self.turn.counters.rooms.set(self.subscriptions.len() as u64);
         self.to_relay.push_back(ToRelay::Unsubscribe(name));
     }
 
@@ -204,7 +204,7 @@ impl<D: Driver> Shard<D> {
         let Some(index) = self.by_name.remove(name) else { return };
         self.release_held(index);
         let subscription = self.subscriptions.remove(index as usize);
-        self.counters.rooms.set(self.subscriptions.len() as u64);
+        self.turn.counters.rooms.set(self.subscriptions.len() as u64);
         for waiter in subscription.waiters.unwrap_or_default() {
             let open = self.connections.find(waiter.token).filter(|entry| entry.state == State::Open);
             let Some(entry) = open else { continue };

@@ -24,7 +24,7 @@ impl<D: Driver> Shard<D> {
         // Who is sent away leaves evenly.
         let least = if self.sends_away() { 0 } else { LEAST };
         for _ in 0..count.min(MAKE_UP_TICKS) {
-            self.clock.tick += 1;
+            self.turn.clock.tick += 1;
             self.slices.tick(self.connections.end(), least);
         }
     }
@@ -35,7 +35,7 @@ impl<D: Driver> Shard<D> {
             return;
         }
         let sends_away = self.sends_away();
-        let (heartbeat, stall) = (self.settings.heartbeat, self.settings.write_stall);
+        let (heartbeat, stall) = (self.turn.settings.heartbeat, self.turn.settings.write_stall);
         let times = 1 + self.slices.late() as usize;
         let mut finds = times * FINDS;
         for _ in 0..times * LOOKS {
@@ -50,12 +50,12 @@ impl<D: Driver> Shard<D> {
         }
         if self.slices.ends_round() {
             self.holders.forget_empty(&mut self.connections);
-            self.counters.outbox_max_bytes.set(std::mem::take(&mut self.sweep_max_outbox));
+            self.turn.counters.outbox_max_bytes.set(std::mem::take(&mut self.sweep_max_outbox));
         }
     }
 
     fn sends_away(&self) -> bool {
-        self.drain.is_some() || self.settings.max_age != 0
+        self.drain.is_some() || self.turn.settings.max_age != 0
     }
 
     /// Whether the look came to something. With a million connections this runs a million times a second: nothing is looked up twice.
@@ -70,7 +70,7 @@ impl<D: Driver> Shard<D> {
         if told {
             entry.flags.set(Flags::RATE_BEFORE);
         }
-        match due(entry, self.clock.tick, heartbeat, stall) {
+        match due(entry, self.turn.clock.tick, heartbeat, stall) {
             Due::Nothing => return sends_away && self.send_away_if_due(token),
             Due::Ping => {
                 frame::write_frame(&mut self.reply, frame::PING, &[]);
@@ -96,9 +96,9 @@ impl<D: Driver> Shard<D> {
     /// Closes a connection whose moment in a drain, or whose age, has come; whether it has.
     fn send_away_if_due(&mut self, token: Token) -> bool {
         let Some(entry) = self.connections.find(token).filter(|entry| entry.state == State::Open) else { return false };
-        let now = self.clock.tick;
+        let now = self.turn.clock.tick;
         let share = spread(token.generation);
-        let age = self.settings.max_age;
+        let age = self.turn.settings.max_age;
         let reason = if let Some(drain) = self.drain {
             // The last second of the window is for the sweep to come round.
             let window = drain.window.saturating_sub(TICKS_PER_SECOND);

@@ -308,7 +308,7 @@ fn who_was_in_excess_and_is_read_to_the_end_is_read_as_everybody_else() {
 #[test]
 fn of_pings_over_the_rate_the_last_one_of_a_read_is_answered() {
     let (mut shard, token) = stage_with_rate(10);
-    let burst = shard.settings.message_burst as usize;
+    let burst = shard.turn.settings.message_burst as usize;
     let mut said = Vec::new();
     for number in 0..burst + 5 {
         frame::write_masked(&mut said, frame::PING, [1, 2, 3, 4], &[number as u8]);
@@ -356,7 +356,7 @@ fn a_short_send_that_is_told_after_its_connection_ended_leaves_nothing_behind() 
     shard.gone(token, CloseReason::Reset);
     shard.settle();
     shard.submit();
-    assert_eq!(shard.counters.outbox_bytes.value(), 0);
+    assert_eq!(shard.turn.counters.outbox_bytes.value(), 0);
     turns(&mut shard);
     assert_eq!(shard.sockets(), 0);
 }
@@ -368,14 +368,14 @@ fn an_ending_keeps_the_connection_in_the_slab_until_it_is_settled_and_the_first_
     shard.gone(token, CloseReason::Reset);
     shard.close(token, CloseReason::Drain);
     assert_eq!(shard.connections.find(token).unwrap().state, State::Ending);
-    assert_eq!((shard.counters.connections.value(), shard.driver.deeds.len()), (1, 0));
+    assert_eq!((shard.turn.counters.connections.value(), shard.driver.deeds.len()), (1, 0));
     shard.settle();
     turns(&mut shard);
     let [Deed::Sent(frame), Deed::Closed] = &shard.driver.deeds[..] else { panic!("{:?}", shard.driver.deeds) };
     assert!(frame.ends_with(CloseReason::Operator.text().as_bytes()), "{frame:?}");
-    let closed: Vec<u64> = shard.counters.closed.iter().map(Cell::value).collect();
+    let closed: Vec<u64> = shard.turn.counters.closed.iter().map(Cell::value).collect();
     assert_eq!((closed[CloseReason::Operator as usize], closed.iter().sum::<u64>()), (1, 1));
-    assert_eq!((shard.sockets(), shard.counters.connections.value()), (0, 0));
+    assert_eq!((shard.sockets(), shard.turn.counters.connections.value()), (0, 0));
 }
 
 #[test]
@@ -401,7 +401,7 @@ fn a_client_that_leaves_while_its_request_is_refused_is_counted_once() {
     shard.gone(token, CloseReason::Eof);
     shard.settle();
     turns(&mut shard);
-    let refused: Vec<u64> = shard.counters.refused.iter().map(Cell::value).collect();
+    let refused: Vec<u64> = shard.turn.counters.refused.iter().map(Cell::value).collect();
     assert_eq!((refused[Refusal::NotFound as usize], refused.iter().sum::<u64>()), (1, 1));
     assert_eq!((shard.handshakes, shard.sockets()), (0, 1));
 }
@@ -410,12 +410,12 @@ fn a_client_that_leaves_while_its_request_is_refused_is_counted_once() {
 fn octets_count_as_sent_once_they_are() {
     // The counter fell when a queued send turned out short, which Prometheus takes for a restart.
     let (mut shard, token) = stage();
-    let before = shard.counters.bytes_out.value();
+    let before = shard.turn.counters.bytes_out.value();
     shard.driver.room = 2;
     shard.deliver(token, &chunk(b"frame"));
-    assert_eq!(shard.counters.bytes_out.value(), before);
+    assert_eq!(shard.turn.counters.bytes_out.value(), before);
     shard.submit();
-    assert_eq!(shard.counters.bytes_out.value(), before + 2);
+    assert_eq!(shard.turn.counters.bytes_out.value(), before + 2);
 }
 
 #[test]
@@ -524,7 +524,7 @@ fn a_refusal_is_counted_as_what_was_decided_at_accept() {
     shard.driver.incoming.extend(REQUEST.bytes());
     ready(&mut shard, refused, false);
     turns(&mut shard);
-    let counted = |refusal: Refusal| shard.counters.refused[refusal as usize].value();
+    let counted = |refusal: Refusal| shard.turn.counters.refused[refusal as usize].value();
     assert_eq!((counted(Refusal::ConnectionRate), counted(Refusal::Capacity)), (1, 0));
 }
 
@@ -533,7 +533,7 @@ fn a_handshake_too_many_is_counted_with_the_connections_that_come_too_fast() {
     let (mut shard, _) = stage_with(|options, _| options.limits.handshakes_per_shard = 1);
     shard.handle_accepted(FD + 1);
     shard.handle_accepted(FD + 2);
-    let counted = |refusal: Refusal| shard.counters.refused[refusal as usize].value();
+    let counted = |refusal: Refusal| shard.turn.counters.refused[refusal as usize].value();
     assert_eq!((counted(Refusal::ConnectionRate), counted(Refusal::Capacity)), (1, 0));
 }
 
@@ -550,7 +550,7 @@ fn a_request_that_is_a_mistake_is_counted_as_one_and_a_refused_one_that_is_none_
     ask(&mut shard, 1, &[0xff; 512]);
     assert_eq!(shard.mistakes(), 1);
     ask(&mut shard, 2, REQUEST.as_bytes());
-    assert_eq!(shard.counters.refused[Refusal::ConnectionRate as usize].value(), 1);
+    assert_eq!(shard.turn.counters.refused[Refusal::ConnectionRate as usize].value(), 1);
     assert_eq!(shard.mistakes(), 1, "the node is busy: that is no mistake of the client's");
 }
 
@@ -562,6 +562,6 @@ fn what_a_policy_forbids_a_raw_client_to_publish_is_counted() {
     shard.join(token, "dash", None);
     shard.connections.find(token).unwrap().form.dialect = crate::dialect::DialectId::Raw;
     shard.handle_message(token, crate::dialect::Payload::Text("from a client"));
-    assert_eq!(shard.counters.dropped[DropReason::Forbidden as usize].value(), 1);
+    assert_eq!(shard.turn.counters.dropped[DropReason::Forbidden as usize].value(), 1);
     assert_eq!(shard.to_relay_bytes, 0);
 }

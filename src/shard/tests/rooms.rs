@@ -93,7 +93,7 @@ fn a_publication_has_taken_what_the_clock_says_when_its_last_member_was_sent_to_
     turns(&mut shard);
     assert!(shard.has_delivered());
     shard.note_delivered(1_000_002_000_000_000);
-    assert_eq!(shard.counters.publish_delivery.sum_ns.value(), 2_000_000_000);
+    assert_eq!(shard.turn.counters.publish_delivery.sum_ns.value(), 2_000_000_000);
     assert!(!shard.has_delivered());
 }
 
@@ -105,9 +105,9 @@ fn every_message_that_an_outbox_drops_is_counted_where_some_of_a_batch_were_the_
     });
     join(&mut shard, token, "lobby");
     shard.driver.room = 0;
-    let own = Some(shard.id(token));
+    let own = Some(shard.turn.id(token));
     let mut published = 0;
-    while shard.counters.dropped[DropReason::Outbox as usize].value() == 0 {
+    while shard.turn.counters.dropped[DropReason::Outbox as usize].value() == 0 {
         for from in [None, own, None, None] {
             let payload = Bytes::from(format!("{:?}", "x".repeat(5_000)));
             let (room, kind, echo) = ("lobby".into(), Kind::Json, from.is_none());
@@ -123,7 +123,7 @@ fn every_message_that_an_outbox_drops_is_counted_where_some_of_a_batch_were_the_
     ready(&mut shard, token, false);
     turns(&mut shard);
     let received = sent(&shard).matches(r#""type":"message""#).count() as u64;
-    assert_eq!(received + shard.counters.dropped[DropReason::Outbox as usize].value(), published);
+    assert_eq!(received + shard.turn.counters.dropped[DropReason::Outbox as usize].value(), published);
 }
 
 #[test]
@@ -189,11 +189,11 @@ fn a_publication_that_a_dialect_has_no_words_for_is_not_sent_and_not_counted() {
             let (room, payload) = (RoomName::from("lobby"), Bytes::from_static(b"1"));
             let publication = Publication { room, kind, payload, from: None, echo, time_unix_ns: 0 };
             let (said, _) = dialect.publication(&publication, &mut Vec::new());
-            let before = shard.counters.messages_out[MessageType::Message as usize].value();
+            let before = shard.turn.counters.messages_out[MessageType::Message as usize].value();
             shard.handle_relay(ToShard::Deliver(Arc::new(publication)));
             turns(&mut shard);
             let messages = u64::from(said != crate::dialect::Said::Nothing);
-            let counted = shard.counters.messages_out[MessageType::Message as usize].value() - before;
+            let counted = shard.turn.counters.messages_out[MessageType::Message as usize].value() - before;
             let sent = std::mem::take(&mut shard.driver.deeds).len() as u64;
             assert_eq!((counted, sent), (messages, messages), "{}: {kind:?}", dialect.name());
         }

@@ -67,7 +67,7 @@ fn an_answer_makes_room_where_the_oldest_may_be_dropped() {
     assert!(shard.is_open(token), "what may be dropped goes first");
     let heard = catch_up(&mut shard, token);
     assert!(heard.contains("aaa") && heard.contains("gap"), "{heard}");
-    assert_eq!(shard.counters.outbox_bytes.value(), 0);
+    assert_eq!(shard.turn.counters.outbox_bytes.value(), 0);
 }
 
 #[test]
@@ -80,7 +80,7 @@ fn whoever_is_sent_away_is_told_although_its_outbox_is_full() {
     shard.settle();
     let heard = catch_up(&mut shard, token);
     assert!(heard.contains("server-shutdown") && heard.contains("the node restarts"), "{heard}");
-    assert_eq!(shard.counters.outbox_bytes.value(), 0);
+    assert_eq!(shard.turn.counters.outbox_bytes.value(), 0);
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn the_account_of_outboxes_closes_where_a_loss_closes_its_reader() {
     (0..=FILLS).for_each(|_| publish(&mut shard, "old.1"));
     assert!(!shard.is_open(token));
     let held = shard.connections.find(token).unwrap().outbox_bytes() as u64;
-    assert_eq!(shard.counters.outbox_bytes.value(), held);
+    assert_eq!(shard.turn.counters.outbox_bytes.value(), held);
 }
 
 #[test]
@@ -126,16 +126,16 @@ fn over_the_nodes_budget_the_largest_goes_even_if_it_is_being_closed() {
     shard.settle();
     turns(&mut shard);
     assert_eq!(shard.sockets(), 1, "within the budget it may still read");
-    shard.settings = Arc::new(Settings::new(
-        shard.settings.options.clone(),
+    shard.turn.settings = Arc::new(Settings::new(
+        shard.turn.settings.options.clone(),
         1,
         0,
-        Budgets { outbox_bytes: 10, ..shard.settings.budgets },
-        shard.settings.node_counters.clone(),
-        shard.settings.state.clone(),
+        Budgets { outbox_bytes: 10, ..shard.turn.settings.budgets },
+        shard.turn.settings.node_counters.clone(),
+        shard.turn.settings.state.clone(),
     ));
     turns(&mut shard);
-    assert_eq!((shard.sockets(), shard.counters.outbox_bytes.value()), (0, 0));
+    assert_eq!((shard.sockets(), shard.turn.counters.outbox_bytes.value()), (0, 0));
 }
 
 #[test]
@@ -159,7 +159,7 @@ fn the_peers_close_frame_is_found_behind_a_message_of_which_a_part_came_in_the_r
         turns(&mut shard);
         assert_eq!(shard.connections.find(token).unwrap().state, expected);
     }
-    assert_eq!(shard.counters.unfinished_bytes.value(), 0);
+    assert_eq!(shard.turn.counters.unfinished_bytes.value(), 0);
 }
 
 #[test]
@@ -177,5 +177,5 @@ fn the_peers_close_frame_is_found_behind_the_rest_of_a_message_that_our_own_came
         shard.settle();
         assert_eq!(shard.connections.find(token).unwrap().state, expected);
     }
-    assert_eq!(shard.counters.unfinished_bytes.value(), 0);
+    assert_eq!(shard.turn.counters.unfinished_bytes.value(), 0);
 }
