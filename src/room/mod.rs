@@ -18,15 +18,14 @@ use std::sync::Arc;
 pub use batch::{Batch, Encoded};
 
 use crate::limits::COALESCED_BYTES;
-use crate::model::{Publication, RoomName};
+use crate::model::Publication;
 
 /// A member that left during a pass.
 pub const HOLE: u32 = u32::MAX;
 
-/// One room on one shard. Whether the broker has confirmed it, and who waits for that, is the shard's to know.
-#[derive(Debug)]
+/// One room on one shard. Its name, and whether the broker has confirmed it, is the shard's to know.
+#[derive(Debug, Default)]
 pub struct Room {
-    name: RoomName,
     members: Vec<u32>,
     holes: usize,
     queue: VecDeque<Arc<Publication>>,
@@ -54,24 +53,6 @@ pub enum Step {
 }
 
 impl Room {
-    /// An empty room.
-    pub fn new(name: RoomName) -> Self {
-        Self {
-            name,
-            members: Vec::new(),
-            holes: 0,
-            queue: VecDeque::new(),
-            queued_bytes: 0,
-            pass: None,
-            publications: 0,
-        }
-    }
-
-    /// Its name.
-    pub fn name(&self) -> &RoomName {
-        &self.name
-    }
-
     /// Members.
     pub fn len(&self) -> usize {
         self.members.len() - self.holes
@@ -209,7 +190,7 @@ mod tests {
     }
 
     fn room_of(members: std::ops::Range<u32>) -> Room {
-        let mut room = Room::new(Arc::from("room"));
+        let mut room = Room::default();
         for member in members {
             room.join(member);
         }

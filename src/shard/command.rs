@@ -135,7 +135,7 @@ impl<D: Driver> Shard<D> {
         let busiest = largest(weighed, limit).into_iter();
         busiest
             .filter_map(|(publications, members, Reverse(index))| {
-                let room = self.subscriptions.get(index)?.room.name().to_string();
+                let room = self.turn.names.name(index as u32)?.to_string();
                 Some(RoomInfo { room, members, publications })
             })
             .collect()

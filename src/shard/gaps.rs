@@ -44,8 +44,8 @@ impl<D: Driver> Shard<D> {
     fn tell_gap(&mut self, token: Token, walk: &Walk) {
         let Some(entry) = self.connections.find(token).filter(|entry| entry.state == State::Open) else { return };
         let joined: Vec<u32> = entry.rooms.as_slice().iter().map(|membership| membership.room).collect();
-        let concerned = |room: &u32| match (&walk.rooms, self.subscriptions.get(*room as usize)) {
-            (Some(rooms), Some(subscription)) => rooms.contains(subscription.room.name()),
+        let concerned = |room: &u32| match (&walk.rooms, self.turn.names.name(*room)) {
+            (Some(rooms), Some(name)) => rooms.contains(name),
             (None, Some(_)) => true,
             (_, None) => false,
         };
@@ -82,7 +82,7 @@ impl<D: Driver> Shard<D> {
         let dialect = self.connections.find(token)?.form.dialect;
         let resync_ms = u64::from(self.turn.random.below(RESYNC_AFTER.as_millis() as u32));
         let name = match room {
-            Some(room) => Some(self.subscriptions.get(room as usize)?.room.name().clone()),
+            Some(room) => Some(self.turn.names.name(room)?.clone()),
             None => None,
         };
         let notice = Notice::Gap { room: name.as_deref(), reason, resync_ms };

@@ -25,6 +25,7 @@ mod fanout;
 mod gaps;
 mod handshake;
 mod inbound;
+mod names;
 mod outbound;
 mod requests;
 mod rooms;
@@ -43,7 +44,6 @@ use slab::Slab;
 use crate::conn::{Connections, Slices, Tick, Token};
 use crate::counters::ShardCounters;
 use crate::limits;
-use crate::model::RoomName;
 use crate::relay::ToRelay;
 use driver::{Driver, Event};
 use rooms::Subscription;
@@ -87,7 +87,6 @@ pub struct Shard<D> {
     /// The last ping of the read that is being handled that no token paid for.
     owed_pong: Option<Vec<u8>>,
     subscriptions: Slab<Subscription>,
-    by_name: HashMap<RoomName, u32>,
     fanout: VecDeque<u32>,
     fanout_bytes: usize,
     /// When what was just sent to all its members was published, for [`Shard::note_delivered`].
@@ -138,7 +137,6 @@ impl<D: Driver> Shard<D> {
             excess: false,
             owed_pong: None,
             subscriptions: Slab::new(),
-            by_name: HashMap::new(),
             fanout: VecDeque::new(),
             fanout_bytes: 0,
             delivered: Vec::new(),

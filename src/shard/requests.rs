@@ -86,7 +86,7 @@ impl<D: Driver> Shard<D> {
     /// The room that the connection's path names.
     fn own_room(&mut self, token: Token) -> Option<RoomName> {
         let membership = self.connections.find(token)?.rooms.as_slice().first().copied()?;
-        Some(self.subscriptions.get(membership.room as usize)?.room.name().clone())
+        Some(self.turn.names.name(membership.room)?.clone())
     }
 
     fn echo(&mut self, token: Token, message: Payload<'_>) {
@@ -106,8 +106,8 @@ impl<D: Driver> Shard<D> {
         publish: &Publish<'_>,
         awaited: Option<AwaitedAck>,
     ) -> Result<(), (ErrorCode, &'static str)> {
-        let known = self.by_name.get_key_value(publish.room).map(|(name, index)| (name.clone(), *index));
-        if let Err(refused) = self.may_publish(token, publish.room, known.as_ref().map(|(_, index)| *index)) {
+        let known = self.turn.names.number(publish.room);
+        if let Err(refused) = self.may_publish(token, publish.room, known) {
             self.turn.counters.dropped[DropReason::Forbidden as usize].add(1);
             return Err(refused);
         }
@@ -118,9 +118,9 @@ impl<D: Driver> Shard<D> {
             self.turn.counters.dropped[DropReason::Unavailable as usize].add(1);
             return Err((ErrorCode::Unavailable, "the node cannot take more messages just now; try again"));
         }
-        let index = known.as_ref().map(|(_, index)| *index as usize);
+        let name = known.and_then(|index| self.turn.names.name(index));
         let publication = Publication {
-            room: known.map_or_else(|| RoomName::from(publish.room), |(name, _)| name),
+            room: name.cloned().unwrap_or_else(|| RoomName::from(publish.room)),
             kind: publish.kind,
             payload: bytes::Bytes::copy_from_slice(publish.payload),
             from: Some(self.turn.id(token)),
@@ -130,7 +130,7 @@ impl<D: Driver> Shard<D> {
         self.to_relay_bytes += publication.payload.len();
         let ack = awaited.map(|awaited| self.acks.insert(awaited) as AckToken);
         let publish = ToRelay::Publish(publication, ack);
-        match index.and_then(|index| self.subscriptions.get_mut(index)) {
+        match known.and_then(|index| self.subscriptions.get_mut(index as usize)) {
             Some(subscription) if subscription.waiters.is_some() => {
                 subscription.held.push(publish);
                 self.held += 1;

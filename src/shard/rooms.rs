@@ -51,7 +51,7 @@ impl<D: Driver> Shard<D> {
     /// Makes a connection a member. Idempotent; the room's name is valid.
     pub(super) fn join(&mut self, token: Token, name: &str, reference: Option<&str>) {
         let limit = self.turn.settings.options.limits.rooms_per_connection;
-        let known = self.by_name.get(name).copied();
+        let known = self.turn.names.number(name);
         let Some(entry) = self.connections.find(token) else { return };
         let membership = known.and_then(|room| entry.rooms.find(room));
         if membership.is_none() && entry.rooms.len() >= limit {
@@ -80,23 +80,27 @@ impl<D: Driver> Shard<D> {
     fn subscribe(&mut self, name: &str) -> u32 {
         let name = RoomName::from(name);
         let policy = self.turn.settings.policy(&name);
-        let room = Room::new(name.clone());
-        let index =
-            self.subscriptions.insert(Subscription { room, policy, waiters: Some(Vec::new()), held: Vec::new() })
-                as u32;
-        self.by_name.insert(name.clone(), index);
+        let subscription = Subscription { room: Room::default(), policy, waiters: Some(Vec::new()), held: Vec::new() };
+        let index = self.turn.names.insert(name.clone());
+        let same = self.subscriptions.insert(subscription);
+        debug_assert_eq!(index as usize, same, "both slabs give and free the same numbers");
         self.turn.counters.rooms.set(self.subscriptions.len() as u64);
         self.to_relay.push_back(ToRelay::Subscribe(name));
         index
     }
 
     fn unsubscribe(&mut self, index: u32) {
-        let subscription = self.subscriptions.remove(index as usize);
+        if let Some((name, _)) = self.forget(index) {
+            self.to_relay.push_back(ToRelay::Unsubscribe(name));
+        }
+    }
+
+    fn forget(&mut self, index: u32) -> Option<(RoomName, Subscription)> {
+        let name = self.turn.names.remove(index)?;
+        let subscription = self.subscriptions.try_remove(index as usize)?;
         self.fanout_bytes -= subscription.room.pending_bytes();
-        let name = subscription.room.name().clone();
-        self.by_name.remove(&name);
         self.turn.counters.rooms.set(self.subscriptions.len() as u64);
-        self.to_relay.push_back(ToRelay::Unsubscribe(name));
+        Some((name, subscription))
     }
 
     fn add_membership(&mut self, token: Token, membership: Membership) {
@@ -113,7 +117,7 @@ impl<D: Driver> Shard<D> {
 
     /// Ends a membership; idempotent.
     pub(super) fn leave(&mut self, token: Token, name: &str) {
-        let Some(room) = self.by_name.get(name).copied() else { return };
+        let Some(room) = self.turn.names.number(name) else { return };
         let Some(entry) = self.connections.find(token) else { return };
         let Some(membership) = entry.rooms.remove(room) else { return };
         if let Some(outbox) = &mut entry.outbox {
@@ -156,7 +160,7 @@ impl<D: Driver> Shard<D> {
     }
 
     fn handle_joined(&mut self, name: &RoomName) {
-        let Some(index) = self.by_name.get(name).copied() else { return };
+        let Some(index) = self.turn.names.number(name) else { return };
         let Some(subscription) = self.subscriptions.get_mut(index as usize) else { return };
         let Some(waiters) = subscription.waiters.take() else { return };
         // All are members before the first is answered: a connection that ends over its answer must not end the room of those
@@ -201,10 +205,9 @@ impl<D: Driver> Shard<D> {
                 (ErrorCode::RoomLimit, "the node has as many rooms as it may have; try again later, or join another")
             }
         };
-        let Some(index) = self.by_name.remove(name) else { return };
+        let Some(index) = self.turn.names.number(name) else { return };
         self.release_held(index);
-        let subscription = self.subscriptions.remove(index as usize);
-        self.turn.counters.rooms.set(self.subscriptions.len() as u64);
+        let Some((_, subscription)) = self.forget(index) else { return };
         for waiter in subscription.waiters.unwrap_or_default() {
             let open = self.connections.find(waiter.token).filter(|entry| entry.state == State::Open);
             let Some(entry) = open else { continue };
@@ -222,7 +225,7 @@ impl<D: Driver> Shard<D> {
 
     /// The broker took the room back: whoever is in it is told the loss, and that it is over.
     fn handle_revoked(&mut self, name: &RoomName) {
-        let Some(index) = self.by_name.get(name).copied() else { return };
+        let Some(index) = self.turn.names.number(name) else { return };
         let confirmed = self.subscriptions.get(index as usize).filter(|subscription| subscription.waiters.is_none());
         let Some(subscription) = confirmed else { return };
         let members: Vec<u32> = subscription.room.members().collect();
@@ -245,7 +248,7 @@ impl<D: Driver> Shard<D> {
     }
 
     fn handle_publication(&mut self, publication: Arc<Publication>) {
-        let Some(index) = self.by_name.get(&publication.room).copied() else { return };
+        let Some(index) = self.turn.names.number(&publication.room) else { return };
         let Some(subscription) = self.subscriptions.get_mut(index as usize) else { return };
         if subscription.room.is_empty() {
             return;

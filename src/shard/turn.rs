@@ -1,10 +1,11 @@
-//! What each part of a shard is given with every call: the settings, the counters, the time, random numbers, and the list of
-//! endings that it may append to.
+//! What each part of a shard is given with every call: the settings, the counters, the time, random numbers, the names
+//! of the rooms, and the list of endings that it may append to.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use super::ending::Ending;
+use super::names::Names;
 use super::settings::Settings;
 use crate::conn::{Tick, Token};
 use crate::counters::{MessageType, ShardCounters};
@@ -55,6 +56,7 @@ pub(super) struct Turn {
     pub(super) counters: Arc<ShardCounters>,
     pub(super) clock: Clock,
     pub(super) random: Random,
+    pub(super) names: Names,
     /// Ends that were decided and not carried out yet.
     pub(super) endings: VecDeque<Ending>,
 }
@@ -62,7 +64,8 @@ pub(super) struct Turn {
 impl Turn {
     pub(super) fn new(settings: Arc<Settings>, counters: Arc<ShardCounters>, seed: u64) -> Self {
         let clock = Clock { tick: 1, ..Clock::default() };
-        Self { settings, counters, clock, random: Random::new(seed), endings: VecDeque::new() }
+        let (random, names) = (Random::new(seed), Names::default());
+        Self { settings, counters, clock, random, names, endings: VecDeque::new() }
     }
 
     /// The name of one of this shard's connections in the cluster.

@@ -42,7 +42,7 @@ struct Model {
 pub fn room(data: &[u8]) {
     with(data, |acts: Vec<Act>| {
         let mut model = Model {
-            room: Room::new("room".into()),
+            room: Room::default(),
             members: BTreeMap::new(),
             last_seen: BTreeMap::new(),
             published: 0,

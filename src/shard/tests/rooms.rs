@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::*;
 use crate::counters::{DropReason, MessageType};
-use crate::model::{Kind, Publication};
+use crate::model::{Kind, Publication, RoomName};
 use crate::relay::ToShard;
 use crate::shard::settings::{PublishPolicy, RoomRule, SlowPolicy};
 
