@@ -46,7 +46,7 @@ impl<D: Driver> Shard<D> {
         if self.handshakes >= self.turn.settings.options.limits.handshakes_per_shard {
             return self.refuse_unasked(fd, Refusal::ConnectionRate);
         }
-        if self.connections.len() >= self.turn.settings.slots {
+        if self.clients.len() >= self.turn.settings.slots {
             return self.refuse_unasked(fd, Refusal::Capacity);
         }
         let deadline = now + self.turn.settings.handshake_deadline;
@@ -54,7 +54,7 @@ impl<D: Driver> Shard<D> {
         let proxied = self.turn.settings.options.proxy_protocol
             && self.driver.peer(fd).is_some_and(|peer| self.turn.settings.trusts(peer.ip()));
         let accepted_us = self.turn.clock.mono_us();
-        let token = self.connections.insert(|generation| {
+        let token = self.clients.insert(&self.turn, |generation| {
             let mut entry = Entry::new(fd, generation, now, deadline);
             entry.tokens = rate;
             entry.batch = accepted_us;
@@ -70,9 +70,8 @@ impl<D: Driver> Shard<D> {
             entry
         });
         self.handshakes += 1;
-        self.turn.counters.sockets.set(self.connections.len() as u64);
         if self.driver.arm(fd, token).is_err() {
-            self.refuse(token, Refusal::Capacity);
+            self.clients.refuse(&mut self.turn, token, Refusal::Capacity);
             self.settle();
         }
     }

@@ -118,11 +118,11 @@ impl<D: Driver> Shard<D> {
 
     /// Closes whatever is left, telling it: the thread ends.
     pub fn close_all(&mut self) {
-        for index in 0..self.connections.end() {
-            let Some(token) = self.connections.token_at(index) else { continue };
-            self.refuse(token, Refusal::Draining);
+        for index in 0..self.clients.end() {
+            let Some(token) = self.clients.token_at(index) else { continue };
+            self.clients.refuse(&mut self.turn, token, Refusal::Draining);
             self.close(token, CloseReason::Drain);
-            self.gone(token, CloseReason::Drain);
+            self.clients.gone(&mut self.turn, token, CloseReason::Drain);
             self.settle();
         }
     }
@@ -142,20 +142,20 @@ impl<D: Driver> Shard<D> {
     }
 
     fn list_connections(&self, by_outbox: bool, limit: usize) -> Vec<ConnectionInfo> {
-        let alive = self.connections.iter().filter(|(_, entry)| entry.state != State::Released);
+        let alive = self.clients.iter().filter(|(_, entry)| entry.state != State::Released);
         let listed: Vec<u32> = if by_outbox {
             let weighed = alive.map(|(index, entry)| (entry.outbox_bytes(), Reverse(index)));
             largest(weighed, limit).into_iter().map(|(_, Reverse(index))| index).collect()
         } else {
             alive.take(limit).map(|(index, _)| index).collect()
         };
-        let entries = listed.into_iter().filter_map(|index| Some((index, self.connections.peek(index)?)));
+        let entries = listed.into_iter().filter_map(|index| Some((index, self.clients.peek(index)?)));
         entries.map(|(index, entry)| self.describe(index, entry)).collect()
     }
 
     fn describe(&self, index: u32, entry: &Entry) -> ConnectionInfo {
         let token = Token { index, generation: entry.generation };
-        let told = self.forwarded.get(&index).map(ToString::to_string);
+        let told = self.clients.forwarded(index).map(|address| address.to_string());
         let peer = told.or_else(|| self.driver.peer(entry.fd).map(|peer| peer.to_string()));
         ConnectionInfo {
             id: self.turn.id(token).to_string(),
@@ -173,7 +173,7 @@ impl<D: Driver> Shard<D> {
 
     fn close_by_id(&mut self, id: ConnectionId) -> bool {
         let token = Token { index: id.index, generation: id.generation };
-        if self.turn.id(token) != id || !self.is_open(token) {
+        if self.turn.id(token) != id || !self.clients.is_open(token) {
             return false;
         }
         self.close(token, CloseReason::Operator);

@@ -6,7 +6,7 @@
 use super::Shard;
 use crate::close::{CloseReason, Fault, Refusal};
 use crate::conn::{Flags, State, Token};
-use crate::dialect::{DialectId, Notice};
+use crate::dialect::Notice;
 use crate::limits;
 use crate::proto::{frame, handshake};
 use crate::shard::driver::{Driver, Event};
@@ -29,39 +29,7 @@ impl<D: Driver> Shard<D> {
     /// Ends an open connection from our side, with what `reply` holds for it in front. [`Shard::settle`] carries it out.
     pub(super) fn close(&mut self, token: Token, reason: CloseReason) {
         self.flush_reply(token);
-        let Some(entry) = self.connections.find(token).filter(|entry| entry.state == State::Open) else { return };
-        entry.state = State::Ending;
-        entry.reason = Some(reason);
-        self.turn.endings.push_back(Ending::Close(token, reason));
-    }
-
-    /// Ends a connection whose socket is of no more use. `reason` counts only where none was noted before.
-    pub(super) fn gone(&mut self, token: Token, reason: CloseReason) {
-        let Some(entry) = self.connections.find(token).filter(|entry| entry.state != State::Released) else { return };
-        let before = std::mem::replace(&mut entry.state, State::Ending);
-        self.turn.endings.push_back(Ending::Gone(token, reason, before));
-    }
-
-    /// Answers a request without upgrading it, then ends.
-    pub(super) fn refuse(&mut self, token: Token, refusal: Refusal) {
-        let found = self.connections.find(token).filter(|entry| entry.state == State::Handshaking);
-        let Some(entry) = found else { return };
-        entry.state = State::Ending;
-        self.turn.endings.push_back(Ending::Refuse(token, refusal));
-    }
-
-    /// The peer's close frame came. After it nothing of the connection matters.
-    pub(super) fn handle_close(&mut self, token: Token, code: Option<u16>) {
-        let Some(entry) = self.connections.find(token) else { return };
-        match entry.state {
-            State::Open => {
-                entry.state = State::Ending;
-                entry.reason = Some(CloseReason::ClosedByPeer);
-            }
-            State::Ending | State::Closing => {}
-            State::Handshaking | State::Lingering | State::Released => return,
-        }
-        self.turn.endings.push_back(Ending::ClosedByPeer(token, code));
+        self.clients.close(&mut self.turn, token, reason);
     }
 
     /// Carries out the endings that were decided since the last call, in order. Called between events, never within one: the
@@ -89,14 +57,14 @@ impl<D: Driver> Shard<D> {
     /// Tells the peer (RFC 6455 §5.5.1) and awaits its close frame, or, after an offence of the peer's (§7.1.7), just its EOF.
     /// What was already queued goes first, unless the reader is too slow for it.
     fn begin_close(&mut self, token: Token, reason: CloseReason) {
-        let Some(dialect) = self.begin_closing(token) else { return };
+        let Some(dialect) = self.clients.begin_closing(&self.turn, token) else { return };
         let message_is_why = matches!(
             reason,
             CloseReason::TooBig | CloseReason::MessageTimeout | CloseReason::MessageBudget | CloseReason::Flood
         );
         // Otherwise the rest of the message is still to come, and the peer's close frame is found only behind it.
         if message_is_why || reason.fault() == Fault::Peer {
-            self.take_partial(token);
+            self.clients.take_partial(&self.turn, token);
         }
         self.leave_all(token);
         if matches!(reason, CloseReason::SlowReader | CloseReason::WriteStall | CloseReason::OutboxBudget) {
@@ -119,8 +87,8 @@ impl<D: Driver> Shard<D> {
 
     /// Echoes the peer's close frame where ours was not sent before (RFC 6455 §5.5.1), then finishes.
     fn answer_close(&mut self, token: Token, code: Option<u16>) {
-        if self.begin_closing(token).is_some() {
-            self.take_partial(token);
+        if self.clients.begin_closing(&self.turn, token).is_some() {
+            self.clients.take_partial(&self.turn, token);
             self.leave_all(token);
             match code {
                 Some(code) => frame::write_close(&mut self.reply, code, ""),
@@ -128,18 +96,9 @@ impl<D: Driver> Shard<D> {
             }
             self.flush_last_words(token);
         }
-        if self.connections.find(token).is_some_and(|entry| entry.state == State::Closing) {
+        if self.clients.find(token).is_some_and(|entry| entry.state == State::Closing) {
             self.finish_after_outbox(token);
         }
-    }
-
-    /// From [`State::Ending`] to [`State::Closing`]; the connection's dialect. `None` where it closes already, or is gone.
-    fn begin_closing(&mut self, token: Token) -> Option<DialectId> {
-        let deadline = self.turn.clock.tick + self.turn.settings.close_deadline;
-        let entry = self.connections.find(token).filter(|entry| entry.state == State::Ending)?;
-        entry.state = State::Closing;
-        entry.deadline = deadline;
-        Some(entry.form.dialect)
     }
 
     fn answer_refusal(&mut self, token: Token, refusal: Refusal) {
@@ -157,7 +116,7 @@ impl<D: Driver> Shard<D> {
     pub(super) fn answer_and_finish(&mut self, token: Token, answer: &[u8]) {
         self.leave_handshake(token);
         let deadline = self.turn.clock.tick + self.turn.settings.close_deadline;
-        let Some(entry) = self.connections.find(token) else { return };
+        let Some(entry) = self.clients.find(token) else { return };
         entry.state = State::Closing;
         entry.deadline = deadline;
         self.transmit(token, answer);
@@ -167,7 +126,7 @@ impl<D: Driver> Shard<D> {
     /// Our FIN follows what is queued; then what the peer still says is discarded until its EOF.
     fn finish_after_outbox(&mut self, token: Token) {
         // The last words went by way of `transmit`, which had the driver's batch done first: the outbox says what is left.
-        let Some(entry) = self.connections.find(token) else { return };
+        let Some(entry) = self.clients.find(token) else { return };
         if entry.outbox.is_some() {
             entry.flags.set(Flags::FIN_AFTER_OUTBOX);
         } else {
@@ -176,7 +135,7 @@ impl<D: Driver> Shard<D> {
     }
 
     pub(super) fn finish(&mut self, token: Token) {
-        let Some(entry) = self.connections.find(token) else { return };
+        let Some(entry) = self.clients.find(token) else { return };
         if matches!(entry.state, State::Lingering | State::Released) {
             return;
         }
@@ -187,7 +146,7 @@ impl<D: Driver> Shard<D> {
 
     /// Accounts for a connection and gives its socket back. `before` is its state when that was decided.
     fn release(&mut self, token: Token, reason: CloseReason, before: State) {
-        let Some(entry) = self.connections.find(token).filter(|entry| entry.state != State::Released) else { return };
+        let Some(entry) = self.clients.alive(token) else { return };
         let fd = entry.fd;
         let noted = *entry.reason.get_or_insert(reason);
         let abandoned = entry.outbox.is_some() || reason == CloseReason::PongTimeout;
@@ -202,28 +161,22 @@ impl<D: Driver> Shard<D> {
         }
         self.leave_all(token);
         self.shrink_outbox(token, false);
-        self.take_partial(token);
-        let Some(entry) = self.connections.find(token) else { return };
+        self.clients.take_partial(&self.turn, token);
+        let Some(entry) = self.clients.find(token) else { return };
         entry.state = State::Released;
         entry.deadline = 0;
         if abandoned {
             self.driver.reset(fd);
         }
-        self.forwarded.remove(&token.index);
+        self.clients.forget_forwarded(token);
         let mut events = std::mem::take(&mut self.released);
         self.driver.release(fd, token, &mut events);
         for event in events.drain(..) {
             if let Event::Released(token) = event {
-                self.free(token);
+                self.clients.remove(&self.turn, token);
             }
         }
         self.released = events;
-    }
-
-    /// The driver will say nothing more of this connection.
-    pub(super) fn free(&mut self, token: Token) {
-        self.connections.remove(token);
-        self.turn.counters.sockets.set(self.connections.len() as u64);
     }
 
     /// Takes a connection out of the handshake's accounts.

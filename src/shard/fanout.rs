@@ -39,7 +39,7 @@ impl<D: Driver> Shard<D> {
             match subscription.room.step() {
                 Step::Member(member) => {
                     if let Some(ahead) = subscription.room.ahead(AHEAD) {
-                        self.connections.prefetch(ahead);
+                        self.clients.prefetch(ahead);
                     }
                     self.send_batch(room, member);
                 }
@@ -59,7 +59,7 @@ impl<D: Driver> Shard<D> {
 
     /// Sends the pass's batch to one member.
     fn send_batch(&mut self, room: u32, member: u32) {
-        let Some(entry) = self.connections.at(member) else { return };
+        let Some(entry) = self.clients.at(member) else { return };
         let token = Token { index: member, generation: entry.generation };
         let form = entry.form;
         let id = self.turn.id(token);

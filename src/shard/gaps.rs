@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::{Shard, encode};
 use crate::close::CloseReason;
-use crate::conn::{State, Token};
+use crate::conn::Token;
 use crate::counters::MessageType;
 use crate::dialect::Notice;
 use crate::limits::RESYNC_AFTER;
@@ -30,19 +30,19 @@ impl<D: Driver> Shard<D> {
     /// Looks at up to `budget` entries for the oldest gap.
     pub(super) fn tell_gaps(&mut self, budget: usize) {
         let Some(mut walk) = self.gaps.pop_front() else { return };
-        let end = self.connections.end().min(walk.next.saturating_add(budget as u32));
+        let end = self.clients.end().min(walk.next.saturating_add(budget as u32));
         for index in walk.next..end {
-            let Some(token) = self.connections.token_at(index) else { continue };
+            let Some(token) = self.clients.token_at(index) else { continue };
             self.tell_gap(token, &walk);
         }
         walk.next = end;
-        if end < self.connections.end() {
+        if end < self.clients.end() {
             self.gaps.push_front(walk);
         }
     }
 
     fn tell_gap(&mut self, token: Token, walk: &Walk) {
-        let Some(entry) = self.connections.find(token).filter(|entry| entry.state == State::Open) else { return };
+        let Some(entry) = self.clients.open(token) else { return };
         let joined: Vec<u32> = entry.rooms.as_slice().iter().map(|membership| membership.room).collect();
         let concerned = |room: &u32| match (&walk.rooms, self.turn.names.name(*room)) {
             (Some(rooms), Some(name)) => rooms.contains(name),
@@ -62,7 +62,7 @@ impl<D: Driver> Shard<D> {
 
     pub(super) fn send_gap(&mut self, token: Token, room: Option<u32>, reason: GapReason) {
         // The notice before may have ended it.
-        if !self.is_open(token) {
+        if !self.clients.is_open(token) {
             return;
         }
         let Some(frame) = self.gap_frame(token, room, reason) else {
@@ -79,7 +79,7 @@ impl<D: Driver> Shard<D> {
 
     /// The notice for one client; its moment of coming back is its own.
     pub(super) fn gap_frame(&mut self, token: Token, room: Option<u32>, reason: GapReason) -> Option<Vec<u8>> {
-        let dialect = self.connections.find(token)?.form.dialect;
+        let dialect = self.clients.find(token)?.form.dialect;
         let resync_ms = u64::from(self.turn.random.below(RESYNC_AFTER.as_millis() as u32));
         let name = match room {
             Some(room) => Some(self.turn.names.name(room)?.clone()),

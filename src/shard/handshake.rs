@@ -39,15 +39,17 @@ impl<D: Driver> Shard<D> {
         let request = match self.proxied_head(token, &whole) {
             Ok(Some(skip)) => &whole[skip..],
             Ok(None) => return self.keep_head(token, whole, progress),
-            Err(refusal) => return self.refuse(token, refusal),
+            Err(refusal) => return self.clients.refuse(&mut self.turn, token, refusal),
         };
         match handshake::parse_from(request, self.turn.settings.options.limits.head_bytes, &mut progress) {
             Ok(None) => self.keep_head(token, whole, progress),
             // Nothing may be said before the answer: not a second request, not a frame.
-            Ok(Some((_, length))) if length < request.len() => self.refuse(token, Refusal::BadRequest),
+            Ok(Some((_, length))) if length < request.len() => {
+                self.clients.refuse(&mut self.turn, token, Refusal::BadRequest)
+            }
             Ok(Some((Request::Upgrade(upgrade), _))) => self.handle_upgrade(token, &upgrade),
             Ok(Some((Request::Plain { path, .. }, _))) => self.handle_plain(token, path),
-            Err(refusal) => self.refuse(token, refusal),
+            Err(refusal) => self.clients.refuse(&mut self.turn, token, refusal),
         }
     }
 
@@ -62,22 +64,22 @@ impl<D: Driver> Shard<D> {
 
     fn handle_upgrade(&mut self, token: Token, upgrade: &Upgrade<'_>) {
         if let Some(refusal) = self.late_refusal(token) {
-            return self.refuse(token, refusal);
+            return self.clients.refuse(&mut self.turn, token, refusal);
         }
         let Some(destination) = self.destination(upgrade.path) else {
-            return self.refuse(token, Refusal::NotFound);
+            return self.clients.refuse(&mut self.turn, token, Refusal::NotFound);
         };
         if !handshake::origin_allowed(&self.turn.settings.options.origins, upgrade) {
-            return self.refuse(token, Refusal::ForbiddenOrigin);
+            return self.clients.refuse(&mut self.turn, token, Refusal::ForbiddenOrigin);
         }
         let deflate = match self.agree_deflate(upgrade) {
             Ok(deflate) => deflate,
-            Err(refusal) => return self.refuse(token, refusal),
+            Err(refusal) => return self.clients.refuse(&mut self.turn, token, refusal),
         };
         self.leave_handshake(token);
         let protocol = destination.dialect.subprotocol().filter(|protocol| upgrade.offers_protocol(protocol));
         handshake::accept(&mut self.reply, upgrade.key, protocol, deflate.map(Deflate::answer));
-        if let Some(entry) = self.connections.find(token) {
+        if let Some(entry) = self.clients.find(token) {
             entry.form = Form { dialect: destination.dialect, deflate };
         }
         self.note_forwarded(token, upgrade.forwarded_for);
@@ -94,7 +96,7 @@ impl<D: Driver> Shard<D> {
 
     /// The upgrade is granted; its answer is in `reply`, and the welcome goes with it in one send.
     fn open(&mut self, token: Token, destination: &Destination) {
-        let Some(entry) = self.connections.find(token) else { return };
+        let Some(entry) = self.clients.find(token) else { return };
         entry.state = State::Open;
         entry.flags.set(Flags::UPGRADED);
         let waited_us = self.turn.clock.mono_us().wrapping_sub(std::mem::take(&mut entry.batch));
@@ -126,8 +128,10 @@ impl<D: Driver> Shard<D> {
             }
             _ => match self.turn.settings.options.demo_page.filter(|_| path == "/demo") {
                 Some(page) => handshake::respond(&mut answer, 200, "text/html; charset=utf-8", page.as_bytes()),
-                None if self.destination(path).is_some() => return self.refuse(token, Refusal::UpgradeRequired),
-                None => return self.refuse(token, Refusal::NotFound),
+                None if self.destination(path).is_some() => {
+                    return self.clients.refuse(&mut self.turn, token, Refusal::UpgradeRequired);
+                }
+                None => return self.clients.refuse(&mut self.turn, token, Refusal::NotFound),
             },
         }
         self.turn.counters.plain.add(1);
@@ -136,7 +140,7 @@ impl<D: Driver> Shard<D> {
 
     /// Why a valid upgrade is refused all the same: decided at accept, or a drain that began meanwhile.
     fn late_refusal(&mut self, token: Token) -> Option<Refusal> {
-        let flags = self.connections.find(token)?.flags;
+        let flags = self.clients.find(token)?.flags;
         if self.refusing {
             Some(Refusal::Draining)
         } else if flags.has(Flags::FULL) {
@@ -157,7 +161,7 @@ impl<D: Driver> Shard<D> {
 
     /// Octets of a PROXY protocol header in front of the request; `None` while it is not complete.
     fn proxied_head(&mut self, token: Token, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
-        let Some(entry) = self.connections.find(token) else { return Ok(None) };
+        let Some(entry) = self.clients.find(token) else { return Ok(None) };
         if !entry.flags.has(Flags::PROXIED) {
             return Ok(Some(0));
         }
@@ -165,7 +169,7 @@ impl<D: Driver> Shard<D> {
             Ok(None) => Ok(None),
             Ok(Some((source, length))) => {
                 if let Some(address) = source {
-                    self.forwarded.insert(token.index, address);
+                    self.clients.note_forwarded(token, address);
                 }
                 Ok(Some(length))
             }
@@ -177,10 +181,10 @@ impl<D: Driver> Shard<D> {
     fn note_forwarded(&mut self, token: Token, forwarded_for: Option<&str>) {
         let Some(last) = forwarded_for.and_then(|list| list.rsplit(',').next()) else { return };
         let Ok(address) = last.trim().parse::<IpAddr>() else { return };
-        let Some(fd) = self.connections.find(token).map(|entry| entry.fd) else { return };
+        let Some(fd) = self.clients.find(token).map(|entry| entry.fd) else { return };
         let proxy = self.driver.peer(fd).map(|peer| peer.ip());
         if proxy.is_some_and(|ip| self.turn.settings.trusts(ip)) {
-            self.forwarded.insert(token.index, address);
+            self.clients.note_forwarded(token, address);
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{READ_BYTES, Shard};
 use crate::close::CloseReason;
 use crate::conn::{Flags, State, Token};
 use crate::counters::MessageType;
-use crate::dialect::{DialectId, Payload};
+use crate::dialect::Payload;
 use crate::proto::frame;
 use crate::proto::message::{self, Event, Rules};
 use crate::shard::driver::{Driver, ErrorKind, Ready};
@@ -40,18 +40,7 @@ pub(super) struct Received {
 
 impl<D: Driver> Shard<D> {
     pub(super) fn handle_ready(&mut self, ready: Ready) {
-        let Some(entry) = self.connections.find(ready.token) else { return };
-        if entry.state == State::Released {
-            return;
-        }
-        if ready.hangup {
-            entry.flags.set(Flags::HANGUP);
-        }
-        if ready.readable && !entry.flags.has(Flags::READY) {
-            entry.flags.set(Flags::READY);
-            self.ready.push_back(ready.token);
-        }
-        if ready.writable && entry.outbox.is_some() {
+        if self.clients.note_ready(ready) {
             self.flush_outbox(ready.token);
         }
     }
@@ -64,12 +53,12 @@ impl<D: Driver> Shard<D> {
     pub fn serve_ready(&mut self, budget: usize) {
         let mut scratch = std::mem::take(&mut self.scratch);
         let mut received = std::mem::take(&mut self.received);
-        let mut left = budget.min(self.ready.len());
+        let mut left = budget.min(self.clients.ready_len());
         while left > 0 {
             let mut used = 0;
             for _ in 0..left.min(READ_AHEAD) {
                 left -= 1;
-                let Some(token) = self.ready.pop_front() else { break };
+                let Some(token) = self.clients.next_ready() else { break };
                 received.extend(self.receive(token, &mut scratch, &mut used));
                 if used > scratch.len() - READ_BYTES {
                     break;
@@ -79,8 +68,10 @@ impl<D: Driver> Shard<D> {
             for read in received.drain(..) {
                 let (token, next) = (read.token, self.handle_read(read, &mut scratch));
                 self.settle();
-                if !matches!(next, Next::Event) {
-                    self.read_again(token, &next);
+                match next {
+                    Next::Event => {}
+                    Next::Turn => self.clients.read_again(token),
+                    Next::Tick => self.clients.read_with_next_tick(token),
                 }
             }
         }
@@ -88,18 +79,9 @@ impl<D: Driver> Shard<D> {
         self.received = received;
     }
 
-    fn read_again(&mut self, token: Token, next: &Next) {
-        let Some(entry) = self.connections.find(token).filter(|entry| !entry.flags.has(Flags::READY)) else { return };
-        entry.flags.set(Flags::READY);
-        match next {
-            Next::Tick => self.held_back.push(token),
-            Next::Turn | Next::Event => self.ready.push_back(token),
-        }
-    }
-
     /// Reads once into what is left of `scratch`, from `used` on, which it moves. What comes to no octets is handled here.
     fn receive(&mut self, token: Token, scratch: &mut [u8], used: &mut usize) -> Option<Received> {
-        let entry = self.connections.find(token).filter(|entry| entry.state != State::Released)?;
+        let entry = self.clients.alive(token)?;
         // Before the read: an event that comes while it is handled is one more.
         entry.flags.clear(Flags::READY);
         let was_excess = entry.flags.has(Flags::EXCESS);
@@ -116,7 +98,7 @@ impl<D: Driver> Shard<D> {
             }
             Err(ErrorKind::WouldBlock) => {}
             Err(ErrorKind::NoMemory) => self.handle_no_memory(token),
-            Err(ErrorKind::Broken) => self.gone(token, CloseReason::Reset),
+            Err(ErrorKind::Broken) => self.clients.gone(&mut self.turn, token, CloseReason::Reset),
         }
         None
     }
@@ -124,7 +106,7 @@ impl<D: Driver> Shard<D> {
     /// Acts on what was read; tells when to read again. Meanwhile the connection may have ended.
     fn handle_read(&mut self, read: Received, scratch: &mut [u8]) -> Next {
         let Received { token, octets, more, was_excess } = read;
-        let Some(entry) = self.connections.find(token) else { return Next::Event };
+        let Some(entry) = self.clients.find(token) else { return Next::Event };
         let octets = &mut scratch[octets];
         let excess = match entry.state {
             State::Handshaking => {
@@ -146,7 +128,7 @@ impl<D: Driver> Shard<D> {
 
     /// Whoever sends more than it may is in excess until all that it sent is read.
     fn note_excess(&mut self, token: Token, in_excess: bool) {
-        let Some(entry) = self.connections.find(token) else { return };
+        let Some(entry) = self.clients.find(token) else { return };
         entry.flags.clear(Flags::EXCESS);
         if in_excess {
             entry.flags.set(Flags::EXCESS);
@@ -156,24 +138,24 @@ impl<D: Driver> Shard<D> {
     /// The host had no memory to read. The socket itself is usable, so that the client can be told.
     #[cold]
     fn handle_no_memory(&mut self, token: Token) {
-        if self.is_open(token) {
+        if self.clients.is_open(token) {
             self.close(token, CloseReason::Internal);
         } else {
-            self.gone(token, CloseReason::Reset);
+            self.clients.gone(&mut self.turn, token, CloseReason::Reset);
         }
     }
 
     /// The client's FIN: after a close frame it is the end, before one it is an abrupt one.
     fn handle_eof(&mut self, token: Token) {
-        self.gone(token, CloseReason::Eof);
+        self.clients.gone(&mut self.turn, token, CloseReason::Eof);
     }
 
     /// Handles what was read; true where it was more than its sender may send.
     fn handle_frames(&mut self, token: Token, bytes: &mut [u8]) -> bool {
         // The decoder's state leaves the entry while the shard acts on what it says.
-        let mut partial = self.take_partial(token);
+        let mut partial = self.clients.take_partial(&self.turn, token);
         let was_partial = partial.is_some();
-        let Some(entry) = self.connections.find(token) else { return false };
+        let Some(entry) = self.clients.find(token) else { return false };
         let rules = Rules { deflate: entry.form.deflate, ..self.turn.settings.rules };
         let mut position = 0;
         let (mut offence, mut messages, mut pongs) = (None, 0, 0);
@@ -196,7 +178,7 @@ impl<D: Driver> Shard<D> {
         }
         self.handled += messages;
         // Of pings over the rate the last one of a read is answered (RFC 6455 §5.5.2).
-        if let Some(payload) = self.owed_pong.take().filter(|_| self.is_open(token)) {
+        if let Some(payload) = self.owed_pong.take().filter(|_| self.clients.is_open(token)) {
             self.pong(&payload);
         }
         self.flush_reply(token);
@@ -210,14 +192,14 @@ impl<D: Driver> Shard<D> {
     /// Keeps what is unfinished, and gives it its deadline if it is new. A connection that is being closed has its own.
     fn note_unfinished(&mut self, token: Token, partial: Option<Box<message::Partial>>, same: bool) {
         let deadline = self.turn.clock.tick + self.turn.settings.message_deadline;
-        let Some(entry) = self.connections.find(token) else { return };
+        let Some(entry) = self.clients.find(token) else { return };
         match (entry.state, &partial) {
             (State::Open, None) => entry.deadline = 0,
             (State::Open, Some(_)) if !same => entry.deadline = deadline,
             _ => {}
         }
         if let Some(partial) = partial.filter(|_| matches!(entry.state, State::Open | State::Ending | State::Closing)) {
-            self.keep_partial(token, partial);
+            self.clients.keep_partial(&self.turn, token, partial);
         }
     }
 
@@ -226,14 +208,14 @@ impl<D: Driver> Shard<D> {
         match event {
             Event::Close(status) => {
                 self.flush_reply(token);
-                self.handle_close(token, status.map(|(code, _)| code));
+                self.clients.closed_by_peer(&mut self.turn, token, status.map(|(code, _)| code));
                 return false;
             }
             // After our own close frame only the peer's matters (RFC 6455 §5.5.1).
-            _ if !self.is_open(token) => {}
+            _ if !self.clients.is_open(token) => {}
             Event::Ping(payload) => {
                 self.turn.counters.messages_in[MessageType::Ping as usize].add(1);
-                if self.take_token(token) {
+                if self.take_credit(token) {
                     self.pong(payload);
                 } else {
                     self.owed_pong = Some(payload.to_vec());
@@ -260,15 +242,9 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    pub(super) fn dialect(&mut self, token: Token) -> Option<DialectId> {
-        self.connections.find(token).map(|entry| entry.form.dialect)
-    }
-
-    /// Takes a token of the connection's message rate; pings and messages are paid from the same purse.
-    pub(super) fn take_token(&mut self, token: Token) -> bool {
-        let (rate, burst, now) =
-            (self.turn.settings.options.limits.message_rate, self.turn.settings.message_burst, self.turn.clock.tick);
-        let taken = self.connections.find(token).is_some_and(|entry| entry.take_token(now, rate, burst));
+    /// Takes one credit of the connection's message rate; without one it is in excess.
+    pub(super) fn take_credit(&mut self, token: Token) -> bool {
+        let taken = self.clients.take_credit(&self.turn, token);
         self.excess |= !taken;
         taken
     }

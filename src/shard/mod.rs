@@ -17,6 +17,7 @@
 
 mod admit;
 mod budget;
+mod clients;
 pub mod command;
 pub mod driver;
 mod encode;
@@ -36,15 +37,14 @@ mod tests;
 mod turn;
 
 use std::collections::{HashMap, VecDeque};
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use slab::Slab;
 
-use crate::conn::{Connections, Slices, Tick, Token};
+use crate::conn::{Tick, Token};
 use crate::counters::ShardCounters;
-use crate::limits;
 use crate::relay::ToRelay;
+use clients::Clients;
 use driver::{Driver, Event};
 use rooms::Subscription;
 pub use settings::{Budgets, Options, PublishPolicy, RoomRule, Route, Settings, SlowPolicy};
@@ -68,20 +68,15 @@ struct Drain {
 pub struct Shard<D> {
     driver: D,
     turn: Turn,
-    connections: Connections,
+    clients: Clients,
     /// Requests that come in pieces, by slab index.
     heads: HashMap<u32, handshake::Head>,
-    /// Client addresses that a trusted proxy told, by slab index.
-    forwarded: HashMap<u32, IpAddr>,
     handshakes: usize,
     /// When a request was last refused for its sender's mistake, in the clock's nanoseconds.
     mistakes: u64,
     /// Messages handled in this turn.
     handled: u32,
     admission: admit::Bucket,
-    ready: VecDeque<Token>,
-    /// Sent more than they may: ready again with the next tick.
-    held_back: Vec<Token>,
     /// What is being handled is more than its sender may send.
     excess: bool,
     /// The last ping of the read that is being handled that no token paid for.
@@ -97,7 +92,6 @@ pub struct Shard<D> {
     /// Publications that wait for a room's confirmation.
     held: usize,
     acks: Slab<AwaitedAck>,
-    holders: budget::Holders,
     /// Octets that the driver's batch has taken and not failed to send, for `ws_bytes_total`.
     queued_bytes: i64,
     events: Vec<Event>,
@@ -110,8 +104,6 @@ pub struct Shard<D> {
     received: Vec<inbound::Received>,
     reply: Vec<u8>,
     encoding: encode::Scratch,
-    slices: Slices,
-    sweep_max_outbox: u64,
     refusing: bool,
     drain: Option<Drain>,
     stopped: bool,
@@ -125,15 +117,12 @@ impl<D: Driver> Shard<D> {
     pub fn new(driver: D, settings: Arc<Settings>, counters: Arc<ShardCounters>, seed: u64) -> Self {
         Self {
             driver,
-            connections: Connections::with_capacity(settings.slots),
+            clients: Clients::new(settings.slots),
             heads: HashMap::new(),
-            forwarded: HashMap::new(),
             handshakes: 0,
             mistakes: 0,
             handled: 0,
             admission: admit::Bucket::new(settings.options.connection_rate),
-            ready: VecDeque::new(),
-            held_back: Vec::new(),
             excess: false,
             owed_pong: None,
             subscriptions: Slab::new(),
@@ -145,7 +134,6 @@ impl<D: Driver> Shard<D> {
             to_relay_bytes: 0,
             held: 0,
             acks: Slab::new(),
-            holders: budget::Holders::default(),
             queued_bytes: 0,
             events: Vec::new(),
             released: Vec::new(),
@@ -154,8 +142,6 @@ impl<D: Driver> Shard<D> {
             received: Vec::new(),
             reply: Vec::new(),
             encoding: encode::Scratch::default(),
-            slices: Slices::new(limits::SWEEP_SLICES),
-            sweep_max_outbox: 0,
             refusing: false,
             drain: None,
             stopped: false,
@@ -223,14 +209,14 @@ impl<D: Driver> Shard<D> {
         // Their entries are cold: all are asked for before the first is handled.
         for event in &*events {
             if let Event::Ready(ready) = event {
-                self.connections.prefetch(ready.token.index);
+                self.clients.prefetch(ready.token.index);
             }
         }
         for event in events.drain(..) {
             match event {
                 Event::Ready(ready) => self.handle_ready(ready),
                 Event::Unsent { token, chunk, result } => self.handle_unsent(token, chunk, result),
-                Event::Released(token) => self.free(token),
+                Event::Released(token) => self.clients.remove(&self.turn, token),
                 Event::Rung => {}
                 Event::Ticked(count) => self.handle_ticks(count),
             }
@@ -266,7 +252,7 @@ impl<D: Driver> Shard<D> {
 
     /// Whether there is work that no event will announce.
     pub fn has_work(&self) -> bool {
-        !self.ready.is_empty() || self.is_fanning_out() || self.slices.is_due()
+        self.clients.ready_len() > 0 || self.is_fanning_out() || self.clients.is_sweep_due()
     }
 
     /// Whether something was left for the next turn that no event will announce: also what the relay or the driver has to get.
@@ -297,6 +283,6 @@ impl<D: Driver> Shard<D> {
 
     /// Connections in the slab, in whatever state.
     pub fn sockets(&self) -> usize {
-        self.connections.len()
+        self.clients.len()
     }
 }

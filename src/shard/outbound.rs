@@ -46,7 +46,7 @@ impl<D: Driver> Shard<D> {
     }
 
     fn send_where(&mut self, token: Token, bytes: &[u8], may: impl Fn(State) -> bool) {
-        let Some(entry) = self.connections.find(token).filter(|entry| may(entry.state)) else { return };
+        let Some(entry) = self.clients.find(token).filter(|entry| may(entry.state)) else { return };
         if entry.batch != 0 && entry.batch == self.driver.batch() {
             self.submit_batch();
             return self.send_where(token, bytes, may);
@@ -61,7 +61,7 @@ impl<D: Driver> Shard<D> {
 
     /// Delivers a chunk that others get too, unless the connection was closed meanwhile.
     pub(super) fn deliver(&mut self, token: Token, chunk: &Chunk) {
-        let Some(entry) = self.connections.find(token).filter(|entry| entry.state == State::Open) else { return };
+        let Some(entry) = self.clients.open(token) else { return };
         if entry.outbox.is_some() {
             return self.put(token, chunk.clone());
         }
@@ -109,26 +109,28 @@ impl<D: Driver> Shard<D> {
         let sent = match result {
             Ok(sent) => sent,
             Err(ErrorKind::WouldBlock) => 0,
-            Err(ErrorKind::NoMemory | ErrorKind::Broken) => return self.gone(token, CloseReason::Reset),
+            Err(ErrorKind::NoMemory | ErrorKind::Broken) => {
+                return self.clients.gone(&mut self.turn, token, CloseReason::Reset);
+            }
         };
         self.turn.counters.bytes_out.add(sent as u64);
         if sent == length {
             return;
         }
         let now = self.turn.clock.tick;
-        let alive = self.connections.find(token).filter(|entry| entry.state != State::Released);
+        let alive = self.clients.alive(token);
         let Some(entry) = alive else { return };
         let outbox = entry.outbox.get_or_insert_default();
         outbox.begin(chunk(), sent, now);
         self.turn.counters.outbox_bytes.add(outbox.pinned_bytes() as u64);
-        self.holders.note(token, entry);
+        self.clients.note_holder(token);
     }
 
     /// Queues a chunk in an outbox that exists. Over the cap, what the rooms' policies allow to drop makes room; a reader that
     /// is too slow even so is closed. Last words may go over the cap: there are none after them.
     fn put(&mut self, token: Token, chunk: Chunk) {
         let (now, cap) = (self.turn.clock.tick, self.turn.settings.options.limits.outbox_bytes);
-        let Some(entry) = self.connections.find(token) else { return };
+        let Some(entry) = self.clients.find(token) else { return };
         let cap = if entry.state == State::Open { cap } else { usize::MAX };
         let Some(outbox) = &mut entry.outbox else { return };
         let size = chunk.buffer.len() as u64;
@@ -143,12 +145,12 @@ impl<D: Driver> Shard<D> {
     fn make_room(&mut self, token: Token, chunk: &Chunk) -> Result<(), Overflow> {
         let (now, cap) = (self.turn.clock.tick, self.turn.settings.options.limits.outbox_bytes);
         let droppable: Vec<u32> = {
-            let Some(entry) = self.connections.find(token) else { return Ok(()) };
+            let Some(entry) = self.clients.find(token) else { return Ok(()) };
             let rooms: Vec<u32> = entry.rooms.as_slice().iter().map(|membership| membership.room).collect();
             rooms.into_iter().filter(|room| self.drops_oldest(*room)).collect()
         };
         loop {
-            let open = self.connections.find(token).filter(|entry| entry.state == State::Open);
+            let open = self.clients.open(token);
             let Some(outbox) = open.and_then(|entry| entry.outbox.as_mut()) else {
                 return Ok(());
             };
@@ -175,7 +177,7 @@ impl<D: Driver> Shard<D> {
             }
             return;
         };
-        let Some(outbox) = self.connections.find(token).and_then(|entry| entry.outbox.as_mut()) else {
+        let Some(outbox) = self.clients.find(token).and_then(|entry| entry.outbox.as_mut()) else {
             return;
         };
         if !outbox.tells_gap(dropped.room) {
@@ -189,7 +191,7 @@ impl<D: Driver> Shard<D> {
     /// Sends what waits in an outbox until it is empty or would block.
     pub(super) fn flush_outbox(&mut self, token: Token) {
         loop {
-            let Some(entry) = self.connections.find(token) else { return };
+            let Some(entry) = self.clients.find(token) else { return };
             let Some(outbox) = &mut entry.outbox else { return };
             let before = outbox.pinned_bytes() as u64;
             let Some(chunk) = outbox.front() else {
@@ -202,13 +204,15 @@ impl<D: Driver> Shard<D> {
                     self.turn.counters.outbox_bytes.sub(before - outbox.pinned_bytes() as u64);
                 }
                 Err(ErrorKind::WouldBlock) => return,
-                Err(ErrorKind::NoMemory | ErrorKind::Broken) => return self.gone(token, CloseReason::Reset),
+                Err(ErrorKind::NoMemory | ErrorKind::Broken) => {
+                    return self.clients.gone(&mut self.turn, token, CloseReason::Reset);
+                }
             }
         }
     }
 
     fn outbox_is_empty(&mut self, token: Token) {
-        let Some(entry) = self.connections.find(token) else { return };
+        let Some(entry) = self.clients.find(token) else { return };
         entry.outbox = None;
         if entry.flags.has(Flags::FIN_AFTER_OUTBOX) {
             self.finish(token);
@@ -217,7 +221,7 @@ impl<D: Driver> Shard<D> {
 
     /// Drops what an outbox holds and has not begun, or all of it.
     pub(super) fn shrink_outbox(&mut self, token: Token, keep_begun: bool) {
-        let Some(entry) = self.connections.find(token) else { return };
+        let Some(entry) = self.clients.find(token) else { return };
         let before = entry.outbox_bytes() as u64;
         if let Some(outbox) = entry.outbox.as_mut().filter(|_| keep_begun) {
             outbox.clear_unbegun();
@@ -231,10 +235,5 @@ impl<D: Driver> Shard<D> {
 
     fn drops_oldest(&self, room: u32) -> bool {
         self.subscriptions.get(room as usize).is_some_and(|s| s.policy.slow == SlowPolicy::DropOldest)
-    }
-
-    /// Whether messages may still be handed to this connection.
-    pub(super) fn is_open(&mut self, token: Token) -> bool {
-        self.connections.find(token).is_some_and(|entry| entry.state == State::Open)
     }
 }

@@ -23,14 +23,14 @@ struct Publish<'a> {
 impl<D: Driver> Shard<D> {
     /// One message of an open connection. It takes one token of the message rate, however many requests it holds.
     pub(super) fn handle_message(&mut self, token: Token, message: Payload<'_>) {
-        let Some(dialect) = self.dialect(token) else { return };
-        if !self.take_token(token) {
+        let Some(dialect) = self.clients.dialect(token) else { return };
+        if !self.take_credit(token) {
             return self.handle_excess(token, dialect);
         }
         let mut rest = Some(message);
         while let Some(intent) = dialect.next(&mut rest) {
             self.handle_intent(token, dialect, intent);
-            if rest.is_none() || !self.is_open(token) {
+            if rest.is_none() || !self.clients.is_open(token) {
                 return;
             }
         }
@@ -85,12 +85,12 @@ impl<D: Driver> Shard<D> {
 
     /// The room that the connection's path names.
     fn own_room(&mut self, token: Token) -> Option<RoomName> {
-        let membership = self.connections.find(token)?.rooms.as_slice().first().copied()?;
+        let membership = self.clients.find(token)?.rooms.as_slice().first().copied()?;
         Some(self.turn.names.name(membership.room)?.clone())
     }
 
     fn echo(&mut self, token: Token, message: Payload<'_>) {
-        let Some(deflate) = self.connections.find(token).map(|entry| entry.form.deflate) else { return };
+        let Some(deflate) = self.clients.find(token).map(|entry| entry.form.deflate) else { return };
         let opcode = match message {
             Payload::Text(_) => frame::TEXT,
             Payload::Binary(_) => frame::BINARY,
@@ -147,7 +147,7 @@ impl<D: Driver> Shard<D> {
         match policy.publish {
             PublishPolicy::Any => Ok(()),
             PublishPolicy::Members => {
-                let entry = self.connections.find(token);
+                let entry = self.clients.find(token);
                 let member = known.is_some_and(|index| entry.is_some_and(|entry| entry.rooms.find(index).is_some()));
                 member.then_some(()).ok_or((ErrorCode::NotJoined, "join the room before you publish into it"))
             }
@@ -158,10 +158,10 @@ impl<D: Driver> Shard<D> {
     /// The relay took a publish, or did not.
     pub(super) fn handle_ack(&mut self, ack: AckToken, level: Option<AckLevel>) {
         let Some(awaited) = self.acks.try_remove(ack as usize) else { return };
-        if !self.is_open(awaited.token) {
+        if !self.clients.is_open(awaited.token) {
             return;
         }
-        let Some(dialect) = self.dialect(awaited.token) else { return };
+        let Some(dialect) = self.clients.dialect(awaited.token) else { return };
         let reference = awaited.reference.as_deref();
         let notice = match level {
             Some(level) => Notice::Acknowledged { level, reference },
@@ -178,7 +178,7 @@ impl<D: Driver> Shard<D> {
     #[cold]
     fn handle_excess(&mut self, token: Token, dialect: DialectId) {
         self.turn.counters.dropped[DropReason::RateLimited as usize].add(1);
-        let Some(entry) = self.connections.find(token) else { return };
+        let Some(entry) = self.clients.find(token) else { return };
         match dialect.over_rate() {
             OverRate::Tell if !entry.flags.has(Flags::RATE_TOLD) => {
                 entry.flags.set(Flags::RATE_TOLD);
@@ -202,7 +202,7 @@ impl<D: Driver> Shard<D> {
 
     /// Tells a client that its request is not granted.
     pub(super) fn refuse_request(&mut self, token: Token, code: ErrorCode, message: &str, reference: Option<&str>) {
-        if let Some(dialect) = self.dialect(token) {
+        if let Some(dialect) = self.clients.dialect(token) {
             self.reply(dialect, &Notice::Refused { code, message, reference });
         }
     }

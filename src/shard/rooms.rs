@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::{Shard, gaps};
 use crate::close::CloseReason;
-use crate::conn::{Membership, State, Token, WAITING};
+use crate::conn::{Membership, Token, WAITING};
 use crate::dialect::{ErrorCode, Notice, Said};
 use crate::model::{GapReason, Publication, RoomName};
 use crate::relay::{JoinError, ToRelay, ToShard};
@@ -52,7 +52,7 @@ impl<D: Driver> Shard<D> {
     pub(super) fn join(&mut self, token: Token, name: &str, reference: Option<&str>) {
         let limit = self.turn.settings.options.limits.rooms_per_connection;
         let known = self.turn.names.number(name);
-        let Some(entry) = self.connections.find(token) else { return };
+        let Some(entry) = self.clients.find(token) else { return };
         let membership = known.and_then(|room| entry.rooms.find(room));
         if membership.is_none() && entry.rooms.len() >= limit {
             let message = "you are in too many rooms; leave one first";
@@ -104,13 +104,13 @@ impl<D: Driver> Shard<D> {
     }
 
     fn add_membership(&mut self, token: Token, membership: Membership) {
-        if let Some(entry) = self.connections.find(token) {
+        if let Some(entry) = self.clients.find(token) {
             entry.rooms.insert(membership);
         }
     }
 
     fn reply_joined(&mut self, token: Token, room: &str, reference: Option<&str>) {
-        if let Some(dialect) = self.dialect(token) {
+        if let Some(dialect) = self.clients.dialect(token) {
             self.reply(dialect, &Notice::Joined { room, reference });
         }
     }
@@ -118,7 +118,7 @@ impl<D: Driver> Shard<D> {
     /// Ends a membership; idempotent.
     pub(super) fn leave(&mut self, token: Token, name: &str) {
         let Some(room) = self.turn.names.number(name) else { return };
-        let Some(entry) = self.connections.find(token) else { return };
+        let Some(entry) = self.clients.find(token) else { return };
         let Some(membership) = entry.rooms.remove(room) else { return };
         if let Some(outbox) = &mut entry.outbox {
             outbox.forget_room(room);
@@ -128,7 +128,7 @@ impl<D: Driver> Shard<D> {
 
     /// Ends all memberships of a connection.
     pub(super) fn leave_all(&mut self, token: Token) {
-        let Some(entry) = self.connections.find(token) else { return };
+        let Some(entry) = self.clients.find(token) else { return };
         for membership in std::mem::take(&mut entry.rooms).as_slice() {
             self.end_membership(*membership);
         }
@@ -147,7 +147,7 @@ impl<D: Driver> Shard<D> {
     }
 
     fn note_position(&mut self, connection: u32, room: u32, position: u32) {
-        if let Some(entry) = self.connections.at(connection) {
+        if let Some(entry) = self.clients.at(connection) {
             entry.rooms.set_position(room, position);
         }
     }
@@ -166,7 +166,7 @@ impl<D: Driver> Shard<D> {
         // All are members before the first is answered: a connection that ends over its answer must not end the room of those
         // behind it.
         for waiter in &waiters {
-            let Some(entry) = self.connections.find(waiter.token) else { continue };
+            let Some(entry) = self.clients.find(waiter.token) else { continue };
             if entry.rooms.find(index).is_some_and(|membership| membership.position == WAITING) {
                 entry.rooms.set_position(index, subscription.room.join(waiter.token.index));
             }
@@ -175,7 +175,7 @@ impl<D: Driver> Shard<D> {
         self.unsubscribe_if_empty(index);
         for waiter in waiters {
             let reference = waiter.reference.as_deref();
-            let open = self.connections.find(waiter.token).filter(|entry| entry.state == State::Open);
+            let open = self.clients.open(waiter.token);
             let Some(entry) = open else { continue };
             if entry.rooms.find(index).is_some() {
                 self.reply_joined(waiter.token, name, reference);
@@ -209,7 +209,7 @@ impl<D: Driver> Shard<D> {
         self.release_held(index);
         let Some((_, subscription)) = self.forget(index) else { return };
         for waiter in subscription.waiters.unwrap_or_default() {
-            let open = self.connections.find(waiter.token).filter(|entry| entry.state == State::Open);
+            let open = self.clients.open(waiter.token);
             let Some(entry) = open else { continue };
             if entry.rooms.remove(index).is_none() && waiter.reference.is_none() {
                 continue;
@@ -230,8 +230,8 @@ impl<D: Driver> Shard<D> {
         let Some(subscription) = confirmed else { return };
         let members: Vec<u32> = subscription.room.members().collect();
         for member in members {
-            let Some(token) = self.connections.token_at(member) else { continue };
-            let Some(dialect) = self.dialect(token) else { continue };
+            let Some(token) = self.clients.token_at(member) else { continue };
+            let Some(dialect) = self.clients.dialect(token) else { continue };
             let message = format!("the broker no longer lets this node have room {name}; join it again");
             let notice = Notice::Refused { code: ErrorCode::Unavailable, message: &message, reference: None };
             if self.encoding.notice(dialect, &notice).0 == Said::Nothing {
@@ -240,7 +240,7 @@ impl<D: Driver> Shard<D> {
             }
             self.send_gap(token, Some(index), GapReason::Broker);
             self.leave(token, name);
-            if self.is_open(token) {
+            if self.clients.is_open(token) {
                 self.reply(dialect, &notice);
                 self.flush_reply(token);
             }
@@ -264,9 +264,9 @@ impl<D: Driver> Shard<D> {
     pub(super) fn close_holes(&mut self, index: u32) -> bool {
         let Some(subscription) = self.subscriptions.get_mut(index as usize) else { return false };
         let before = subscription.room.pending_bytes();
-        let connections = &mut self.connections;
+        let clients = &mut self.clients;
         let (_, more) = subscription.room.finish(|member, position| {
-            if let Some(entry) = connections.at(member) {
+            if let Some(entry) = clients.at(member) {
                 entry.rooms.set_position(index, position);
             }
         });

@@ -181,10 +181,10 @@ fn stage_from(seed: u64, configure: impl FnOnce(&mut Options, &mut Budgets)) -> 
     let settings = Settings::new(Arc::new(options), 1, 0, budgets, vec![counters.clone()], state);
     let mut shard = Shard::new(driver, Arc::new(settings), counters, seed);
     shard.handle_accepted(FD);
-    let token = shard.connections.token_at(0).unwrap();
+    let token = shard.clients.token_at(0).unwrap();
     ready(&mut shard, token, false);
     turns(&mut shard);
-    assert!(shard.is_open(token), "{:?}", shard.driver.deeds);
+    assert!(shard.clients.is_open(token), "{:?}", shard.driver.deeds);
     shard.driver.deeds.clear();
     (shard, token)
 }
@@ -223,7 +223,7 @@ fn what_filled_the_buffer_is_read_on_from_although_no_event_tells_the_rest() {
     ready(&mut shard, token, false);
     turns(&mut shard);
     assert_eq!(shard.driver.incoming.len(), 0, "the edge was told once, and these octets wait for ever");
-    assert!(shard.is_open(token));
+    assert!(shard.clients.is_open(token));
 }
 
 /// Others beside the first, up to so many open connections.
@@ -231,12 +231,12 @@ fn crowd(shard: &mut Shard<Stage>, size: u32) -> Vec<Token> {
     for index in 1..size {
         shard.driver.incoming.extend(REQUEST.bytes());
         shard.handle_accepted(FD + index as RawFd);
-        let token = shard.connections.token_at(index).unwrap();
+        let token = shard.clients.token_at(index).unwrap();
         ready(shard, token, false);
         turns(shard);
     }
     shard.driver.deeds.clear();
-    (0..size).map(|index| shard.connections.token_at(index).unwrap()).collect()
+    (0..size).map(|index| shard.clients.token_at(index).unwrap()).collect()
 }
 
 #[test]
@@ -283,14 +283,14 @@ fn whoever_sends_more_than_it_may_is_read_once_a_tick() {
             turns(&mut shard);
         }
         assert_eq!(shard.driver.incoming.len(), 0, "{flood}: what waited for a tick was lost");
-        assert!(shard.is_open(token), "{flood}");
+        assert!(shard.clients.is_open(token), "{flood}");
     }
 }
 
 #[test]
 fn who_was_in_excess_and_is_read_to_the_end_is_read_as_everybody_else() {
     let (mut shard, token) = stage_with_rate(10);
-    let flags = |shard: &mut Shard<Stage>| shard.connections.find(token).unwrap().flags;
+    let flags = |shard: &mut Shard<Stage>| shard.clients.find(token).unwrap().flags;
     shard.driver.incoming.extend(pings(EXCESS_READ_BYTES));
     ready(&mut shard, token, false);
     turns(&mut shard);
@@ -353,7 +353,7 @@ fn a_short_send_that_is_told_after_its_connection_ended_leaves_nothing_behind() 
     let (mut shard, token) = stage();
     shard.driver.room = 2;
     shard.deliver(token, &chunk(b"frame"));
-    shard.gone(token, CloseReason::Reset);
+    shard.clients.gone(&mut shard.turn, token, CloseReason::Reset);
     shard.settle();
     shard.submit();
     assert_eq!(shard.turn.counters.outbox_bytes.value(), 0);
@@ -365,9 +365,9 @@ fn a_short_send_that_is_told_after_its_connection_ended_leaves_nothing_behind() 
 fn an_ending_keeps_the_connection_in_the_slab_until_it_is_settled_and_the_first_reason_counts() {
     let (mut shard, token) = stage();
     shard.close(token, CloseReason::Operator);
-    shard.gone(token, CloseReason::Reset);
+    shard.clients.gone(&mut shard.turn, token, CloseReason::Reset);
     shard.close(token, CloseReason::Drain);
-    assert_eq!(shard.connections.find(token).unwrap().state, State::Ending);
+    assert_eq!(shard.clients.find(token).unwrap().state, State::Ending);
     assert_eq!((shard.turn.counters.connections.value(), shard.driver.deeds.len()), (1, 0));
     shard.settle();
     turns(&mut shard);
@@ -386,19 +386,19 @@ fn events_that_a_driver_tells_in_the_middle_of_an_event_wait_for_its_end() {
     let event = Ready { token, readable: true, writable: false, hangup: false };
     shard.driver.told_by_submit.push(Event::Ready(event));
     shard.send(token, b"answer");
-    assert_eq!((shard.later.len(), shard.ready.len()), (1, 0));
+    assert_eq!((shard.later.len(), shard.clients.ready_len()), (1, 0));
     assert_eq!(shard.driver.deeds, [Deed::Sent(b"frame".to_vec()), Deed::Sent(b"answer".to_vec())]);
     shard.submit();
-    assert_eq!((shard.later.len(), shard.ready.len()), (0, 1));
+    assert_eq!((shard.later.len(), shard.clients.ready_len()), (0, 1));
 }
 
 #[test]
 fn a_client_that_leaves_while_its_request_is_refused_is_counted_once() {
     let (mut shard, _) = stage();
     shard.handle_accepted(FD + 1);
-    let token = shard.connections.token_at(1).unwrap();
-    shard.refuse(token, Refusal::NotFound);
-    shard.gone(token, CloseReason::Eof);
+    let token = shard.clients.token_at(1).unwrap();
+    shard.clients.refuse(&mut shard.turn, token, Refusal::NotFound);
+    shard.clients.gone(&mut shard.turn, token, CloseReason::Eof);
     shard.settle();
     turns(&mut shard);
     let refused: Vec<u64> = shard.turn.counters.refused.iter().map(Cell::value).collect();
@@ -424,17 +424,17 @@ fn a_fin_waits_for_what_a_queued_frame_leaves_unsent() {
     let (mut shard, token) = stage();
     shard.driver.room = 2;
     shard.deliver(token, &chunk(b"frame"));
-    shard.handle_close(token, None);
+    shard.clients.closed_by_peer(&mut shard.turn, token, None);
     shard.settle();
     turns(&mut shard);
     assert_eq!(shard.driver.deeds, [Deed::Sent(b"fr".to_vec())]);
-    assert!(shard.connections.find(token).unwrap().flags.has(Flags::FIN_AFTER_OUTBOX));
+    assert!(shard.clients.find(token).unwrap().flags.has(Flags::FIN_AFTER_OUTBOX));
     shard.driver.room = usize::MAX;
     ready(&mut shard, token, false);
     turns(&mut shard);
     let close_frame = Deed::Sent(vec![0x88, 0]);
     assert_eq!(shard.driver.deeds[1..], [Deed::Sent(b"ame".to_vec()), close_frame, Deed::Fin]);
-    assert_eq!(shard.connections.find(token).unwrap().state, State::Lingering);
+    assert_eq!(shard.clients.find(token).unwrap().state, State::Lingering);
 }
 
 #[test]
@@ -520,7 +520,7 @@ fn a_refusal_is_counted_as_what_was_decided_at_accept() {
         budgets.connections = 2;
     });
     shard.handle_accepted(FD + 1);
-    let refused = shard.connections.token_at(1).unwrap();
+    let refused = shard.clients.token_at(1).unwrap();
     shard.driver.incoming.extend(REQUEST.bytes());
     ready(&mut shard, refused, false);
     turns(&mut shard);
@@ -542,7 +542,7 @@ fn a_request_that_is_a_mistake_is_counted_as_one_and_a_refused_one_that_is_none_
     let (mut shard, _) = stage_with(|options, _| options.connection_rate = 2);
     let ask = |shard: &mut Shard<Stage>, index: u32, request: &[u8]| {
         shard.handle_accepted(FD + 1);
-        let token = shard.connections.token_at(index).unwrap();
+        let token = shard.clients.token_at(index).unwrap();
         shard.driver.incoming.extend(request);
         ready(shard, token, false);
         turns(shard);
@@ -560,7 +560,7 @@ fn what_a_policy_forbids_a_raw_client_to_publish_is_counted() {
         options.rooms = vec![RoomRule { pattern: "*".into(), publish: PublishPolicy::None, slow: SlowPolicy::Close }];
     });
     shard.join(token, "dash", None);
-    shard.connections.find(token).unwrap().form.dialect = crate::dialect::DialectId::Raw;
+    shard.clients.find(token).unwrap().form.dialect = crate::dialect::DialectId::Raw;
     shard.handle_message(token, crate::dialect::Payload::Text("from a client"));
     assert_eq!(shard.turn.counters.dropped[DropReason::Forbidden as usize].value(), 1);
     assert_eq!(shard.to_relay_bytes, 0);

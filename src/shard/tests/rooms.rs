@@ -12,10 +12,10 @@ use crate::shard::settings::{PublishPolicy, RoomRule, SlowPolicy};
 fn another(shard: &mut Shard<Stage>, fd: RawFd) -> Token {
     shard.driver.incoming.extend(REQUEST.bytes());
     shard.handle_accepted(fd);
-    let token = shard.connections.token_at(1).unwrap();
+    let token = shard.clients.token_at(1).unwrap();
     ready(shard, token, false);
     turns(shard);
-    assert!(shard.is_open(token));
+    assert!(shard.clients.is_open(token));
     shard.driver.deeds.clear();
     token
 }
@@ -137,7 +137,7 @@ fn who_is_in_a_room_that_the_broker_takes_back_is_told_and_is_no_member_any_more
     let gap = told.find(r#""type":"gap","roomId":"lobby","reason":"broker""#);
     let error = told.find(r#""code":"unavailable""#);
     assert!(gap.is_some() && gap < error, "{told}");
-    assert!(shard.connections.find(token).unwrap().rooms.as_slice().is_empty());
+    assert!(shard.clients.find(token).unwrap().rooms.as_slice().is_empty());
     assert!(matches!(shard.poll_relay(), Some(ToRelay::Unsubscribe(_))), "the relay knows already, and does not mind");
 
     shard.driver.deeds.clear();
@@ -184,7 +184,7 @@ fn a_publication_that_a_dialect_has_no_words_for_is_not_sent_and_not_counted() {
     for dialect in crate::dialect::DialectId::ALL {
         let (mut shard, token) = stage();
         join(&mut shard, token, "lobby");
-        shard.connections.find(token).unwrap().form.dialect = *dialect;
+        shard.clients.find(token).unwrap().form.dialect = *dialect;
         for (kind, echo) in [(Kind::Json, true), (Kind::Binary, true), (Kind::Binary, false)] {
             let (room, payload) = (RoomName::from("lobby"), Bytes::from_static(b"1"));
             let publication = Publication { room, kind, payload, from: None, echo, time_unix_ns: 0 };

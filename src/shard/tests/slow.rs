@@ -64,7 +64,7 @@ fn an_answer_makes_room_where_the_oldest_may_be_dropped() {
     let (mut shard, token) = stalled(&["old.1"], |_, _| {});
     (0..FILLS).for_each(|_| publish(&mut shard, "old.1"));
     shard.send(token, &[b'a'; CAP / FILLS]);
-    assert!(shard.is_open(token), "what may be dropped goes first");
+    assert!(shard.clients.is_open(token), "what may be dropped goes first");
     let heard = catch_up(&mut shard, token);
     assert!(heard.contains("aaa") && heard.contains("gap"), "{heard}");
     assert_eq!(shard.turn.counters.outbox_bytes.value(), 0);
@@ -74,7 +74,7 @@ fn an_answer_makes_room_where_the_oldest_may_be_dropped() {
 fn whoever_is_sent_away_is_told_although_its_outbox_is_full() {
     let (mut shard, token) = stalled(&["kept"], |_, _| {});
     (0..FILLS).for_each(|_| publish(&mut shard, "kept"));
-    let left = CAP - shard.connections.find(token).unwrap().outbox_bytes();
+    let left = CAP - shard.clients.find(token).unwrap().outbox_bytes();
     shard.send(token, &vec![b'a'; left]);
     shard.close(token, CloseReason::Drain);
     shard.settle();
@@ -99,10 +99,10 @@ fn a_loss_is_told_of_its_own_room_although_the_one_before_had_its_number() {
 #[test]
 fn the_account_of_outboxes_closes_where_a_loss_closes_its_reader() {
     let (mut shard, token) = stalled(&["old.1"], |options, _| options.close_on_gap = true);
-    shard.connections.find(token).unwrap().form.dialect = crate::dialect::DialectId::Raw;
+    shard.clients.find(token).unwrap().form.dialect = crate::dialect::DialectId::Raw;
     (0..=FILLS).for_each(|_| publish(&mut shard, "old.1"));
-    assert!(!shard.is_open(token));
-    let held = shard.connections.find(token).unwrap().outbox_bytes() as u64;
+    assert!(!shard.clients.is_open(token));
+    let held = shard.clients.find(token).unwrap().outbox_bytes() as u64;
     assert_eq!(shard.turn.counters.outbox_bytes.value(), held);
 }
 
@@ -141,7 +141,7 @@ fn over_the_nodes_budget_the_largest_goes_even_if_it_is_being_closed() {
 #[test]
 fn the_peers_close_frame_is_found_behind_a_message_of_which_a_part_came_in_the_read_that_closed_it() {
     let (mut shard, token) = stage_with_rate(1);
-    let entry = shard.connections.find(token).unwrap();
+    let entry = shard.clients.find(token).unwrap();
     entry.form.dialect = crate::dialect::DialectId::Raw;
     entry.flags.set(Flags::RATE_BEFORE);
     entry.tokens = 0;
@@ -157,7 +157,7 @@ fn the_peers_close_frame_is_found_behind_a_message_of_which_a_part_came_in_the_r
         turns(&mut shard);
         (0..20).for_each(|_| shard.driver.events.push(Event::Ticked(1)));
         turns(&mut shard);
-        assert_eq!(shard.connections.find(token).unwrap().state, expected);
+        assert_eq!(shard.clients.find(token).unwrap().state, expected);
     }
     assert_eq!(shard.turn.counters.unfinished_bytes.value(), 0);
 }
@@ -175,7 +175,7 @@ fn the_peers_close_frame_is_found_behind_the_rest_of_a_message_that_our_own_came
         turns(&mut shard);
         shard.close(token, CloseReason::Drain);
         shard.settle();
-        assert_eq!(shard.connections.find(token).unwrap().state, expected);
+        assert_eq!(shard.clients.find(token).unwrap().state, expected);
     }
     assert_eq!(shard.turn.counters.unfinished_bytes.value(), 0);
 }

@@ -1,0 +1,282 @@
+//! The connections of a shard: their table, which of them are to be read, which hold memory, and when each is looked at next.
+//!
+//! The rightmost of the shard's parts: it knows no socket call, no room and no other part. An end that is decided here is a mark
+//! on the entry and an [`Ending`]; `settle` carries it out.
+
+mod holders;
+mod sweep;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{HashMap, VecDeque};
+use std::net::IpAddr;
+
+use super::driver::Ready;
+use super::ending::Ending;
+use super::turn::Turn;
+use crate::close::{CloseReason, Refusal};
+use crate::conn::{Connections, Entry, Flags, Slices, State, Token};
+use crate::dialect::DialectId;
+use crate::limits;
+use crate::proto::message::Partial;
+use holders::Holders;
+pub(super) use sweep::{Finding, Leaving};
+
+/// See the module.
+pub(super) struct Clients {
+    table: Connections,
+    /// Client addresses that a trusted proxy told, by slab index.
+    forwarded: HashMap<u32, IpAddr>,
+    /// Connections that have something to read.
+    ready: VecDeque<Token>,
+    /// Connections over their message rate: ready again with the next tick.
+    held_back: Vec<Token>,
+    holders: Holders,
+    slices: Slices,
+    /// Bytes of the largest outbox of this round of the sweep.
+    largest_outbox: u64,
+}
+
+impl Clients {
+    /// Room for `slots` connections.
+    pub(super) fn new(slots: usize) -> Self {
+        Self {
+            table: Connections::with_capacity(slots),
+            forwarded: HashMap::new(),
+            ready: VecDeque::new(),
+            held_back: Vec::new(),
+            holders: Holders::default(),
+            slices: Slices::new(limits::SWEEP_SLICES),
+            largest_outbox: 0,
+        }
+    }
+
+    /// Adds a connection; `make` gets its generation.
+    pub(super) fn insert(&mut self, turn: &Turn, make: impl FnOnce(u32) -> Entry) -> Token {
+        let token = self.table.insert(make);
+        turn.counters.sockets.set(self.table.len() as u64);
+        token
+    }
+
+    /// Frees the slot of a connection that the driver has released.
+    pub(super) fn remove(&mut self, turn: &Turn, token: Token) {
+        self.table.remove(token);
+        turn.counters.sockets.set(self.table.len() as u64);
+    }
+
+    /// The connection of this name, in whatever state.
+    #[inline]
+    pub(super) fn find(&mut self, token: Token) -> Option<&mut Entry> {
+        self.table.find(token)
+    }
+
+    /// The same, if its end is neither decided nor under way.
+    #[inline]
+    pub(super) fn open(&mut self, token: Token) -> Option<&mut Entry> {
+        self.table.find(token).filter(|entry| entry.state == State::Open)
+    }
+
+    /// The same, unless its socket was given back.
+    #[inline]
+    pub(super) fn alive(&mut self, token: Token) -> Option<&mut Entry> {
+        self.table.find(token).filter(|entry| entry.state != State::Released)
+    }
+
+    /// Whether messages may still be sent to this connection.
+    #[inline]
+    pub(super) fn is_open(&mut self, token: Token) -> bool {
+        self.open(token).is_some()
+    }
+
+    /// The dialect of a connection.
+    #[inline]
+    pub(super) fn dialect(&mut self, token: Token) -> Option<DialectId> {
+        self.table.find(token).map(|entry| entry.form.dialect)
+    }
+
+    /// The connection at an index that the caller knows to be taken: a member of a room.
+    #[inline]
+    pub(super) fn at(&mut self, index: u32) -> Option<&mut Entry> {
+        self.table.at(index)
+    }
+
+    /// The name of the connection at an index.
+    pub(super) fn token_at(&self, index: u32) -> Option<Token> {
+        self.table.token_at(index)
+    }
+
+    /// The connection at an index, to look at.
+    pub(super) fn peek(&self, index: u32) -> Option<&Entry> {
+        self.table.peek(index)
+    }
+
+    /// Asks the processor for an entry that will be needed soon.
+    #[inline]
+    pub(super) fn prefetch(&self, index: u32) {
+        self.table.prefetch(index);
+    }
+
+    /// All connections with their indices.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Entry)> {
+        self.table.iter()
+    }
+
+    /// Connections in the table, in whatever state.
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    /// One past the highest index that was ever taken.
+    pub(super) fn end(&self) -> u32 {
+        self.table.end()
+    }
+
+    /// The address that a trusted proxy told of the client at an index.
+    pub(super) fn forwarded(&self, index: u32) -> Option<IpAddr> {
+        self.forwarded.get(&index).copied()
+    }
+
+    /// Notes the address that a trusted proxy told of a client.
+    pub(super) fn note_forwarded(&mut self, token: Token, address: IpAddr) {
+        self.forwarded.insert(token.index, address);
+    }
+
+    /// Forgets it.
+    pub(super) fn forget_forwarded(&mut self, token: Token) {
+        self.forwarded.remove(&token.index);
+    }
+
+    // Reading.
+
+    /// Notes that a socket is ready; whether what waits in its outbox may be sent now.
+    #[inline]
+    pub(super) fn note_ready(&mut self, ready: Ready) -> bool {
+        let Some(entry) = self.table.find(ready.token).filter(|entry| entry.state != State::Released) else {
+            return false;
+        };
+        if ready.hangup {
+            entry.flags.set(Flags::HANGUP);
+        }
+        if ready.readable && !entry.flags.has(Flags::READY) {
+            entry.flags.set(Flags::READY);
+            self.ready.push_back(ready.token);
+        }
+        ready.writable && entry.outbox.is_some()
+    }
+
+    /// Takes the connection that has waited longest to be read.
+    #[inline]
+    pub(super) fn next_ready(&mut self) -> Option<Token> {
+        self.ready.pop_front()
+    }
+
+    /// Connections that wait to be read.
+    #[inline]
+    pub(super) fn ready_len(&self) -> usize {
+        self.ready.len()
+    }
+
+    /// Has a connection read again in the next turn: more may be there, and no event will say so.
+    pub(super) fn read_again(&mut self, token: Token) {
+        if self.mark_ready(token) {
+            self.ready.push_back(token);
+        }
+    }
+
+    /// Has a connection read again with the next tick.
+    pub(super) fn read_with_next_tick(&mut self, token: Token) {
+        if self.mark_ready(token) {
+            self.held_back.push(token);
+        }
+    }
+
+    fn mark_ready(&mut self, token: Token) -> bool {
+        let Some(entry) = self.table.find(token).filter(|entry| !entry.flags.has(Flags::READY)) else { return false };
+        entry.flags.set(Flags::READY);
+        true
+    }
+
+    /// Takes one credit of a connection's message rate; messages and pings are paid from the same rate.
+    #[inline]
+    pub(super) fn take_credit(&mut self, turn: &Turn, token: Token) -> bool {
+        let (rate, burst) = (turn.settings.options.limits.message_rate, turn.settings.message_burst);
+        self.table.find(token).is_some_and(|entry| entry.take_token(turn.clock.tick, rate, burst))
+    }
+
+    /// Takes a connection's unfinished message out of its entry and of the accounts.
+    #[inline]
+    pub(super) fn take_partial(&mut self, turn: &Turn, token: Token) -> Option<Box<Partial>> {
+        let partial = self.table.find(token)?.partial.take()?;
+        turn.counters.unfinished_bytes.sub(partial.pinned_bytes() as u64);
+        Some(partial)
+    }
+
+    /// Keeps a connection's unfinished message.
+    pub(super) fn keep_partial(&mut self, turn: &Turn, token: Token, partial: Box<Partial>) {
+        let Some(entry) = self.table.find(token) else { return };
+        turn.counters.unfinished_bytes.add(partial.pinned_bytes() as u64);
+        entry.partial = Some(partial);
+        self.holders.note(token, entry);
+    }
+
+    /// Notes that a connection holds memory from now on: its outbox.
+    #[inline]
+    pub(super) fn note_holder(&mut self, token: Token) {
+        if let Some(entry) = self.table.find(token) {
+            self.holders.note(token, entry);
+        }
+    }
+
+    /// The connections that hold memory, as `size` counts it in bytes, the largest first.
+    pub(super) fn largest_holders(&mut self, size: impl Fn(&Entry) -> usize) -> Vec<Token> {
+        self.holders.forget_empty(&mut self.table);
+        self.holders.largest_first(&self.table, size)
+    }
+
+    // Endings.
+
+    /// Marks an open connection to be closed from our side; whether it was open. What was answered to it so far must have been
+    /// flushed: nothing more is sent to it.
+    pub(super) fn close(&mut self, turn: &mut Turn, token: Token, reason: CloseReason) {
+        let Some(entry) = self.open(token) else { return };
+        entry.state = State::Ending;
+        entry.reason = Some(reason);
+        turn.endings.push_back(Ending::Close(token, reason));
+    }
+
+    /// Marks a connection whose socket is of no more use. `reason` counts only where none was noted before.
+    pub(super) fn gone(&mut self, turn: &mut Turn, token: Token, reason: CloseReason) {
+        let Some(entry) = self.alive(token) else { return };
+        let before = std::mem::replace(&mut entry.state, State::Ending);
+        turn.endings.push_back(Ending::Gone(token, reason, before));
+    }
+
+    /// Marks a connection whose request is answered without an upgrade.
+    pub(super) fn refuse(&mut self, turn: &mut Turn, token: Token, refusal: Refusal) {
+        let Some(entry) = self.find(token).filter(|entry| entry.state == State::Handshaking) else { return };
+        entry.state = State::Ending;
+        turn.endings.push_back(Ending::Refuse(token, refusal));
+    }
+
+    /// Marks a connection whose peer sent a close frame with this code. After it nothing of the connection matters.
+    pub(super) fn closed_by_peer(&mut self, turn: &mut Turn, token: Token, code: Option<u16>) {
+        let Some(entry) = self.find(token) else { return };
+        match entry.state {
+            State::Open => {
+                entry.state = State::Ending;
+                entry.reason = Some(CloseReason::ClosedByPeer);
+            }
+            State::Ending | State::Closing => {}
+            State::Handshaking | State::Lingering | State::Released => return,
+        }
+        turn.endings.push_back(Ending::ClosedByPeer(token, code));
+    }
+
+    /// From [`State::Ending`] to [`State::Closing`]; the connection's dialect. `None` where it closes already, or is gone.
+    pub(super) fn begin_closing(&mut self, turn: &Turn, token: Token) -> Option<DialectId> {
+        let entry = self.find(token).filter(|entry| entry.state == State::Ending)?;
+        entry.state = State::Closing;
+        entry.deadline = turn.clock.tick + turn.settings.close_deadline;
+        Some(entry.form.dialect)
+    }
+}
