@@ -13,9 +13,14 @@ use super::Tick;
 pub enum Tag {
     /// Answers, pongs, close frames: never dropped.
     Control,
-    /// Messages of a room (its index on the shard).
-    Room(u32),
-    /// The notice that messages of a room were dropped.
+    /// Messages of a room.
+    Room {
+        /// The room's index on the shard.
+        room: u32,
+        /// Whether the room's policy lets them be dropped for a slow reader.
+        may_drop: bool,
+    },
+    /// The notice that messages of a room were dropped; the room's index.
     Gap(u32),
 }
 
@@ -129,17 +134,16 @@ impl Outbox {
         }
     }
 
-    /// Drops the oldest chunk of a room that `droppable` names and that is not begun; says what went, and where it was.
-    pub fn drop_oldest(&mut self, droppable: impl Fn(u32) -> bool) -> Option<Dropped> {
+    /// Drops the oldest chunk that may be dropped and is not begun; says what went, and where it was.
+    pub fn drop_oldest(&mut self) -> Option<Dropped> {
         let first = usize::from(self.begun);
-        let at =
-            (first..self.chunks.len()).find(|i| matches!(self.chunks[*i].0.tag, Tag::Room(room) if droppable(room)))?;
+        let (at, room) = (first..self.chunks.len()).find_map(|at| match self.chunks[at].0.tag {
+            Tag::Room { room, may_drop: true } => Some((at, room)),
+            Tag::Room { may_drop: false, .. } | Tag::Control | Tag::Gap(_) => None,
+        })?;
         let (chunk, _) = self.chunks.remove(at)?;
         self.pinned_bytes -= chunk.buffer.len();
-        match chunk.tag {
-            Tag::Room(room) => Some(Dropped { room, messages: chunk.messages, bytes: chunk.buffer.len(), at }),
-            Tag::Control | Tag::Gap(_) => None,
-        }
+        Some(Dropped { room, messages: chunk.messages, bytes: chunk.buffer.len(), at })
     }
 
     /// Drops everything that is not begun; what is begun stays, so that a close frame can follow it.
@@ -158,7 +162,7 @@ impl Outbox {
     /// What waits of a room that the reader has left is dropped no more, and belongs to no room that may get the same index.
     pub fn forget_room(&mut self, room: u32) {
         for (chunk, _) in &mut self.chunks {
-            if matches!(chunk.tag, Tag::Room(of) | Tag::Gap(of) if of == room) {
+            if matches!(chunk.tag, Tag::Room { room: of, .. } | Tag::Gap(of) if of == room) {
                 chunk.tag = Tag::Control;
             }
         }
@@ -174,6 +178,14 @@ impl Outbox {
 mod tests {
     use super::*;
 
+    const fn droppable(room: u32) -> Tag {
+        Tag::Room { room, may_drop: true }
+    }
+
+    const fn kept(room: u32) -> Tag {
+        Tag::Room { room, may_drop: false }
+    }
+
     fn chunk(text: &str, tag: Tag) -> Chunk {
         Chunk::whole(Rc::from(text.as_bytes()), tag, 1)
     }
@@ -182,7 +194,7 @@ mod tests {
     fn what_is_queued_comes_out_in_order_and_in_any_pieces() {
         let mut outbox = Outbox::default();
         outbox.begin(chunk("hello", Tag::Control), 2, 7);
-        outbox.push(chunk("world", Tag::Room(1)), 100, 8).unwrap();
+        outbox.push(chunk("world", droppable(1)), 100, 8).unwrap();
         let mut sent = Vec::new();
         while let Some(front) = outbox.front() {
             let n = front.bytes().len().min(2);
@@ -204,15 +216,14 @@ mod tests {
     #[test]
     fn the_oldest_is_dropped_but_never_a_begun_frame_or_an_answer() {
         let mut outbox = Outbox::default();
-        outbox.begin(chunk("begun", Tag::Room(1)), 1, 0);
-        for (text, tag) in
-            [("answer", Tag::Control), ("other", Tag::Room(2)), ("old", Tag::Room(1)), ("new", Tag::Room(1))]
+        outbox.begin(chunk("begun", droppable(1)), 1, 0);
+        for (text, tag) in [("answer", Tag::Control), ("other", kept(2)), ("old", droppable(1)), ("new", droppable(1))]
         {
             outbox.push(chunk(text, tag), 100, 0).unwrap();
         }
-        assert_eq!(outbox.drop_oldest(|room| room == 1), Some(Dropped { room: 1, messages: 1, bytes: 3, at: 3 }));
-        assert_eq!(outbox.drop_oldest(|room| room == 1), Some(Dropped { room: 1, messages: 1, bytes: 3, at: 3 }));
-        assert_eq!(outbox.drop_oldest(|room| room == 1), None, "only the begun one is left of the room");
+        assert_eq!(outbox.drop_oldest(), Some(Dropped { room: 1, messages: 1, bytes: 3, at: 3 }));
+        assert_eq!(outbox.drop_oldest(), Some(Dropped { room: 1, messages: 1, bytes: 3, at: 3 }));
+        assert_eq!(outbox.drop_oldest(), None, "only the begun one is left of the room");
         assert_eq!(outbox.pinned_bytes(), "begunanswerother".len());
     }
 
@@ -220,10 +231,10 @@ mod tests {
     fn what_waits_of_a_room_that_was_left_is_kept_and_no_notice_of_it_stands_for_another_room() {
         let mut outbox = Outbox::default();
         outbox.begin(chunk("begun", Tag::Control), 1, 0);
-        outbox.push(chunk("old", Tag::Room(1)), 100, 0).unwrap();
+        outbox.push(chunk("old", droppable(1)), 100, 0).unwrap();
         outbox.tell_gap(1, chunk("gap", Tag::Gap(1)), 0);
         outbox.forget_room(1);
         assert!(!outbox.tells_gap(1));
-        assert_eq!(outbox.drop_oldest(|room| room == 1), None);
+        assert_eq!(outbox.drop_oldest(), None);
     }
 }

@@ -52,7 +52,7 @@ impl<D: Driver> Shard<D> {
         let deadline = now + self.turn.settings.handshake_deadline;
         let rate = self.turn.settings.message_burst;
         let proxied = self.turn.settings.options.proxy_protocol
-            && self.driver.peer(fd).is_some_and(|peer| self.turn.settings.trusts(peer.ip()));
+            && self.writer.driver_ref().peer(fd).is_some_and(|peer| self.turn.settings.trusts(peer.ip()));
         let accepted_us = self.turn.clock.mono_us();
         let token = self.clients.insert(&self.turn, |generation| {
             let mut entry = Entry::new(fd, generation, now, deadline);
@@ -70,7 +70,7 @@ impl<D: Driver> Shard<D> {
             entry
         });
         self.handshakes += 1;
-        if self.driver.arm(fd, token).is_err() {
+        if self.writer.driver().arm(fd, token).is_err() {
             self.clients.refuse(&mut self.turn, token, Refusal::Capacity);
             self.settle();
         }
@@ -110,13 +110,13 @@ impl<D: Driver> Shard<D> {
     fn refuse_unasked(&mut self, fd: Fd, refusal: Refusal) {
         let refusal = if self.refusing { Refusal::Draining } else { refusal };
         // What is read is not reset: a socket that is closed over unread octets resets the answer too.
-        let _ = self.driver.recv(fd, &mut self.scratch);
+        let _ = self.writer.driver().recv(fd, &mut self.scratch);
         let mut answer = Vec::with_capacity(256);
         let retry_after_s = self.retry_after_s();
         handshake::refuse(&mut answer, refusal, Some(retry_after_s));
-        let _ = self.driver.send(fd, &answer);
-        self.driver.finish(fd);
-        self.driver.discard(fd);
+        let _ = self.writer.driver().send(fd, &answer);
+        self.writer.driver().finish(fd);
+        self.writer.driver().discard(fd);
         self.turn.counters.refused[refusal as usize].add(1);
     }
 }

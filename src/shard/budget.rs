@@ -36,7 +36,7 @@ impl<D: Driver> Shard<D> {
         }
         for token in self.clients.largest_holders(size) {
             if self.clients.is_open(token) {
-                self.close(token, reason);
+                self.writer.close(&mut self.turn, &mut self.clients, token, reason);
             } else {
                 // It was told why it goes, and does not read that either.
                 self.clients.gone(&mut self.turn, token, reason);

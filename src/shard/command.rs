@@ -121,7 +121,7 @@ impl<D: Driver> Shard<D> {
         for index in 0..self.clients.end() {
             let Some(token) = self.clients.token_at(index) else { continue };
             self.clients.refuse(&mut self.turn, token, Refusal::Draining);
-            self.close(token, CloseReason::Drain);
+            self.writer.close(&mut self.turn, &mut self.clients, token, CloseReason::Drain);
             self.clients.gone(&mut self.turn, token, CloseReason::Drain);
             self.settle();
         }
@@ -156,7 +156,7 @@ impl<D: Driver> Shard<D> {
     fn describe(&self, index: u32, entry: &Entry) -> ConnectionInfo {
         let token = Token { index, generation: entry.generation };
         let told = self.clients.forwarded(index).map(|address| address.to_string());
-        let peer = told.or_else(|| self.driver.peer(entry.fd).map(|peer| peer.to_string()));
+        let peer = told.or_else(|| self.writer.driver_ref().peer(entry.fd).map(|peer| peer.to_string()));
         ConnectionInfo {
             id: self.turn.id(token).to_string(),
             state: match entry.state {
@@ -176,7 +176,7 @@ impl<D: Driver> Shard<D> {
         if self.turn.id(token) != id || !self.clients.is_open(token) {
             return false;
         }
-        self.close(token, CloseReason::Operator);
+        self.writer.close(&mut self.turn, &mut self.clients, token, CloseReason::Operator);
         true
     }
 }

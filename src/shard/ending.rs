@@ -8,8 +8,8 @@ use crate::close::{CloseReason, Fault, Refusal};
 use crate::conn::{Flags, State, Token};
 use crate::dialect::Notice;
 use crate::limits;
-use crate::proto::{frame, handshake};
-use crate::shard::driver::{Driver, Event};
+use crate::proto::handshake;
+use crate::shard::driver::Driver;
 
 /// An end that is decided. The connection stays in the slab, marked [`State::Ending`], until [`Shard::settle`] carries it out:
 /// what finds a reason to end a connection holds none that is freed under it.
@@ -26,12 +26,6 @@ pub(super) enum Ending {
 }
 
 impl<D: Driver> Shard<D> {
-    /// Ends an open connection from our side, with what `reply` holds for it in front. [`Shard::settle`] carries it out.
-    pub(super) fn close(&mut self, token: Token, reason: CloseReason) {
-        self.flush_reply(token);
-        self.clients.close(&mut self.turn, token, reason);
-    }
-
     /// Carries out the endings that were decided since the last call, in order. Called between events, never within one: the
     /// only place where a connection ends.
     #[inline]
@@ -68,20 +62,20 @@ impl<D: Driver> Shard<D> {
         }
         self.leave_all(token);
         if matches!(reason, CloseReason::SlowReader | CloseReason::WriteStall | CloseReason::OutboxBudget) {
-            self.shrink_outbox(token, true);
+            self.writer.shrink_outbox(&self.turn, &mut self.clients, token, true);
         }
         let mut code = reason.code();
         if matches!(reason, CloseReason::Drain | CloseReason::MaxAge) {
             code = self.turn.settings.options.drain_close_code;
             let reconnect_ms = u64::from(self.turn.random.below(limits::RECONNECT_AFTER.as_millis() as u32));
-            self.reply(dialect, &Notice::Shutdown { reconnect_ms });
+            self.writer.reply(&self.turn, dialect, &Notice::Shutdown { reconnect_ms });
         }
         if code != 0 {
-            frame::write_close(&mut self.reply, code, reason.text());
-            self.flush_last_words(token);
+            self.writer.reply_close(Some(code), reason.text());
+            self.writer.flush_last_words(&mut self.turn, &mut self.clients, token);
         }
         if reason.fault() == Fault::Peer {
-            self.finish_after_outbox(token);
+            self.writer.finish_after_outbox(&mut self.clients, token);
         }
     }
 
@@ -90,14 +84,11 @@ impl<D: Driver> Shard<D> {
         if self.clients.begin_closing(&self.turn, token).is_some() {
             self.clients.take_partial(&self.turn, token);
             self.leave_all(token);
-            match code {
-                Some(code) => frame::write_close(&mut self.reply, code, ""),
-                None => frame::write_frame(&mut self.reply, frame::CLOSE, &[]),
-            }
-            self.flush_last_words(token);
+            self.writer.reply_close(code, "");
+            self.writer.flush_last_words(&mut self.turn, &mut self.clients, token);
         }
         if self.clients.find(token).is_some_and(|entry| entry.state == State::Closing) {
-            self.finish_after_outbox(token);
+            self.writer.finish_after_outbox(&mut self.clients, token);
         }
     }
 
@@ -119,35 +110,13 @@ impl<D: Driver> Shard<D> {
         let Some(entry) = self.clients.find(token) else { return };
         entry.state = State::Closing;
         entry.deadline = deadline;
-        self.transmit(token, answer);
-        self.finish_after_outbox(token);
-    }
-
-    /// Our FIN follows what is queued; then what the peer still says is discarded until its EOF.
-    fn finish_after_outbox(&mut self, token: Token) {
-        // The last words went by way of `transmit`, which had the driver's batch done first: the outbox says what is left.
-        let Some(entry) = self.clients.find(token) else { return };
-        if entry.outbox.is_some() {
-            entry.flags.set(Flags::FIN_AFTER_OUTBOX);
-        } else {
-            self.finish(token);
-        }
-    }
-
-    pub(super) fn finish(&mut self, token: Token) {
-        let Some(entry) = self.clients.find(token) else { return };
-        if matches!(entry.state, State::Lingering | State::Released) {
-            return;
-        }
-        entry.state = State::Lingering;
-        let fd = entry.fd;
-        self.driver.finish(fd);
+        self.writer.transmit(&mut self.turn, &mut self.clients, token, answer);
+        self.writer.finish_after_outbox(&mut self.clients, token);
     }
 
     /// Accounts for a connection and gives its socket back. `before` is its state when that was decided.
     fn release(&mut self, token: Token, reason: CloseReason, before: State) {
         let Some(entry) = self.clients.alive(token) else { return };
-        let fd = entry.fd;
         let noted = *entry.reason.get_or_insert(reason);
         let abandoned = entry.outbox.is_some() || reason == CloseReason::PongTimeout;
         let upgraded = entry.flags.has(Flags::UPGRADED);
@@ -160,23 +129,15 @@ impl<D: Driver> Shard<D> {
             self.turn.counters.closed[noted as usize].add(1);
         }
         self.leave_all(token);
-        self.shrink_outbox(token, false);
+        self.writer.shrink_outbox(&self.turn, &mut self.clients, token, false);
         self.clients.take_partial(&self.turn, token);
         let Some(entry) = self.clients.find(token) else { return };
         entry.state = State::Released;
         entry.deadline = 0;
-        if abandoned {
-            self.driver.reset(fd);
-        }
         self.clients.forget_forwarded(token);
-        let mut events = std::mem::take(&mut self.released);
-        self.driver.release(fd, token, &mut events);
-        for event in events.drain(..) {
-            if let Event::Released(token) = event {
-                self.clients.remove(&self.turn, token);
-            }
+        if self.writer.release(&mut self.clients, token, abandoned) {
+            self.clients.remove(&self.turn, token);
         }
-        self.released = events;
     }
 
     /// Takes a connection out of the handshake's accounts.

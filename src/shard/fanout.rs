@@ -5,8 +5,9 @@ use crate::conn::{Chunk, Tag, Token};
 use crate::counters::MessageType;
 use crate::model::ConnectionId;
 use crate::model::Publication;
-use crate::room::Step;
+use crate::room::{Encoded, Step};
 use crate::shard::driver::Driver;
+use crate::shard::settings::SlowPolicy;
 
 /// Sends in a row for one room before the next room's turn.
 const TURN: usize = 32;
@@ -63,32 +64,33 @@ impl<D: Driver> Shard<D> {
         let token = Token { index: member, generation: entry.generation };
         let form = entry.form;
         let id = self.turn.id(token);
-        let Some(batch) = self.subscriptions.get_mut(room as usize).and_then(|s| s.room.batch()) else { return };
-        let encoding = &mut self.encoding;
-        let encoded = batch.encoded(form, |publications| encoding.encode(form, publications)).clone();
+        let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return };
+        let tag = Tag::Room { room, may_drop: subscription.policy.slow == SlowPolicy::DropOldest };
+        let Some(batch) = subscription.room.batch() else { return };
+        let writer = &mut self.writer;
+        let encoded = batch.encoded(form, |publications| writer.encode(form, publications)).clone();
         if encoded.messages == 0 {
             return;
         }
         if batch.is_echoless() && batch.publications().iter().any(|publication| is_own(publication, id)) {
-            return self.send_without_own(room, token, &encoded);
+            return self.send_without_own(room, token, tag, &encoded);
         }
         self.turn.counters.messages_out[MessageType::Message as usize].add(u64::from(encoded.messages));
-        self.deliver(token, &Chunk::whole(encoded.buffer, Tag::Room(room), encoded.messages));
+        let chunk = Chunk::whole(encoded.buffer, tag, encoded.messages);
+        self.writer.deliver(&mut self.turn, &mut self.clients, token, &chunk);
     }
 
     /// Sends what is left of a batch when the member's own publications without echo are taken out.
-    fn send_without_own(&mut self, room: u32, token: Token, encoded: &crate::room::Encoded) {
+    #[cold]
+    fn send_without_own(&mut self, room: u32, token: Token, tag: Tag, encoded: &Encoded) {
         let id = self.turn.id(token);
         let Some(batch) = self.subscriptions.get_mut(room as usize).and_then(|s| s.room.batch()) else { return };
         let wanted: Vec<bool> = batch.publications().iter().map(|publication| !is_own(publication, id)).collect();
         for (range, messages) in encoded.ranges(|i| wanted[i]) {
             self.turn.count_out(MessageType::Message, u64::from(messages));
-            let chunk = Chunk {
-                start: range.start,
-                end: range.end,
-                ..Chunk::whole(encoded.buffer.clone(), Tag::Room(room), messages)
-            };
-            self.deliver(token, &chunk);
+            let whole = Chunk::whole(encoded.buffer.clone(), tag, messages);
+            let chunk = Chunk { start: range.start, end: range.end, ..whole };
+            self.writer.deliver(&mut self.turn, &mut self.clients, token, &chunk);
         }
     }
 

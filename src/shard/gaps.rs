@@ -2,14 +2,9 @@
 
 use std::collections::HashSet;
 
-use super::{Shard, encode};
-use crate::close::CloseReason;
+use super::Shard;
 use crate::conn::Token;
-use crate::counters::MessageType;
-use crate::dialect::Notice;
-use crate::limits::RESYNC_AFTER;
 use crate::model::{GapReason, RoomName};
-use crate::proto::frame;
 use crate::shard::driver::Driver;
 
 /// One gap on its way to everybody whom it concerns.
@@ -54,41 +49,11 @@ impl<D: Driver> Shard<D> {
             return;
         }
         if walk.rooms.is_none() {
-            self.send_gap(token, None, walk.reason);
+            self.writer.send_gap(&mut self.turn, &mut self.clients, token, None, walk.reason);
         } else {
-            concerned.iter().for_each(|room| self.send_gap(token, Some(*room), walk.reason));
+            concerned.iter().for_each(|room| {
+                self.writer.send_gap(&mut self.turn, &mut self.clients, token, Some(*room), walk.reason)
+            });
         }
-    }
-
-    pub(super) fn send_gap(&mut self, token: Token, room: Option<u32>, reason: GapReason) {
-        // The notice before may have ended it.
-        if !self.clients.is_open(token) {
-            return;
-        }
-        let Some(frame) = self.gap_frame(token, room, reason) else {
-            // The dialect has no words for a gap.
-            if self.turn.settings.options.close_on_gap {
-                self.close(token, CloseReason::Gap);
-            }
-            return;
-        };
-        self.turn.counters.gaps[reason as usize].add(1);
-        self.turn.count_out(MessageType::Gap, 1);
-        self.send(token, &frame);
-    }
-
-    /// The notice for one client; its moment of coming back is its own.
-    pub(super) fn gap_frame(&mut self, token: Token, room: Option<u32>, reason: GapReason) -> Option<Vec<u8>> {
-        let dialect = self.clients.find(token)?.form.dialect;
-        let resync_ms = u64::from(self.turn.random.below(RESYNC_AFTER.as_millis() as u32));
-        let name = match room {
-            Some(room) => Some(self.turn.names.name(room)?.clone()),
-            None => None,
-        };
-        let notice = Notice::Gap { room: name.as_deref(), reason, resync_ms };
-        let (said, payload) = self.encoding.notice(dialect, &notice);
-        let mut gap = Vec::with_capacity(payload.len() + 4);
-        frame::write_frame(&mut gap, encode::opcode(said)?, payload);
-        Some(gap)
     }
 }

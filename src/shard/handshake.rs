@@ -78,7 +78,7 @@ impl<D: Driver> Shard<D> {
         };
         self.leave_handshake(token);
         let protocol = destination.dialect.subprotocol().filter(|protocol| upgrade.offers_protocol(protocol));
-        handshake::accept(&mut self.reply, upgrade.key, protocol, deflate.map(Deflate::answer));
+        self.writer.reply_upgrade(upgrade.key, protocol, deflate);
         if let Some(entry) = self.clients.find(token) {
             entry.form = Form { dialect: destination.dialect, deflate };
         }
@@ -112,8 +112,12 @@ impl<D: Driver> Shard<D> {
         let settings = self.turn.settings.clone();
         let options = &settings.options;
         let (ping_ms, pong_ms) = (options.ping_interval.as_millis() as u64, options.pong_timeout.as_millis() as u64);
-        self.reply(destination.dialect, &Notice::Welcome { id, node: &options.node_name, ping_ms, pong_ms });
-        self.flush_reply(token);
+        self.writer.reply(
+            &self.turn,
+            destination.dialect,
+            &Notice::Welcome { id, node: &options.node_name, ping_ms, pong_ms },
+        );
+        self.writer.flush(&mut self.turn, &mut self.clients, token);
         if let Some(room) = &destination.room {
             self.join(token, room, None);
         }
@@ -182,7 +186,7 @@ impl<D: Driver> Shard<D> {
         let Some(last) = forwarded_for.and_then(|list| list.rsplit(',').next()) else { return };
         let Ok(address) = last.trim().parse::<IpAddr>() else { return };
         let Some(fd) = self.clients.find(token).map(|entry| entry.fd) else { return };
-        let proxy = self.driver.peer(fd).map(|peer| peer.ip());
+        let proxy = self.writer.driver_ref().peer(fd).map(|peer| peer.ip());
         if proxy.is_some_and(|ip| self.turn.settings.trusts(ip)) {
             self.clients.note_forwarded(token, address);
         }

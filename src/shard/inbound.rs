@@ -7,7 +7,6 @@ use crate::close::CloseReason;
 use crate::conn::{Flags, State, Token};
 use crate::counters::MessageType;
 use crate::dialect::Payload;
-use crate::proto::frame;
 use crate::proto::message::{self, Event, Rules};
 use crate::shard::driver::{Driver, ErrorKind, Ready};
 
@@ -41,7 +40,7 @@ pub(super) struct Received {
 impl<D: Driver> Shard<D> {
     pub(super) fn handle_ready(&mut self, ready: Ready) {
         if self.clients.note_ready(ready) {
-            self.flush_outbox(ready.token);
+            self.writer.flush_outbox(&mut self.turn, &mut self.clients, ready.token);
         }
     }
 
@@ -87,7 +86,7 @@ impl<D: Driver> Shard<D> {
         let was_excess = entry.flags.has(Flags::EXCESS);
         let size = if was_excess { EXCESS_READ_BYTES } else { READ_BYTES };
         let start = *used;
-        match self.driver.recv(entry.fd, &mut scratch[start..start + size]) {
+        match self.writer.driver().recv(entry.fd, &mut scratch[start..start + size]) {
             Ok(0) => self.handle_eof(token),
             Ok(length) => {
                 self.turn.counters.bytes_in.add(length as u64);
@@ -139,7 +138,7 @@ impl<D: Driver> Shard<D> {
     #[cold]
     fn handle_no_memory(&mut self, token: Token) {
         if self.clients.is_open(token) {
-            self.close(token, CloseReason::Internal);
+            self.writer.close(&mut self.turn, &mut self.clients, token, CloseReason::Internal);
         } else {
             self.clients.gone(&mut self.turn, token, CloseReason::Reset);
         }
@@ -181,10 +180,10 @@ impl<D: Driver> Shard<D> {
         if let Some(payload) = self.owed_pong.take().filter(|_| self.clients.is_open(token)) {
             self.pong(&payload);
         }
-        self.flush_reply(token);
+        self.writer.flush(&mut self.turn, &mut self.clients, token);
         self.note_unfinished(token, partial, was_partial && messages == 0);
         if let Some(reason) = offence {
-            self.close(token, reason);
+            self.writer.close(&mut self.turn, &mut self.clients, token, reason);
         }
         self.excess || pongs > PONGS
     }
@@ -207,7 +206,7 @@ impl<D: Driver> Shard<D> {
     fn handle_event(&mut self, token: Token, event: Event<'_>) -> bool {
         match event {
             Event::Close(status) => {
-                self.flush_reply(token);
+                self.writer.flush(&mut self.turn, &mut self.clients, token);
                 self.clients.closed_by_peer(&mut self.turn, token, status.map(|(code, _)| code));
                 return false;
             }
@@ -230,15 +229,14 @@ impl<D: Driver> Shard<D> {
     }
 
     fn pong(&mut self, payload: &[u8]) {
-        frame::write_frame(&mut self.reply, frame::PONG, payload);
-        self.turn.count_out(MessageType::Ping, 1);
+        self.writer.reply_pong(&self.turn, payload);
     }
 
     /// What one read brought is answered with one send, up to a size that still fits a socket's buffer.
     fn cork(&mut self, token: Token) {
         const CORK_BYTES: usize = 16 * 1024;
-        if self.reply.len() >= CORK_BYTES {
-            self.flush_reply(token);
+        if self.writer.reply_len() >= CORK_BYTES {
+            self.writer.flush(&mut self.turn, &mut self.clients, token);
         }
     }
 

@@ -20,21 +20,22 @@ mod budget;
 mod clients;
 pub mod command;
 pub mod driver;
-mod encode;
 mod ending;
 mod fanout;
 mod gaps;
 mod handshake;
 mod inbound;
 mod names;
-mod outbound;
 mod requests;
 mod rooms;
 mod settings;
 mod sweep;
 #[cfg(test)]
+mod test_driver;
+#[cfg(test)]
 mod tests;
 mod turn;
+mod writer;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -50,6 +51,7 @@ use rooms::Subscription;
 pub use settings::{Budgets, Options, PublishPolicy, RoomRule, Route, Settings, SlowPolicy};
 pub use turn::Clock;
 use turn::Turn;
+use writer::Writer;
 
 /// Who waits for an acknowledgement.
 struct AwaitedAck {
@@ -66,7 +68,7 @@ struct Drain {
 
 /// See the module.
 pub struct Shard<D> {
-    driver: D,
+    writer: Writer<D>,
     turn: Turn,
     clients: Clients,
     /// Requests that come in pieces, by slab index.
@@ -92,18 +94,11 @@ pub struct Shard<D> {
     /// Publications that wait for a room's confirmation.
     held: usize,
     acks: Slab<AwaitedAck>,
-    /// Octets that the driver's batch has taken and not failed to send, for `ws_bytes_total`.
-    queued_bytes: i64,
     events: Vec<Event>,
-    released: Vec<Event>,
-    /// What the driver told while a batch had to be done in the middle of an event: handled after it.
-    later: Vec<Event>,
     /// Where reads lie one after another; twice [`READ_BYTES`], so that the last of them has room whole.
     scratch: Box<[u8]>,
     /// Where in `scratch` lies what was read and not heard yet.
     received: Vec<inbound::Received>,
-    reply: Vec<u8>,
-    encoding: encode::Scratch,
     refusing: bool,
     drain: Option<Drain>,
     stopped: bool,
@@ -116,7 +111,7 @@ impl<D: Driver> Shard<D> {
     /// An empty shard for up to `settings.slots` connections.
     pub fn new(driver: D, settings: Arc<Settings>, counters: Arc<ShardCounters>, seed: u64) -> Self {
         Self {
-            driver,
+            writer: Writer::new(driver),
             clients: Clients::new(settings.slots),
             heads: HashMap::new(),
             handshakes: 0,
@@ -134,14 +129,9 @@ impl<D: Driver> Shard<D> {
             to_relay_bytes: 0,
             held: 0,
             acks: Slab::new(),
-            queued_bytes: 0,
             events: Vec::new(),
-            released: Vec::new(),
-            later: Vec::new(),
             scratch: vec![0; 2 * READ_BYTES].into_boxed_slice(),
             received: Vec::new(),
-            reply: Vec::new(),
-            encoding: encode::Scratch::default(),
             refusing: false,
             drain: None,
             stopped: false,
@@ -187,7 +177,7 @@ impl<D: Driver> Shard<D> {
     /// Collects and handles what the driver has to tell, time among it.
     pub fn reap(&mut self) {
         let mut events = std::mem::take(&mut self.events);
-        self.driver.reap(&mut events);
+        self.writer.driver().reap(&mut events);
         self.handle_events(&mut events);
         self.events = events;
         self.sweep();
@@ -196,13 +186,10 @@ impl<D: Driver> Shard<D> {
 
     /// Does what the driver has queued, and handles what failed of it.
     pub fn submit(&mut self) {
-        self.submit_batch();
+        self.writer.submit(&mut self.turn, &mut self.clients);
         self.settle();
         self.handle_later();
-        // A failure that comes later is taken off the next batch: a counter never falls.
-        if self.queued_bytes > 0 {
-            self.turn.counters.bytes_out.add(std::mem::take(&mut self.queued_bytes) as u64);
-        }
+        self.writer.count_queued(&self.turn);
     }
 
     fn handle_events(&mut self, events: &mut Vec<Event>) {
@@ -215,7 +202,9 @@ impl<D: Driver> Shard<D> {
         for event in events.drain(..) {
             match event {
                 Event::Ready(ready) => self.handle_ready(ready),
-                Event::Unsent { token, chunk, result } => self.handle_unsent(token, chunk, result),
+                Event::Unsent { token, chunk, result } => {
+                    self.writer.handle_unsent(&mut self.turn, &mut self.clients, token, &chunk, result);
+                }
                 Event::Released(token) => self.clients.remove(&self.turn, token),
                 Event::Rung => {}
                 Event::Ticked(count) => self.handle_ticks(count),
@@ -227,8 +216,7 @@ impl<D: Driver> Shard<D> {
     /// Handles what the driver told in the middle of events.
     #[inline]
     fn handle_later(&mut self) {
-        while !self.later.is_empty() {
-            let mut events = std::mem::take(&mut self.later);
+        while let Some(mut events) = self.writer.take_later() {
             self.handle_events(&mut events);
         }
     }
@@ -257,7 +245,7 @@ impl<D: Driver> Shard<D> {
 
     /// Whether something was left for the next turn that no event will announce: also what the relay or the driver has to get.
     pub fn wants_turn(&self) -> bool {
-        self.has_work() || !self.to_relay.is_empty() || !self.driver.is_settled()
+        self.has_work() || !self.to_relay.is_empty() || !self.writer.driver_ref().is_settled()
     }
 
     /// Whether [`Shard::fan_out`] has more to send.
@@ -278,7 +266,7 @@ impl<D: Driver> Shard<D> {
 
     /// The driver, for the loop that waits on it.
     pub fn driver(&mut self) -> &mut D {
-        &mut self.driver
+        self.writer.driver()
     }
 
     /// Connections in the slab, in whatever state.

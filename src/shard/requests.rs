@@ -1,13 +1,12 @@
 //! What clients ask for, and what they are answered.
 
-use super::{AwaitedAck, Shard, encode};
+use super::{AwaitedAck, Shard};
 use crate::close::CloseReason;
 use crate::conn::{Flags, Token};
 use crate::counters::{DropReason, MessageType};
 use crate::dialect::{DialectId, ErrorCode, Intent, Notice, OverRate, Payload};
 use crate::limits::{PUBLISH_QUEUE_BYTES, PUBLISH_QUEUE_MESSAGES};
 use crate::model::{AckLevel, Kind, Publication, RoomName};
-use crate::proto::frame;
 use crate::relay::{AckToken, ToRelay};
 use crate::shard::driver::Driver;
 use crate::shard::settings::PublishPolicy;
@@ -46,11 +45,11 @@ impl<D: Driver> Shard<D> {
             Intent::Leave { room, reference } => {
                 self.turn.count_in(MessageType::Leave);
                 self.leave(token, &room);
-                self.reply(dialect, &Notice::Left { room: &room, reference });
+                self.writer.reply(&self.turn, dialect, &Notice::Left { room: &room, reference });
             }
             Intent::Ping { reference } => {
                 self.turn.count_in(MessageType::Ping);
-                self.reply(dialect, &Notice::Pong { reference });
+                self.writer.reply(&self.turn, dialect, &Notice::Pong { reference });
             }
             Intent::Publish { room, kind, payload, echo, ack, reference } => {
                 self.turn.count_in(MessageType::Message);
@@ -68,17 +67,17 @@ impl<D: Driver> Shard<D> {
                 let publish = Publish { room, kind, payload, echo };
                 let awaited = ack.then(|| AwaitedAck { token, reference: reference.map(Box::from) });
                 if let Err((code, message)) = self.publish(token, &publish, awaited) {
-                    self.reply(dialect, &Notice::Refused { code, message, reference });
+                    self.writer.reply(&self.turn, dialect, &Notice::Refused { code, message, reference });
                 }
             }
             Intent::Echo(message) => self.echo(token, message),
             Intent::Invalid { code, message, reference } => {
                 self.turn.count_in(MessageType::Error);
-                self.reply(dialect, &Notice::Refused { code, message: &message, reference });
+                self.writer.reply(&self.turn, dialect, &Notice::Refused { code, message: &message, reference });
             }
             Intent::Unsupported => {
-                self.flush_reply(token);
-                self.close(token, CloseReason::Unsupported);
+                self.writer.flush(&mut self.turn, &mut self.clients, token);
+                self.writer.close(&mut self.turn, &mut self.clients, token, CloseReason::Unsupported);
             }
         }
     }
@@ -91,13 +90,8 @@ impl<D: Driver> Shard<D> {
 
     fn echo(&mut self, token: Token, message: Payload<'_>) {
         let Some(deflate) = self.clients.find(token).map(|entry| entry.form.deflate) else { return };
-        let opcode = match message {
-            Payload::Text(_) => frame::TEXT,
-            Payload::Binary(_) => frame::BINARY,
-        };
         self.turn.count_in(MessageType::Message);
-        encode::write(&mut self.reply, opcode, message.bytes(), deflate);
-        self.turn.count_out(MessageType::Message, 1);
+        self.writer.reply_message(&self.turn, message, deflate);
     }
 
     fn publish(
@@ -170,8 +164,8 @@ impl<D: Driver> Shard<D> {
                 Notice::Refused { code: ErrorCode::Unavailable, message, reference }
             }
         };
-        self.reply(dialect, &notice);
-        self.flush_reply(awaited.token);
+        self.writer.reply(&self.turn, dialect, &notice);
+        self.writer.flush(&mut self.turn, &mut self.clients, awaited.token);
     }
 
     /// Over the message rate.
@@ -183,40 +177,24 @@ impl<D: Driver> Shard<D> {
             OverRate::Tell if !entry.flags.has(Flags::RATE_TOLD) => {
                 entry.flags.set(Flags::RATE_TOLD);
                 let message = "too many messages; this and more were dropped: send fewer a second";
-                self.reply(dialect, &Notice::Refused { code: ErrorCode::RateLimited, message, reference: None });
+                self.writer.reply(
+                    &self.turn,
+                    dialect,
+                    &Notice::Refused { code: ErrorCode::RateLimited, message, reference: None },
+                );
             }
-            OverRate::Close if entry.flags.has(Flags::RATE_BEFORE) => self.close(token, CloseReason::RateLimited),
+            OverRate::Close if entry.flags.has(Flags::RATE_BEFORE) => {
+                self.writer.close(&mut self.turn, &mut self.clients, token, CloseReason::RateLimited)
+            }
             OverRate::Close => entry.flags.set(Flags::RATE_TOLD),
             OverRate::Tell | OverRate::Drop => {}
         }
     }
 
-    /// Appends a notice to the reply; false where the dialect has no words for it.
-    pub(super) fn reply(&mut self, dialect: DialectId, notice: &Notice<'_>) -> bool {
-        let (said, payload) = self.encoding.notice(dialect, notice);
-        let Some(opcode) = encode::opcode(said) else { return false };
-        frame::write_frame(&mut self.reply, opcode, payload);
-        self.turn.count_out(message_type(notice), 1);
-        true
-    }
-
     /// Tells a client that its request is not granted.
     pub(super) fn refuse_request(&mut self, token: Token, code: ErrorCode, message: &str, reference: Option<&str>) {
         if let Some(dialect) = self.clients.dialect(token) {
-            self.reply(dialect, &Notice::Refused { code, message, reference });
+            self.writer.reply(&self.turn, dialect, &Notice::Refused { code, message, reference });
         }
-    }
-}
-
-/// What a notice counts as.
-const fn message_type(notice: &Notice<'_>) -> MessageType {
-    match notice {
-        Notice::Welcome { .. } | Notice::Shutdown { .. } => MessageType::Control,
-        Notice::Joined { .. } => MessageType::Join,
-        Notice::Left { .. } => MessageType::Leave,
-        Notice::Acknowledged { .. } => MessageType::Ack,
-        Notice::Pong { .. } => MessageType::Ping,
-        Notice::Refused { .. } => MessageType::Error,
-        Notice::Gap { .. } => MessageType::Gap,
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use super::{Shard, gaps};
 use crate::close::CloseReason;
 use crate::conn::{Membership, Token, WAITING};
-use crate::dialect::{ErrorCode, Notice, Said};
+use crate::dialect::{ErrorCode, Notice};
 use crate::model::{GapReason, Publication, RoomName};
 use crate::relay::{JoinError, ToRelay, ToShard};
 use crate::room::Room;
@@ -111,7 +111,7 @@ impl<D: Driver> Shard<D> {
 
     fn reply_joined(&mut self, token: Token, room: &str, reference: Option<&str>) {
         if let Some(dialect) = self.clients.dialect(token) {
-            self.reply(dialect, &Notice::Joined { room, reference });
+            self.writer.reply(&self.turn, dialect, &Notice::Joined { room, reference });
         }
     }
 
@@ -184,7 +184,7 @@ impl<D: Driver> Shard<D> {
                 let message = "you left the room before it was confirmed; join it again to be in it";
                 self.refuse_request(waiter.token, ErrorCode::NotJoined, message, reference);
             }
-            self.flush_reply(waiter.token);
+            self.writer.flush(&mut self.turn, &mut self.clients, waiter.token);
         }
     }
 
@@ -215,10 +215,14 @@ impl<D: Driver> Shard<D> {
                 continue;
             }
             let dialect = entry.form.dialect;
-            if self.reply(dialect, &Notice::Refused { code, message, reference: waiter.reference.as_deref() }) {
-                self.flush_reply(waiter.token);
+            if self.writer.reply(
+                &self.turn,
+                dialect,
+                &Notice::Refused { code, message, reference: waiter.reference.as_deref() },
+            ) {
+                self.writer.flush(&mut self.turn, &mut self.clients, waiter.token);
             } else {
-                self.close(waiter.token, CloseReason::Gap);
+                self.writer.close(&mut self.turn, &mut self.clients, waiter.token, CloseReason::Gap);
             }
         }
     }
@@ -234,15 +238,15 @@ impl<D: Driver> Shard<D> {
             let Some(dialect) = self.clients.dialect(token) else { continue };
             let message = format!("the broker no longer lets this node have room {name}; join it again");
             let notice = Notice::Refused { code: ErrorCode::Unavailable, message: &message, reference: None };
-            if self.encoding.notice(dialect, &notice).0 == Said::Nothing {
-                self.close(token, CloseReason::Gap);
+            if !self.writer.has_words(dialect, &notice) {
+                self.writer.close(&mut self.turn, &mut self.clients, token, CloseReason::Gap);
                 continue;
             }
-            self.send_gap(token, Some(index), GapReason::Broker);
+            self.writer.send_gap(&mut self.turn, &mut self.clients, token, Some(index), GapReason::Broker);
             self.leave(token, name);
             if self.clients.is_open(token) {
-                self.reply(dialect, &notice);
-                self.flush_reply(token);
+                self.writer.reply(&self.turn, dialect, &notice);
+                self.writer.flush(&mut self.turn, &mut self.clients, token);
             }
         }
     }

@@ -5,7 +5,6 @@ use super::Shard;
 use super::clients::{Finding, Leaving};
 use crate::close::{CloseReason, Refusal};
 use crate::conn::{State, Token};
-use crate::proto::frame;
 use crate::shard::driver::Driver;
 
 /// Looks in one turn of the loop, and how many of them may come to something: a ping takes some 5 µs. So many more for each tick
@@ -45,11 +44,11 @@ impl<D: Driver> Shard<D> {
     fn handle_finding(&mut self, token: Token, finding: Finding) {
         match finding {
             Finding::Ping => {
-                frame::write_frame(&mut self.reply, frame::PING, &[]);
-                self.flush_reply(token);
+                self.writer.reply_ping();
+                self.writer.flush(&mut self.turn, &mut self.clients, token);
             }
             Finding::Vanished => self.clients.gone(&mut self.turn, token, CloseReason::PongTimeout),
-            Finding::Close(reason) => self.close(token, reason),
+            Finding::Close(reason) => self.writer.close(&mut self.turn, &mut self.clients, token, reason),
             Finding::Deadline(state) => self.handle_deadline(token, state),
         }
     }
@@ -57,7 +56,7 @@ impl<D: Driver> Shard<D> {
     fn handle_deadline(&mut self, token: Token, state: State) {
         match state {
             State::Handshaking => self.clients.refuse(&mut self.turn, token, Refusal::Timeout),
-            State::Open => self.close(token, CloseReason::MessageTimeout),
+            State::Open => self.writer.close(&mut self.turn, &mut self.clients, token, CloseReason::MessageTimeout),
             // Why it closes was noted when that began; a close that the peer never answers is no other reason.
             State::Closing | State::Lingering => self.clients.gone(&mut self.turn, token, CloseReason::Reset),
             State::Ending | State::Released => {}

@@ -2,9 +2,6 @@
 
 mod slow;
 
-use std::collections::VecDeque;
-use std::net::SocketAddr;
-use std::os::fd::RawFd;
 use std::rc::Rc;
 
 use super::inbound::EXCESS_READ_BYTES;
@@ -13,194 +10,55 @@ use crate::close::{CloseReason, Refusal};
 use crate::conn::{Chunk, Flags, State, TICKS_PER_SECOND, Tag, ticks};
 use crate::counters::{Cell, DropReason};
 use crate::proto::frame;
-use crate::readiness::NodeState;
-use crate::shard::driver::{ErrorKind, Queued, Ready};
+use crate::shard::driver::{Fd, Ready};
 use crate::shard::settings::{Options, PublishPolicy, RoomRule, SlowPolicy};
+use crate::shard::test_driver::{Deed, TestDriver, turn};
 
 mod rooms;
 
-const FD: RawFd = 7;
+const FD: Fd = 7;
 const REQUEST: &str = "GET / HTTP/1.1\r\nHost: stage\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
-/// What the shard had its driver do, in order.
-#[derive(Clone, PartialEq, Eq, Debug)]
-enum Deed {
-    Sent(Vec<u8>),
-    Fin,
-    Closed,
-}
-
-/// One socket, as io_uring's driver serves it: what is queued is done by the next submit, before a FIN or a close.
-struct Stage {
-    incoming: VecDeque<u8>,
-    /// Octets that one read brings at most.
-    piece: usize,
-    peer_ended: bool,
-    events: Vec<Event>,
-    batch: u32,
-    queued: Vec<(Token, Chunk)>,
-    /// Octets that the socket still takes.
-    room: usize,
-    /// A socket whose peer has reset it.
-    broken: Option<RawFd>,
-    after: Vec<Deed>,
-    deeds: Vec<Deed>,
-    /// What the next submit tells beside failed sends.
-    told_by_submit: Vec<Event>,
-}
-
-impl Stage {
-    fn take(&mut self, bytes: &[u8]) -> Result<usize, ErrorKind> {
-        let taken = bytes.len().min(self.room);
-        self.room -= taken;
-        if taken == 0 {
-            return Err(ErrorKind::WouldBlock);
-        }
-        self.deeds.push(Deed::Sent(bytes[..taken].to_vec()));
-        Ok(taken)
-    }
-
-    fn do_or_wait(&mut self, deed: Deed) {
-        if self.queued.is_empty() { self.deeds.push(deed) } else { self.after.push(deed) }
-    }
-}
-
-impl Driver for Stage {
-    fn arm(&mut self, _: RawFd, _: Token) -> Result<(), ErrorKind> {
-        Ok(())
-    }
-
-    fn reap(&mut self, events: &mut Vec<Event>) {
-        events.append(&mut self.events);
-    }
-
-    fn recv(&mut self, _: RawFd, buffer: &mut [u8]) -> Result<usize, ErrorKind> {
-        let length = buffer.len().min(self.incoming.len()).min(self.piece);
-        for (place, octet) in buffer.iter_mut().zip(self.incoming.drain(..length)) {
-            *place = octet;
-        }
-        if length == 0 && !self.peer_ended { Err(ErrorKind::WouldBlock) } else { Ok(length) }
-    }
-
-    fn send(&mut self, fd: RawFd, bytes: &[u8]) -> Result<usize, ErrorKind> {
-        assert!(self.queued.is_empty(), "a send overtakes a queued one");
-        if self.broken == Some(fd) {
-            return Err(ErrorKind::Broken);
-        }
-        self.take(bytes)
-    }
-
-    fn queue(&mut self, _: RawFd, token: Token, chunk: &Chunk) -> Queued {
-        assert!(!chunk.bytes().is_empty(), "an empty chunk is sent");
-        self.queued.push((token, chunk.clone()));
-        Queued::Later
-    }
-
-    fn batch(&self) -> u32 {
-        self.batch
-    }
-
-    fn submit(&mut self, events: &mut Vec<Event>) {
-        events.append(&mut self.told_by_submit);
-        self.batch += 1;
-        for (token, chunk) in std::mem::take(&mut self.queued) {
-            let result = self.take(chunk.bytes());
-            if !matches!(result, Ok(sent) if sent == chunk.bytes().len()) {
-                events.push(Event::Unsent { token, chunk, result });
-            }
-        }
-        self.deeds.append(&mut self.after);
-    }
-
-    fn finish(&mut self, _: RawFd) {
-        self.do_or_wait(Deed::Fin);
-    }
-
-    fn release(&mut self, _: RawFd, token: Token, _: &mut Vec<Event>) {
-        self.do_or_wait(Deed::Closed);
-        self.events.push(Event::Released(token));
-    }
-
-    fn reset(&mut self, _: RawFd) {}
-
-    fn discard(&mut self, _: RawFd) {}
-
-    fn peer(&self, _: RawFd) -> Option<SocketAddr> {
-        None
-    }
-
-    fn is_settled(&self) -> bool {
-        true
-    }
-
-    fn may_sleep(&mut self) -> bool {
-        self.events.is_empty()
-    }
-
-    fn failure(&mut self) -> Option<std::io::Error> {
-        None
-    }
-}
-
 /// A shard with one open connection that was welcomed and has said nothing yet.
-fn stage() -> (Shard<Stage>, Token) {
+fn stage() -> (Shard<TestDriver>, Token) {
     stage_with_rate(0)
 }
 
 /// The same with a message rate.
-fn stage_with_rate(message_rate: u16) -> (Shard<Stage>, Token) {
+fn stage_with_rate(message_rate: u16) -> (Shard<TestDriver>, Token) {
     stage_with(|options, _| options.limits.message_rate = message_rate)
 }
 
-fn stage_with(configure: impl FnOnce(&mut Options, &mut Budgets)) -> (Shard<Stage>, Token) {
+fn stage_with(configure: impl FnOnce(&mut Options, &mut Budgets)) -> (Shard<TestDriver>, Token) {
     stage_from(1, configure)
 }
 
 /// The same with a seed of one's own.
-fn stage_from(seed: u64, configure: impl FnOnce(&mut Options, &mut Budgets)) -> (Shard<Stage>, Token) {
-    let driver = Stage {
-        incoming: REQUEST.bytes().collect(),
-        piece: usize::MAX,
-        peer_ended: false,
-        events: Vec::new(),
-        batch: 1,
-        queued: Vec::new(),
-        room: usize::MAX,
-        broken: None,
-        after: Vec::new(),
-        deeds: Vec::new(),
-        told_by_submit: Vec::new(),
-    };
-    let mut options = Options::default();
-    options.limits.message_rate = 0;
-    let mut budgets = Budgets { connections: 10, outbox_bytes: 1 << 30, unfinished_bytes: 1 << 30 };
-    configure(&mut options, &mut budgets);
-    let counters: Arc<ShardCounters> = Arc::default();
-    let state = NodeState::new(Arc::default(), false);
-    let settings = Settings::new(Arc::new(options), 1, 0, budgets, vec![counters.clone()], state);
-    let mut shard = Shard::new(driver, Arc::new(settings), counters, seed);
+fn stage_from(seed: u64, configure: impl FnOnce(&mut Options, &mut Budgets)) -> (Shard<TestDriver>, Token) {
+    let Turn { settings, counters, .. } = turn(seed, configure);
+    let mut shard = Shard::new(TestDriver::new(REQUEST), settings, counters, seed);
     shard.handle_accepted(FD);
     let token = shard.clients.token_at(0).unwrap();
     ready(&mut shard, token, false);
     turns(&mut shard);
-    assert!(shard.clients.is_open(token), "{:?}", shard.driver.deeds);
-    shard.driver.deeds.clear();
+    assert!(shard.clients.is_open(token), "{:?}", shard.writer.driver().deeds);
+    shard.writer.driver().deeds.clear();
     (shard, token)
 }
 
-fn ready(shard: &mut Shard<Stage>, token: Token, hangup: bool) {
-    shard.driver.events.push(Event::Ready(Ready { token, readable: true, writable: true, hangup }));
+fn ready(shard: &mut Shard<TestDriver>, token: Token, hangup: bool) {
+    shard.writer.driver().events.push(Event::Ready(Ready { token, readable: true, writable: true, hangup }));
 }
 
 /// Turns of the loop until there is nothing that no event announces.
-fn turns(shard: &mut Shard<Stage>) {
+fn turns(shard: &mut Shard<TestDriver>) {
     loop {
         shard.reap();
         shard.serve_ready(10);
         shard.fan_out(10);
         shard.submit();
-        if !shard.has_work() && shard.driver.may_sleep() {
+        if !shard.has_work() && shard.writer.driver().may_sleep() {
             return;
         }
     }
@@ -219,23 +77,23 @@ fn chunk(bytes: &[u8]) -> Chunk {
 #[test]
 fn what_filled_the_buffer_is_read_on_from_although_no_event_tells_the_rest() {
     let (mut shard, token) = stage();
-    shard.driver.incoming.extend(pings(3 * READ_BYTES));
+    shard.writer.driver().incoming.extend(pings(3 * READ_BYTES));
     ready(&mut shard, token, false);
     turns(&mut shard);
-    assert_eq!(shard.driver.incoming.len(), 0, "the edge was told once, and these octets wait for ever");
+    assert_eq!(shard.writer.driver().incoming.len(), 0, "the edge was told once, and these octets wait for ever");
     assert!(shard.clients.is_open(token));
 }
 
 /// Others beside the first, up to so many open connections.
-fn crowd(shard: &mut Shard<Stage>, size: u32) -> Vec<Token> {
+fn crowd(shard: &mut Shard<TestDriver>, size: u32) -> Vec<Token> {
     for index in 1..size {
-        shard.driver.incoming.extend(REQUEST.bytes());
-        shard.handle_accepted(FD + index as RawFd);
+        shard.writer.driver().incoming.extend(REQUEST.bytes());
+        shard.handle_accepted(FD + index as Fd);
         let token = shard.clients.token_at(index).unwrap();
         ready(shard, token, false);
         turns(shard);
     }
-    shard.driver.deeds.clear();
+    shard.writer.driver().deeds.clear();
     (0..size).map(|index| shard.clients.token_at(index).unwrap()).collect()
 }
 
@@ -246,13 +104,13 @@ fn those_who_are_read_together_are_each_heard_for_themselves() {
     for (digit, token) in (b'0'..=b'9').zip(tokens) {
         let mut ping = Vec::new();
         frame::write_masked(&mut ping, frame::PING, [1, 2, 3, 4], &[digit; 5]);
-        shard.driver.piece = ping.len();
-        shard.driver.incoming.extend(ping);
+        shard.writer.driver().piece = ping.len();
+        shard.writer.driver().incoming.extend(ping);
         ready(&mut shard, token, false);
     }
     turns(&mut shard);
     let pongs: Vec<_> = (b'0'..=b'9').map(|digit| Deed::Sent([&[0x8a, 5], &[digit; 5][..]].concat())).collect();
-    assert_eq!(shard.driver.deeds, pongs);
+    assert_eq!(shard.writer.driver().deeds, pongs);
 }
 
 /// Each kind of what a client may send too much of, as octets of more than `total_bytes`.
@@ -269,20 +127,20 @@ fn whoever_sends_more_than_it_may_is_read_once_a_tick() {
     for (flood, octets) in floods(READ_BYTES + 3 * EXCESS_READ_BYTES) {
         let (mut shard, token) = stage_with_rate(10);
         let total = octets.len();
-        shard.driver.incoming.extend(octets);
+        shard.writer.driver().incoming.extend(octets);
         ready(&mut shard, token, false);
         turns(&mut shard);
         for ticks in 0..=3 {
             let read = READ_BYTES + ticks * EXCESS_READ_BYTES;
-            assert_eq!(shard.driver.incoming.len(), total - read, "{flood}");
+            assert_eq!(shard.writer.driver().incoming.len(), total - read, "{flood}");
             // What came in meanwhile is announced, and changes nothing.
             ready(&mut shard, token, false);
             turns(&mut shard);
-            assert_eq!(shard.driver.incoming.len(), total - read, "{flood}");
-            shard.driver.events.push(Event::Ticked(1));
+            assert_eq!(shard.writer.driver().incoming.len(), total - read, "{flood}");
+            shard.writer.driver().events.push(Event::Ticked(1));
             turns(&mut shard);
         }
-        assert_eq!(shard.driver.incoming.len(), 0, "{flood}: what waited for a tick was lost");
+        assert_eq!(shard.writer.driver().incoming.len(), 0, "{flood}: what waited for a tick was lost");
         assert!(shard.clients.is_open(token), "{flood}");
     }
 }
@@ -290,16 +148,16 @@ fn whoever_sends_more_than_it_may_is_read_once_a_tick() {
 #[test]
 fn who_was_in_excess_and_is_read_to_the_end_is_read_as_everybody_else() {
     let (mut shard, token) = stage_with_rate(10);
-    let flags = |shard: &mut Shard<Stage>| shard.clients.find(token).unwrap().flags;
-    shard.driver.incoming.extend(pings(EXCESS_READ_BYTES));
+    let flags = |shard: &mut Shard<TestDriver>| shard.clients.find(token).unwrap().flags;
+    shard.writer.driver().incoming.extend(pings(EXCESS_READ_BYTES));
     ready(&mut shard, token, false);
     turns(&mut shard);
     assert!(flags(&mut shard).has(Flags::EXCESS));
     for _ in 0..TICKS_PER_SECOND {
-        shard.driver.events.push(Event::Ticked(1));
+        shard.writer.driver().events.push(Event::Ticked(1));
         turns(&mut shard);
     }
-    shard.driver.incoming.extend(pings(1));
+    shard.writer.driver().incoming.extend(pings(1));
     ready(&mut shard, token, false);
     turns(&mut shard);
     assert!(!flags(&mut shard).has(Flags::EXCESS));
@@ -313,10 +171,12 @@ fn of_pings_over_the_rate_the_last_one_of_a_read_is_answered() {
     for number in 0..burst + 5 {
         frame::write_masked(&mut said, frame::PING, [1, 2, 3, 4], &[number as u8]);
     }
-    shard.driver.incoming.extend(said);
+    shard.writer.driver().incoming.extend(said);
     ready(&mut shard, token, false);
     turns(&mut shard);
-    let Some(Deed::Sent(octets)) = shard.driver.deeds.first() else { panic!("{:?}", shard.driver.deeds) };
+    let Some(Deed::Sent(octets)) = shard.writer.driver().deeds.first() else {
+        panic!("{:?}", shard.writer.driver().deeds)
+    };
     assert_eq!(octets.len(), (burst + 1) * 3, "each within the burst, and one more");
     assert_eq!(octets.last(), Some(&((burst + 4) as u8)));
 }
@@ -324,26 +184,26 @@ fn of_pings_over_the_rate_the_last_one_of_a_read_is_answered() {
 #[test]
 fn the_end_of_whoever_is_held_back_is_found_with_the_next_tick() {
     let (mut shard, token) = stage_with_rate(10);
-    shard.driver.incoming.extend(pings(READ_BYTES));
-    shard.driver.peer_ended = true;
+    shard.writer.driver().incoming.extend(pings(READ_BYTES));
+    shard.writer.driver().peer_ended = true;
     ready(&mut shard, token, true);
     turns(&mut shard);
     for _ in 0..3 {
-        shard.driver.events.push(Event::Ticked(1));
+        shard.writer.driver().events.push(Event::Ticked(1));
         turns(&mut shard);
     }
-    assert_eq!(shard.driver.deeds.last(), Some(&Deed::Closed), "the end was never told again");
+    assert_eq!(shard.writer.driver().deeds.last(), Some(&Deed::Closed), "the end was never told again");
     assert_eq!(shard.sockets(), 0);
 }
 
 #[test]
 fn data_and_fin_of_one_event_are_both_found_although_the_read_was_short() {
     let (mut shard, token) = stage();
-    shard.driver.incoming.extend(pings(1));
-    shard.driver.peer_ended = true;
+    shard.writer.driver().incoming.extend(pings(1));
+    shard.writer.driver().peer_ended = true;
     ready(&mut shard, token, true);
     turns(&mut shard);
-    assert_eq!(shard.driver.deeds.last(), Some(&Deed::Closed), "the end was never told again");
+    assert_eq!(shard.writer.driver().deeds.last(), Some(&Deed::Closed), "the end was never told again");
     assert_eq!(shard.sockets(), 0);
 }
 
@@ -351,8 +211,8 @@ fn data_and_fin_of_one_event_are_both_found_although_the_read_was_short() {
 fn a_short_send_that_is_told_after_its_connection_ended_leaves_nothing_behind() {
     // The outbox that it began on the released entry stayed on the gauge for ever.
     let (mut shard, token) = stage();
-    shard.driver.room = 2;
-    shard.deliver(token, &chunk(b"frame"));
+    shard.writer.driver().room = 2;
+    shard.writer.deliver(&mut shard.turn, &mut shard.clients, token, &chunk(b"frame"));
     shard.clients.gone(&mut shard.turn, token, CloseReason::Reset);
     shard.settle();
     shard.submit();
@@ -364,14 +224,16 @@ fn a_short_send_that_is_told_after_its_connection_ended_leaves_nothing_behind() 
 #[test]
 fn an_ending_keeps_the_connection_in_the_slab_until_it_is_settled_and_the_first_reason_counts() {
     let (mut shard, token) = stage();
-    shard.close(token, CloseReason::Operator);
+    shard.writer.close(&mut shard.turn, &mut shard.clients, token, CloseReason::Operator);
     shard.clients.gone(&mut shard.turn, token, CloseReason::Reset);
-    shard.close(token, CloseReason::Drain);
+    shard.writer.close(&mut shard.turn, &mut shard.clients, token, CloseReason::Drain);
     assert_eq!(shard.clients.find(token).unwrap().state, State::Ending);
-    assert_eq!((shard.turn.counters.connections.value(), shard.driver.deeds.len()), (1, 0));
+    assert_eq!((shard.turn.counters.connections.value(), shard.writer.driver().deeds.len()), (1, 0));
     shard.settle();
     turns(&mut shard);
-    let [Deed::Sent(frame), Deed::Closed] = &shard.driver.deeds[..] else { panic!("{:?}", shard.driver.deeds) };
+    let [Deed::Sent(frame), Deed::Closed] = &shard.writer.driver().deeds[..] else {
+        panic!("{:?}", shard.writer.driver().deeds)
+    };
     assert!(frame.ends_with(CloseReason::Operator.text().as_bytes()), "{frame:?}");
     let closed: Vec<u64> = shard.turn.counters.closed.iter().map(Cell::value).collect();
     assert_eq!((closed[CloseReason::Operator as usize], closed.iter().sum::<u64>()), (1, 1));
@@ -382,14 +244,14 @@ fn an_ending_keeps_the_connection_in_the_slab_until_it_is_settled_and_the_first_
 fn events_that_a_driver_tells_in_the_middle_of_an_event_wait_for_its_end() {
     // A batch that had to be done before a send handled everything that the driver told, and freed connections under its caller.
     let (mut shard, token) = stage();
-    shard.deliver(token, &chunk(b"frame"));
+    shard.writer.deliver(&mut shard.turn, &mut shard.clients, token, &chunk(b"frame"));
     let event = Ready { token, readable: true, writable: false, hangup: false };
-    shard.driver.told_by_submit.push(Event::Ready(event));
-    shard.send(token, b"answer");
-    assert_eq!((shard.later.len(), shard.clients.ready_len()), (1, 0));
-    assert_eq!(shard.driver.deeds, [Deed::Sent(b"frame".to_vec()), Deed::Sent(b"answer".to_vec())]);
+    shard.writer.driver().told_by_submit.push(Event::Ready(event));
+    shard.writer.transmit(&mut shard.turn, &mut shard.clients, token, b"answer");
+    assert_eq!(shard.clients.ready_len(), 0);
+    assert_eq!(shard.writer.driver().deeds, [Deed::Sent(b"frame".to_vec()), Deed::Sent(b"answer".to_vec())]);
     shard.submit();
-    assert_eq!((shard.later.len(), shard.clients.ready_len()), (0, 1));
+    assert_eq!(shard.clients.ready_len(), 1);
 }
 
 #[test]
@@ -411,8 +273,8 @@ fn octets_count_as_sent_once_they_are() {
     // The counter fell when a queued send turned out short, which Prometheus takes for a restart.
     let (mut shard, token) = stage();
     let before = shard.turn.counters.bytes_out.value();
-    shard.driver.room = 2;
-    shard.deliver(token, &chunk(b"frame"));
+    shard.writer.driver().room = 2;
+    shard.writer.deliver(&mut shard.turn, &mut shard.clients, token, &chunk(b"frame"));
     assert_eq!(shard.turn.counters.bytes_out.value(), before);
     shard.submit();
     assert_eq!(shard.turn.counters.bytes_out.value(), before + 2);
@@ -422,38 +284,38 @@ fn octets_count_as_sent_once_they_are() {
 fn a_fin_waits_for_what_a_queued_frame_leaves_unsent() {
     // The FIN must not go out behind the first part of the frame, and the rest of it after the FIN, into a broken pipe.
     let (mut shard, token) = stage();
-    shard.driver.room = 2;
-    shard.deliver(token, &chunk(b"frame"));
+    shard.writer.driver().room = 2;
+    shard.writer.deliver(&mut shard.turn, &mut shard.clients, token, &chunk(b"frame"));
     shard.clients.closed_by_peer(&mut shard.turn, token, None);
     shard.settle();
     turns(&mut shard);
-    assert_eq!(shard.driver.deeds, [Deed::Sent(b"fr".to_vec())]);
+    assert_eq!(shard.writer.driver().deeds, [Deed::Sent(b"fr".to_vec())]);
     assert!(shard.clients.find(token).unwrap().flags.has(Flags::FIN_AFTER_OUTBOX));
-    shard.driver.room = usize::MAX;
+    shard.writer.driver().room = usize::MAX;
     ready(&mut shard, token, false);
     turns(&mut shard);
     let close_frame = Deed::Sent(vec![0x88, 0]);
-    assert_eq!(shard.driver.deeds[1..], [Deed::Sent(b"ame".to_vec()), close_frame, Deed::Fin]);
+    assert_eq!(shard.writer.driver().deeds[1..], [Deed::Sent(b"ame".to_vec()), close_frame, Deed::Fin]);
     assert_eq!(shard.clients.find(token).unwrap().state, State::Lingering);
 }
 
 #[test]
 fn nothing_is_delivered_after_a_close_frame() {
     let (mut shard, token) = stage();
-    shard.close(token, CloseReason::Drain);
+    shard.writer.close(&mut shard.turn, &mut shard.clients, token, CloseReason::Drain);
     shard.settle();
-    shard.driver.deeds.clear();
-    shard.deliver(token, &chunk(b"frame"));
+    shard.writer.driver().deeds.clear();
+    shard.writer.deliver(&mut shard.turn, &mut shard.clients, token, &chunk(b"frame"));
     turns(&mut shard);
-    assert_eq!(shard.driver.deeds, []);
+    assert_eq!(shard.writer.driver().deeds, []);
 }
 
 #[test]
 fn an_answer_does_not_overtake_a_frame_that_is_queued() {
     let (mut shard, token) = stage();
-    shard.deliver(token, &chunk(b"frame"));
-    shard.send(token, b"answer");
-    assert_eq!(shard.driver.deeds, [Deed::Sent(b"frame".to_vec()), Deed::Sent(b"answer".to_vec())]);
+    shard.writer.deliver(&mut shard.turn, &mut shard.clients, token, &chunk(b"frame"));
+    shard.writer.transmit(&mut shard.turn, &mut shard.clients, token, b"answer");
+    assert_eq!(shard.writer.driver().deeds, [Deed::Sent(b"frame".to_vec()), Deed::Sent(b"answer".to_vec())]);
 }
 
 #[test]
@@ -464,9 +326,9 @@ fn the_first_pings_of_a_crowd_that_came_at_once_are_spread_over_half_the_interva
     for seed in 1..=200u64 {
         let (mut shard, _) = stage_from(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15), |_, _| {});
         let pinged = (0..interval + TICKS_PER_SECOND).find(|_| {
-            shard.driver.events.push(Event::Ticked(1));
+            shard.writer.driver().events.push(Event::Ticked(1));
             turns(&mut shard);
-            shard.driver.deeds.contains(&Deed::Sent(PING.to_vec()))
+            shard.writer.driver().deeds.contains(&Deed::Sent(PING.to_vec()))
         });
         let tick = pinged.expect("a silent client is pinged within the interval and a round of the sweep");
         quarters[(4 * tick / interval).min(3) as usize] += 1;
@@ -481,19 +343,19 @@ fn a_crowd_that_is_due_at_once_is_pinged_a_few_in_a_turn() {
     let (mut shard, _) = stage_with(|_, budgets| budgets.connections = u64::from(CROWD));
     // Whoever speaks is silent from then on.
     for token in crowd(&mut shard, CROWD) {
-        shard.driver.incoming.extend(pings(0));
+        shard.writer.driver().incoming.extend(pings(0));
         ready(&mut shard, token, false);
         turns(&mut shard);
     }
-    shard.driver.deeds.clear();
+    shard.writer.driver().deeds.clear();
     let mut in_a_turn = Vec::new();
     while in_a_turn.iter().sum::<usize>() < CROWD as usize {
         if !shard.has_work() {
             assert!(in_a_turn.is_empty(), "nobody waits for another tick");
-            shard.driver.events.push(Event::Ticked(1));
+            shard.writer.driver().events.push(Event::Ticked(1));
         }
         shard.reap();
-        let deeds = std::mem::take(&mut shard.driver.deeds);
+        let deeds = std::mem::take(&mut shard.writer.driver().deeds);
         assert!(deeds.iter().all(|deed| *deed == Deed::Sent(vec![0x89, 0])), "{deeds:?}");
         in_a_turn.extend((!deeds.is_empty()).then_some(deeds.len()));
     }
@@ -506,9 +368,9 @@ fn a_sweep_that_is_late_looks_at_more_in_a_turn() {
     crowd(&mut shard, 100);
     // As many at once as make everybody due, and the round late.
     let ticks = ticks(Options::default().ping_interval) + TICKS_PER_SECOND;
-    shard.driver.events.extend((0..ticks).map(|_| Event::Ticked(1)));
+    shard.writer.driver().events.extend((0..ticks).map(|_| Event::Ticked(1)));
     shard.reap();
-    assert_eq!(shard.driver.deeds.len(), 100);
+    assert_eq!(shard.writer.driver().deeds.len(), 100);
     assert!(!shard.has_work());
 }
 
@@ -521,7 +383,7 @@ fn a_refusal_is_counted_as_what_was_decided_at_accept() {
     });
     shard.handle_accepted(FD + 1);
     let refused = shard.clients.token_at(1).unwrap();
-    shard.driver.incoming.extend(REQUEST.bytes());
+    shard.writer.driver().incoming.extend(REQUEST.bytes());
     ready(&mut shard, refused, false);
     turns(&mut shard);
     let counted = |refusal: Refusal| shard.turn.counters.refused[refusal as usize].value();
@@ -540,10 +402,10 @@ fn a_handshake_too_many_is_counted_with_the_connections_that_come_too_fast() {
 #[test]
 fn a_request_that_is_a_mistake_is_counted_as_one_and_a_refused_one_that_is_none_is_not() {
     let (mut shard, _) = stage_with(|options, _| options.connection_rate = 2);
-    let ask = |shard: &mut Shard<Stage>, index: u32, request: &[u8]| {
+    let ask = |shard: &mut Shard<TestDriver>, index: u32, request: &[u8]| {
         shard.handle_accepted(FD + 1);
         let token = shard.clients.token_at(index).unwrap();
-        shard.driver.incoming.extend(request);
+        shard.writer.driver().incoming.extend(request);
         ready(shard, token, false);
         turns(shard);
     };

@@ -12,7 +12,7 @@ enum Act {
     Push { room: u8, len: u8 },
     Control { len: u8 },
     Advance(u8),
-    DropOldest { droppable: u8 },
+    DropOldest,
     ClearUnbegun,
 }
 
@@ -38,8 +38,9 @@ pub fn outbox(data: &[u8]) {
         let (mut outbox, mut model) = (Outbox::default(), Vec::<Waiting>::new());
         if let Some((len, sent)) = input.first {
             let (octets, sent) = (vec![0; 1 + usize::from(len)], usize::from(sent.min(len)));
-            outbox.begin(chunk(&octets, Tag::Room(0)), sent, 0);
-            model.push(Waiting { tag: Tag::Room(0), octets, sent, since: 0 });
+            let tag = of_room(0);
+            outbox.begin(chunk(&octets, tag), sent, 0);
+            model.push(Waiting { tag, octets, sent, since: 0 });
         }
         for (now, act) in (1..).zip(&input.acts) {
             apply(act, now, usize::from(input.cap), &mut outbox, &mut model);
@@ -57,10 +58,10 @@ pub fn outbox(data: &[u8]) {
 
 fn apply(act: &Act, now: u32, cap: usize, outbox: &mut Outbox, model: &mut Vec<Waiting>) {
     match *act {
-        Act::Push { room, len } => push(Tag::Room(u32::from(room % 4)), len, now, cap, outbox, model),
+        Act::Push { room, len } => push(of_room(room), len, now, cap, outbox, model),
         Act::Control { len } => push(Tag::Control, len, now, cap, outbox, model),
         Act::Advance(by) => advance(usize::from(by), outbox, model),
-        Act::DropOldest { droppable } => drop_oldest(droppable, now, outbox, model),
+        Act::DropOldest => drop_oldest(now, outbox, model),
         Act::ClearUnbegun => {
             outbox.clear_unbegun();
             model.truncate(usize::from(model.first().is_some_and(|first| first.sent > 0)));
@@ -88,19 +89,24 @@ fn advance(by: usize, outbox: &mut Outbox, model: &mut Vec<Waiting>) {
     }
 }
 
-fn drop_oldest(droppable: u8, now: u32, outbox: &mut Outbox, model: &mut Vec<Waiting>) {
-    let may = |room: u32| droppable >> room & 1 == 1;
-    let goes = |waiting: &Waiting| waiting.sent == 0 && matches!(waiting.tag, Tag::Room(room) if may(room));
-    let dropped = outbox.drop_oldest(may);
+fn drop_oldest(now: u32, outbox: &mut Outbox, model: &mut Vec<Waiting>) {
+    let goes = |waiting: &Waiting| waiting.sent == 0 && matches!(waiting.tag, Tag::Room { may_drop: true, .. });
+    let dropped = outbox.drop_oldest();
     let expected = model.iter().position(goes);
     assert_eq!(dropped.map(|dropped| dropped.at), expected, "something else was dropped than the oldest that may go");
     let (Some(dropped), Some(at)) = (dropped, expected) else { return };
-    assert_eq!(Tag::Room(dropped.room), model.remove(at).tag);
+    assert_eq!(Tag::Room { room: dropped.room, may_drop: true }, model.remove(at).tag);
     if !outbox.tells_gap(dropped.room) {
         let notice = vec![b'g'; 3];
         outbox.tell_gap(dropped.at, chunk(&notice, Tag::Gap(dropped.room)), now);
         model.insert(at, Waiting { tag: Tag::Gap(dropped.room), octets: notice, sent: 0, since: now });
     }
+}
+
+/// One of four rooms, of which two let their messages be dropped.
+fn of_room(room: u8) -> Tag {
+    let room = u32::from(room % 4);
+    Tag::Room { room, may_drop: room >= 2 }
 }
 
 fn chunk(octets: &[u8], tag: Tag) -> Chunk {

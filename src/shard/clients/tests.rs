@@ -1,32 +1,6 @@
-use std::sync::Arc;
-
 use super::*;
 use crate::conn::ticks;
-use crate::counters::ShardCounters;
-use crate::readiness::NodeState;
-use crate::shard::settings::{Budgets, Options, Settings};
-
-fn turn(configure: impl FnOnce(&mut Options)) -> Turn {
-    let mut options = Options::default();
-    configure(&mut options);
-    let budgets = Budgets { connections: 10, outbox_bytes: 1 << 30, unfinished_bytes: 1 << 30 };
-    let counters: Arc<ShardCounters> = Arc::default();
-    let state = NodeState::new(Arc::default(), false);
-    let settings = Settings::new(Arc::new(options), 1, 0, budgets, vec![counters.clone()], state);
-    Turn::new(Arc::new(settings), counters, 1)
-}
-
-/// So many open connections.
-fn open(turn: &Turn, count: u32) -> (Clients, Vec<Token>) {
-    let mut clients = Clients::new(count as usize);
-    let mut insert = || {
-        let token = clients.insert(turn, |generation| Entry::new(3, generation, turn.clock.tick, 0));
-        clients.find(token).unwrap().state = State::Open;
-        token
-    };
-    let tokens = (0..count).map(|_| insert()).collect();
-    (clients, tokens)
-}
+use crate::shard::test_driver::{open, turn};
 
 const fn readable(token: Token) -> Ready {
     Ready { token, readable: true, writable: false, hangup: false }
@@ -34,7 +8,7 @@ const fn readable(token: Token) -> Ready {
 
 #[test]
 fn a_connection_is_on_the_ready_list_once_however_often_its_socket_is_ready() {
-    let turn = turn(|_| {});
+    let turn = turn(1, |_, _| {});
     let (mut clients, tokens) = open(&turn, 2);
     for token in [tokens[0], tokens[1], tokens[0]] {
         assert!(!clients.note_ready(readable(token)), "nothing waits in its outbox");
@@ -45,7 +19,7 @@ fn a_connection_is_on_the_ready_list_once_however_often_its_socket_is_ready() {
 
 #[test]
 fn a_connection_over_its_message_rate_is_ready_again_with_the_next_tick() {
-    let mut turn = turn(|_| {});
+    let mut turn = turn(1, |_, _| {});
     let (mut clients, tokens) = open(&turn, 1);
     clients.read_with_next_tick(tokens[0]);
     clients.note_ready(readable(tokens[0]));
@@ -56,7 +30,7 @@ fn a_connection_over_its_message_rate_is_ready_again_with_the_next_tick() {
 
 #[test]
 fn an_end_is_decided_once_and_a_broken_socket_is_released_whatever_was_decided() {
-    let mut turn = turn(|_| {});
+    let mut turn = turn(1, |_, _| {});
     let (mut clients, tokens) = open(&turn, 1);
     let token = tokens[0];
     clients.close(&mut turn, token, CloseReason::SlowReader);
@@ -72,7 +46,7 @@ fn an_end_is_decided_once_and_a_broken_socket_is_released_whatever_was_decided()
 
 #[test]
 fn a_look_finds_each_connection_of_a_drain_once_within_its_window() {
-    let mut turn = turn(|_| {});
+    let mut turn = turn(1, |_, _| {});
     let (mut clients, tokens) = open(&turn, 100);
     let window = ticks(std::time::Duration::from_secs(5));
     let leaving = Some(Leaving { drain: Some((turn.clock.tick, window)), max_age: 0 });
@@ -93,7 +67,7 @@ fn a_look_finds_each_connection_of_a_drain_once_within_its_window() {
 
 #[test]
 fn a_sweep_looks_no_more_often_than_it_may() {
-    let mut turn = turn(|_| {});
+    let mut turn = turn(1, |_, _| {});
     let (mut clients, _) = open(&turn, 50);
     clients.tick(&mut turn, 1, true);
     let mut looks = 3;

@@ -9,21 +9,21 @@ use crate::relay::ToShard;
 use crate::shard::settings::{PublishPolicy, RoomRule, SlowPolicy};
 
 /// Opens another connection beside the first.
-fn another(shard: &mut Shard<Stage>, fd: RawFd) -> Token {
-    shard.driver.incoming.extend(REQUEST.bytes());
+fn another(shard: &mut Shard<TestDriver>, fd: Fd) -> Token {
+    shard.writer.driver().incoming.extend(REQUEST.bytes());
     shard.handle_accepted(fd);
     let token = shard.clients.token_at(1).unwrap();
     ready(shard, token, false);
     turns(shard);
     assert!(shard.clients.is_open(token));
-    shard.driver.deeds.clear();
+    shard.writer.driver().deeds.clear();
     token
 }
 
-fn say(shard: &mut Shard<Stage>, token: Token, text: &str) {
+fn say(shard: &mut Shard<TestDriver>, token: Token, text: &str) {
     let mut octets = Vec::new();
     frame::write_masked(&mut octets, frame::TEXT, [1, 2, 3, 4], text.as_bytes());
-    shard.driver.incoming.extend(octets);
+    shard.writer.driver().incoming.extend(octets);
     ready(shard, token, false);
     turns(shard);
 }
@@ -39,12 +39,12 @@ fn publication(room: &str, payload: &'static str) -> ToShard {
     }))
 }
 
-fn sent(shard: &Shard<Stage>) -> String {
+fn sent(shard: &Shard<TestDriver>) -> String {
     let octets = |deed: &Deed| match deed {
         Deed::Sent(octets) => String::from_utf8_lossy(octets).into_owned(),
         Deed::Fin | Deed::Closed => String::new(),
     };
-    shard.driver.deeds.iter().map(octets).collect()
+    shard.writer.driver_ref().deeds.iter().map(octets).collect()
 }
 
 #[test]
@@ -59,7 +59,7 @@ fn who_is_told_joined_is_a_member_although_the_one_before_it_in_the_queue_is_gon
     say(&mut shard, second, r#"{"type":"message","roomId":"lobby","content":"hello"}"#);
     assert!(matches!(shard.poll_relay(), Some(ToRelay::Subscribe(room)) if *room == *"lobby"));
     assert!(shard.poll_relay().is_none(), "what is said waits for the confirmation");
-    shard.driver.broken = Some(FD);
+    shard.writer.driver().broken = Some(FD);
     shard.handle_relay(ToShard::Joined("lobby".into()));
     turns(&mut shard);
     assert!(sent(&shard).contains(r#""joined""#), "{:?}", sent(&shard));
@@ -72,11 +72,11 @@ fn who_is_told_joined_is_a_member_although_the_one_before_it_in_the_queue_is_gon
 }
 
 /// The connection joins a room, which is confirmed at once.
-fn join(shard: &mut Shard<Stage>, token: Token, room: &str) {
+fn join(shard: &mut Shard<TestDriver>, token: Token, room: &str) {
     say(shard, token, &format!(r#"{{"type":"join","roomId":"{room}"}}"#));
     shard.handle_relay(ToShard::Joined(room.into()));
     turns(shard);
-    shard.driver.deeds.clear();
+    shard.writer.driver().deeds.clear();
 }
 
 #[test]
@@ -104,7 +104,7 @@ fn every_message_that_an_outbox_drops_is_counted_where_some_of_a_batch_were_the_
         options.rooms = vec![RoomRule { pattern, publish, slow: SlowPolicy::DropOldest }];
     });
     join(&mut shard, token, "lobby");
-    shard.driver.room = 0;
+    shard.writer.driver().room = 0;
     let own = Some(shard.turn.id(token));
     let mut published = 0;
     while shard.turn.counters.dropped[DropReason::Outbox as usize].value() == 0 {
@@ -119,7 +119,7 @@ fn every_message_that_an_outbox_drops_is_counted_where_some_of_a_batch_were_the_
         assert!(published < 1_000, "the outbox never overflows");
     }
     // The oldest that is not begun is what is left of a batch, two messages in one chunk, or a single one.
-    shard.driver.room = usize::MAX;
+    shard.writer.driver().room = usize::MAX;
     ready(&mut shard, token, false);
     turns(&mut shard);
     let received = sent(&shard).matches(r#""type":"message""#).count() as u64;
@@ -140,7 +140,7 @@ fn who_is_in_a_room_that_the_broker_takes_back_is_told_and_is_no_member_any_more
     assert!(shard.clients.find(token).unwrap().rooms.as_slice().is_empty());
     assert!(matches!(shard.poll_relay(), Some(ToRelay::Unsubscribe(_))), "the relay knows already, and does not mind");
 
-    shard.driver.deeds.clear();
+    shard.writer.driver().deeds.clear();
     say(&mut shard, token, r#"{"type":"join","roomId":"lobby"}"#);
     shard.handle_relay(ToShard::Revoked("lobby".into()));
     assert_eq!(sent(&shard), "", "who asks anew waits for an answer of its own");
@@ -156,7 +156,7 @@ fn every_join_with_a_ref_is_answered_also_where_its_client_left_before_the_broke
     say(&mut shard, token, r#"{"type":"join","roomId":"lobby"}"#);
     say(&mut shard, token, r#"{"type":"leave","roomId":"lobby","ref":2}"#);
     assert!(sent(&shard).contains(r#"{"type":"left","roomId":"lobby","ref":2}"#), "{:?}", sent(&shard));
-    shard.driver.deeds.clear();
+    shard.writer.driver().deeds.clear();
     shard.handle_relay(ToShard::Joined("lobby".into()));
     turns(&mut shard);
     let told = sent(&shard);
@@ -166,11 +166,11 @@ fn every_join_with_a_ref_is_answered_also_where_its_client_left_before_the_broke
     assert!(matches!(shard.poll_relay(), Some(ToRelay::Unsubscribe(_))), "nobody is in it");
 
     // Who came back is in the room: each of its joins is one.
-    shard.driver.deeds.clear();
+    shard.writer.driver().deeds.clear();
     say(&mut shard, token, r#"{"type":"join","roomId":"lobby","ref":3}"#);
     say(&mut shard, token, r#"{"type":"leave","roomId":"lobby"}"#);
     say(&mut shard, token, r#"{"type":"join","roomId":"lobby","ref":4}"#);
-    shard.driver.deeds.clear();
+    shard.writer.driver().deeds.clear();
     shard.handle_relay(ToShard::Joined("lobby".into()));
     turns(&mut shard);
     for reference in [3, 4] {
@@ -194,7 +194,7 @@ fn a_publication_that_a_dialect_has_no_words_for_is_not_sent_and_not_counted() {
             turns(&mut shard);
             let messages = u64::from(said != crate::dialect::Said::Nothing);
             let counted = shard.turn.counters.messages_out[MessageType::Message as usize].value() - before;
-            let sent = std::mem::take(&mut shard.driver.deeds).len() as u64;
+            let sent = std::mem::take(&mut shard.writer.driver().deeds).len() as u64;
             assert_eq!((counted, sent), (messages, messages), "{}: {kind:?}", dialect.name());
         }
     }

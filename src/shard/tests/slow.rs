@@ -10,7 +10,7 @@ const FILLS: usize = 4;
 const CAP: usize = 4_000;
 
 /// A shard with one member of the rooms `old.*`, of which the oldest messages may be dropped; its socket takes nothing.
-fn stalled(rooms: &[&str], configure: impl FnOnce(&mut Options, &mut Budgets)) -> (Shard<Stage>, Token) {
+fn stalled(rooms: &[&str], configure: impl FnOnce(&mut Options, &mut Budgets)) -> (Shard<TestDriver>, Token) {
     let (mut shard, token) = stage_with(|options, budgets| {
         options.limits.outbox_bytes = CAP;
         let pattern = String::from("old.*");
@@ -18,23 +18,23 @@ fn stalled(rooms: &[&str], configure: impl FnOnce(&mut Options, &mut Budgets)) -
         configure(options, budgets);
     });
     rooms.iter().for_each(|room| join(&mut shard, token, room));
-    shard.driver.deeds.clear();
-    shard.driver.room = 0;
+    shard.writer.driver().deeds.clear();
+    shard.writer.driver().room = 0;
     (shard, token)
 }
 
-fn join(shard: &mut Shard<Stage>, token: Token, room: &str) {
+fn join(shard: &mut Shard<TestDriver>, token: Token, room: &str) {
     shard.join(token, room, None);
     shard.handle_relay(ToShard::Joined(room.into()));
     turns(shard);
 }
 
 /// A message to everybody in the room, a quarter of the cap when encoded or a little less.
-fn publish(shard: &mut Shard<Stage>, room: &str) {
+fn publish(shard: &mut Shard<TestDriver>, room: &str) {
     publish_sized(shard, room, CAP / FILLS - 150);
 }
 
-fn publish_sized(shard: &mut Shard<Stage>, room: &str, length: usize) {
+fn publish_sized(shard: &mut Shard<TestDriver>, room: &str, length: usize) {
     let publication = Publication {
         room: room.into(),
         kind: Kind::Json,
@@ -48,11 +48,11 @@ fn publish_sized(shard: &mut Shard<Stage>, room: &str, length: usize) {
 }
 
 /// What the client reads once it does.
-fn catch_up(shard: &mut Shard<Stage>, token: Token) -> String {
-    shard.driver.room = usize::MAX;
+fn catch_up(shard: &mut Shard<TestDriver>, token: Token) -> String {
+    shard.writer.driver().room = usize::MAX;
     ready(shard, token, false);
     turns(shard);
-    let sent = shard.driver.deeds.iter().filter_map(|deed| match deed {
+    let sent = shard.writer.driver().deeds.iter().filter_map(|deed| match deed {
         Deed::Sent(octets) => Some(octets.as_slice()),
         Deed::Fin | Deed::Closed => None,
     });
@@ -63,7 +63,7 @@ fn catch_up(shard: &mut Shard<Stage>, token: Token) -> String {
 fn an_answer_makes_room_where_the_oldest_may_be_dropped() {
     let (mut shard, token) = stalled(&["old.1"], |_, _| {});
     (0..FILLS).for_each(|_| publish(&mut shard, "old.1"));
-    shard.send(token, &[b'a'; CAP / FILLS]);
+    shard.writer.transmit(&mut shard.turn, &mut shard.clients, token, &[b'a'; CAP / FILLS]);
     assert!(shard.clients.is_open(token), "what may be dropped goes first");
     let heard = catch_up(&mut shard, token);
     assert!(heard.contains("aaa") && heard.contains("gap"), "{heard}");
@@ -75,8 +75,8 @@ fn whoever_is_sent_away_is_told_although_its_outbox_is_full() {
     let (mut shard, token) = stalled(&["kept"], |_, _| {});
     (0..FILLS).for_each(|_| publish(&mut shard, "kept"));
     let left = CAP - shard.clients.find(token).unwrap().outbox_bytes();
-    shard.send(token, &vec![b'a'; left]);
-    shard.close(token, CloseReason::Drain);
+    shard.writer.transmit(&mut shard.turn, &mut shard.clients, token, &vec![b'a'; left]);
+    shard.writer.close(&mut shard.turn, &mut shard.clients, token, CloseReason::Drain);
     shard.settle();
     let heard = catch_up(&mut shard, token);
     assert!(heard.contains("server-shutdown") && heard.contains("the node restarts"), "{heard}");
@@ -110,11 +110,13 @@ fn the_account_of_outboxes_closes_where_a_loss_closes_its_reader() {
 fn nothing_follows_the_close_frame_not_even_that_a_room_was_refused() {
     let (mut shard, token) = stage();
     shard.join(token, "lobby", Some("1"));
-    shard.close(token, CloseReason::Drain);
+    shard.writer.close(&mut shard.turn, &mut shard.clients, token, CloseReason::Drain);
     shard.settle();
     shard.handle_relay(ToShard::Refused("lobby".into(), JoinError::Unconfirmed));
     turns(&mut shard);
-    let [Deed::Sent(octets)] = shard.driver.deeds.as_slice() else { panic!("{:?}", shard.driver.deeds) };
+    let [Deed::Sent(octets)] = shard.writer.driver().deeds.as_slice() else {
+        panic!("{:?}", shard.writer.driver().deeds)
+    };
     assert!(octets.ends_with(CloseReason::Drain.text().as_bytes()), "{octets:?}");
 }
 
@@ -122,7 +124,7 @@ fn nothing_follows_the_close_frame_not_even_that_a_room_was_refused() {
 fn over_the_nodes_budget_the_largest_goes_even_if_it_is_being_closed() {
     let (mut shard, token) = stalled(&["kept"], |_, budgets| budgets.outbox_bytes = CAP as u64);
     publish(&mut shard, "kept");
-    shard.close(token, CloseReason::Drain);
+    shard.writer.close(&mut shard.turn, &mut shard.clients, token, CloseReason::Drain);
     shard.settle();
     turns(&mut shard);
     assert_eq!(shard.sockets(), 1, "within the budget it may still read");
@@ -152,10 +154,10 @@ fn the_peers_close_frame_is_found_behind_a_message_of_which_a_part_came_in_the_r
     frame::write_masked(&mut said, frame::CLOSE, [1, 2, 3, 4], &1008_u16.to_be_bytes());
     let rest = said.split_off(over + 1_000);
     for (octets, expected) in [(said, State::Closing), (rest, State::Lingering)] {
-        shard.driver.incoming.extend(octets);
+        shard.writer.driver().incoming.extend(octets);
         ready(&mut shard, token, false);
         turns(&mut shard);
-        (0..20).for_each(|_| shard.driver.events.push(Event::Ticked(1)));
+        (0..20).for_each(|_| shard.writer.driver().events.push(Event::Ticked(1)));
         turns(&mut shard);
         assert_eq!(shard.clients.find(token).unwrap().state, expected);
     }
@@ -170,10 +172,10 @@ fn the_peers_close_frame_is_found_behind_the_rest_of_a_message_that_our_own_came
     frame::write_masked(&mut said, frame::CLOSE, [1, 2, 3, 4], &1012_u16.to_be_bytes());
     let rest = said.split_off(1_000);
     for (octets, expected) in [(said, State::Closing), (rest, State::Lingering)] {
-        shard.driver.incoming.extend(octets);
+        shard.writer.driver().incoming.extend(octets);
         ready(&mut shard, token, false);
         turns(&mut shard);
-        shard.close(token, CloseReason::Drain);
+        shard.writer.close(&mut shard.turn, &mut shard.clients, token, CloseReason::Drain);
         shard.settle();
         assert_eq!(shard.clients.find(token).unwrap().state, expected);
     }

@@ -1,0 +1,59 @@
+//! The notice of a gap: a detected loss, told to one client.
+
+use super::{Writer, encode};
+use crate::close::CloseReason;
+use crate::conn::Token;
+use crate::counters::MessageType;
+use crate::dialect::Notice;
+use crate::limits::RESYNC_AFTER;
+use crate::model::GapReason;
+use crate::proto::frame;
+use crate::shard::clients::Clients;
+use crate::shard::driver::Driver;
+use crate::shard::turn::Turn;
+
+impl<D: Driver> Writer<D> {
+    /// Tells an open connection a gap: of one room, or of all of its rooms. Where its dialect has no words for a gap, it is closed
+    /// if that is configured.
+    pub(in crate::shard) fn send_gap(
+        &mut self,
+        turn: &mut Turn,
+        clients: &mut Clients,
+        token: Token,
+        room: Option<u32>,
+        reason: GapReason,
+    ) {
+        // The notice before may have ended it.
+        if !clients.is_open(token) {
+            return;
+        }
+        if let Some(frame) = self.gap_frame(turn, clients, token, room, reason) {
+            turn.counters.gaps[reason as usize].add(1);
+            turn.count_out(MessageType::Gap, 1);
+            self.send(turn, clients, token, &frame);
+        } else if turn.settings.options.close_on_gap {
+            self.close(turn, clients, token, CloseReason::Gap);
+        }
+    }
+
+    /// The notice for one client, with a moment of its own to resynchronise at; `None` where its dialect has no words.
+    pub(super) fn gap_frame(
+        &mut self,
+        turn: &mut Turn,
+        clients: &mut Clients,
+        token: Token,
+        room: Option<u32>,
+        reason: GapReason,
+    ) -> Option<Vec<u8>> {
+        let dialect = clients.dialect(token)?;
+        let resync_ms = u64::from(turn.random.below(RESYNC_AFTER.as_millis() as u32));
+        let room = match room {
+            Some(room) => Some(&**turn.names.name(room)?),
+            None => None,
+        };
+        let (said, payload) = self.encoding.notice(dialect, &Notice::Gap { room, reason, resync_ms });
+        let mut gap = Vec::with_capacity(payload.len() + 4);
+        frame::write_frame(&mut gap, encode::opcode(said)?, payload);
+        Some(gap)
+    }
+}

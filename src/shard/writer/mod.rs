@@ -1,0 +1,292 @@
+//! From the shard to a client: what is answered, delivered, or waits in an outbox.
+//!
+//! Octets to a connection go through here alone, so that they keep their order: what finds an outbox waits behind it, and what
+//! finds a send queued in the driver's batch has that batch submitted first. Of the shard's parts it knows [`Clients`] only.
+
+mod encode;
+mod gap;
+mod outbox;
+#[cfg(test)]
+mod tests;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::clients::Clients;
+use super::driver::{Driver, ErrorKind, Event, Queued};
+use super::turn::Turn;
+use crate::close::CloseReason;
+use crate::conn::{Chunk, State, Tag, Token};
+use crate::counters::MessageType;
+use crate::dialect::{DialectId, Form, Notice, Payload, Said};
+use crate::model::Publication;
+use crate::proto::deflate::Deflate;
+use crate::proto::{frame, handshake};
+use crate::room::Encoded;
+
+/// See the module.
+pub(super) struct Writer<D> {
+    driver: D,
+    /// Frames for the connection whose event is being handled; one send takes them all.
+    reply: Vec<u8>,
+    encoding: encode::Scratch,
+    /// Octets that the driver's batch has taken and not failed to send, for `ws_bytes_total`.
+    queued_bytes: i64,
+    submitted: Vec<Event>,
+    /// What the driver told while a batch had to be submitted in the middle of an event: handled after it.
+    later: Vec<Event>,
+}
+
+impl<D: Driver> Writer<D> {
+    pub(super) fn new(driver: D) -> Self {
+        Self {
+            driver,
+            reply: Vec::new(),
+            encoding: encode::Scratch::default(),
+            queued_bytes: 0,
+            submitted: Vec::new(),
+            later: Vec::new(),
+        }
+    }
+
+    /// The driver, for calls that send nothing to an armed socket.
+    #[inline]
+    pub(super) fn driver(&mut self) -> &mut D {
+        &mut self.driver
+    }
+
+    /// The same, to ask.
+    pub(super) fn driver_ref(&self) -> &D {
+        &self.driver
+    }
+
+    // The reply: frames for the connection whose event is being handled.
+
+    /// Appends a notice to the reply; false where the dialect has no words for it.
+    pub(super) fn reply(&mut self, turn: &Turn, dialect: DialectId, notice: &Notice<'_>) -> bool {
+        let (said, payload) = self.encoding.notice(dialect, notice);
+        let Some(opcode) = encode::opcode(said) else { return false };
+        frame::write_frame(&mut self.reply, opcode, payload);
+        turn.count_out(message_type(notice), 1);
+        true
+    }
+
+    /// Whether a dialect has words for a notice.
+    pub(super) fn has_words(&mut self, dialect: DialectId, notice: &Notice<'_>) -> bool {
+        self.encoding.notice(dialect, notice).0 != Said::Nothing
+    }
+
+    /// Appends a message as it came in, in the connection's form.
+    pub(super) fn reply_message(&mut self, turn: &Turn, message: Payload<'_>, deflate: Option<Deflate>) {
+        let opcode = match message {
+            Payload::Text(_) => frame::TEXT,
+            Payload::Binary(_) => frame::BINARY,
+        };
+        encode::write(&mut self.reply, opcode, message.bytes(), deflate);
+        turn.count_out(MessageType::Message, 1);
+    }
+
+    /// Appends a ping.
+    pub(super) fn reply_ping(&mut self) {
+        frame::write_frame(&mut self.reply, frame::PING, &[]);
+    }
+
+    /// Appends the answer to a ping (RFC 6455 §5.5.3).
+    pub(super) fn reply_pong(&mut self, turn: &Turn, payload: &[u8]) {
+        frame::write_frame(&mut self.reply, frame::PONG, payload);
+        turn.count_out(MessageType::Ping, 1);
+    }
+
+    /// Appends a close frame; without a code it has no payload (RFC 6455 §5.5.1).
+    pub(super) fn reply_close(&mut self, code: Option<u16>, text: &str) {
+        match code {
+            Some(code) => frame::write_close(&mut self.reply, code, text),
+            None => frame::write_frame(&mut self.reply, frame::CLOSE, &[]),
+        }
+    }
+
+    /// Appends the answer that grants an upgrade.
+    pub(super) fn reply_upgrade(&mut self, key: &[u8], protocol: Option<&str>, deflate: Option<Deflate>) {
+        handshake::accept(&mut self.reply, key, protocol, deflate.map(Deflate::answer));
+    }
+
+    /// Octets of the reply so far.
+    #[inline]
+    pub(super) fn reply_len(&self) -> usize {
+        self.reply.len()
+    }
+
+    /// Sends the reply to an open connection, and leaves it empty: nothing follows a close frame (RFC 6455 §5.5.1).
+    #[inline]
+    pub(super) fn flush(&mut self, turn: &mut Turn, clients: &mut Clients, token: Token) {
+        self.flush_with(|writer, reply| writer.send(turn, clients, token, reply));
+    }
+
+    /// The same for a connection on its way out: its close frame and what goes before it.
+    pub(super) fn flush_last_words(&mut self, turn: &mut Turn, clients: &mut Clients, token: Token) {
+        self.flush_with(|writer, reply| writer.transmit(turn, clients, token, reply));
+    }
+
+    #[inline]
+    fn flush_with(&mut self, send: impl FnOnce(&mut Self, &[u8])) {
+        if self.reply.is_empty() {
+            return;
+        }
+        let reply = std::mem::take(&mut self.reply);
+        send(self, &reply);
+        self.reply = reply;
+        self.reply.clear();
+    }
+
+    /// Ends an open connection from our side, with the reply in front. The shard's `settle` carries it out.
+    pub(super) fn close(&mut self, turn: &mut Turn, clients: &mut Clients, token: Token, reason: CloseReason) {
+        self.flush(turn, clients, token);
+        clients.close(turn, token, reason);
+    }
+
+    // Sending.
+
+    /// Sends octets of our own making, such as answers and pongs, to an open connection.
+    fn send(&mut self, turn: &mut Turn, clients: &mut Clients, token: Token, bytes: &[u8]) {
+        self.send_where(turn, clients, token, bytes, |state| state == State::Open);
+    }
+
+    /// Sends octets of our own making in whatever state. They are never dropped.
+    pub(super) fn transmit(&mut self, turn: &mut Turn, clients: &mut Clients, token: Token, bytes: &[u8]) {
+        self.send_where(turn, clients, token, bytes, |state| state != State::Released);
+    }
+
+    fn send_where(
+        &mut self,
+        turn: &mut Turn,
+        clients: &mut Clients,
+        token: Token,
+        bytes: &[u8],
+        may: impl Fn(State) -> bool,
+    ) {
+        let Some(entry) = clients.find(token).filter(|entry| may(entry.state)) else { return };
+        if entry.batch != 0 && entry.batch == self.driver.batch() {
+            self.submit(turn, clients);
+            return self.send_where(turn, clients, token, bytes, may);
+        }
+        if entry.outbox.is_some() {
+            return self.put(turn, clients, token, Chunk::whole(Rc::from(bytes), Tag::Control, 0));
+        }
+        let result = self.driver.send(entry.fd, bytes);
+        let chunk = || Chunk::whole(Rc::from(bytes), Tag::Control, 0);
+        self.handle_sent(turn, clients, token, bytes.len(), result, chunk);
+    }
+
+    /// Encodes publications for all members of one form.
+    pub(super) fn encode(&mut self, form: Form, publications: &[Arc<Publication>]) -> Encoded {
+        self.encoding.encode(form, publications)
+    }
+
+    /// Delivers a chunk that other connections get too, unless this one was closed meanwhile.
+    pub(super) fn deliver(&mut self, turn: &mut Turn, clients: &mut Clients, token: Token, chunk: &Chunk) {
+        let Some(entry) = clients.open(token) else { return };
+        if entry.outbox.is_some() {
+            return self.put(turn, clients, token, chunk.clone());
+        }
+        let batch = self.driver.batch();
+        if batch != 0 && entry.batch == batch {
+            self.submit(turn, clients);
+            return self.deliver(turn, clients, token, chunk);
+        }
+        entry.batch = batch;
+        let length = chunk.bytes().len();
+        match self.driver.queue(entry.fd, token, chunk) {
+            Queued::Later => self.queued_bytes += length as i64,
+            Queued::Now(result) => self.handle_sent(turn, clients, token, length, result, || chunk.clone()),
+        }
+    }
+
+    /// Has the driver do what it has queued, and handles what failed of it. What else it tells waits for
+    /// [`Writer::take_later`]: this may be called in the middle of an event.
+    pub(super) fn submit(&mut self, turn: &mut Turn, clients: &mut Clients) {
+        let mut events = std::mem::take(&mut self.submitted);
+        self.driver.submit(&mut events);
+        for event in events.drain(..) {
+            match event {
+                Event::Unsent { token, chunk, result } => self.handle_unsent(turn, clients, token, &chunk, result),
+                Event::Ready(_) | Event::Released(_) | Event::Rung | Event::Ticked(_) => self.later.push(event),
+            }
+        }
+        self.submitted = events;
+    }
+
+    /// What the driver told in the middle of an event, in order.
+    #[inline]
+    pub(super) fn take_later(&mut self) -> Option<Vec<Event>> {
+        (!self.later.is_empty()).then(|| std::mem::take(&mut self.later))
+    }
+
+    /// A send that the driver had queued was short or failed.
+    pub(super) fn handle_unsent(
+        &mut self,
+        turn: &mut Turn,
+        clients: &mut Clients,
+        token: Token,
+        chunk: &Chunk,
+        result: Result<usize, ErrorKind>,
+    ) {
+        let length = chunk.bytes().len();
+        self.queued_bytes -= length as i64;
+        self.handle_sent(turn, clients, token, length, result, || chunk.clone());
+    }
+
+    #[inline]
+    fn handle_sent(
+        &mut self,
+        turn: &mut Turn,
+        clients: &mut Clients,
+        token: Token,
+        length: usize,
+        result: Result<usize, ErrorKind>,
+        chunk: impl Fn() -> Chunk,
+    ) {
+        let sent = match result {
+            Ok(sent) => sent,
+            Err(ErrorKind::WouldBlock) => 0,
+            Err(ErrorKind::NoMemory | ErrorKind::Broken) => return clients.gone(turn, token, CloseReason::Reset),
+        };
+        turn.counters.bytes_out.add(sent as u64);
+        if sent < length {
+            self.begin_outbox(turn, clients, token, chunk(), sent);
+        }
+    }
+
+    /// Counts what the batches took. A failure that comes later is taken off the next count: a counter never falls.
+    pub(super) fn count_queued(&mut self, turn: &Turn) {
+        if self.queued_bytes > 0 {
+            turn.counters.bytes_out.add(std::mem::take(&mut self.queued_bytes) as u64);
+        }
+    }
+
+    /// Gives a socket back to the driver, after what is queued. True where the slot is free at once; otherwise
+    /// [`Event::Released`] follows.
+    pub(super) fn release(&mut self, clients: &mut Clients, token: Token, reset: bool) -> bool {
+        let Some(fd) = clients.find(token).map(|entry| entry.fd) else { return false };
+        if reset {
+            self.driver.reset(fd);
+        }
+        let mut events = std::mem::take(&mut self.submitted);
+        self.driver.release(fd, token, &mut events);
+        let is_free = events.drain(..).any(|event| matches!(event, Event::Released(_)));
+        self.submitted = events;
+        is_free
+    }
+}
+
+/// What a notice counts as.
+const fn message_type(notice: &Notice<'_>) -> MessageType {
+    match notice {
+        Notice::Welcome { .. } | Notice::Shutdown { .. } => MessageType::Control,
+        Notice::Joined { .. } => MessageType::Join,
+        Notice::Left { .. } => MessageType::Leave,
+        Notice::Acknowledged { .. } => MessageType::Ack,
+        Notice::Pong { .. } => MessageType::Ping,
+        Notice::Refused { .. } => MessageType::Error,
+        Notice::Gap { .. } => MessageType::Gap,
+    }
+}
