@@ -21,8 +21,6 @@ mod clients;
 pub mod command;
 pub mod driver;
 mod ending;
-mod fanout;
-mod gaps;
 mod handshake;
 mod inbound;
 mod names;
@@ -35,6 +33,7 @@ mod test_driver;
 #[cfg(test)]
 mod tests;
 mod turn;
+mod upstream;
 mod writer;
 
 use std::collections::{HashMap, VecDeque};
@@ -42,7 +41,7 @@ use std::sync::Arc;
 
 use slab::Slab;
 
-use crate::conn::{Tick, Token};
+use crate::conn::Tick;
 use crate::counters::ShardCounters;
 use crate::relay::ToRelay;
 use clients::Clients;
@@ -51,13 +50,8 @@ use rooms::Subscription;
 pub use settings::{Budgets, Options, PublishPolicy, RoomRule, Route, Settings, SlowPolicy};
 pub use turn::Clock;
 use turn::Turn;
+use upstream::Upstream;
 use writer::Writer;
-
-/// Who waits for an acknowledgement.
-struct AwaitedAck {
-    token: Token,
-    reference: Option<Box<str>>,
-}
 
 /// A drain under way.
 #[derive(Clone, Copy)]
@@ -70,6 +64,7 @@ struct Drain {
 pub struct Shard<D> {
     writer: Writer<D>,
     turn: Turn,
+    upstream: Upstream,
     clients: Clients,
     /// Requests that come in pieces, by slab index.
     heads: HashMap<u32, handshake::Head>,
@@ -88,12 +83,7 @@ pub struct Shard<D> {
     fanout_bytes: usize,
     /// When what was just sent to all its members was published, for [`Shard::note_delivered`].
     delivered: Vec<u64>,
-    gaps: VecDeque<gaps::Walk>,
-    to_relay: VecDeque<ToRelay>,
-    to_relay_bytes: usize,
-    /// Publications that wait for a room's confirmation.
-    held: usize,
-    acks: Slab<AwaitedAck>,
+    gaps: VecDeque<rooms::Walk>,
     events: Vec<Event>,
     /// Where reads lie one after another; twice [`READ_BYTES`], so that the last of them has room whole.
     scratch: Box<[u8]>,
@@ -112,6 +102,7 @@ impl<D: Driver> Shard<D> {
     pub fn new(driver: D, settings: Arc<Settings>, counters: Arc<ShardCounters>, seed: u64) -> Self {
         Self {
             writer: Writer::new(driver),
+            upstream: Upstream::default(),
             clients: Clients::new(settings.slots),
             heads: HashMap::new(),
             handshakes: 0,
@@ -125,10 +116,6 @@ impl<D: Driver> Shard<D> {
             fanout_bytes: 0,
             delivered: Vec::new(),
             gaps: VecDeque::new(),
-            to_relay: VecDeque::new(),
-            to_relay_bytes: 0,
-            held: 0,
-            acks: Slab::new(),
             events: Vec::new(),
             scratch: vec![0; 2 * READ_BYTES].into_boxed_slice(),
             received: Vec::new(),
@@ -223,19 +210,12 @@ impl<D: Driver> Shard<D> {
 
     /// Takes the oldest item for the relay.
     pub fn poll_relay(&mut self) -> Option<ToRelay> {
-        let item = self.to_relay.pop_front()?;
-        if let ToRelay::Publish(publication, _) = &item {
-            self.to_relay_bytes -= publication.payload.len();
-        }
-        Some(item)
+        self.upstream.poll()
     }
 
     /// Puts an item back that the mailbox had no room for.
     pub fn unpoll_relay(&mut self, item: ToRelay) {
-        if let ToRelay::Publish(publication, _) = &item {
-            self.to_relay_bytes += publication.payload.len();
-        }
-        self.to_relay.push_front(item);
+        self.upstream.unpoll(item);
     }
 
     /// Whether there is work that no event will announce.
@@ -245,7 +225,7 @@ impl<D: Driver> Shard<D> {
 
     /// Whether something was left for the next turn that no event will announce: also what the relay or the driver has to get.
     pub fn wants_turn(&self) -> bool {
-        self.has_work() || !self.to_relay.is_empty() || !self.writer.driver_ref().is_settled()
+        self.has_work() || !self.upstream.is_empty() || !self.writer.driver_ref().is_settled()
     }
 
     /// Whether [`Shard::fan_out`] has more to send.

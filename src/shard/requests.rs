@@ -1,13 +1,12 @@
 //! What clients ask for, and what they are answered.
 
-use super::{AwaitedAck, Shard};
+use super::Shard;
+use super::upstream::Request;
 use crate::close::CloseReason;
 use crate::conn::{Flags, Token};
 use crate::counters::{DropReason, MessageType};
 use crate::dialect::{DialectId, ErrorCode, Intent, Notice, OverRate, Payload};
-use crate::limits::{PUBLISH_QUEUE_BYTES, PUBLISH_QUEUE_MESSAGES};
-use crate::model::{AckLevel, Kind, Publication, RoomName};
-use crate::relay::{AckToken, ToRelay};
+use crate::model::{Kind, Publication, RoomName};
 use crate::shard::driver::Driver;
 use crate::shard::settings::PublishPolicy;
 
@@ -65,7 +64,7 @@ impl<D: Driver> Shard<D> {
                     },
                 };
                 let publish = Publish { room, kind, payload, echo };
-                let awaited = ack.then(|| AwaitedAck { token, reference: reference.map(Box::from) });
+                let awaited = ack.then_some(reference);
                 if let Err((code, message)) = self.publish(token, &publish, awaited) {
                     self.writer.reply(&self.turn, dialect, &Notice::Refused { code, message, reference });
                 }
@@ -98,17 +97,14 @@ impl<D: Driver> Shard<D> {
         &mut self,
         token: Token,
         publish: &Publish<'_>,
-        awaited: Option<AwaitedAck>,
+        awaited: Option<Option<&str>>,
     ) -> Result<(), (ErrorCode, &'static str)> {
         let known = self.turn.names.number(publish.room);
         if let Err(refused) = self.may_publish(token, publish.room, known) {
             self.turn.counters.dropped[DropReason::Forbidden as usize].add(1);
             return Err(refused);
         }
-        let full = self.to_relay.len() + self.held >= PUBLISH_QUEUE_MESSAGES
-            || self.to_relay_bytes + publish.payload.len() > PUBLISH_QUEUE_BYTES
-            || self.acks.len() >= PUBLISH_QUEUE_MESSAGES;
-        if full {
+        if self.upstream.is_full(publish.payload.len()) {
             self.turn.counters.dropped[DropReason::Unavailable as usize].add(1);
             return Err((ErrorCode::Unavailable, "the node cannot take more messages just now; try again"));
         }
@@ -121,16 +117,10 @@ impl<D: Driver> Shard<D> {
             echo: publish.echo,
             time_unix_ns: self.turn.clock.unix_ns,
         };
-        self.to_relay_bytes += publication.payload.len();
-        let ack = awaited.map(|awaited| self.acks.insert(awaited) as AckToken);
-        let publish = ToRelay::Publish(publication, ack);
-        match known.and_then(|index| self.subscriptions.get_mut(index as usize)) {
-            Some(subscription) if subscription.waiters.is_some() => {
-                subscription.held.push(publish);
-                self.held += 1;
-            }
-            _ => self.to_relay.push_back(publish),
-        }
+        let awaited = awaited.map(|reference| Request { token, reference }.pending());
+        let unconfirmed =
+            known.filter(|room| self.subscriptions.get(*room as usize).is_some_and(|s| s.waiters.is_some()));
+        self.upstream.publish(publication, unconfirmed, awaited);
         Ok(())
     }
 
@@ -147,25 +137,6 @@ impl<D: Driver> Shard<D> {
             }
             PublishPolicy::None => Err((ErrorCode::Forbidden, "only backends publish into this room")),
         }
-    }
-
-    /// The relay took a publish, or did not.
-    pub(super) fn handle_ack(&mut self, ack: AckToken, level: Option<AckLevel>) {
-        let Some(awaited) = self.acks.try_remove(ack as usize) else { return };
-        if !self.clients.is_open(awaited.token) {
-            return;
-        }
-        let Some(dialect) = self.clients.dialect(awaited.token) else { return };
-        let reference = awaited.reference.as_deref();
-        let notice = match level {
-            Some(level) => Notice::Acknowledged { level, reference },
-            None => {
-                let message = "the broker did not confirm the message";
-                Notice::Refused { code: ErrorCode::Unavailable, message, reference }
-            }
-        };
-        self.writer.reply(&self.turn, dialect, &notice);
-        self.writer.flush(&mut self.turn, &mut self.clients, awaited.token);
     }
 
     /// Over the message rate.

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::inbound::EXCESS_READ_BYTES;
 use super::*;
 use crate::close::{CloseReason, Refusal};
-use crate::conn::{Chunk, Flags, State, TICKS_PER_SECOND, Tag, ticks};
+use crate::conn::{Chunk, Flags, State, TICKS_PER_SECOND, Tag, Token, ticks};
 use crate::counters::{Cell, DropReason};
 use crate::proto::frame;
 use crate::shard::driver::{Fd, Ready};
@@ -425,5 +425,5 @@ fn what_a_policy_forbids_a_raw_client_to_publish_is_counted() {
     shard.clients.find(token).unwrap().form.dialect = crate::dialect::DialectId::Raw;
     shard.handle_message(token, crate::dialect::Payload::Text("from a client"));
     assert_eq!(shard.turn.counters.dropped[DropReason::Forbidden as usize].value(), 1);
-    assert_eq!(shard.to_relay_bytes, 0);
+    assert_eq!(shard.upstream.waiting(), (0, 0));
 }

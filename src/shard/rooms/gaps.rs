@@ -2,13 +2,13 @@
 
 use std::collections::HashSet;
 
-use super::Shard;
 use crate::conn::Token;
 use crate::model::{GapReason, RoomName};
+use crate::shard::Shard;
 use crate::shard::driver::Driver;
 
 /// One gap on its way to everybody whom it concerns.
-pub(super) struct Walk {
+pub(in crate::shard) struct Walk {
     /// The rooms concerned; `None` is all of a client's rooms, told once.
     rooms: Option<HashSet<RoomName>>,
     reason: GapReason,
@@ -16,14 +16,14 @@ pub(super) struct Walk {
 }
 
 impl Walk {
-    pub(super) fn new(rooms: Option<Vec<RoomName>>, reason: GapReason) -> Self {
+    pub(in crate::shard) fn new(rooms: Option<Vec<RoomName>>, reason: GapReason) -> Self {
         Self { rooms: rooms.map(HashSet::from_iter), reason, next: 0 }
     }
 }
 
 impl<D: Driver> Shard<D> {
     /// Looks at up to `budget` entries for the oldest gap.
-    pub(super) fn tell_gaps(&mut self, budget: usize) {
+    pub(in crate::shard) fn tell_gaps(&mut self, budget: usize) {
         let Some(mut walk) = self.gaps.pop_front() else { return };
         let end = self.clients.end().min(walk.next.saturating_add(budget as u32));
         for index in walk.next..end {

@@ -1,11 +1,11 @@
 //! The fan-out: passes over rooms' members, a few sends at a time, rooms taking turns.
 
-use super::Shard;
 use crate::conn::{Chunk, Tag, Token};
 use crate::counters::MessageType;
 use crate::model::ConnectionId;
 use crate::model::Publication;
 use crate::room::{Encoded, Step};
+use crate::shard::Shard;
 use crate::shard::driver::Driver;
 use crate::shard::settings::SlowPolicy;
 

@@ -6,31 +6,27 @@
 
 use std::sync::Arc;
 
-use super::{Shard, gaps};
+mod fanout;
+mod gaps;
+
+use super::Shard;
+use super::upstream::{PendingRequest, Request};
 use crate::close::CloseReason;
 use crate::conn::{Membership, Token, WAITING};
 use crate::dialect::{ErrorCode, Notice};
 use crate::model::{GapReason, Publication, RoomName};
-use crate::relay::{JoinError, ToRelay, ToShard};
+use crate::relay::{JoinError, ToShard};
 use crate::room::Room;
 use crate::shard::driver::Driver;
 use crate::shard::settings::Policy;
+pub(super) use gaps::Walk;
 
 /// A room, and whether the relay has confirmed it.
 pub(super) struct Subscription {
     pub(super) room: Room,
     pub(super) policy: Policy,
     /// Who waits for the confirmation; `None` once it came.
-    pub(super) waiters: Option<Vec<Waiter>>,
-    /// What clients of this shard publish meanwhile. It goes to the relay after the confirmation, so that whoever joins and
-    /// speaks in one breath hears itself.
-    pub(super) held: Vec<ToRelay>,
-}
-
-/// Somebody whose `joined` waits.
-pub(super) struct Waiter {
-    token: Token,
-    reference: Option<Box<str>>,
+    pub(super) waiters: Option<Vec<PendingRequest>>,
 }
 
 impl<D: Driver> Shard<D> {
@@ -42,8 +38,12 @@ impl<D: Driver> Shard<D> {
             ToShard::Refused(room, error) => self.handle_refused(&room, error),
             ToShard::Revoked(room) => self.handle_revoked(&room),
             ToShard::Gap(rooms, reason) => self.gaps.push_back(gaps::Walk::new(rooms, reason)),
-            ToShard::Acked(ack, level) => self.handle_ack(ack, Some(level)),
-            ToShard::Failed(ack) => self.handle_ack(ack, None),
+            ToShard::Acked(ack, level) => {
+                self.upstream.acknowledge(&mut self.turn, &mut self.writer, &mut self.clients, ack, Some(level))
+            }
+            ToShard::Failed(ack) => {
+                self.upstream.acknowledge(&mut self.turn, &mut self.writer, &mut self.clients, ack, None)
+            }
         }
         self.settle();
     }
@@ -59,7 +59,7 @@ impl<D: Driver> Shard<D> {
             return self.refuse_request(token, ErrorCode::RoomLimit, message, reference);
         }
         let room = known.unwrap_or_else(|| self.subscribe(name));
-        let waiter = Waiter { token, reference: reference.map(Box::from) };
+        let waiter = Request { token, reference }.pending();
         let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return };
         match (&mut subscription.waiters, membership) {
             (Some(waiters), before) => {
@@ -80,18 +80,18 @@ impl<D: Driver> Shard<D> {
     fn subscribe(&mut self, name: &str) -> u32 {
         let name = RoomName::from(name);
         let policy = self.turn.settings.policy(&name);
-        let subscription = Subscription { room: Room::default(), policy, waiters: Some(Vec::new()), held: Vec::new() };
+        let subscription = Subscription { room: Room::default(), policy, waiters: Some(Vec::new()) };
         let index = self.turn.names.insert(name.clone());
         let same = self.subscriptions.insert(subscription);
         debug_assert_eq!(index as usize, same, "both slabs give and free the same numbers");
         self.turn.counters.rooms.set(self.subscriptions.len() as u64);
-        self.to_relay.push_back(ToRelay::Subscribe(name));
+        self.upstream.subscribe(name);
         index
     }
 
     fn unsubscribe(&mut self, index: u32) {
         if let Some((name, _)) = self.forget(index) {
-            self.to_relay.push_back(ToRelay::Unsubscribe(name));
+            self.upstream.unsubscribe(name);
         }
     }
 
@@ -171,7 +171,7 @@ impl<D: Driver> Shard<D> {
                 entry.rooms.set_position(index, subscription.room.join(waiter.token.index));
             }
         }
-        self.release_held(index);
+        self.upstream.release_held(index);
         self.unsubscribe_if_empty(index);
         for waiter in waiters {
             let reference = waiter.reference.as_deref();
@@ -188,13 +188,6 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    fn release_held(&mut self, index: u32) {
-        let Some(subscription) = self.subscriptions.get_mut(index as usize) else { return };
-        let held = std::mem::take(&mut subscription.held);
-        self.held -= held.len();
-        self.to_relay.extend(held);
-    }
-
     /// The room is not to be had: whoever waits is told, and it is forgotten.
     fn handle_refused(&mut self, name: &RoomName, error: JoinError) {
         let (code, message) = match error {
@@ -206,7 +199,7 @@ impl<D: Driver> Shard<D> {
             }
         };
         let Some(index) = self.turn.names.number(name) else { return };
-        self.release_held(index);
+        self.upstream.release_held(index);
         let Some((_, subscription)) = self.forget(index) else { return };
         for waiter in subscription.waiters.unwrap_or_default() {
             let open = self.clients.open(waiter.token);

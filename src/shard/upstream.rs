@@ -1,0 +1,228 @@
+//! What a shard sends to the relay: subscriptions, publications, and which clients wait for an acknowledgement.
+//!
+//! Everything is bounded: a client whose publication finds no room is told so. A publication into a room that is not confirmed
+//! yet is held until it is, so that a client that joins and publishes at once receives its own message.
+
+use std::collections::{HashMap, VecDeque};
+
+use slab::Slab;
+
+use super::clients::Clients;
+use super::driver::Driver;
+use super::turn::Turn;
+use super::writer::Writer;
+use crate::conn::Token;
+use crate::dialect::{ErrorCode, Notice};
+use crate::limits::{PUBLISH_QUEUE_BYTES, PUBLISH_QUEUE_MESSAGES};
+use crate::model::{AckLevel, Publication, RoomName};
+use crate::relay::{AckToken, ToRelay};
+
+/// What an answer needs to find its request again: the connection, and the client's own name for the request.
+#[derive(Clone, Copy)]
+pub(super) struct Request<'a> {
+    pub(super) token: Token,
+    pub(super) reference: Option<&'a str>,
+}
+
+impl Request<'_> {
+    /// The same, kept until the answer is there.
+    pub(super) fn pending(self) -> PendingRequest {
+        PendingRequest { token: self.token, reference: self.reference.map(Box::from) }
+    }
+}
+
+/// A [`Request`] that waits for an answer of the relay's.
+pub(super) struct PendingRequest {
+    pub(super) token: Token,
+    pub(super) reference: Option<Box<str>>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Upstream {
+    queue: VecDeque<ToRelay>,
+    /// Bytes of the publications that are queued or held.
+    bytes: usize,
+    /// Publications that wait for a room's confirmation, by the room's number, and how many they are.
+    held: HashMap<u32, Vec<ToRelay>>,
+    held_len: usize,
+    acks: Slab<PendingRequest>,
+}
+
+impl Upstream {
+    /// Asks the relay for a room.
+    pub(super) fn subscribe(&mut self, room: RoomName) {
+        self.queue.push_back(ToRelay::Subscribe(room));
+    }
+
+    /// Gives a room up.
+    pub(super) fn unsubscribe(&mut self, room: RoomName) {
+        self.queue.push_back(ToRelay::Unsubscribe(room));
+    }
+
+    /// Whether a publication of `bytes` finds no room.
+    pub(super) fn is_full(&self, bytes: usize) -> bool {
+        self.queue.len() + self.held_len >= PUBLISH_QUEUE_MESSAGES
+            || self.bytes + bytes > PUBLISH_QUEUE_BYTES
+            || self.acks.len() >= PUBLISH_QUEUE_MESSAGES
+    }
+
+    /// Publishes, or holds the publication where it must wait for the confirmation of room number `unconfirmed`. `awaited` is
+    /// answered when the relay has acknowledged it.
+    #[inline]
+    pub(super) fn publish(
+        &mut self,
+        publication: Publication,
+        unconfirmed: Option<u32>,
+        awaited: Option<PendingRequest>,
+    ) {
+        self.bytes += publication.payload.len();
+        let ack = awaited.map(|awaited| self.acks.insert(awaited) as AckToken);
+        let publish = ToRelay::Publish(publication, ack);
+        match unconfirmed {
+            Some(room) => {
+                self.held.entry(room).or_default().push(publish);
+                self.held_len += 1;
+            }
+            None => self.queue.push_back(publish),
+        }
+    }
+
+    /// Room number `room` is confirmed or refused: what was held for it follows.
+    pub(super) fn release_held(&mut self, room: u32) {
+        let held = self.held.remove(&room).unwrap_or_default();
+        self.held_len -= held.len();
+        self.queue.extend(held);
+    }
+
+    /// The relay has acknowledged a publication, or could not take it: its client is told.
+    pub(super) fn acknowledge<D: Driver>(
+        &mut self,
+        turn: &mut Turn,
+        writer: &mut Writer<D>,
+        clients: &mut Clients,
+        ack: AckToken,
+        level: Option<AckLevel>,
+    ) {
+        let Some(awaited) = self.acks.try_remove(ack as usize) else { return };
+        let Some(dialect) = clients.open(awaited.token).map(|entry| entry.form.dialect) else { return };
+        let reference = awaited.reference.as_deref();
+        let notice = match level {
+            Some(level) => Notice::Acknowledged { level, reference },
+            None => {
+                let message = "the broker did not confirm the message";
+                Notice::Refused { code: ErrorCode::Unavailable, message, reference }
+            }
+        };
+        writer.reply(turn, dialect, &notice);
+        writer.flush(turn, clients, awaited.token);
+    }
+
+    /// Takes the oldest item for the relay.
+    pub(super) fn poll(&mut self) -> Option<ToRelay> {
+        let item = self.queue.pop_front()?;
+        self.bytes -= payload_bytes(&item);
+        Some(item)
+    }
+
+    /// Puts an item back that the mailbox had no room for.
+    pub(super) fn unpoll(&mut self, item: ToRelay) {
+        self.bytes += payload_bytes(&item);
+        self.queue.push_front(item);
+    }
+
+    /// Publications that are held, and bytes of all that are held or queued.
+    #[cfg(test)]
+    pub(super) fn waiting(&self) -> (usize, usize) {
+        (self.held_len, self.bytes)
+    }
+
+    /// Whether nothing is queued for the relay.
+    pub(super) fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+}
+
+fn payload_bytes(item: &ToRelay) -> usize {
+    match item {
+        ToRelay::Publish(publication, _) => publication.payload.len(),
+        ToRelay::Subscribe(_) | ToRelay::Unsubscribe(_) => 0,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+    use crate::model::Kind;
+    use crate::shard::test_driver::{Deed, TestDriver, open, turn};
+
+    fn publication(payload: &'static [u8]) -> Publication {
+        let (room, payload) = (RoomName::from("lobby"), Bytes::from_static(payload));
+        Publication { room, kind: Kind::Text, payload, from: None, echo: true, time_unix_ns: 0 }
+    }
+
+    fn payloads(upstream: &mut Upstream) -> Vec<Bytes> {
+        std::iter::from_fn(|| upstream.poll())
+            .filter_map(
+                |item| if let ToRelay::Publish(publication, _) = item { Some(publication.payload) } else { None },
+            )
+            .collect()
+    }
+
+    #[test]
+    fn a_publication_into_an_unconfirmed_room_follows_its_confirmation() {
+        let mut upstream = Upstream::default();
+        upstream.publish(publication(b"held"), Some(4), None);
+        upstream.publish(publication(b"other"), None, None);
+        assert_eq!(payloads(&mut upstream), ["other"]);
+        upstream.release_held(3);
+        assert!(upstream.is_empty());
+        upstream.release_held(4);
+        assert_eq!(payloads(&mut upstream), ["held"]);
+        assert_eq!((upstream.bytes, upstream.held_len, upstream.held.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn held_and_queued_publications_share_one_bound() {
+        let mut upstream = Upstream::default();
+        for number in 0..PUBLISH_QUEUE_MESSAGES {
+            assert!(!upstream.is_full(1));
+            upstream.publish(publication(b"x"), number.is_multiple_of(2).then_some(1), None);
+        }
+        assert!(upstream.is_full(1));
+        assert!(
+            Upstream::default().is_full(PUBLISH_QUEUE_BYTES + 1) && !Upstream::default().is_full(PUBLISH_QUEUE_BYTES)
+        );
+    }
+
+    #[test]
+    fn an_item_that_the_mailbox_had_no_room_for_stays_first() {
+        let mut upstream = Upstream::default();
+        upstream.publish(publication(b"first"), None, None);
+        upstream.publish(publication(b"second"), None, None);
+        let first = upstream.poll().unwrap();
+        upstream.unpoll(first);
+        assert_eq!(upstream.bytes, "firstsecond".len());
+        assert_eq!(payloads(&mut upstream), ["first", "second"]);
+    }
+
+    #[test]
+    fn an_acknowledgement_answers_the_request_once_and_no_connection_that_is_closed() {
+        let mut turn = turn(1, |_, _| {});
+        let (mut clients, tokens) = open(&turn, 2);
+        let mut writer = Writer::new(TestDriver::new(""));
+        let mut upstream = Upstream::default();
+        for token in &tokens {
+            let request = Request { token: *token, reference: Some("\"7\"") };
+            upstream.publish(publication(b"x"), None, Some(request.pending()));
+        }
+        clients.close(&mut turn, tokens[1], crate::close::CloseReason::Operator);
+        for ack in [0, 1, 0] {
+            upstream.acknowledge(&mut turn, &mut writer, &mut clients, ack, Some(AckLevel::Node));
+        }
+        let [Deed::Sent(frame)] = &writer.driver().deeds[..] else { panic!("{:?}", writer.driver().deeds) };
+        assert!(String::from_utf8_lossy(frame).contains(r#""type":"ack""#), "{}", String::from_utf8_lossy(frame));
+    }
+}
