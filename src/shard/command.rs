@@ -106,7 +106,7 @@ impl<D: Driver> Shard<D> {
                 self.drain = Some(Drain { start: self.turn.clock.tick, window });
             }
             Command::Stop => self.stopped = true,
-            Command::Rooms { limit, answer } => answer(self.busiest_rooms(limit)),
+            Command::Rooms { limit, answer } => answer(self.rooms.busiest(&self.turn, limit)),
             Command::Connections { by_outbox, limit, answer } => answer(self.list_connections(by_outbox, limit)),
             Command::Close { id, answer } => {
                 let closed = self.close_by_id(id);
@@ -125,20 +125,6 @@ impl<D: Driver> Shard<D> {
             self.clients.gone(&mut self.turn, token, CloseReason::Drain);
             self.settle();
         }
-    }
-
-    fn busiest_rooms(&self, limit: usize) -> Vec<RoomInfo> {
-        let weighed = self
-            .subscriptions
-            .iter()
-            .map(|(index, subscription)| (subscription.room.publications(), subscription.room.len(), Reverse(index)));
-        let busiest = largest(weighed, limit).into_iter();
-        busiest
-            .filter_map(|(publications, members, Reverse(index))| {
-                let room = self.turn.names.name(index as u32)?.to_string();
-                Some(RoomInfo { room, members, publications })
-            })
-            .collect()
     }
 
     fn list_connections(&self, by_outbox: bool, limit: usize) -> Vec<ConnectionInfo> {
@@ -182,7 +168,7 @@ impl<D: Driver> Shard<D> {
 }
 
 /// The `limit` largest, the largest first. Clients wait while it looks: it holds no more than it gives.
-fn largest<T: Ord>(items: impl Iterator<Item = T>, limit: usize) -> Vec<T> {
+pub(super) fn largest<T: Ord>(items: impl Iterator<Item = T>, limit: usize) -> Vec<T> {
     let mut heap = BinaryHeap::new();
     for item in items {
         if heap.len() < limit {

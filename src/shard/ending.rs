@@ -60,7 +60,7 @@ impl<D: Driver> Shard<D> {
         if message_is_why || reason.fault() == Fault::Peer {
             self.clients.take_partial(&self.turn, token);
         }
-        self.leave_all(token);
+        self.rooms.leave_all(&mut self.turn, &mut self.upstream, &mut self.clients, token);
         if matches!(reason, CloseReason::SlowReader | CloseReason::WriteStall | CloseReason::OutboxBudget) {
             self.writer.shrink_outbox(&self.turn, &mut self.clients, token, true);
         }
@@ -83,7 +83,7 @@ impl<D: Driver> Shard<D> {
     fn answer_close(&mut self, token: Token, code: Option<u16>) {
         if self.clients.begin_closing(&self.turn, token).is_some() {
             self.clients.take_partial(&self.turn, token);
-            self.leave_all(token);
+            self.rooms.leave_all(&mut self.turn, &mut self.upstream, &mut self.clients, token);
             self.writer.reply_close(code, "");
             self.writer.flush_last_words(&mut self.turn, &mut self.clients, token);
         }
@@ -128,7 +128,7 @@ impl<D: Driver> Shard<D> {
             self.turn.counters.connections.sub(1);
             self.turn.counters.closed[noted as usize].add(1);
         }
-        self.leave_all(token);
+        self.rooms.leave_all(&mut self.turn, &mut self.upstream, &mut self.clients, token);
         self.writer.shrink_outbox(&self.turn, &mut self.clients, token, false);
         self.clients.take_partial(&self.turn, token);
         let Some(entry) = self.clients.find(token) else { return };

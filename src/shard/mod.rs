@@ -36,17 +36,15 @@ mod turn;
 mod upstream;
 mod writer;
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::sync::Arc;
-
-use slab::Slab;
 
 use crate::conn::Tick;
 use crate::counters::ShardCounters;
-use crate::relay::ToRelay;
+use crate::relay::{ToRelay, ToShard};
 use clients::Clients;
 use driver::{Driver, Event};
-use rooms::Subscription;
+use rooms::Rooms;
 pub use settings::{Budgets, Options, PublishPolicy, RoomRule, Route, Settings, SlowPolicy};
 pub use turn::Clock;
 use turn::Turn;
@@ -64,6 +62,7 @@ struct Drain {
 pub struct Shard<D> {
     writer: Writer<D>,
     turn: Turn,
+    rooms: Rooms,
     upstream: Upstream,
     clients: Clients,
     /// Requests that come in pieces, by slab index.
@@ -78,12 +77,6 @@ pub struct Shard<D> {
     excess: bool,
     /// The last ping of the read that is being handled that no token paid for.
     owed_pong: Option<Vec<u8>>,
-    subscriptions: Slab<Subscription>,
-    fanout: VecDeque<u32>,
-    fanout_bytes: usize,
-    /// When what was just sent to all its members was published, for [`Shard::note_delivered`].
-    delivered: Vec<u64>,
-    gaps: VecDeque<rooms::Walk>,
     events: Vec<Event>,
     /// Where reads lie one after another; twice [`READ_BYTES`], so that the last of them has room whole.
     scratch: Box<[u8]>,
@@ -102,6 +95,7 @@ impl<D: Driver> Shard<D> {
     pub fn new(driver: D, settings: Arc<Settings>, counters: Arc<ShardCounters>, seed: u64) -> Self {
         Self {
             writer: Writer::new(driver),
+            rooms: Rooms::default(),
             upstream: Upstream::default(),
             clients: Clients::new(settings.slots),
             heads: HashMap::new(),
@@ -111,11 +105,6 @@ impl<D: Driver> Shard<D> {
             admission: admit::Bucket::new(settings.options.connection_rate),
             excess: false,
             owed_pong: None,
-            subscriptions: Slab::new(),
-            fanout: VecDeque::new(),
-            fanout_bytes: 0,
-            delivered: Vec::new(),
-            gaps: VecDeque::new(),
             events: Vec::new(),
             scratch: vec![0; 2 * READ_BYTES].into_boxed_slice(),
             received: Vec::new(),
@@ -146,19 +135,12 @@ impl<D: Driver> Shard<D> {
 
     /// Whether passes are over that [`Shard::note_delivered`] has not heard of.
     pub fn has_delivered(&self) -> bool {
-        !self.delivered.is_empty()
+        self.rooms.has_delivered()
     }
 
     /// Notes that everything sent so far is with the driver at `unix_ns`: how long each publication took to its last member.
-    /// Publishers' clocks are their own: what they put more than an hour ago says nothing and is left out.
     pub fn note_delivered(&mut self, unix_ns: u64) {
-        const HOUR_NS: u64 = 3_600_000_000_000;
-        for published_ns in self.delivered.drain(..) {
-            let took_ns = unix_ns.saturating_sub(published_ns);
-            if took_ns <= HOUR_NS {
-                self.turn.counters.publish_delivery.record(took_ns, 1);
-            }
-        }
+        self.rooms.note_delivered(&self.turn, unix_ns);
     }
 
     /// Collects and handles what the driver has to tell, time among it.
@@ -208,6 +190,38 @@ impl<D: Driver> Shard<D> {
         }
     }
 
+    /// Handles one item of the relay's mailbox.
+    pub fn handle_relay(&mut self, item: ToShard) {
+        let Self { turn, rooms, upstream, writer, clients, .. } = self;
+        match item {
+            ToShard::Deliver(publication) => rooms.deliver(turn, publication),
+            ToShard::Joined(room) => rooms.confirmed(turn, upstream, writer, clients, &room),
+            ToShard::Refused(room, error) => rooms.refused(turn, upstream, writer, clients, &room, error),
+            ToShard::Revoked(room) => rooms.revoked(turn, upstream, writer, clients, &room),
+            ToShard::Gap(names, reason) => rooms.begin_gap(names, reason),
+            ToShard::Acked(ack, level) => upstream.acknowledge(turn, writer, clients, ack, Some(level)),
+            ToShard::Failed(ack) => upstream.acknowledge(turn, writer, clients, ack, None),
+        }
+        self.settle();
+    }
+
+    /// Sends to up to `budget` members, and ends the connections that hold too much of what the turn has left waiting.
+    pub fn fan_out(&mut self, budget: usize) {
+        let mut left = budget;
+        while left > 0 {
+            let sent = self.rooms.go_on(&mut self.turn, &mut self.writer, &mut self.clients, left);
+            let Some(sent) = sent else { break };
+            self.settle();
+            left -= sent;
+        }
+        // A gap stands between what was published before the loss and what comes after it, which waits in the mailbox.
+        if !self.rooms.is_passing() {
+            self.rooms.tell_gaps(&mut self.turn, &mut self.writer, &mut self.clients, left);
+            self.settle();
+        }
+        self.hold_to_budgets();
+    }
+
     /// Takes the oldest item for the relay.
     pub fn poll_relay(&mut self) -> Option<ToRelay> {
         self.upstream.poll()
@@ -230,13 +244,13 @@ impl<D: Driver> Shard<D> {
 
     /// Whether [`Shard::fan_out`] has more to send.
     pub fn is_fanning_out(&self) -> bool {
-        !self.fanout.is_empty() || !self.gaps.is_empty()
+        self.rooms.is_passing() || self.rooms.is_telling_gaps()
     }
 
     /// Whether deliveries may be taken from the mailbox: not before a gap is told to everybody, and not more than the rooms
     /// may hold; what the mailbox has no room for meanwhile is one more gap.
     pub fn takes_deliveries(&self) -> bool {
-        self.gaps.is_empty() && self.fanout_bytes < self.turn.settings.fanout_bytes
+        self.rooms.takes_deliveries(&self.turn)
     }
 
     /// Whether [`command::Command::Stop`] was given.

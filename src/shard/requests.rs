@@ -1,22 +1,13 @@
 //! What clients ask for, and what they are answered.
 
 use super::Shard;
+use super::rooms::{Publish, Rooms};
 use super::upstream::Request;
 use crate::close::CloseReason;
 use crate::conn::{Flags, Token};
 use crate::counters::{DropReason, MessageType};
 use crate::dialect::{DialectId, ErrorCode, Intent, Notice, OverRate, Payload};
-use crate::model::{Kind, Publication, RoomName};
 use crate::shard::driver::Driver;
-use crate::shard::settings::PublishPolicy;
-
-/// A publication that a client asks for.
-struct Publish<'a> {
-    room: &'a str,
-    kind: Kind,
-    payload: &'a [u8],
-    echo: bool,
-}
 
 impl<D: Driver> Shard<D> {
     /// One message of an open connection. It takes one token of the message rate, however many requests it holds.
@@ -52,20 +43,13 @@ impl<D: Driver> Shard<D> {
             }
             Intent::Publish { room, kind, payload, echo, ack, reference } => {
                 self.turn.count_in(MessageType::Message);
-                let own;
-                let room: &str = match &room {
-                    Some(room) => room,
-                    None => match self.own_room(token) {
-                        Some(name) => {
-                            own = name;
-                            &own
-                        }
-                        None => return,
-                    },
-                };
-                let publish = Publish { room, kind, payload, echo };
-                let awaited = ack.then_some(reference);
-                if let Err((code, message)) = self.publish(token, &publish, awaited) {
+                let own = if room.is_none() { Rooms::own_room(&self.turn, &mut self.clients, token) } else { None };
+                let Some(room) = room.as_deref().or(own.as_deref()) else { return };
+                let publish = Publish { room, kind, payload, echo, ack };
+                let Self { turn, rooms, upstream, clients, .. } = self;
+                if let Err((code, message)) =
+                    rooms.publish(turn, upstream, clients, &publish, Request { token, reference })
+                {
                     self.writer.reply(&self.turn, dialect, &Notice::Refused { code, message, reference });
                 }
             }
@@ -81,62 +65,22 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// The room that the connection's path names.
-    fn own_room(&mut self, token: Token) -> Option<RoomName> {
-        let membership = self.clients.find(token)?.rooms.as_slice().first().copied()?;
-        Some(self.turn.names.name(membership.room)?.clone())
+    /// Makes a connection a member of a room.
+    pub(super) fn join(&mut self, token: Token, room: &str, reference: Option<&str>) {
+        let Self { turn, rooms, upstream, writer, clients, .. } = self;
+        rooms.join(turn, upstream, writer, clients, room, Request { token, reference });
+    }
+
+    /// Ends a connection's membership.
+    pub(super) fn leave(&mut self, token: Token, room: &str) {
+        let Self { turn, rooms, upstream, clients, .. } = self;
+        rooms.leave(turn, upstream, clients, token, room);
     }
 
     fn echo(&mut self, token: Token, message: Payload<'_>) {
         let Some(deflate) = self.clients.find(token).map(|entry| entry.form.deflate) else { return };
         self.turn.count_in(MessageType::Message);
         self.writer.reply_message(&self.turn, message, deflate);
-    }
-
-    fn publish(
-        &mut self,
-        token: Token,
-        publish: &Publish<'_>,
-        awaited: Option<Option<&str>>,
-    ) -> Result<(), (ErrorCode, &'static str)> {
-        let known = self.turn.names.number(publish.room);
-        if let Err(refused) = self.may_publish(token, publish.room, known) {
-            self.turn.counters.dropped[DropReason::Forbidden as usize].add(1);
-            return Err(refused);
-        }
-        if self.upstream.is_full(publish.payload.len()) {
-            self.turn.counters.dropped[DropReason::Unavailable as usize].add(1);
-            return Err((ErrorCode::Unavailable, "the node cannot take more messages just now; try again"));
-        }
-        let name = known.and_then(|index| self.turn.names.name(index));
-        let publication = Publication {
-            room: name.cloned().unwrap_or_else(|| RoomName::from(publish.room)),
-            kind: publish.kind,
-            payload: bytes::Bytes::copy_from_slice(publish.payload),
-            from: Some(self.turn.id(token)),
-            echo: publish.echo,
-            time_unix_ns: self.turn.clock.unix_ns,
-        };
-        let awaited = awaited.map(|reference| Request { token, reference }.pending());
-        let unconfirmed =
-            known.filter(|room| self.subscriptions.get(*room as usize).is_some_and(|s| s.waiters.is_some()));
-        self.upstream.publish(publication, unconfirmed, awaited);
-        Ok(())
-    }
-
-    fn may_publish(&mut self, token: Token, room: &str, known: Option<u32>) -> Result<(), (ErrorCode, &'static str)> {
-        let policy = known
-            .and_then(|index| self.subscriptions.get(index as usize))
-            .map_or_else(|| self.turn.settings.policy(room), |subscription| subscription.policy);
-        match policy.publish {
-            PublishPolicy::Any => Ok(()),
-            PublishPolicy::Members => {
-                let entry = self.clients.find(token);
-                let member = known.is_some_and(|index| entry.is_some_and(|entry| entry.rooms.find(index).is_some()));
-                member.then_some(()).ok_or((ErrorCode::NotJoined, "join the room before you publish into it"))
-            }
-            PublishPolicy::None => Err((ErrorCode::Forbidden, "only backends publish into this room")),
-        }
     }
 
     /// Over the message rate.
@@ -159,13 +103,6 @@ impl<D: Driver> Shard<D> {
             }
             OverRate::Close => entry.flags.set(Flags::RATE_TOLD),
             OverRate::Tell | OverRate::Drop => {}
-        }
-    }
-
-    /// Tells a client that its request is not granted.
-    pub(super) fn refuse_request(&mut self, token: Token, code: ErrorCode, message: &str, reference: Option<&str>) {
-        if let Some(dialect) = self.clients.dialect(token) {
-            self.writer.reply(&self.turn, dialect, &Notice::Refused { code, message, reference });
         }
     }
 }

@@ -67,17 +67,15 @@ impl Upstream {
             || self.acks.len() >= PUBLISH_QUEUE_MESSAGES
     }
 
-    /// Publishes, or holds the publication where it must wait for the confirmation of room number `unconfirmed`. `awaited` is
-    /// answered when the relay has acknowledged it.
-    #[inline]
-    pub(super) fn publish(
-        &mut self,
-        publication: Publication,
-        unconfirmed: Option<u32>,
-        awaited: Option<PendingRequest>,
-    ) {
+    /// Has a request answered when the relay has acknowledged the publication that carries what this returns.
+    pub(super) fn await_ack(&mut self, request: Request<'_>) -> AckToken {
+        self.acks.insert(request.pending()) as AckToken
+    }
+
+    /// Publishes, or holds the publication where it must wait for the confirmation of room number `unconfirmed`.
+    #[inline(always)]
+    pub(super) fn publish(&mut self, publication: Publication, unconfirmed: Option<u32>, ack: Option<AckToken>) {
         self.bytes += publication.payload.len();
-        let ack = awaited.map(|awaited| self.acks.insert(awaited) as AckToken);
         let publish = ToRelay::Publish(publication, ack);
         match unconfirmed {
             Some(room) => {
@@ -216,7 +214,8 @@ mod tests {
         let mut upstream = Upstream::default();
         for token in &tokens {
             let request = Request { token: *token, reference: Some("\"7\"") };
-            upstream.publish(publication(b"x"), None, Some(request.pending()));
+            let ack = upstream.await_ack(request);
+            upstream.publish(publication(b"x"), None, Some(ack));
         }
         clients.close(&mut turn, tokens[1], crate::close::CloseReason::Operator);
         for ack in [0, 1, 0] {

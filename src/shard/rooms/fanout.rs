@@ -1,104 +1,145 @@
 //! The fan-out: passes over rooms' members, a few sends at a time, rooms taking turns.
 
+use super::Rooms;
 use crate::conn::{Chunk, Tag, Token};
 use crate::counters::MessageType;
-use crate::model::ConnectionId;
-use crate::model::Publication;
+use crate::model::{ConnectionId, Publication};
 use crate::room::{Encoded, Step};
-use crate::shard::Shard;
+use crate::shard::clients::Clients;
 use crate::shard::driver::Driver;
 use crate::shard::settings::SlowPolicy;
+use crate::shard::turn::Turn;
+use crate::shard::writer::Writer;
 
 /// Sends in a row for one room before the next room's turn.
 const TURN: usize = 32;
 /// How many members ahead an entry is fetched into the cache.
 const AHEAD: usize = 4;
 
-impl<D: Driver> Shard<D> {
-    /// Sends to up to `budget` members, and ends whoever holds too much of what the turn has left waiting.
-    pub fn fan_out(&mut self, budget: usize) {
-        let mut left = budget;
-        while left > 0 {
-            let Some(room) = self.fanout.pop_front() else { break };
-            let turn = TURN.min(left);
-            let sent = self.go_on(room, turn);
-            self.settle();
-            left -= sent.clamp(1, turn);
-        }
-        // A gap stands between what was published before the loss and what comes after it, which waits in the mailbox.
-        if self.fanout.is_empty() {
-            self.tell_gaps(left);
-            self.settle();
-        }
-        self.hold_to_budgets();
+impl Rooms {
+    /// Whether a room has more to send.
+    pub(in crate::shard) fn is_passing(&self) -> bool {
+        !self.passes.is_empty()
     }
 
-    /// Takes a room's pass up to `turn` members on; schedules the room again if there is more. Returns the sends.
-    fn go_on(&mut self, room: u32, turn: usize) -> usize {
-        for sent in 0..turn {
-            let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return sent };
+    /// Whether deliveries may be taken from the mailbox: not before all gaps are told, and not more than the rooms may hold.
+    pub(in crate::shard) fn takes_deliveries(&self, turn: &Turn) -> bool {
+        self.gaps.is_empty() && self.pending_bytes < turn.settings.fanout_bytes
+    }
+
+    /// Takes the next room's pass on, up to `most` members and a turn; `None` where no room has anything to send. Returns how much
+    /// of `most` it took.
+    pub(in crate::shard) fn go_on<D: Driver>(
+        &mut self,
+        turn: &mut Turn,
+        writer: &mut Writer<D>,
+        clients: &mut Clients,
+        most: usize,
+    ) -> Option<usize> {
+        let room = self.passes.pop_front()?;
+        let most = TURN.min(most);
+        for sent in 0..most {
+            let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return Some(sent.max(1)) };
             match subscription.room.step() {
                 Step::Member(member) => {
                     if let Some(ahead) = subscription.room.ahead(AHEAD) {
-                        self.clients.prefetch(ahead);
+                        clients.prefetch(ahead);
                     }
-                    self.send_batch(room, member);
+                    self.send_batch(turn, writer, clients, room, member);
                 }
                 Step::Over => {
-                    self.note_passed(room);
-                    if self.close_holes(room) {
-                        self.fanout.push_back(room);
+                    if self.end_pass(clients, room) {
+                        self.passes.push_back(room);
                     }
-                    return sent;
+                    return Some(sent.max(1));
                 }
-                Step::Idle => return sent,
+                Step::Idle => return Some(sent.max(1)),
             }
         }
-        self.fanout.push_back(room);
-        turn
+        self.passes.push_back(room);
+        Some(most)
     }
 
     /// Sends the pass's batch to one member.
-    fn send_batch(&mut self, room: u32, member: u32) {
-        let Some(entry) = self.clients.at(member) else { return };
+    #[inline]
+    fn send_batch<D: Driver>(
+        &mut self,
+        turn: &mut Turn,
+        writer: &mut Writer<D>,
+        clients: &mut Clients,
+        room: u32,
+        member: u32,
+    ) {
+        let Some(entry) = clients.at(member) else { return };
         let token = Token { index: member, generation: entry.generation };
         let form = entry.form;
-        let id = self.turn.id(token);
+        let id = turn.id(token);
         let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return };
         let tag = Tag::Room { room, may_drop: subscription.policy.slow == SlowPolicy::DropOldest };
         let Some(batch) = subscription.room.batch() else { return };
-        let writer = &mut self.writer;
         let encoded = batch.encoded(form, |publications| writer.encode(form, publications)).clone();
         if encoded.messages == 0 {
             return;
         }
         if batch.is_echoless() && batch.publications().iter().any(|publication| is_own(publication, id)) {
-            return self.send_without_own(room, token, tag, &encoded);
+            let wanted: Vec<bool> = batch.publications().iter().map(|publication| !is_own(publication, id)).collect();
+            return send_wanted(turn, writer, clients, token, tag, &encoded, &wanted);
         }
-        self.turn.counters.messages_out[MessageType::Message as usize].add(u64::from(encoded.messages));
+        turn.count_out(MessageType::Message, u64::from(encoded.messages));
         let chunk = Chunk::whole(encoded.buffer, tag, encoded.messages);
-        self.writer.deliver(&mut self.turn, &mut self.clients, token, &chunk);
+        writer.deliver(turn, clients, token, &chunk);
     }
 
-    /// Sends what is left of a batch when the member's own publications without echo are taken out.
-    #[cold]
-    fn send_without_own(&mut self, room: u32, token: Token, tag: Tag, encoded: &Encoded) {
-        let id = self.turn.id(token);
-        let Some(batch) = self.subscriptions.get_mut(room as usize).and_then(|s| s.room.batch()) else { return };
-        let wanted: Vec<bool> = batch.publications().iter().map(|publication| !is_own(publication, id)).collect();
-        for (range, messages) in encoded.ranges(|i| wanted[i]) {
-            self.turn.count_out(MessageType::Message, u64::from(messages));
-            let whole = Chunk::whole(encoded.buffer.clone(), tag, messages);
-            let chunk = Chunk { start: range.start, end: range.end, ..whole };
-            self.writer.deliver(&mut self.turn, &mut self.clients, token, &chunk);
+    /// Ends a pass that is over: remembers when its batch was published, and tells members that moved where they are now. Whether
+    /// another pass waits.
+    fn end_pass(&mut self, clients: &mut Clients, room: u32) -> bool {
+        let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return false };
+        let before = subscription.room.pending_bytes();
+        let (batch, more) = subscription.room.finish(|member, position| {
+            if let Some(entry) = clients.at(member) {
+                entry.rooms.set_position(room, position);
+            }
+        });
+        self.pending_bytes -= before - subscription.room.pending_bytes();
+        let publications = batch.iter().flat_map(|batch| batch.publications());
+        self.delivered_unix_ns.extend(publications.map(|publication| publication.time_unix_ns));
+        more
+    }
+
+    /// Whether passes are over that [`Rooms::note_delivered`] has not counted.
+    pub(in crate::shard) fn has_delivered(&self) -> bool {
+        !self.delivered_unix_ns.is_empty()
+    }
+
+    /// Counts how long each publication took to its last member, at `unix_ns`. Publishers' clocks are their own: what is more than
+    /// an hour old by them says nothing and is left out.
+    pub(in crate::shard) fn note_delivered(&mut self, turn: &Turn, unix_ns: u64) {
+        const HOUR_NS: u64 = 3_600_000_000_000;
+        for published_ns in self.delivered_unix_ns.drain(..) {
+            let took_ns = unix_ns.saturating_sub(published_ns);
+            if took_ns <= HOUR_NS {
+                turn.counters.publish_delivery.record(took_ns, 1);
+            }
         }
     }
+}
 
-    /// Remembers when the batch of a pass that is over was published.
-    fn note_passed(&mut self, room: u32) {
-        let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return };
-        let Some(batch) = subscription.room.batch() else { return };
-        self.delivered.extend(batch.publications().iter().map(|publication| publication.time_unix_ns));
+/// Sends what is left of a batch when the member's own publications without echo are taken out.
+#[cold]
+fn send_wanted<D: Driver>(
+    turn: &mut Turn,
+    writer: &mut Writer<D>,
+    clients: &mut Clients,
+    token: Token,
+    tag: Tag,
+    encoded: &Encoded,
+    wanted: &[bool],
+) {
+    for (range, messages) in encoded.ranges(|i| wanted[i]) {
+        turn.count_out(MessageType::Message, u64::from(messages));
+        let whole = Chunk::whole(encoded.buffer.clone(), tag, messages);
+        let chunk = Chunk { start: range.start, end: range.end, ..whole };
+        writer.deliver(turn, clients, token, &chunk);
     }
 }
 

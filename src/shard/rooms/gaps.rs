@@ -1,59 +1,75 @@
-//! Telling gaps: a walk over the slab, a few entries at a time, because members move while rooms live on.
+//! Telling gaps: a walk over the connections, a few at a time, because members move while rooms live on.
 
 use std::collections::HashSet;
 
+use super::Rooms;
 use crate::conn::Token;
 use crate::model::{GapReason, RoomName};
-use crate::shard::Shard;
+use crate::shard::clients::Clients;
 use crate::shard::driver::Driver;
+use crate::shard::turn::Turn;
+use crate::shard::writer::Writer;
 
-/// One gap on its way to everybody whom it concerns.
-pub(in crate::shard) struct Walk {
+/// One gap on its way to all connections that it concerns.
+pub(super) struct Walk {
     /// The rooms concerned; `None` is all of a client's rooms, told once.
     rooms: Option<HashSet<RoomName>>,
     reason: GapReason,
+    /// The connection that is next.
     next: u32,
 }
 
-impl Walk {
-    pub(in crate::shard) fn new(rooms: Option<Vec<RoomName>>, reason: GapReason) -> Self {
-        Self { rooms: rooms.map(HashSet::from_iter), reason, next: 0 }
+impl Rooms {
+    /// Begins to tell a gap of some rooms, or of all; before what comes after it is delivered.
+    pub(in crate::shard) fn begin_gap(&mut self, rooms: Option<Vec<RoomName>>, reason: GapReason) {
+        self.gaps.push_back(Walk { rooms: rooms.map(HashSet::from_iter), reason, next: 0 });
     }
-}
 
-impl<D: Driver> Shard<D> {
-    /// Looks at up to `budget` entries for the oldest gap.
-    pub(in crate::shard) fn tell_gaps(&mut self, budget: usize) {
+    /// Whether a gap is still to be told.
+    pub(in crate::shard) fn is_telling_gaps(&self) -> bool {
+        !self.gaps.is_empty()
+    }
+
+    /// Looks at up to `budget` connections for the oldest gap.
+    pub(in crate::shard) fn tell_gaps<D: Driver>(
+        &mut self,
+        turn: &mut Turn,
+        writer: &mut Writer<D>,
+        clients: &mut Clients,
+        budget: usize,
+    ) {
         let Some(mut walk) = self.gaps.pop_front() else { return };
-        let end = self.clients.end().min(walk.next.saturating_add(budget as u32));
+        let end = clients.end().min(walk.next.saturating_add(budget as u32));
         for index in walk.next..end {
-            let Some(token) = self.clients.token_at(index) else { continue };
-            self.tell_gap(token, &walk);
+            if let Some(token) = clients.token_at(index) {
+                walk.tell(turn, writer, clients, token);
+            }
         }
         walk.next = end;
-        if end < self.clients.end() {
+        if end < clients.end() {
             self.gaps.push_front(walk);
         }
     }
+}
 
-    fn tell_gap(&mut self, token: Token, walk: &Walk) {
-        let Some(entry) = self.clients.open(token) else { return };
-        let joined: Vec<u32> = entry.rooms.as_slice().iter().map(|membership| membership.room).collect();
-        let concerned = |room: &u32| match (&walk.rooms, self.turn.names.name(*room)) {
-            (Some(rooms), Some(name)) => rooms.contains(name),
-            (None, Some(_)) => true,
-            (_, None) => false,
-        };
-        let concerned: Vec<u32> = joined.into_iter().filter(concerned).collect();
-        if concerned.is_empty() {
-            return;
+impl Walk {
+    fn tell<D: Driver>(&self, turn: &mut Turn, writer: &mut Writer<D>, clients: &mut Clients, token: Token) {
+        let Some(entry) = clients.open(token) else { return };
+        let joined = entry.rooms.as_slice().iter().map(|membership| membership.room);
+        let concerned: Vec<u32> = joined.filter(|room| self.concerns(turn, *room)).collect();
+        match &self.rooms {
+            None if concerned.is_empty() => {}
+            None => writer.send_gap(turn, clients, token, None, self.reason),
+            Some(_) => {
+                for room in concerned {
+                    writer.send_gap(turn, clients, token, Some(room), self.reason);
+                }
+            }
         }
-        if walk.rooms.is_none() {
-            self.writer.send_gap(&mut self.turn, &mut self.clients, token, None, walk.reason);
-        } else {
-            concerned.iter().for_each(|room| {
-                self.writer.send_gap(&mut self.turn, &mut self.clients, token, Some(*room), walk.reason)
-            });
-        }
+    }
+
+    fn concerns(&self, turn: &Turn, room: u32) -> bool {
+        let name = turn.names.name(room);
+        name.is_some_and(|name| self.rooms.as_ref().is_none_or(|rooms| rooms.contains(name)))
     }
 }

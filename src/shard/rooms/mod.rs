@@ -1,195 +1,229 @@
-//! The shard's rooms: who joins, who leaves, and what the relay says about them.
+//! The shard's rooms: joining and leaving, what the relay says about them, and publishing into them.
 //!
 //! A room exists here from the first join until its last member has left. Until the relay confirms it, members wait
 //! ([`WAITING`]): `joined` is told, and the member added, in the order of the mailbox, so that what is published after
 //! `joined` comes after it.
 
-use std::sync::Arc;
-
 mod fanout;
 mod gaps;
+#[cfg(test)]
+mod tests;
 
-use super::Shard;
-use super::upstream::{PendingRequest, Request};
+use std::cmp::Reverse;
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use slab::Slab;
+
+use super::clients::Clients;
+use super::command::{RoomInfo, largest};
+use super::driver::Driver;
+use super::settings::{Policy, PublishPolicy};
+use super::turn::Turn;
+use super::upstream::{PendingRequest, Request, Upstream};
+use super::writer::Writer;
 use crate::close::CloseReason;
 use crate::conn::{Membership, Token, WAITING};
+use crate::counters::DropReason;
 use crate::dialect::{ErrorCode, Notice};
-use crate::model::{GapReason, Publication, RoomName};
-use crate::relay::{JoinError, ToShard};
+use crate::model::{GapReason, Kind, Publication, RoomName};
+use crate::relay::JoinError;
 use crate::room::Room;
-use crate::shard::driver::Driver;
-use crate::shard::settings::Policy;
-pub(super) use gaps::Walk;
+use gaps::Walk;
 
 /// A room, and whether the relay has confirmed it.
-pub(super) struct Subscription {
-    pub(super) room: Room,
-    pub(super) policy: Policy,
-    /// Who waits for the confirmation; `None` once it came.
-    pub(super) waiters: Option<Vec<PendingRequest>>,
+struct Subscription {
+    room: Room,
+    policy: Policy,
+    /// Joins that wait for the confirmation; `None` once it came.
+    waiters: Option<Vec<PendingRequest>>,
 }
 
-impl<D: Driver> Shard<D> {
-    /// Handles one item of the relay's mailbox.
-    pub fn handle_relay(&mut self, item: ToShard) {
-        match item {
-            ToShard::Deliver(publication) => self.handle_publication(publication),
-            ToShard::Joined(room) => self.handle_joined(&room),
-            ToShard::Refused(room, error) => self.handle_refused(&room, error),
-            ToShard::Revoked(room) => self.handle_revoked(&room),
-            ToShard::Gap(rooms, reason) => self.gaps.push_back(gaps::Walk::new(rooms, reason)),
-            ToShard::Acked(ack, level) => {
-                self.upstream.acknowledge(&mut self.turn, &mut self.writer, &mut self.clients, ack, Some(level))
-            }
-            ToShard::Failed(ack) => {
-                self.upstream.acknowledge(&mut self.turn, &mut self.writer, &mut self.clients, ack, None)
-            }
-        }
-        self.settle();
-    }
+/// A publication that a client asks for.
+pub(super) struct Publish<'a> {
+    pub(super) room: &'a str,
+    pub(super) kind: Kind,
+    pub(super) payload: &'a [u8],
+    pub(super) echo: bool,
+    /// The client waits for an acknowledgement.
+    pub(super) ack: bool,
+}
 
+/// See the module.
+#[derive(Default)]
+pub(super) struct Rooms {
+    /// By the numbers of [`super::names::Names`].
+    subscriptions: Slab<Subscription>,
+    /// Rooms with a pass under way or due.
+    passes: VecDeque<u32>,
+    /// Bytes of the publications in those rooms.
+    pending_bytes: usize,
+    /// When what was just sent to all its members was published.
+    delivered_unix_ns: Vec<u64>,
+    gaps: VecDeque<Walk>,
+}
+
+impl Rooms {
     /// Makes a connection a member. Idempotent; the room's name is valid.
-    pub(super) fn join(&mut self, token: Token, name: &str, reference: Option<&str>) {
-        let limit = self.turn.settings.options.limits.rooms_per_connection;
-        let known = self.turn.names.number(name);
-        let Some(entry) = self.clients.find(token) else { return };
+    pub(super) fn join<D: Driver>(
+        &mut self,
+        turn: &mut Turn,
+        upstream: &mut Upstream,
+        writer: &mut Writer<D>,
+        clients: &mut Clients,
+        name: &str,
+        request: Request<'_>,
+    ) {
+        let Request { token, reference } = request;
+        let limit = turn.settings.options.limits.rooms_per_connection;
+        let known = turn.names.number(name);
+        let Some(entry) = clients.find(token) else { return };
         let membership = known.and_then(|room| entry.rooms.find(room));
         if membership.is_none() && entry.rooms.len() >= limit {
-            let message = "you are in too many rooms; leave one first";
-            return self.refuse_request(token, ErrorCode::RoomLimit, message, reference);
+            let (code, message) = (ErrorCode::RoomLimit, "you are in too many rooms; leave one first");
+            return writer.reply_to(turn, clients, token, &Notice::Refused { code, message, reference });
         }
-        let room = known.unwrap_or_else(|| self.subscribe(name));
-        let waiter = Request { token, reference }.pending();
+        let room = known.unwrap_or_else(|| self.subscribe(turn, upstream, name));
         let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return };
-        match (&mut subscription.waiters, membership) {
-            (Some(waiters), before) => {
-                waiters.push(waiter);
-                if before.is_none() {
-                    self.add_membership(token, Membership { room, position: WAITING });
-                }
+        let position = match &mut subscription.waiters {
+            Some(waiters) => {
+                waiters.push(request.pending());
+                WAITING
             }
-            (None, Some(_)) => self.reply_joined(token, name, reference),
-            (None, None) => {
-                let position = subscription.room.join(token.index);
-                self.add_membership(token, Membership { room, position });
-                self.reply_joined(token, name, reference);
-            }
+            None if membership.is_none() => subscription.room.join(token.index),
+            None => 0,
+        };
+        if let (None, Some(entry)) = (membership, clients.find(token)) {
+            entry.rooms.insert(Membership { room, position });
+        }
+        if subscription.waiters.is_none() {
+            writer.reply_to(turn, clients, token, &Notice::Joined { room: name, reference });
         }
     }
 
-    fn subscribe(&mut self, name: &str) -> u32 {
+    fn subscribe(&mut self, turn: &mut Turn, upstream: &mut Upstream, name: &str) -> u32 {
         let name = RoomName::from(name);
-        let policy = self.turn.settings.policy(&name);
-        let subscription = Subscription { room: Room::default(), policy, waiters: Some(Vec::new()) };
-        let index = self.turn.names.insert(name.clone());
-        let same = self.subscriptions.insert(subscription);
-        debug_assert_eq!(index as usize, same, "both slabs give and free the same numbers");
-        self.turn.counters.rooms.set(self.subscriptions.len() as u64);
-        self.upstream.subscribe(name);
-        index
+        let policy = turn.settings.policy(&name);
+        let number = turn.names.insert(name.clone());
+        let same = self.subscriptions.insert(Subscription { room: Room::default(), policy, waiters: Some(Vec::new()) });
+        debug_assert_eq!(number as usize, same, "both slabs give and free the same numbers");
+        turn.counters.rooms.set(self.subscriptions.len() as u64);
+        upstream.subscribe(name);
+        number
     }
 
-    fn unsubscribe(&mut self, index: u32) {
-        if let Some((name, _)) = self.forget(index) {
-            self.upstream.unsubscribe(name);
-        }
-    }
-
-    fn forget(&mut self, index: u32) -> Option<(RoomName, Subscription)> {
-        let name = self.turn.names.remove(index)?;
-        let subscription = self.subscriptions.try_remove(index as usize)?;
-        self.fanout_bytes -= subscription.room.pending_bytes();
-        self.turn.counters.rooms.set(self.subscriptions.len() as u64);
+    /// Removes a room: its name, and what was kept of it.
+    fn remove(&mut self, turn: &mut Turn, room: u32) -> Option<(RoomName, Subscription)> {
+        let name = turn.names.remove(room)?;
+        let subscription = self.subscriptions.try_remove(room as usize)?;
+        self.pending_bytes -= subscription.room.pending_bytes();
+        turn.counters.rooms.set(self.subscriptions.len() as u64);
         Some((name, subscription))
     }
 
-    fn add_membership(&mut self, token: Token, membership: Membership) {
-        if let Some(entry) = self.clients.find(token) {
-            entry.rooms.insert(membership);
-        }
-    }
-
-    fn reply_joined(&mut self, token: Token, room: &str, reference: Option<&str>) {
-        if let Some(dialect) = self.clients.dialect(token) {
-            self.writer.reply(&self.turn, dialect, &Notice::Joined { room, reference });
-        }
-    }
-
     /// Ends a membership; idempotent.
-    pub(super) fn leave(&mut self, token: Token, name: &str) {
-        let Some(room) = self.turn.names.number(name) else { return };
-        let Some(entry) = self.clients.find(token) else { return };
+    pub(super) fn leave(
+        &mut self,
+        turn: &mut Turn,
+        upstream: &mut Upstream,
+        clients: &mut Clients,
+        token: Token,
+        name: &str,
+    ) {
+        let Some(room) = turn.names.number(name) else { return };
+        let Some(entry) = clients.find(token) else { return };
         let Some(membership) = entry.rooms.remove(room) else { return };
         if let Some(outbox) = &mut entry.outbox {
             outbox.forget_room(room);
         }
-        self.end_membership(membership);
+        self.end_membership(turn, upstream, clients, membership);
     }
 
     /// Ends all memberships of a connection.
-    pub(super) fn leave_all(&mut self, token: Token) {
-        let Some(entry) = self.clients.find(token) else { return };
+    pub(super) fn leave_all(&mut self, turn: &mut Turn, upstream: &mut Upstream, clients: &mut Clients, token: Token) {
+        let Some(entry) = clients.find(token) else { return };
         for membership in std::mem::take(&mut entry.rooms).as_slice() {
-            self.end_membership(*membership);
+            self.end_membership(turn, upstream, clients, *membership);
         }
     }
 
-    fn end_membership(&mut self, membership: Membership) {
-        let Some(subscription) = self.subscriptions.get_mut(membership.room as usize) else { return };
-        if membership.position == WAITING {
-            // The confirmation finds nobody waiting any more and ends the subscription.
+    fn end_membership(
+        &mut self,
+        turn: &mut Turn,
+        upstream: &mut Upstream,
+        clients: &mut Clients,
+        membership: Membership,
+    ) {
+        let Membership { room, position } = membership;
+        if position == WAITING {
+            // The confirmation finds no join that waits any more, and ends the subscription.
             return;
         }
-        if let Some(moved) = subscription.room.leave(membership.position) {
-            self.note_position(moved, membership.room, membership.position);
-        }
-        self.unsubscribe_if_empty(membership.room);
-    }
-
-    fn note_position(&mut self, connection: u32, room: u32, position: u32) {
-        if let Some(entry) = self.clients.at(connection) {
+        let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return };
+        let moved = subscription.room.leave(position);
+        if let Some(entry) = moved.and_then(|moved| clients.at(moved)) {
             entry.rooms.set_position(room, position);
         }
+        self.unsubscribe_if_empty(turn, upstream, room);
     }
 
-    fn unsubscribe_if_empty(&mut self, index: u32) {
-        let empty = self.subscriptions.get(index as usize).is_some_and(|s| s.waiters.is_none() && s.room.is_empty());
-        if empty {
-            self.unsubscribe(index);
+    fn unsubscribe_if_empty(&mut self, turn: &mut Turn, upstream: &mut Upstream, room: u32) {
+        let subscription = self.subscriptions.get(room as usize);
+        if !subscription.is_some_and(|subscription| subscription.waiters.is_none() && subscription.room.is_empty()) {
+            return;
+        }
+        if let Some((name, _)) = self.remove(turn, room) {
+            upstream.unsubscribe(name);
         }
     }
 
-    fn handle_joined(&mut self, name: &RoomName) {
-        let Some(index) = self.turn.names.number(name) else { return };
-        let Some(subscription) = self.subscriptions.get_mut(index as usize) else { return };
+    /// The relay has confirmed a room: the connections that waited are members, and are told so.
+    pub(super) fn confirmed<D: Driver>(
+        &mut self,
+        turn: &mut Turn,
+        upstream: &mut Upstream,
+        writer: &mut Writer<D>,
+        clients: &mut Clients,
+        name: &RoomName,
+    ) {
+        let Some(room) = turn.names.number(name) else { return };
+        let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return };
         let Some(waiters) = subscription.waiters.take() else { return };
         // All are members before the first is answered: a connection that ends over its answer must not end the room of those
         // behind it.
         for waiter in &waiters {
-            let Some(entry) = self.clients.find(waiter.token) else { continue };
-            if entry.rooms.find(index).is_some_and(|membership| membership.position == WAITING) {
-                entry.rooms.set_position(index, subscription.room.join(waiter.token.index));
+            let Some(entry) = clients.find(waiter.token) else { continue };
+            if entry.rooms.find(room).is_some_and(|membership| membership.position == WAITING) {
+                entry.rooms.set_position(room, subscription.room.join(waiter.token.index));
             }
         }
-        self.upstream.release_held(index);
-        self.unsubscribe_if_empty(index);
+        upstream.release_held(room);
+        self.unsubscribe_if_empty(turn, upstream, room);
         for waiter in waiters {
             let reference = waiter.reference.as_deref();
-            let open = self.clients.open(waiter.token);
-            let Some(entry) = open else { continue };
-            if entry.rooms.find(index).is_some() {
-                self.reply_joined(waiter.token, name, reference);
+            let Some(entry) = clients.open(waiter.token) else { continue };
+            if entry.rooms.find(room).is_some() {
+                writer.reply_to(turn, clients, waiter.token, &Notice::Joined { room: name, reference });
             } else if reference.is_some() {
                 // It has left again and was told so; what it asked with a `ref` is answered all the same.
                 let message = "you left the room before it was confirmed; join it again to be in it";
-                self.refuse_request(waiter.token, ErrorCode::NotJoined, message, reference);
+                let notice = Notice::Refused { code: ErrorCode::NotJoined, message, reference };
+                writer.reply_to(turn, clients, waiter.token, &notice);
             }
-            self.writer.flush(&mut self.turn, &mut self.clients, waiter.token);
+            writer.flush(turn, clients, waiter.token);
         }
     }
 
-    /// The room is not to be had: whoever waits is told, and it is forgotten.
-    fn handle_refused(&mut self, name: &RoomName, error: JoinError) {
+    /// The relay has refused a room: the connections that waited are told, and the room is removed.
+    pub(super) fn refused<D: Driver>(
+        &mut self,
+        turn: &mut Turn,
+        upstream: &mut Upstream,
+        writer: &mut Writer<D>,
+        clients: &mut Clients,
+        name: &RoomName,
+        error: JoinError,
+    ) {
         let (code, message) = match error {
             JoinError::Unconfirmed => {
                 (ErrorCode::Unavailable, "the broker did not confirm the subscription in time; join again")
@@ -198,76 +232,140 @@ impl<D: Driver> Shard<D> {
                 (ErrorCode::RoomLimit, "the node has as many rooms as it may have; try again later, or join another")
             }
         };
-        let Some(index) = self.turn.names.number(name) else { return };
-        self.upstream.release_held(index);
-        let Some((_, subscription)) = self.forget(index) else { return };
+        let Some(room) = turn.names.number(name) else { return };
+        upstream.release_held(room);
+        let Some((_, subscription)) = self.remove(turn, room) else { return };
         for waiter in subscription.waiters.unwrap_or_default() {
-            let open = self.clients.open(waiter.token);
-            let Some(entry) = open else { continue };
-            if entry.rooms.remove(index).is_none() && waiter.reference.is_none() {
+            let Some(entry) = clients.open(waiter.token) else { continue };
+            if entry.rooms.remove(room).is_none() && waiter.reference.is_none() {
                 continue;
             }
             let dialect = entry.form.dialect;
-            if self.writer.reply(
-                &self.turn,
-                dialect,
-                &Notice::Refused { code, message, reference: waiter.reference.as_deref() },
-            ) {
-                self.writer.flush(&mut self.turn, &mut self.clients, waiter.token);
+            let notice = Notice::Refused { code, message, reference: waiter.reference.as_deref() };
+            if writer.reply(turn, dialect, &notice) {
+                writer.flush(turn, clients, waiter.token);
             } else {
-                self.writer.close(&mut self.turn, &mut self.clients, waiter.token, CloseReason::Gap);
+                writer.close(turn, clients, waiter.token, CloseReason::Gap);
             }
         }
     }
 
-    /// The broker took the room back: whoever is in it is told the loss, and that it is over.
-    fn handle_revoked(&mut self, name: &RoomName) {
-        let Some(index) = self.turn.names.number(name) else { return };
-        let confirmed = self.subscriptions.get(index as usize).filter(|subscription| subscription.waiters.is_none());
+    /// The broker has revoked a room: its members are told the loss, and that they are members no more.
+    pub(super) fn revoked<D: Driver>(
+        &mut self,
+        turn: &mut Turn,
+        upstream: &mut Upstream,
+        writer: &mut Writer<D>,
+        clients: &mut Clients,
+        name: &RoomName,
+    ) {
+        let Some(room) = turn.names.number(name) else { return };
+        let confirmed = self.subscriptions.get(room as usize).filter(|subscription| subscription.waiters.is_none());
         let Some(subscription) = confirmed else { return };
+        let message = format!("the broker no longer lets this node have room {name}; join it again");
+        let notice = Notice::Refused { code: ErrorCode::Unavailable, message: &message, reference: None };
         let members: Vec<u32> = subscription.room.members().collect();
         for member in members {
-            let Some(token) = self.clients.token_at(member) else { continue };
-            let Some(dialect) = self.clients.dialect(token) else { continue };
-            let message = format!("the broker no longer lets this node have room {name}; join it again");
-            let notice = Notice::Refused { code: ErrorCode::Unavailable, message: &message, reference: None };
-            if !self.writer.has_words(dialect, &notice) {
-                self.writer.close(&mut self.turn, &mut self.clients, token, CloseReason::Gap);
+            let Some(token) = clients.token_at(member) else { continue };
+            let Some(dialect) = clients.dialect(token) else { continue };
+            if !writer.has_words(dialect, &notice) {
+                writer.close(turn, clients, token, CloseReason::Gap);
                 continue;
             }
-            self.writer.send_gap(&mut self.turn, &mut self.clients, token, Some(index), GapReason::Broker);
-            self.leave(token, name);
-            if self.clients.is_open(token) {
-                self.writer.reply(&self.turn, dialect, &notice);
-                self.writer.flush(&mut self.turn, &mut self.clients, token);
+            writer.send_gap(turn, clients, token, Some(room), GapReason::Broker);
+            self.leave(turn, upstream, clients, token, name);
+            if clients.is_open(token) {
+                writer.reply(turn, dialect, &notice);
+                writer.flush(turn, clients, token);
             }
         }
     }
 
-    fn handle_publication(&mut self, publication: Arc<Publication>) {
-        let Some(index) = self.turn.names.number(&publication.room) else { return };
-        let Some(subscription) = self.subscriptions.get_mut(index as usize) else { return };
+    /// The room that a connection's path names: the first that it joined.
+    pub(super) fn own_room(turn: &Turn, clients: &mut Clients, token: Token) -> Option<RoomName> {
+        let membership = clients.find(token)?.rooms.as_slice().first().copied()?;
+        turn.names.name(membership.room).cloned()
+    }
+
+    /// Publishes for a client, if the room's policy lets it.
+    ///
+    /// # Errors
+    /// What the client is told instead.
+    #[inline]
+    pub(super) fn publish(
+        &mut self,
+        turn: &mut Turn,
+        upstream: &mut Upstream,
+        clients: &mut Clients,
+        publish: &Publish<'_>,
+        request: Request<'_>,
+    ) -> Result<(), (ErrorCode, &'static str)> {
+        let known = turn.names.number(publish.room);
+        let subscription = known.and_then(|room| self.subscriptions.get(room as usize));
+        let policy = subscription.map_or_else(|| turn.settings.policy(publish.room), |known| known.policy);
+        let is_member = || {
+            let entry = clients.find(request.token);
+            known.is_some_and(|room| entry.is_some_and(|entry| entry.rooms.find(room).is_some()))
+        };
+        if let Err(refused) = may_publish(policy.publish, is_member) {
+            turn.counters.dropped[DropReason::Forbidden as usize].add(1);
+            return Err(refused);
+        }
+        if upstream.is_full(publish.payload.len()) {
+            turn.counters.dropped[DropReason::Unavailable as usize].add(1);
+            return Err((ErrorCode::Unavailable, "the node cannot take more messages just now; try again"));
+        }
+        let name = known.and_then(|room| turn.names.name(room));
+        let publication = Publication {
+            room: name.cloned().unwrap_or_else(|| RoomName::from(publish.room)),
+            kind: publish.kind,
+            payload: bytes::Bytes::copy_from_slice(publish.payload),
+            from: Some(turn.id(request.token)),
+            echo: publish.echo,
+            time_unix_ns: turn.clock.unix_ns,
+        };
+        let unconfirmed = known.filter(|_| subscription.is_some_and(|known| known.waiters.is_some()));
+        let ack = publish.ack.then(|| upstream.await_ack(request));
+        upstream.publish(publication, unconfirmed, ack);
+        Ok(())
+    }
+
+    /// Queues a publication for the room's next pass.
+    pub(super) fn deliver(&mut self, turn: &Turn, publication: Arc<Publication>) {
+        let Some(room) = turn.names.number(&publication.room) else { return };
+        let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return };
         if subscription.room.is_empty() {
             return;
         }
         let before = subscription.room.pending_bytes();
         if subscription.room.publish(publication) {
-            self.fanout.push_back(index);
+            self.passes.push_back(room);
         }
-        self.fanout_bytes += subscription.room.pending_bytes() - before;
+        self.pending_bytes += subscription.room.pending_bytes() - before;
     }
 
-    /// After a pass: whoever moved learns where it is now.
-    pub(super) fn close_holes(&mut self, index: u32) -> bool {
-        let Some(subscription) = self.subscriptions.get_mut(index as usize) else { return false };
-        let before = subscription.room.pending_bytes();
-        let clients = &mut self.clients;
-        let (_, more) = subscription.room.finish(|member, position| {
-            if let Some(entry) = clients.at(member) {
-                entry.rooms.set_position(index, position);
-            }
-        });
-        self.fanout_bytes -= before - subscription.room.pending_bytes();
-        more
+    /// The `limit` busiest rooms, the busiest first.
+    pub(super) fn busiest(&self, turn: &Turn, limit: usize) -> Vec<RoomInfo> {
+        let weighed = self
+            .subscriptions
+            .iter()
+            .map(|(number, subscription)| (subscription.room.publications(), subscription.room.len(), Reverse(number)));
+        let busiest = largest(weighed, limit).into_iter();
+        busiest
+            .filter_map(|(publications, members, Reverse(number))| {
+                let room = turn.names.name(number as u32)?.to_string();
+                Some(RoomInfo { room, members, publications })
+            })
+            .collect()
+    }
+}
+
+#[inline]
+fn may_publish(policy: PublishPolicy, is_member: impl FnOnce() -> bool) -> Result<(), (ErrorCode, &'static str)> {
+    match policy {
+        PublishPolicy::Any => Ok(()),
+        PublishPolicy::Members if is_member() => Ok(()),
+        PublishPolicy::Members => Err((ErrorCode::NotJoined, "join the room before you publish into it")),
+        PublishPolicy::None => Err((ErrorCode::Forbidden, "only backends publish into this room")),
     }
 }

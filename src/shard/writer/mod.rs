@@ -71,6 +71,13 @@ impl<D: Driver> Writer<D> {
         true
     }
 
+    /// The same in the dialect of the connection, if it is there.
+    pub(super) fn reply_to(&mut self, turn: &Turn, clients: &mut Clients, token: Token, notice: &Notice<'_>) {
+        if let Some(dialect) = clients.dialect(token) {
+            self.reply(turn, dialect, notice);
+        }
+    }
+
     /// Whether a dialect has words for a notice.
     pub(super) fn has_words(&mut self, dialect: DialectId, notice: &Notice<'_>) -> bool {
         self.encoding.notice(dialect, notice).0 != Said::Nothing

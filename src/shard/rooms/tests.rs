@@ -1,0 +1,134 @@
+use super::*;
+use crate::relay::ToRelay;
+use crate::shard::settings::{RoomRule, SlowPolicy};
+use crate::shard::test_driver::{Deed, TestDriver, open, turn};
+
+/// A shard's parts with open connections, and no shard around them.
+struct Parts {
+    turn: Turn,
+    rooms: Rooms,
+    upstream: Upstream,
+    writer: Writer<TestDriver>,
+    clients: Clients,
+}
+
+fn parts(connections: u32, publish: PublishPolicy) -> (Parts, Vec<Token>) {
+    let rule = RoomRule { pattern: "*".into(), publish, slow: SlowPolicy::Close };
+    let turn = turn(1, |options, _| options.rooms = vec![rule]);
+    let (clients, tokens) = open(&turn, connections);
+    let (rooms, upstream, writer) = Default::default();
+    (Parts { turn, rooms, upstream, writer, clients }, tokens)
+}
+
+impl Default for Writer<TestDriver> {
+    fn default() -> Self {
+        Self::new(TestDriver::new(""))
+    }
+}
+
+impl Parts {
+    fn join(&mut self, token: Token) {
+        let Self { turn, rooms, upstream, writer, clients } = self;
+        rooms.join(turn, upstream, writer, clients, "lobby", Request { token, reference: None });
+        writer.flush(turn, clients, token);
+    }
+
+    fn leave(&mut self, token: Token) {
+        self.rooms.leave(&mut self.turn, &mut self.upstream, &mut self.clients, token, "lobby");
+    }
+
+    fn confirm(&mut self) {
+        let Self { turn, rooms, upstream, writer, clients } = self;
+        rooms.confirmed(turn, upstream, writer, clients, &RoomName::from("lobby"));
+    }
+
+    fn publish(&mut self, token: Token) -> Result<(), (ErrorCode, &'static str)> {
+        let publish = Publish { room: "lobby", kind: Kind::Text, payload: b"hi", echo: true, ack: false };
+        let request = Request { token, reference: None };
+        self.rooms.publish(&mut self.turn, &mut self.upstream, &mut self.clients, &publish, request)
+    }
+
+    /// What was sent, and is taken away.
+    fn sent(&mut self) -> Vec<String> {
+        let deeds = std::mem::take(&mut self.writer.driver().deeds);
+        let text = |deed: Deed| {
+            if let Deed::Sent(octets) = deed { String::from_utf8_lossy(&octets).into_owned() } else { panic!() }
+        };
+        deeds.into_iter().map(text).collect()
+    }
+
+    /// What goes to the relay, in words.
+    fn upstream(&mut self) -> Vec<&'static str> {
+        let word = |item| match item {
+            ToRelay::Subscribe(_) => "subscribe",
+            ToRelay::Unsubscribe(_) => "unsubscribe",
+            ToRelay::Publish(..) => "publish",
+        };
+        std::iter::from_fn(|| self.upstream.poll()).map(word).collect()
+    }
+}
+
+#[test]
+fn connections_that_join_a_room_are_members_when_the_relay_confirms_it() {
+    let (mut parts, tokens) = parts(2, PublishPolicy::Any);
+    tokens.iter().for_each(|token| parts.join(*token));
+    assert_eq!((parts.upstream(), parts.sent().len()), (vec!["subscribe"], 0), "one subscription, and no answer yet");
+    parts.confirm();
+    let joined = parts.sent();
+    assert!(joined.len() == 2 && joined.iter().all(|text| text.contains(r#""type":"joined""#)), "{joined:?}");
+    parts.confirm();
+    assert!(parts.sent().is_empty(), "a confirmation that comes twice is told once");
+}
+
+#[test]
+fn a_room_is_unsubscribed_when_its_last_member_leaves_and_not_before() {
+    let (mut parts, tokens) = parts(2, PublishPolicy::Any);
+    tokens.iter().for_each(|token| parts.join(*token));
+    parts.confirm();
+    parts.upstream();
+    parts.leave(tokens[0]);
+    assert!(parts.upstream().is_empty());
+    parts.leave(tokens[1]);
+    parts.leave(tokens[1]);
+    assert_eq!(parts.upstream(), ["unsubscribe"]);
+    assert_eq!((parts.turn.names.number("lobby"), parts.turn.counters.rooms.value()), (None, 0));
+}
+
+#[test]
+fn a_room_that_was_left_before_its_confirmation_is_unsubscribed_after_it() {
+    let (mut parts, tokens) = parts(1, PublishPolicy::Any);
+    parts.join(tokens[0]);
+    parts.leave(tokens[0]);
+    assert_eq!(parts.upstream(), ["subscribe"]);
+    parts.confirm();
+    assert_eq!(parts.upstream(), ["unsubscribe"]);
+}
+
+#[test]
+fn a_publication_into_a_room_that_is_not_confirmed_follows_the_confirmation() {
+    let (mut parts, tokens) = parts(1, PublishPolicy::Members);
+    assert_eq!(parts.publish(tokens[0]).unwrap_err().0, ErrorCode::NotJoined);
+    parts.join(tokens[0]);
+    parts.publish(tokens[0]).unwrap();
+    assert_eq!(parts.upstream(), ["subscribe"]);
+    parts.confirm();
+    assert_eq!(parts.upstream(), ["publish"]);
+}
+
+#[test]
+fn a_pass_reaches_each_member_once_and_rooms_take_turns() {
+    let (mut parts, tokens) = parts(3, PublishPolicy::Any);
+    tokens.iter().for_each(|token| parts.join(*token));
+    parts.confirm();
+    parts.sent();
+    let (room, payload) = (RoomName::from("lobby"), bytes::Bytes::from_static(b"hi"));
+    let publication = Publication { room, kind: Kind::Text, payload, from: None, echo: true, time_unix_ns: 0 };
+    parts.rooms.deliver(&parts.turn, Arc::new(publication));
+    let Parts { turn, rooms, writer, clients, .. } = &mut parts;
+    assert_eq!(rooms.go_on(turn, writer, clients, 2), Some(2));
+    assert_eq!(rooms.go_on(turn, writer, clients, 2), Some(1));
+    assert_eq!(rooms.go_on(turn, writer, clients, 2), None);
+    assert!(!rooms.is_passing() && rooms.has_delivered() && rooms.takes_deliveries(turn));
+    writer.submit(turn, clients);
+    assert_eq!(parts.sent().len(), 3);
+}
