@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::fmt;
 
-use super::{Drain, Shard};
+use super::Shard;
 use crate::close::{CloseReason, Refusal};
 use crate::conn::{Entry, State, Token, ticks};
 use crate::model::ConnectionId;
@@ -99,11 +99,10 @@ impl<D: Driver> Shard<D> {
     /// Carries out a command.
     pub fn handle_command(&mut self, command: Command) {
         match command {
-            Command::Refuse => self.refusing = true,
+            Command::Refuse => self.admission.refuse_upgrades(),
             Command::Drain { window_ms } => {
-                self.refusing = true;
                 let window = ticks(std::time::Duration::from_millis(u64::from(window_ms)));
-                self.drain = Some(Drain { start: self.turn.clock.tick, window });
+                self.admission.begin_drain(&self.turn, window);
             }
             Command::Stop => self.stopped = true,
             Command::Rooms { limit, answer } => answer(self.rooms.busiest(&self.turn, limit)),

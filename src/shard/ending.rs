@@ -8,7 +8,6 @@ use crate::close::{CloseReason, Fault, Refusal};
 use crate::conn::{Flags, State, Token};
 use crate::dialect::Notice;
 use crate::limits;
-use crate::proto::handshake;
 use crate::shard::driver::Driver;
 
 /// An end that is decided. The connection stays in the slab, marked [`State::Ending`], until [`Shard::settle`] carries it out:
@@ -42,7 +41,10 @@ impl<D: Driver> Shard<D> {
             match ending {
                 Ending::Close(token, reason) => self.begin_close(token, reason),
                 Ending::ClosedByPeer(token, code) => self.answer_close(token, code),
-                Ending::Refuse(token, refusal) => self.answer_refusal(token, refusal),
+                Ending::Refuse(token, refusal) => {
+                    let Self { turn, admission, writer, clients, .. } = self;
+                    admission.answer_refusal(turn, writer, clients, token, refusal);
+                }
                 Ending::Gone(token, reason, before) => self.release(token, reason, before),
             }
         }
@@ -92,28 +94,6 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    fn answer_refusal(&mut self, token: Token, refusal: Refusal) {
-        if refusal.fault() == Fault::Peer {
-            self.mistakes += 1;
-        }
-        let retry_after_s = (refusal.status() == 503).then(|| self.retry_after_s());
-        let mut answer = Vec::with_capacity(512);
-        handshake::refuse(&mut answer, refusal, retry_after_s);
-        self.turn.counters.refused[refusal as usize].add(1);
-        self.answer_and_finish(token, &answer);
-    }
-
-    /// Sends the last octets of a connection that was never upgraded.
-    pub(super) fn answer_and_finish(&mut self, token: Token, answer: &[u8]) {
-        self.leave_handshake(token);
-        let deadline = self.turn.clock.tick + self.turn.settings.close_deadline;
-        let Some(entry) = self.clients.find(token) else { return };
-        entry.state = State::Closing;
-        entry.deadline = deadline;
-        self.writer.transmit(&mut self.turn, &mut self.clients, token, answer);
-        self.writer.finish_after_outbox(&mut self.clients, token);
-    }
-
     /// Accounts for a connection and gives its socket back. `before` is its state when that was decided.
     fn release(&mut self, token: Token, reason: CloseReason, before: State) {
         let Some(entry) = self.clients.alive(token) else { return };
@@ -122,7 +102,7 @@ impl<D: Driver> Shard<D> {
         let upgraded = entry.flags.has(Flags::UPGRADED);
         if before == State::Handshaking {
             let refusal = if reason == CloseReason::Eof { Refusal::Eof } else { Refusal::Reset };
-            self.leave_handshake(token);
+            self.admission.leave_handshake(token);
             self.turn.counters.refused[refusal as usize].add(1);
         } else if upgraded {
             self.turn.counters.connections.sub(1);
@@ -138,11 +118,5 @@ impl<D: Driver> Shard<D> {
         if self.writer.release(&mut self.clients, token, abandoned) {
             self.clients.remove(&self.turn, token);
         }
-    }
-
-    /// Takes a connection out of the handshake's accounts.
-    pub(super) fn leave_handshake(&mut self, token: Token) {
-        self.handshakes -= 1;
-        self.take_head(token);
     }
 }

@@ -6,7 +6,7 @@ use super::{READ_BYTES, Shard};
 use crate::close::CloseReason;
 use crate::conn::{Flags, State, Token};
 use crate::counters::MessageType;
-use crate::dialect::Payload;
+use crate::dialect::{Notice, Payload};
 use crate::proto::message::{self, Event, Rules};
 use crate::shard::driver::{Driver, ErrorKind, Ready};
 
@@ -125,7 +125,21 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Whoever sends more than it may is in excess until all that it sent is read.
+    /// Octets before the upgrade. Where they grant it, the welcome goes out with the answer in one send.
+    fn handle_head(&mut self, token: Token, octets: &[u8]) {
+        let Self { turn, admission, writer, clients, .. } = self;
+        let Some(upgraded) = admission.handle_head(turn, writer, clients, token, octets) else { return };
+        let (id, settings) = (turn.id(token), turn.settings.clone());
+        let options = &settings.options;
+        let (ping_ms, pong_ms) = (options.ping_interval.as_millis() as u64, options.pong_timeout.as_millis() as u64);
+        writer.reply(turn, upgraded.dialect, &Notice::Welcome { id, node: &options.node_name, ping_ms, pong_ms });
+        writer.flush(turn, clients, token);
+        if let Some(room) = &upgraded.room {
+            self.join(token, room, None);
+        }
+    }
+
+    /// A connection that sends more than it may is in excess until all that it sent is read.
     fn note_excess(&mut self, token: Token, in_excess: bool) {
         let Some(entry) = self.clients.find(token) else { return };
         entry.flags.clear(Flags::EXCESS);

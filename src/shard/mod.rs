@@ -15,13 +15,12 @@
 
 #![deny(clippy::wildcard_enum_match_arm)]
 
-mod admit;
+mod admission;
 mod budget;
 mod clients;
 pub mod command;
 pub mod driver;
 mod ending;
-mod handshake;
 mod inbound;
 mod names;
 mod requests;
@@ -36,27 +35,19 @@ mod turn;
 mod upstream;
 mod writer;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
-use crate::conn::Tick;
 use crate::counters::ShardCounters;
 use crate::relay::{ToRelay, ToShard};
+use admission::Admission;
 use clients::Clients;
-use driver::{Driver, Event};
+use driver::{Driver, Event, Fd};
 use rooms::Rooms;
 pub use settings::{Budgets, Options, PublishPolicy, RoomRule, Route, Settings, SlowPolicy};
 pub use turn::Clock;
 use turn::Turn;
 use upstream::Upstream;
 use writer::Writer;
-
-/// A drain under way.
-#[derive(Clone, Copy)]
-struct Drain {
-    start: Tick,
-    window: u32,
-}
 
 /// See the module.
 pub struct Shard<D> {
@@ -65,14 +56,9 @@ pub struct Shard<D> {
     rooms: Rooms,
     upstream: Upstream,
     clients: Clients,
-    /// Requests that come in pieces, by slab index.
-    heads: HashMap<u32, handshake::Head>,
-    handshakes: usize,
-    /// When a request was last refused for its sender's mistake, in the clock's nanoseconds.
-    mistakes: u64,
     /// Messages handled in this turn.
     handled: u32,
-    admission: admit::Bucket,
+    admission: Admission,
     /// What is being handled is more than its sender may send.
     excess: bool,
     /// The last ping of the read that is being handled that no token paid for.
@@ -82,8 +68,6 @@ pub struct Shard<D> {
     scratch: Box<[u8]>,
     /// Where in `scratch` lies what was read and not heard yet.
     received: Vec<inbound::Received>,
-    refusing: bool,
-    drain: Option<Drain>,
     stopped: bool,
 }
 
@@ -98,18 +82,13 @@ impl<D: Driver> Shard<D> {
             rooms: Rooms::default(),
             upstream: Upstream::default(),
             clients: Clients::new(settings.slots),
-            heads: HashMap::new(),
-            handshakes: 0,
-            mistakes: 0,
             handled: 0,
-            admission: admit::Bucket::new(settings.options.connection_rate),
+            admission: Admission::new(settings.options.connection_rate),
             excess: false,
             owed_pong: None,
             events: Vec::new(),
             scratch: vec![0; 2 * READ_BYTES].into_boxed_slice(),
             received: Vec::new(),
-            refusing: false,
-            drain: None,
             stopped: false,
             turn: Turn::new(settings, counters, seed),
         }
@@ -141,6 +120,22 @@ impl<D: Driver> Shard<D> {
     /// Notes that everything sent so far is with the driver at `unix_ns`: how long each publication took to its last member.
     pub fn note_delivered(&mut self, unix_ns: u64) {
         self.rooms.note_delivered(&self.turn, unix_ns);
+    }
+
+    /// Takes in a socket that was just accepted; it is non-blocking. The shard owns its number from here on.
+    pub fn handle_accepted(&mut self, fd: Fd) {
+        self.admission.accept(&mut self.turn, &mut self.writer, &mut self.clients, fd);
+        self.settle();
+    }
+
+    /// Takes in a socket that was just accepted only to refuse it.
+    pub fn turn_away(&mut self, fd: Fd) {
+        self.admission.turn_away(&mut self.turn, &mut self.writer, fd);
+    }
+
+    /// Requests that were refused for their clients' mistakes since the start.
+    pub fn mistakes(&self) -> u64 {
+        self.admission.mistakes()
     }
 
     /// Collects and handles what the driver has to tell, time among it.

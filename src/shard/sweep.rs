@@ -2,7 +2,7 @@
 //! are sent together, and other connections are read from meanwhile.
 
 use super::Shard;
-use super::clients::{Finding, Leaving};
+use super::clients::Finding;
 use crate::close::{CloseReason, Refusal};
 use crate::conn::{State, Token};
 use crate::shard::driver::Driver;
@@ -16,7 +16,7 @@ impl<D: Driver> Shard<D> {
     /// `count` tenths of a second went by.
     pub(super) fn handle_ticks(&mut self, count: u32) {
         // In a drain connections leave evenly.
-        let evenly = self.leaving().is_some();
+        let evenly = self.admission.leaving(&self.turn).is_some();
         self.clients.tick(&mut self.turn, count, evenly);
     }
 
@@ -25,7 +25,7 @@ impl<D: Driver> Shard<D> {
         if !self.clients.is_sweep_due() {
             return;
         }
-        let leaving = self.leaving();
+        let leaving = self.admission.leaving(&self.turn);
         let times = 1 + self.clients.late_ticks() as usize;
         let mut looks = times * LOOKS;
         for _ in 0..times * FINDS {
@@ -34,11 +34,6 @@ impl<D: Driver> Shard<D> {
             self.settle();
         }
         self.clients.end_round(&self.turn);
-    }
-
-    fn leaving(&self) -> Option<Leaving> {
-        let (drain, max_age) = (self.drain.map(|drain| (drain.start, drain.window)), self.turn.settings.max_age);
-        (drain.is_some() || max_age != 0).then_some(Leaving { drain, max_age })
     }
 
     fn handle_finding(&mut self, token: Token, finding: Finding) {

@@ -265,7 +265,7 @@ fn a_client_that_leaves_while_its_request_is_refused_is_counted_once() {
     turns(&mut shard);
     let refused: Vec<u64> = shard.turn.counters.refused.iter().map(Cell::value).collect();
     assert_eq!((refused[Refusal::NotFound as usize], refused.iter().sum::<u64>()), (1, 1));
-    assert_eq!((shard.handshakes, shard.sockets()), (0, 1));
+    assert_eq!((shard.admission.handshakes(), shard.sockets()), (0, 1));
 }
 
 #[test]

@@ -11,12 +11,12 @@ mod tests;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-use super::driver::Ready;
+use super::driver::{Fd, Ready};
 use super::ending::Ending;
 use super::turn::Turn;
 use crate::close::{CloseReason, Refusal};
 use crate::conn::{Connections, Entry, Flags, Slices, State, Token};
-use crate::dialect::DialectId;
+use crate::dialect::{DialectId, Form};
 use crate::limits;
 use crate::proto::message::Partial;
 use holders::Holders;
@@ -233,7 +233,33 @@ impl Clients {
         self.holders.largest_first(&self.table, size)
     }
 
-    // Endings.
+    // States.
+
+    /// Opens a connection whose upgrade was granted, with its form; its socket.
+    pub(super) fn begin_open(&mut self, turn: &mut Turn, token: Token, form: Form) -> Option<Fd> {
+        let entry = self.table.find(token)?;
+        entry.state = State::Open;
+        entry.form = form;
+        entry.flags.set(Flags::UPGRADED);
+        entry.deadline = 0;
+        let waited_us = turn.clock.mono_us().wrapping_sub(std::mem::take(&mut entry.batch));
+        // The first ping comes at a random moment of the interval's second half: those of a silent crowd are spread, and a client
+        // that has just come has time.
+        let silent = turn.random.below(u32::from(turn.settings.heartbeat.ping / 2)) as u16;
+        entry.heard = entry.heard.wrapping_sub(silent);
+        turn.counters.upgraded.add(1);
+        turn.counters.connections.add(1);
+        turn.counters.handshake_duration.record(u64::from(waited_us) * 1_000, 1);
+        Some(entry.fd)
+    }
+
+    /// Closes a connection that is answered without an upgrade; whether it is there.
+    pub(super) fn begin_answer(&mut self, turn: &Turn, token: Token) -> bool {
+        let Some(entry) = self.table.find(token) else { return false };
+        entry.state = State::Closing;
+        entry.deadline = turn.clock.tick + turn.settings.close_deadline;
+        true
+    }
 
     /// Marks an open connection to be closed from our side; whether it was open. What was answered to it so far must have been
     /// flushed: nothing more is sent to it.
