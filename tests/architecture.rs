@@ -116,7 +116,7 @@ fn files() -> Vec<(String, PathBuf)> {
 /// A file's code without its unit tests and comments; tests may reach further, in `tests.rs` too.
 fn code(path: &Path) -> String {
     let text = std::fs::read_to_string(path).unwrap();
-    let text = text.split("#[cfg(test)]\nmod tests").next().unwrap();
+    let text = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
     text.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
@@ -172,6 +172,27 @@ fn every_module_names_only_what_the_rule_allows() {
         }
     }
     assert!(offences.is_empty(), "{}", offences.join("\n"));
+}
+
+/// The parts of a shard, from left to right: each names only parts to its right, and none the shard.
+const PARTS: [&str; 5] = ["admission", "rooms", "upstream", "writer", "clients"];
+
+#[test]
+fn each_part_of_the_shard_names_only_parts_to_its_right() {
+    let mut offences = Vec::new();
+    let mut seen = BTreeSet::new();
+    for (_, path) in files().into_iter().filter(|(module, _)| module == "shard") {
+        let inside = path.strip_prefix(source().join("shard")).unwrap().to_str().unwrap();
+        let Some(at) = PARTS.iter().position(|part| inside.split(['/', '.']).next() == Some(part)) else { continue };
+        seen.insert(at);
+        let code = code(&path);
+        let left = PARTS[..at].iter().map(|part| format!("{part}::"));
+        let named =
+            left.chain(["Shard<", "shard::Shard", "super::Shard"].map(String::from)).filter(|name| code.contains(name));
+        offences.extend(named.map(|name| format!("{inside} names {name}")));
+    }
+    assert!(offences.is_empty(), "{}", offences.join("\n"));
+    assert_eq!(seen.len(), PARTS.len(), "a part is not where it is looked for");
 }
 
 #[test]

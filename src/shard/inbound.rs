@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::{READ_BYTES, Shard};
+use super::Shard;
 use crate::close::CloseReason;
 use crate::conn::{Flags, State, Token};
 use crate::counters::MessageType;
@@ -20,6 +20,8 @@ enum Next {
     Tick,
 }
 
+/// Octets read at once from one connection. They may be 2,000 messages, which all other connections wait for.
+pub(super) const READ_BYTES: usize = 16 * 1024;
 /// Connections that are read before the first of them is heard.
 const READ_AHEAD: usize = 16;
 /// Octets read at once from a connection in excess. What is in them is mostly dropped, and everybody else waits for that.
@@ -27,8 +29,29 @@ pub(super) const EXCESS_READ_BYTES: usize = 8 * 1024;
 /// Pongs in one read that are taken for answers to our pings.
 const PONGS: u32 = 16;
 
+/// What is kept while a turn's reads are handled.
+pub(super) struct Reading {
+    /// Where reads lie one after another; twice [`READ_BYTES`], so that the last of them has room whole.
+    scratch: Box<[u8]>,
+    /// Where in `scratch` lies what was read and is not handled yet.
+    received: Vec<Received>,
+    /// Messages handled in this turn.
+    pub(super) handled: u32,
+    /// What is being handled is more than its client may send.
+    excess: bool,
+    /// The last ping of the read that is being handled that no credit paid for.
+    owed_pong: Option<Vec<u8>>,
+}
+
+impl Default for Reading {
+    fn default() -> Self {
+        let scratch = vec![0; 2 * READ_BYTES].into_boxed_slice();
+        Self { scratch, received: Vec::new(), handled: 0, excess: false, owed_pong: None }
+    }
+}
+
 /// What one read brought.
-pub(super) struct Received {
+struct Received {
     token: Token,
     /// Where it lies in the scratch buffer.
     octets: Range<usize>,
@@ -50,8 +73,8 @@ impl<D: Driver> Shard<D> {
     /// A few are read before the first of them is heard: the kernel's code for reading, ours and the kernel's for sending do not
     /// fit the processor's first cache together, and taking turns each would push the others out.
     pub fn serve_ready(&mut self, budget: usize) {
-        let mut scratch = std::mem::take(&mut self.scratch);
-        let mut received = std::mem::take(&mut self.received);
+        let mut scratch = std::mem::take(&mut self.reading.scratch);
+        let mut received = std::mem::take(&mut self.reading.received);
         let mut left = budget.min(self.clients.ready_len());
         while left > 0 {
             let mut used = 0;
@@ -74,8 +97,8 @@ impl<D: Driver> Shard<D> {
                 }
             }
         }
-        self.scratch = scratch;
-        self.received = received;
+        self.reading.scratch = scratch;
+        self.reading.received = received;
     }
 
     /// Reads once into what is left of `scratch`, from `used` on, which it moves. What comes to no octets is handled here.
@@ -172,7 +195,7 @@ impl<D: Driver> Shard<D> {
         let rules = Rules { deflate: entry.form.deflate, ..self.turn.settings.rules };
         let mut position = 0;
         let (mut offence, mut messages, mut pongs) = (None, 0, 0);
-        self.excess = false;
+        self.reading.excess = false;
         loop {
             match message::decode(&mut partial, bytes, &mut position, &rules) {
                 Ok(Some(event)) => {
@@ -189,9 +212,9 @@ impl<D: Driver> Shard<D> {
                 }
             }
         }
-        self.handled += messages;
+        self.reading.handled += messages;
         // Of pings over the rate the last one of a read is answered (RFC 6455 §5.5.2).
-        if let Some(payload) = self.owed_pong.take().filter(|_| self.clients.is_open(token)) {
+        if let Some(payload) = self.reading.owed_pong.take().filter(|_| self.clients.is_open(token)) {
             self.pong(&payload);
         }
         self.writer.flush(&mut self.turn, &mut self.clients, token);
@@ -199,7 +222,7 @@ impl<D: Driver> Shard<D> {
         if let Some(reason) = offence {
             self.writer.close(&mut self.turn, &mut self.clients, token, reason);
         }
-        self.excess || pongs > PONGS
+        self.reading.excess || pongs > PONGS
     }
 
     /// Keeps what is unfinished, and gives it its deadline if it is new. A connection that is being closed has its own.
@@ -231,7 +254,7 @@ impl<D: Driver> Shard<D> {
                 if self.take_credit(token) {
                     self.pong(payload);
                 } else {
-                    self.owed_pong = Some(payload.to_vec());
+                    self.reading.owed_pong = Some(payload.to_vec());
                 }
             }
             Event::Pong(_) => {}
@@ -257,7 +280,7 @@ impl<D: Driver> Shard<D> {
     /// Takes one credit of the connection's message rate; without one it is in excess.
     pub(super) fn take_credit(&mut self, token: Token) -> bool {
         let taken = self.clients.take_credit(&self.turn, token);
-        self.excess |= !taken;
+        self.reading.excess |= !taken;
         taken
     }
 }

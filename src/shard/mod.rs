@@ -4,8 +4,19 @@
 //! and [`ToRelay`] items go out, and its random numbers come from a seed. The simulator runs it as it is; `worker` is the thread
 //! around it that owns the runtime, the listener and the mailboxes.
 //!
-//! No call frees a connection that its caller still holds: what finds a reason to end one marks it, and `settle` carries the
-//! end out between two events (`ending`).
+//! It consists of five parts with fields of their own. A part gets the parts to its right as arguments, and never the shard:
+//!
+//! ```text
+//! admission ──▶ rooms ──▶ upstream ──▶ writer ──▶ clients
+//! limits, the   members,  what goes    octets to  the table of connections,
+//! handshake,    passes,   to the       a client,  what is to be read, the
+//! the drain     gaps      relay        outboxes   sweep's looks
+//! ```
+//!
+//! Every part also gets the `Turn`: settings, counters, time, random numbers, names of rooms. The files beside the parts carry
+//! the work between them: `inbound` from a readable socket to a message, `requests` what a message asks for, `sweep`, `budget`,
+//! and `ending`. No call frees a connection that its caller still holds: what finds a reason to end one marks it, and `settle`
+//! carries the end out between two events.
 //!
 //! A turn of the loop, in this order: [`Shard::reap`], [`Shard::serve_ready`], [`Shard::handle_relay`] and
 //! [`Shard::handle_command`], [`Shard::fan_out`], [`Shard::submit`]; each but the first under a budget.
@@ -42,6 +53,7 @@ use crate::relay::{ToRelay, ToShard};
 use admission::Admission;
 use clients::Clients;
 use driver::{Driver, Event, Fd};
+use inbound::Reading;
 use rooms::Rooms;
 pub use settings::{Budgets, Options, PublishPolicy, RoomRule, Route, Settings, SlowPolicy};
 pub use turn::Clock;
@@ -51,44 +63,28 @@ use writer::Writer;
 
 /// See the module.
 pub struct Shard<D> {
-    writer: Writer<D>,
     turn: Turn,
+    admission: Admission,
     rooms: Rooms,
     upstream: Upstream,
+    writer: Writer<D>,
     clients: Clients,
-    /// Messages handled in this turn.
-    handled: u32,
-    admission: Admission,
-    /// What is being handled is more than its sender may send.
-    excess: bool,
-    /// The last ping of the read that is being handled that no token paid for.
-    owed_pong: Option<Vec<u8>>,
+    reading: Reading,
     events: Vec<Event>,
-    /// Where reads lie one after another; twice [`READ_BYTES`], so that the last of them has room whole.
-    scratch: Box<[u8]>,
-    /// Where in `scratch` lies what was read and not heard yet.
-    received: Vec<inbound::Received>,
     stopped: bool,
 }
-
-/// Octets read at once from one connection. They may be 2,000 messages, which everybody else waits for.
-const READ_BYTES: usize = 16 * 1024;
 
 impl<D: Driver> Shard<D> {
     /// An empty shard for up to `settings.slots` connections.
     pub fn new(driver: D, settings: Arc<Settings>, counters: Arc<ShardCounters>, seed: u64) -> Self {
         Self {
-            writer: Writer::new(driver),
+            admission: Admission::new(settings.options.connection_rate),
             rooms: Rooms::default(),
             upstream: Upstream::default(),
+            writer: Writer::new(driver),
             clients: Clients::new(settings.slots),
-            handled: 0,
-            admission: Admission::new(settings.options.connection_rate),
-            excess: false,
-            owed_pong: None,
+            reading: Reading::default(),
             events: Vec::new(),
-            scratch: vec![0; 2 * READ_BYTES].into_boxed_slice(),
-            received: Vec::new(),
             stopped: false,
             turn: Turn::new(settings, counters, seed),
         }
@@ -102,13 +98,13 @@ impl<D: Driver> Shard<D> {
 
     /// Whether messages were handled that [`Shard::note_handled`] has not heard of.
     pub fn has_handled(&self) -> bool {
-        self.handled > 0
+        self.reading.handled > 0
     }
 
     /// Notes that everything read in this turn was handled `ns` after the turn began: for each of the messages the longest
     /// that it can have waited.
     pub fn note_handled(&mut self, ns: u64) {
-        let handled = std::mem::take(&mut self.handled);
+        let handled = std::mem::take(&mut self.reading.handled);
         self.turn.counters.message_duration.record(ns, u64::from(handled));
     }
 

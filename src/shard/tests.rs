@@ -4,7 +4,7 @@ mod slow;
 
 use std::rc::Rc;
 
-use super::inbound::EXCESS_READ_BYTES;
+use super::inbound::{EXCESS_READ_BYTES, READ_BYTES};
 use super::*;
 use crate::close::{CloseReason, Refusal};
 use crate::conn::{Chunk, Flags, State, TICKS_PER_SECOND, Tag, Token, ticks};
