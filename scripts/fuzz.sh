@@ -5,10 +5,12 @@ set -euo pipefail
 usage() {
     cat <<'TEXT'
 fuzz.sh [--keep] [SECONDS] [TARGET...]
+fuzz.sh --add TARGET FILE...
 
   SECONDS   for each target (default 30)
   TARGET    some of fuzz/targets; without any, all of them
-  --keep    afterwards puts up to 10 small files of what was found into fuzz/corpus/TARGET, which every test run replays
+  --keep    afterwards puts up to 10 small files of what was found into fuzz/corpus/TARGET.tar, which every test run replays
+  --add     puts these files into fuzz/corpus/TARGET.tar, and does nothing else
 
 What is found is minimised into fuzz/target/corpus/TARGET and used again by the next run. Executions and sizes are saved in
 target/fuzz/summary.tsv. cargo-fuzz is installed if it is missing; it needs a nightly toolchain, or takes RUSTC_BOOTSTRAP=1.
@@ -19,6 +21,27 @@ TEXT
 
 root=$(cd -- "$(dirname -- "$0")/.." && pwd)
 sanitizer=${SANITIZER:-none} seconds=30 keep='' targets=()
+
+# unpack TARGET: its committed corpus into a folder of its own.
+unpack() {
+    rm -rf "$root/fuzz/target/committed/$1"
+    mkdir -p "$root/fuzz/target/committed/$1"
+    [ ! -f "$root/fuzz/corpus/$1.tar" ] || tar -xf "$root/fuzz/corpus/$1.tar" -C "$root/fuzz/target/committed/$1"
+}
+
+# pack TARGET: that folder into the archive again. The same files make the same archive, octet for octet, on any host and at any time.
+pack() {
+    (cd "$root/fuzz/target/committed/$1" && find . -type f -printf '%P\0' | LC_ALL=C sort -z |
+        tar --format=ustar --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=0644 --null --files-from=- -cf "$root/fuzz/corpus/$1.tar")
+}
+
+if [ "${1-}" = --add ]; then
+    [ $# -ge 3 ] && [ -f "$root/fuzz/targets/$2.rs" ] || { usage >&2; exit 2; }
+    unpack "$2"
+    cp -- "${@:3}" "$root/fuzz/target/committed/$2"
+    pack "$2"
+    exit
+fi
 for argument in "$@"; do
     case $argument in
     --help | -h) usage && exit 0 ;;
@@ -54,17 +77,19 @@ note() {
 # Commits of target $1 up to 10 files of at most 4 KiB from $2, from the smallest to the largest, in place of those of the last
 # time. Each covers what no other does. Written by hand, and so never touched: what is not called by 12 digits of its SHA-1.
 keep_some() {
-    local kept=$root/fuzz/corpus/$1 found=() file i room step
+    local kept=$root/fuzz/target/committed/$1 found=() file i room step
     find "$kept" -type f -regextype posix-extended -regex '.*/[0-9a-f]{12}' -delete
     mapfile -t found < <(find "$2" -type f -size -9 -printf '%s %p\n' | sort -n | cut -d' ' -f2-)
     room=$((30 - $(find "$kept" -type f | wc -l)))
     [ $room -lt 10 ] || room=10
-    [ ${#found[@]} -gt 0 ] && [ $room -gt 0 ] || return 0
-    step=$(((${#found[@]} + room - 1) / room))
-    for ((i = 0; i < ${#found[@]}; i += step)); do
-        file=${found[i]}
-        cp "$file" "$kept/$(sha1sum "$file" | cut -c1-12)"
-    done
+    if [ ${#found[@]} -gt 0 ] && [ $room -gt 0 ]; then
+        step=$(((${#found[@]} + room - 1) / room))
+        for ((i = 0; i < ${#found[@]}; i += step)); do
+            file=${found[i]}
+            cp "$file" "$kept/$(sha1sum "$file" | cut -c1-12)"
+        done
+    fi
+    pack "$1"
 }
 
 fuzz build --sanitizer "$sanitizer"
@@ -72,15 +97,16 @@ status=0
 for target in "${targets[@]}"; do
     corpus=$root/fuzz/target/corpus/$target log=$out/$target.log verdict=ok
     mkdir -p "$corpus"
+    unpack "$target"
     dictionary=$root/fuzz/dictionaries/$target.dict options=(-max_total_time="$seconds" -max_len=4096 -timeout=20 -print_final_stats=1)
     [ ! -f "$dictionary" ] || options+=(-dict="$dictionary")
-    if ! fuzz run --sanitizer "$sanitizer" "$target" "$corpus" "corpus/$target" -- "${options[@]}" >"$log" 2>&1; then
+    if ! fuzz run --sanitizer "$sanitizer" "$target" "$corpus" "target/committed/$target" -- "${options[@]}" >"$log" 2>&1; then
         verdict=FAILED status=1
         grep -E 'panicked|ERROR|Test unit' -A2 "$log" | head -20 >&2 || true
     fi
     executions=$(awk '/stat::number_of_executed_units/ {print $2}' "$log")
     if [ $verdict = ok ]; then
-        fuzz run --sanitizer "$sanitizer" "$target" "$corpus.new" "$corpus" "corpus/$target" -- \
+        fuzz run --sanitizer "$sanitizer" "$target" "$corpus.new" "$corpus" "target/committed/$target" -- \
             -set_cover_merge=1 -max_len=4096 >>"$log" 2>&1 || mkdir -p "$corpus.new"
         if [ -n "$(find "$corpus.new" -type f -print -quit)" ]; then rm -rf "$corpus" && mv "$corpus.new" "$corpus"; fi
         [ -z "$keep" ] || keep_some "$target" "$corpus"

@@ -31,6 +31,8 @@ const MOST_BYTES: usize = 4096;
 /// What all corpora together may take in the repository.
 const CORPORA_BYTES: u64 = 300_000;
 const CORPUS_FILES: usize = 30;
+/// A tar archive consists of blocks of so many octets.
+const TAR_BLOCK: usize = 512;
 
 fn fuzz(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz").join(path)
@@ -41,10 +43,32 @@ fn names(folder: &Path) -> BTreeSet<String> {
     entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
 }
 
-/// Names and contents of a target's corpus, in order.
+/// Names and contents of a target's corpus, in order: a tar archive (POSIX.1-1988 ustar) of plain files, as `scripts/fuzz.sh`
+/// packs it. Anything else in it fails the test, so that no input is left out unnoticed.
 fn corpus(target: &str) -> Vec<(String, Vec<u8>)> {
-    let folder = fuzz("corpus").join(target);
-    names(&folder).into_iter().map(|name| (name.clone(), fs::read(folder.join(name)).unwrap())).collect()
+    let path = fuzz("corpus").join(format!("{target}.tar"));
+    let archive = fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let text =
+        |field: &[u8]| String::from_utf8(field.iter().copied().take_while(|octet| *octet != 0).collect()).unwrap();
+    let (mut files, mut at) = (Vec::new(), 0);
+    while archive[at..].iter().any(|octet| *octet != 0) {
+        let header = &archive[at..at + TAR_BLOCK];
+        let name = text(&header[..100]);
+        assert_eq!(&header[257..262], b"ustar", "{target}: not a ustar header before {name}");
+        assert_eq!(header[156], b'0', "{target}: {name} is not a plain file");
+        let number = |field: &[u8]| usize::from_str_radix(text(field).trim(), 8).unwrap();
+        let (owner, modified) = (number(&header[108..116]), number(&header[136..148]));
+        assert_eq!((owner, modified), (0, 0), "{target}: {name} is not packed by scripts/fuzz.sh --add");
+        let bytes = number(&header[124..136]);
+        let content = &archive[at + TAR_BLOCK..at + TAR_BLOCK + bytes];
+        files.push((name, content.to_vec()));
+        at += TAR_BLOCK + bytes.next_multiple_of(TAR_BLOCK);
+    }
+    assert!(
+        files.is_sorted_by(|a, b| a.0 < b.0),
+        "{target}: not packed by scripts/fuzz.sh --add: the names are not sorted"
+    );
+    files
 }
 
 /// Runs a body; if it fails, says on what.
@@ -99,11 +123,14 @@ fn generated(targets: impl Iterator<Item = Target>, inputs: usize) {
 
 #[test]
 fn every_file_of_every_corpus_holds() {
+    let mut inputs = 0;
     for target in TARGETS {
         for (name, input) in corpus(target.0) {
-            run(*target, &input, &format!("fuzz/corpus/{}/{name}", target.0));
+            run(*target, &input, &format!("{name} in fuzz/corpus/{}.tar", target.0));
+            inputs += 1;
         }
     }
+    eprintln!("{inputs} inputs of {} targets", TARGETS.len());
 }
 
 #[test]
@@ -127,7 +154,8 @@ fn every_body_has_a_driver_and_a_small_corpus_and_nothing_else_is_there() {
     let expected: BTreeSet<String> = TARGETS.iter().map(|(name, _)| (*name).to_owned()).collect();
     let drivers: BTreeSet<String> = names(&fuzz("targets")).iter().map(|file| file.replace(".rs", "")).collect();
     assert_eq!(drivers, expected);
-    assert_eq!(names(&fuzz("corpus")), expected);
+    let archives = expected.iter().map(|name| format!("{name}.tar")).collect();
+    assert_eq!(names(&fuzz("corpus")), archives);
     let manifest = fs::read_to_string(fuzz("Cargo.toml")).unwrap();
     let mut bytes = 0;
     for name in &expected {
