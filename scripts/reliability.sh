@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# Runs what proves the guarantees, long stories too, and writes docs/reliability.md from what came out.
+# Runs what proves the guarantees, long stories too, and writes what came out to target/reliability/report.md.
 set -euo pipefail
 
 usage() {
     cat <<'TEXT'
 reliability.sh [--report]
 
-  (nothing)   runs every test that scripts/reliability/*.txt name (a quarter of an hour: stories mostly wait), then writes docs/reliability.md
-              and holds the times beside a hostile client to their bounds (scripts/reliability/bounds.py)
+  (nothing)   runs every test that docs/reliability.md names (a quarter of an hour: stories mostly wait), then writes
+              target/reliability/report.md and holds the times beside a hostile client to their bounds (scripts/reliability/bounds.py)
   --report    only writes the report and judges the times, from the last run
 
 Conformance, fuzzing and sanitizers have scripts of their own (conformance.sh --all, fuzz.sh, sanitize.sh); what they left
@@ -25,11 +25,6 @@ case ${1-} in
 '') ;;
 *) echo "reliability.sh: unknown argument $1; see --help" >&2; exit 2 ;;
 esac
-
-# The names of all functions in the maps, for the runner's filter.
-names() {
-    sed '/^#/d' scripts/reliability/*.txt | tr '|' '\n' | sed -n 's|^ *[a-z][^ ]*\.rs \([a-z0-9_]*\) *$|\1|p' | sort -u | paste -sd '|'
-}
 
 # Stories that measure, and judge nothing themselves.
 MEASURED=neighbours::long_on_
@@ -51,7 +46,7 @@ if [ -n "$run" ]; then
     mkdir -p "$out"
     set +e
     : >"$out/stories.log"
-    stories "test(/(^|::)($(names))\$/) - test($MEASURED)" --test-threads 6
+    stories "test(/(^|::)($(python3 scripts/reliability/report.py --names))\$/) - test($MEASURED)" --test-threads 6
     # What is measured is measured alone, on the gateway that users run.
     if cargo build --release --bin tidegate; then
         GATEWAY_UNDER_TEST=$PWD/target/release/tidegate stories "test($MEASURED)" --test-threads 1
@@ -62,5 +57,5 @@ if [ -n "$run" ]; then
 fi
 python3 scripts/reliability/report.py
 python3 scripts/reliability/bounds.py "$out/stories.log" || status=1
-sed -n 3p docs/reliability.md
+sed -n 3p "$out/report.md"
 exit "$status"

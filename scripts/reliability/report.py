@@ -1,11 +1,14 @@
 #!/usr/bin/env python3
-"""Writes docs/reliability.md from the tree, from the maps beside this file, and from what the test scripts left under target/.
+"""The outcome of a run, written beside the map of promises and tests, docs/reliability.md.
 
-Nothing in the report is typed by hand. "not run" and "not tested" mean what they say.
+    report.py            writes target/reliability/report.md: the map, with what scripts/reliability.sh and the other test scripts left
+                         under target/
+    report.py --names    prints the names of all Rust tests in the map, as a regular expression
 """
 
 import re
 import subprocess
+import sys
 import tarfile
 from collections import defaultdict
 from pathlib import Path
@@ -14,18 +17,28 @@ import bounds
 
 ROOT = Path(__file__).resolve().parents[2]
 STORIES = ROOT / "target/reliability/stories.log"
-MAPS = {name: ROOT / f"scripts/reliability/{name}.txt" for name in ("guarantees", "limits", "faults", "bad-inputs")}
+MAP = ROOT / "docs/reliability.md"
+REPORT = ROOT / "target/reliability/report.md"
 
 
-def rows(name):
-    """Rows of a map: what it is about, and the tests that show it as (file, function), or a reason why none does."""
-    for line in MAPS[name].read_text().splitlines():
-        if not line or line.startswith("#"):
-            continue
-        about, *cells = [cell.strip() for cell in line.split("|")]
-        reasons = [cell[1:].strip() for cell in cells if cell.startswith("-")]
-        tests = [tuple(cell.rsplit(" ", 1)) for cell in cells if cell and not cell.startswith("-")]
-        yield about, tests, reasons
+def sections():
+    """The map's sections with the rows of their tables: what it is about, its tests as (file, function), and what else its last cell says."""
+    for title, text in re.findall(r"^## (.+)\n((?:(?!## ).*\n?)*)", MAP.read_text(), re.M):
+        # A heading is followed by a line of dashes.
+        rows = re.findall(r"^\| (.+) \|$(?!\n\|--)", text, re.M)
+        if rows:
+            yield title, [row_of(row.split(" | ")) for row in rows]
+
+
+def row_of(cells):
+    file, tests = None, []
+    for name in re.findall(r"`([^`]+)`", cells[-1]):
+        if "/" in name:
+            file = name
+        else:
+            tests.append((file, name))
+    rest = re.search(r"` (\(.*\))$", cells[-1])
+    return cells[0], tests, rest[1] if rest else "" if tests else cells[-1]
 
 
 def outcomes():
@@ -39,20 +52,15 @@ def outcomes():
     return found
 
 
-def shown_by(tests, reasons, ran):
-    if not tests:
-        return "not tested: " + "; ".join(reasons) if reasons else "not tested"
-    cells = []
-    for file, function in tests:
-        path = ROOT / file
-        text = path.read_text() if path.exists() else ""
-        if not re.search(rf"(fn|def) {re.escape(function)}\b", text):
-            cells.append(f"**missing**: `{function}`")
-            continue
-        seen = ran.get(function)
-        verdict = "not run" if not seen else f"FAILED {seen['FAIL']} of {sum(seen.values())}" if seen["FAIL"] else f"passed {seen['PASS']}×"
-        cells.append(f"`{file}` `{function}`: {verdict}")
-    return "<br>".join(cells + [f"({reason})" for reason in reasons])
+def verdict(seen):
+    if not seen:
+        return "not run"
+    return f"FAILED {seen['FAIL']} of {sum(seen.values())}" if seen["FAIL"] else f"passed {seen['PASS']}×"
+
+
+def shown_by(tests, rest, ran):
+    cells = [f"`{file}` `{function}`: {verdict(ran.get(function))}" for file, function in tests]
+    return "<br>".join([*cells, *([rest] if rest else [])])
 
 
 def table(head, body):
@@ -62,19 +70,21 @@ def table(head, body):
         yield "| " + " | ".join(str(cell) for cell in row) + " |"
 
 
-def mapped(name, head):
+def mapped():
+    """The map's sections, each test with its outcome."""
     ran = outcomes()
-    yield from table((head, "shown by"), ((about, shown_by(tests, reasons, ran)) for about, tests, reasons in rows(name)))
+    for title, rows in sections():
+        yield title, table(("what", "shown by"), ((about, shown_by(tests, rest, ran)) for about, tests, rest in rows))
 
 
 def losses():
-    """The report's first line."""
+    """The first line: `told` in the log is reported to the client, `untold` is silent."""
     found = re.findall(r"^ *told losses (\d+), untold losses (\d+); failed (\d+), twice (\d+), out of order (\d+), unexpected closes (\d+)", log(), re.M)
     if not found:
-        return "Told and untold losses: not run (`scripts/reliability.sh`)."
+        return "Reported and silent losses: not run (`scripts/reliability.sh`)."
     told, untold, failed, twice, disordered, closes = (sum(int(row[n]) for row in found) for n in range(6))
     return (
-        f"Told losses {told}, **untold losses {untold}**; failed and heard by nobody, their publisher told, {failed}; "
+        f"Losses reported {told}, **silent losses {untold}**; failed, delivered to no member and reported to the publisher, {failed}; "
         f"twice {twice}, out of order {disordered}, unexpected closes {closes}; "
         f"in {len(found)} verdicts of the load checker under faults."
     )
@@ -180,18 +190,17 @@ def inputs():
 
 
 def report():
-    yield "# Reliability"
+    yield "# Report of a run"
     yield ""
     yield losses()
     yield ""
-    yield 'Generated by `scripts/reliability.sh` from its last run. "not run" and "not tested" mean what they say; "passed 2×" is once on each wire driver.'
+    yield inputs()
+    yield ""
+    yield '"not run" means what it says; "passed 2×" is once on each driver.'
     for title, lines in (
-        ("Guarantees", mapped("guarantees", "promise")),
-        ("Limits", mapped("limits", "limit")),
-        ("Faults", mapped("faults", "fault")),
+        *mapped(),
         ("Detection and recovery", recoveries()),
         ("Neighbours", neighbours()),
-        ("Bad inputs", [inputs(), "", *mapped("bad-inputs", "input")]),
         ("Conformance", conformance()),
         ("Fuzzing", saved("fuzz", ("target", "executions", "seconds", "corpus files", "corpus bytes", "verdict"), "fuzz.sh")),
         ("Sanitizers", saved("sanitize", ("check", "outcome"), "sanitize.sh")),
@@ -219,5 +228,16 @@ PREFACES = {
     ],
 }
 
+def main(arguments):
+    if arguments == ["--names"]:
+        names = {function for _, rows in sections() for _, tests, _ in rows for file, function in tests if file.endswith(".rs")}
+        print("|".join(sorted(names)))
+    elif not arguments:
+        REPORT.parent.mkdir(parents=True, exist_ok=True)
+        REPORT.write_text("\n".join(report()) + "\n")
+    else:
+        sys.exit(__doc__)
+
+
 if __name__ == "__main__":
-    (ROOT / "docs/reliability.md").write_text("\n".join(report()) + "\n")
+    main(sys.argv[1:])
