@@ -24,7 +24,7 @@ from typing import Callable
 
 import day
 from autoscaler import SYNC_PERIOD_S, Autoscaler
-from conftest import alternative_triggers, binary, one, rendered
+from conftest import ROOT, alternative_triggers, binary, one, rendered
 from day import Record
 from fleet import Crowd, Fleet, Prometheus, talk
 from gateway import wait_until
@@ -210,7 +210,8 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="the shorter story")
     parser.add_argument("--binary", type=pathlib.Path, default=binary(), help="the gateway")
-    parser.add_argument("--plot", type=pathlib.Path, metavar="FILE", help="write a picture, .svg or .png")
+    parser.add_argument("--plot", type=pathlib.Path, metavar="FILE", nargs="?", const=ROOT / "target/autoscaling.svg",
+                        help="write a picture, .svg or .png (target/autoscaling.svg)")
     parser.add_argument("--json", type=pathlib.Path, metavar="FILE", help="write each round here")
     arguments = parser.parse_args()
     if not arguments.binary or not arguments.binary.exists():

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 
 from autoscaler import SYNC_PERIOD_S, Autoscaler
 from cluster import Cluster, Settings
-from conftest import one, rendered
+from conftest import ROOT, one, rendered
 from relations import CLOSE_DEADLINE_S, drain_times, gateway_pod, settings
 
 DAY_S = 24 * 3600
@@ -160,7 +160,8 @@ def plot(record, path, title):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--plot", metavar="FILE", help="write a picture, .svg or .png")
+    parser.add_argument("--plot", metavar="FILE", nargs="?", const=str(ROOT / "target/day.svg"),
+                        help="write a picture, .svg or .png (target/day.svg)")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args()
     if arguments.plot and not arguments.plot.endswith((".svg", ".png")):
