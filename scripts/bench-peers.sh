@@ -119,7 +119,7 @@ half_load_row() {
     row half-load || return 0
     for peer in "${ROOM_SERVERS[@]}"; do
         [ "$peer" != floor ] && measured "$peer" half-load || continue
-        rate=$(python3 benches/report/half_load.py "$RESULTS" "$peer") || {
+        rate=$(python3 benches/report/report.py --half-load "$RESULTS" "$peer") || {
             not_measured "half-load/$peer" "there is no flat-out row of $peer to halve"
             continue
         }
@@ -200,5 +200,5 @@ done
 half_load_row
 cross_node_row
 
-python3 benches/report/peers.py "$RESULTS"
+python3 benches/report/report.py "$RESULTS"
 say "results: $RESULTS"

@@ -172,7 +172,7 @@ flat_out_row() {
 # watch_turns LABEL: looks at the gateway four times a second until it is ended, and then tells the longest turn of its loop and
 # within which time it delivered. Coalescing may make no message wait for longer than a turn.
 watch_turns() {
-    start turns "$LOAD_CORE" python3 benches/report/turns.py "$1" "http://127.0.0.1:$((PORT + 1))/metrics" "$RESULTS"
+    start turns "$LOAD_CORE" python3 benches/turns.py "$1" "http://127.0.0.1:$((PORT + 1))/metrics" "$RESULTS"
 }
 
 # storm_row: how fast everybody gets in, and comes back after a cut.
@@ -305,5 +305,5 @@ for window in $WINDOWS; do
     flat_out_row "$window"
 done
 
-python3 benches/report/ratios.py "$RESULTS"
+python3 benches/report/report.py "$RESULTS"
 say "results: $RESULTS"

@@ -78,12 +78,32 @@ fn reliability_md_holds_no_outcome_of_a_run() {
 }
 
 #[test]
-fn the_benchmark_report_and_the_readme_say_what_the_published_runs_measured() {
+fn the_benchmark_report_and_the_plots_say_what_the_published_runs_measured() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let checked = Command::new("python3").arg(root.join("benches/report/report.py")).arg("--check").output();
     let checked =
         checked.unwrap_or_else(|error| panic!("python3 does not run ({error}): install Python 3.10 or newer"));
     assert!(checked.status.success(), "{}", String::from_utf8_lossy(&checked.stderr));
     // Without runs both would be empty and agree.
-    assert!(read("docs/benchmarks.md").contains("## bench.sh"), "no run of scripts/bench.sh is published");
+    let page = read("docs/benchmarks.md");
+    for script in ["bench.sh", "bench-peers.sh", "million.sh"] {
+        assert!(page.contains(&format!("`{script}` at commit ")), "no run of scripts/{script} is published");
+    }
+}
+
+/// All other plots belong to target/.
+#[test]
+fn the_only_plots_in_the_documentation_are_the_two_that_the_readme_shows() {
+    let readme = read("README.md");
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/plots");
+    let mut plots: Vec<_> = std::fs::read_dir(folder).unwrap().map(|plot| plot.unwrap().file_name()).collect();
+    plots.sort();
+    assert_eq!(plots, ["delivery.svg", "echo.svg"]);
+    for plot in plots {
+        assert!(
+            readme.contains(&format!("(docs/plots/{})", plot.display())),
+            "README does not show {}",
+            plot.display()
+        );
+    }
 }
