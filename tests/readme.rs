@@ -1,32 +1,30 @@
-//! The README against the program: its tables name what the binary names, and its browser client does what it says.
+//! The documentation against the program: its tables name what the binary names, and its browser client does what it says.
 #![cfg(feature = "gateway")]
 #![expect(clippy::unwrap_used, reason = "a failed step of a test's preparation is a failed test")]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU16, Ordering};
-use std::time::{Duration, Instant};
+mod support;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use support::gateway::{Driver, Gateway};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
 }
 
-fn readme() -> String {
-    std::fs::read_to_string(root().join("README.md")).unwrap()
+fn page(name: &str) -> String {
+    std::fs::read_to_string(root().join("docs").join(name)).unwrap()
 }
 
-/// The cells of the rows below the header `header`, backquotes removed.
-fn table(header: &str) -> Vec<Vec<String>> {
-    let text = readme();
-    let (_, rows) = text.split_once(header).unwrap_or_else(|| panic!("the README has no table {header}"));
-    let rows = rows.lines().skip(2).take_while(|line| line.starts_with('|'));
+/// The cells of the rows of the table between `<!-- name -->` and `<!-- /name -->` in a page, backquotes removed.
+fn table(file: &str, name: &str) -> Vec<Vec<String>> {
+    let text = page(file);
+    let (_, rest) = text.split_once(&format!("<!-- {name} -->\n")).unwrap_or_else(|| panic!("{file} has no {name}"));
+    let (rows, _) = rest.split_once(&format!("<!-- /{name} -->")).unwrap_or_else(|| panic!("{name} has no end"));
     let cell = |cell: &str| cell.trim().replace('`', "");
-    rows.map(|row| row.trim_matches('|').split('|').map(cell).collect()).collect()
+    rows.trim().lines().skip(2).map(|row| row.trim_matches('|').split('|').map(cell).collect()).collect()
 }
 
 /// The binary in an empty environment and a folder without a settings file.
@@ -69,61 +67,12 @@ fn print_config(variables: &BTreeMap<String, String>) -> BTreeMap<String, Shown>
     shown
 }
 
-/// A running gateway on free ports; killed with the value.
-struct Gateway {
-    child: Child,
-    port: u16,
-    admin: u16,
-}
-
-impl Gateway {
-    fn start(arguments: &[&str]) -> Self {
-        let (port, admin) = (free_port(), free_port());
-        let (listen, administer) = (format!("127.0.0.1:{port}"), format!("127.0.0.1:{admin}"));
-        let mut command = tidegate(&["--listen", &listen, "--admin", &administer, "--shards", "2"]);
-        let child = command.args(arguments).stderr(Stdio::null()).spawn().unwrap();
-        let gateway = Self { child, port, admin };
-        let deadline = Instant::now() + PATIENCE;
-        while !gateway.answer("/ready").is_some_and(|answer| answer.starts_with("HTTP/1.1 200")) {
-            assert!(Instant::now() < deadline, "the gateway does not get ready");
-            std::thread::sleep(Duration::from_millis(20));
-        }
-        gateway
-    }
-
-    /// What the admin port says, head and body; `None` while nobody listens.
-    fn answer(&self, path: &str) -> Option<String> {
-        let mut socket = TcpStream::connect(("127.0.0.1", self.admin)).ok()?;
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        write!(socket, "GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n").ok()?;
-        let mut answer = String::new();
-        socket.read_to_string(&mut answer).ok()?;
-        Some(answer)
-    }
-}
-
-impl Drop for Gateway {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-/// A port below those that outgoing connections take.
-fn free_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    let first = std::process::id().wrapping_mul(37) % 9_000;
-    let numbers = std::iter::repeat_with(|| NEXT.fetch_add(1, Ordering::Relaxed));
-    let ports = numbers.take(9_000).map(|number| 11_000 + (first as u16 + number) % 9_000);
-    ports.into_iter().find(|port| TcpListener::bind(("127.0.0.1", *port)).is_ok()).unwrap()
-}
-
 #[test]
 fn the_configuration_table_names_every_key_with_its_default_and_its_variable() {
-    let rows = table("| key | flag | environment | default | what it is |");
+    let rows = table("configuration.md", "settings");
     let shown = print_config(&BTreeMap::new());
     let keys: BTreeSet<_> = rows.iter().map(|row| row[0].as_str()).collect();
-    assert_eq!(keys, shown.keys().map(String::as_str).collect(), "the README's table and --print-config differ");
+    assert_eq!(keys, shown.keys().map(String::as_str).collect(), "the table and --print-config differ");
 
     // Each default, given by its variable, is said to come from that variable.
     let mut variables = BTreeMap::new();
@@ -152,23 +101,23 @@ fn the_configuration_table_names_every_flag() {
     let words = help.split_whitespace().filter(|word| word.starts_with("--"));
     let flags: BTreeSet<_> = words.map(|word| word.split(['[', '=']).next().unwrap()).collect();
     let other = BTreeSet::from(["--config", "--print-config", "--help", "--version"]);
-    let rows = table("| key | flag | environment | default | what it is |");
+    let rows = table("configuration.md", "settings");
     let named: BTreeSet<_> = rows.iter().map(|row| row[1].as_str()).filter(|flag| !flag.is_empty()).collect();
     assert_eq!(named, flags.difference(&other).copied().collect());
 }
 
 #[test]
 fn the_metrics_table_is_what_a_scrape_says() {
-    let gateway = Gateway::start(&[]);
-    let scrape = gateway.answer("/metrics").unwrap();
+    let gateway = Gateway::start(Driver::Epoll, &[]);
+    let scrape = gateway.get("/metrics").text();
     let described = |prefix: &str| -> BTreeMap<&str, &str> {
         scrape.lines().filter_map(|line| line.strip_prefix(prefix)?.split_once(' ')).collect()
     };
     let (help, kinds) = (described("# HELP "), described("# TYPE "));
     let scraped: BTreeSet<_> = help.iter().map(|(name, help)| (*name, kinds[name], *help)).collect();
-    let rows = table("| metric | type | labels | meaning |");
+    let rows = table("metrics.md", "metrics");
     let named = rows.iter().map(|row| (row[0].as_str(), row[1].as_str(), row[3].as_str())).collect();
-    assert_eq!(scraped, named, "left: a scrape; right: the README");
+    assert_eq!(scraped, named, "left: a scrape; right: docs/metrics.md");
     for row in &rows {
         for label in row[2].split(", ").filter(|label| !label.is_empty()) {
             let sample = scrape.lines().find(|line| line.starts_with(&row[0])).unwrap();
@@ -177,19 +126,13 @@ fn the_metrics_table_is_what_a_scrape_says() {
     }
 }
 
-/// The first block of JavaScript after the heading, and what runs it in Node.
-fn program(url: &str) -> String {
-    let text = readme();
-    let (_, client) = text.split_once("## A browser client").unwrap();
-    let client = client.split("```js\n").nth(1).unwrap().split("```").next().unwrap();
-    assert_eq!(client.lines().count(), 15, "the client has 15 lines");
-    format!(
-        "globalThis.WebSocket = require('ws');\n{client}\n\
-         join('{url}', 'lobby', said => {{\n\
-           console.log(said.type);\n\
-           if (said.type === 'closed') process.exit(0);\n\
-         }});"
-    )
+/// The blocks of JavaScript in docs/protocol.md: the client, and the example of its use.
+fn blocks_of_javascript() -> [String; 2] {
+    let text = page("protocol.md");
+    let (_, section) = text.split_once("## A browser client").unwrap();
+    let blocks: Vec<_> =
+        section.split("```js\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect();
+    blocks.try_into().unwrap()
 }
 
 fn installed(path: &str) -> PathBuf {
@@ -198,29 +141,48 @@ fn installed(path: &str) -> PathBuf {
     path
 }
 
-/// Runs the README's client until it said `last` for the second time, or ended.
-fn hear(url: &str, last: &str) -> Vec<String> {
+/// Runs a program in Node, with a browser's `WebSocket`, until it printed `last` so many times, or ended: what it printed.
+fn run(program: &str, last: &str, times: usize) -> Vec<String> {
     use std::io::{BufRead, BufReader};
+    let program = format!("globalThis.WebSocket = require('ws');\n{program}");
     let modules = installed("node/node_modules");
     let mut node = Command::new("node");
-    let mut node = node.args(["-e", &program(url)]).env("NODE_PATH", modules).stdout(Stdio::piped()).spawn().unwrap();
-    let mut heard: Vec<String> = Vec::new();
+    let mut node = node.args(["-e", &program]).env("NODE_PATH", modules).stdout(Stdio::piped()).spawn().unwrap();
+    let mut printed: Vec<String> = Vec::new();
     for line in BufReader::new(node.stdout.take().unwrap()).lines() {
-        heard.push(line.unwrap());
-        if heard.iter().filter(|line| *line == last).count() == 2 {
+        printed.push(line.unwrap());
+        if printed.iter().filter(|line| *line == last).count() == times {
             break;
         }
     }
     let _ = node.kill();
     let _ = node.wait();
-    heard
+    printed
 }
 
 #[test]
-fn the_browser_client_comes_back_when_it_is_sent_away_and_joins_again() {
-    let gateway = Gateway::start(&["--max-connection-age", "1s"]);
-    let heard = hear(&format!("ws://127.0.0.1:{}/", gateway.port), "joined");
-    assert_eq!(heard, ["welcome", "joined", "server-shutdown", "welcome", "joined"]);
-    let metrics = gateway.answer("/metrics").unwrap();
-    assert!(metrics.contains("\nws_reconnects_total 1\n"), "it said that it came back");
+fn the_browser_client_connects_again_after_a_shutdown_notice_and_joins_again() {
+    let gateway = Gateway::start(Driver::Epoll, &["--max-connection-age", "1s"]);
+    let [client, _] = blocks_of_javascript();
+    assert_eq!(client.lines().count(), 15, "the client has 15 lines");
+    let use_of_it = format!(
+        "join('ws://127.0.0.1:{}/', 'lobby', said => {{\n\
+           console.log(said.type);\n\
+           if (said.type === 'closed') process.exit(0);\n\
+         }});",
+        gateway.port
+    );
+    let printed = run(&format!("{client}\n{use_of_it}"), "joined", 2);
+    assert_eq!(printed, ["welcome", "joined", "server-shutdown", "welcome", "joined"]);
+    assert_eq!(gateway.metrics().value("ws_reconnects_total"), 1.0, "it said that it came back");
+}
+
+#[test]
+fn the_example_of_the_browser_client_gets_its_own_message() {
+    let gateway = Gateway::start(Driver::Epoll, &[]);
+    let [client, example] = blocks_of_javascript();
+    let here = format!("ws://127.0.0.1:{}/", gateway.port);
+    assert!(example.contains("ws://127.0.0.1:8080/"), "it names the default address");
+    let example = example.replace("ws://127.0.0.1:8080/", &here);
+    assert_eq!(run(&format!("{client}\n{example}"), "hello", 1), ["hello"]);
 }

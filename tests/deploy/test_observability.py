@@ -53,7 +53,7 @@ def test_the_rules_hold_their_stories(tmp_path):
 
 def test_every_alert_has_a_story_and_a_page_in_the_handbook():
     stories = (ROOT / "tests/deploy/rules_test.yaml").read_text()
-    handbook = (ROOT / "docs/operations.md").read_text()
+    handbook = (ROOT / "docs/metrics.md").read_text()
     for rule in (r for group in RULES["groups"] for r in group["rules"] if "alert" in r):
         fired = re.search(rf"alertname: {rule['alert']}\n +exp_alerts:\n +- exp_labels", stories)
         assert fired, f"no story in which {rule['alert']} fires"
