@@ -166,9 +166,9 @@ fn the_browser_client_connects_again_after_a_shutdown_notice_and_joins_again() {
     let [client, _] = blocks_of_javascript();
     assert_eq!(client.lines().count(), 15, "the client has 15 lines");
     let use_of_it = format!(
-        "join('ws://127.0.0.1:{}/', 'lobby', said => {{\n\
-           console.log(said.type);\n\
-           if (said.type === 'closed') process.exit(0);\n\
+        "join('ws://127.0.0.1:{}/', 'lobby', message => {{\n\
+           console.log(message.type);\n\
+           if (message.type === 'closed') process.exit(0);\n\
          }});",
         gateway.port
     );

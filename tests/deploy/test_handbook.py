@@ -14,7 +14,7 @@ TEXT = "".join((ROOT / f"docs/{page}.md").read_text() for page in ("operations",
 HEADINGS = re.findall(r"^## (.+)$", TEXT, re.M)
 
 
-TOPICS = ["At three in the morning", "Commands", "The admin port", "Logs", "Sizing", "Tuning a host", "systemd", "Container", "Kubernetes", "Autoscaling",
+TOPICS = ["Troubleshooting", "Commands", "The admin port", "Logs", "Sizing", "Tuning a host", "systemd", "Container", "Kubernetes", "Autoscaling",
           "Draining and rolling out", "Balancers in front", "Dashboard and alerts", "Large payloads", "Several regions"]
 
 

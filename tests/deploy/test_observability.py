@@ -66,6 +66,14 @@ def test_prometheus_can_parse_every_query_of_the_dashboard(tmp_path):
     run("promtool", "check", "rules", rule_file(tmp_path, [{"name": "dashboard", "rules": rules}]))
 
 
+def test_prometheus_can_parse_every_query_of_the_page_on_metrics(tmp_path):
+    section = (ROOT / "docs/metrics.md").read_text().split("## Queries")[1].split("\n## ")[0]
+    queries = re.findall(r"^\| .+\? \| `(.+)` \|$", section, re.M)
+    assert len(queries) > 3
+    rules = [{"record": f"query:{n}", "expr": query} for n, query in enumerate(queries)]
+    run("promtool", "check", "rules", rule_file(tmp_path, [{"name": "queries", "rules": rules}]))
+
+
 def test_the_dashboard_shows_what_an_operator_asks_first():
     drawn = set().union(*(metrics_of(query) for _, query in dashboard_queries()))
     asked = {"ws_connections_active", "ws_connection_capacity", "ws_messages_total", "ws_publish_delivery_seconds_bucket",

@@ -13,7 +13,7 @@ crate::on_both_drivers! {
     a_rolling_restart_of_two_nodes_under_load_loses_nothing_untold
 }
 
-/// A client as the README's: goes where there is a node, joins again, and listens until the last word. One record for each
+/// A client as the one in docs/protocol.md: goes where there is a node, joins again, and listens until the last word. One record for each
 /// membership, with the first number that it must have heard.
 fn listen(load: &Load, ports: [u16; 2], mut at: usize) -> Vec<(u64, Vec<Heard>)> {
     let mut memberships = Vec::new();
