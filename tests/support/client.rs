@@ -154,7 +154,7 @@ impl Client {
         loop {
             let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
             self.stream().set_read_timeout(Some(left)).unwrap();
-            let said = self.read();
+            let said = self.read(Some(deadline));
             if said.is_some() || Instant::now() >= deadline {
                 return said;
             }
@@ -164,13 +164,14 @@ impl Client {
     /// What was said by now. A socket's timeout is as coarse as the kernel's tick, 4 ms or 10: this does not wait at all.
     pub fn said_by_now(&mut self) -> Option<Said> {
         self.stream().set_nonblocking(true).unwrap();
-        let said = self.read();
+        let said = self.read(None);
         self.stream().set_nonblocking(false).unwrap();
         said
     }
 
-    /// What is said next, pings left out, or nothing where the socket has nothing, as long as it waits.
-    fn read(&mut self) -> Option<Said> {
+    /// What is said next, pings left out, or nothing where the socket has nothing, as long as it waits. A ping after the deadline ends it
+    /// too: pings come more often than the socket's timeout, and it would never end.
+    fn read(&mut self, deadline: Option<Instant>) -> Option<Said> {
         loop {
             match self.socket.read() {
                 Ok(Message::Text(text)) => return Some(Said::Text(text.to_string())),
@@ -185,6 +186,7 @@ impl Client {
                     });
                     return Some(Said::End(end));
                 }
+                Ok(_) if deadline.is_some_and(|deadline| Instant::now() >= deadline) => return None,
                 Ok(_) => {}
                 Err(Error::Io(error)) if error.kind() == std::io::ErrorKind::WouldBlock => return None,
                 Err(_) => return Some(Said::End(End::Lost)),
