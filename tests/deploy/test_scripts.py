@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tarfile
 import time
 
 import pytest
@@ -129,6 +130,23 @@ def test_the_locks_hold_every_package_that_is_asked_for():
 def test_scripts_without_parameters_take_none(script, arguments, complaint):
     refused = run(script, *arguments, check=False)
     assert refused.returncode == 2 and complaint in refused.stderr
+
+
+def test_a_corpus_that_is_packed_again_is_the_same_archive_and_a_new_input_is_added_to_it(tmp_path):
+    shutil.copytree(ROOT / "fuzz/targets", tmp_path / "fuzz/targets")
+    shutil.copytree(ROOT / "fuzz/corpus", tmp_path / "fuzz/corpus")
+    (tmp_path / "scripts").mkdir()
+    script, archive = shutil.copy(ROOT / "scripts/fuzz.sh", tmp_path / "scripts"), tmp_path / "fuzz/corpus/utf8.tar"
+    committed = archive.read_bytes()
+    run("tar", "-xf", archive, "-C", tmp_path)
+    names = tarfile.open(archive).getnames()
+    run(script, "--add", "utf8", *(tmp_path / name for name in names))
+    assert archive.read_bytes() == committed
+    (tmp_path / "new").write_text("a new input")
+    run(script, "--add", "utf8", tmp_path / "new")
+    assert tarfile.open(archive).getnames() == sorted([*names, "new"])
+    refused = run(script, "--add", "nothing", tmp_path / "new", check=False)
+    assert refused.returncode == 2 and "--add TARGET FILE" in refused.stderr
 
 
 @pytest.mark.parametrize("arguments, complaint", [
