@@ -14,8 +14,9 @@
 //! | [`room`] | pure | many clients: members, passes of a fan-out |
 //! | [`shard`] | pure | one core's connections and rooms, and everything that happens to them |
 //! | [`counters`], [`readiness`] | pure | what threads count, whether the node wants traffic |
-//! | [`relay`] | pure + shell | interest table (pure), local bus and NATS (shell) |
+//! | [`relay`] | pure | between the shards and a broker: interest table, router, what waits to be published |
 //! | [`close`], [`limits`], [`percent`] | pure | why connections end, how much of everything, `%XX` |
+//! | `broker` | shell | the relay's loop; the local bus and NATS |
 //! | `worker`, `wire` | shell | a shard's thread and event loop; epoll and io_uring |
 //! | `control` | shell | admin HTTP, metrics |
 //! | `node`, `config`, `cli`, `check`, `host` | shell | start to stop, settings, command line, what the host allows, what the host is |
@@ -24,7 +25,7 @@
 //! # The dependency rule
 //!
 //! Shell → core, never back. `model` is below everything but the limits. `proto` knows no connection, `conn` knows no room,
-//! `dialect` knows no socket, `relay` knows no client protocol, `control` reads snapshots only; only `main` imports
+//! `dialect` knows no socket, `relay` knows no client protocol and no broker, `control` reads snapshots only; only `main` imports
 //! `node`. `tests/architecture.rs` holds it. The pure modules take bytes and `now` in and give values out: no
 //! socket, no clock, no thread. They build alone with `--no-default-features`.
 //!
@@ -39,7 +40,8 @@
 //! - **driver**: epoll or io_uring, behind a trait; in `wire` bytes meet sockets.
 //! - **pass**: one walk of a fan-out over a room's members.
 //! - **outbox**: what a connection could not be sent yet.
-//! - **relay**: what is between the shards and the broker, or the local bus where there is none; a thread.
+//! - **broker**: what carries publications between nodes, or on the local bus between the shards of one.
+//! - **relay**: what is between the shards and the broker; its loop runs on a thread, on the local bus also on the shards' own.
 //! - **mailbox**: a bounded queue between two threads.
 //! - **interest**: that a shard has members in a room.
 //! - **gap**: the notice that messages of a room may be missing.
@@ -58,6 +60,8 @@ pub mod relay;
 pub mod room;
 pub mod shard;
 
+#[cfg(feature = "gateway")]
+pub mod broker;
 #[cfg(feature = "gateway")]
 pub mod check;
 #[cfg(feature = "gateway")]

@@ -1,7 +1,7 @@
 //! Bounded mailboxes between two threads, and the waking of the one that sleeps.
 //!
-//! One writer, one reader, no lock here: where threads take turns at an end, as at the local bus's desk, they have a lock of
-//! their own. The writer wakes only a reader that said it sleeps: the reader sets `sleeping`, fences, looks once more, and only
+//! One writer, one reader, no lock here: where threads take turns at an end, as under the relay's lock, they have a lock of their
+//! own. The writer wakes only a reader that said it sleeps: the reader sets `sleeping`, fences, looks once more, and only
 //! then waits on its eventfd; the writer puts its batch in, fences, and rings where it finds `sleeping` set. So one of the two
 //! always sees the other.
 

@@ -10,6 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::broker;
 use crate::check;
 use crate::config::{Config, Driver};
 use crate::control::{self, Control, DriverInfo, Outcome, ShardExit, ShardHandle};
@@ -18,7 +19,6 @@ use crate::host::{self, Host, ProbeOutcome};
 use crate::limits;
 use crate::mailbox::{Sender, Waker, mailbox};
 use crate::readiness::NodeState;
-use crate::relay;
 use crate::shard::command::Command;
 use crate::shard::{self, Budgets, Settings};
 use crate::worker::{self, Seat, listener};
@@ -50,7 +50,7 @@ pub fn serve(config: Config) -> ExitCode {
 /// Everything that was started.
 struct Node {
     control: Control,
-    relay: relay::Handle,
+    relay: broker::Handle,
 }
 
 impl Node {
@@ -110,7 +110,7 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
     let wakers: Vec<Arc<Waker>> =
         (0..=config.shards).map(|_| Waker::new()).collect::<Result<_, _>>().map_err(no_descriptors)?;
     let (mut ports, relay) =
-        relay::start(relay::Options::new(&config, node_id), wakers.clone(), relay_counters.clone())
+        broker::start(broker::Options::new(&config, node_id), wakers.clone(), relay_counters.clone())
             .map_err(|error| CannotStart(format!("the relay cannot start: {error}")))?;
     let control_port = ports.pop().ok_or_else(|| CannotStart(String::from("the relay has no port for control")))?;
     let shared = NodeState::new(relay_counters.clone(), config.ready_require_broker);
@@ -221,7 +221,7 @@ impl Common {
 fn start_shards(
     common: &Common,
     listeners: Vec<OwnedFd>,
-    ports: Vec<relay::Port>,
+    ports: Vec<broker::Port>,
     wakers: &[Arc<Waker>],
 ) -> Result<Vec<ShardHandle>, CannotStart> {
     let mut shards = Vec::new();

@@ -12,10 +12,11 @@ use support::checker::{self, Heard};
 use support::nats::{Nats, NatsOptions, PlainClient, free_port};
 use support::ports::{TestPort, TestRelay, eventually, json, options};
 use support::proxy::Proxy;
+use tidegate::broker::Options;
 use tidegate::counters::DropReason;
 use tidegate::limits::{self, Limits};
 use tidegate::model::{AckLevel, GapReason};
-use tidegate::relay::{JoinError, Options, ToShard};
+use tidegate::relay::{JoinError, ToShard};
 
 /// Waits this long instead of seconds.
 const SHORT: Duration = Duration::from_millis(500);

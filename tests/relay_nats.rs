@@ -11,12 +11,13 @@ use support::nats::{Nats, NatsOptions, PlainClient};
 use support::ports::{TestRelay, json, options};
 use support::proxy::Proxy;
 use support::tls::Certificate;
+use tidegate::broker::{BrokerId, Options};
 use tidegate::config;
 use tidegate::counters::DropReason;
 use tidegate::limits::Limits;
 use tidegate::model::ConnectionId;
 use tidegate::model::{AckLevel, GapReason, Kind};
-use tidegate::relay::{JoinError, Options, ToShard};
+use tidegate::relay::{JoinError, ToShard};
 
 #[test]
 fn a_message_crosses_two_nodes_and_comes_back_through_the_broker() {
@@ -343,7 +344,8 @@ fn a_token_opens_the_broker() {
         ..NatsOptions::default()
     });
     let nats = config::Nats { token: Some(String::from("t0ken")), urls: vec![broker.url()], ..config::Nats::default() };
-    let mut relay = TestRelay::start(Options { nats: Some(nats), limits: Limits::default(), node: 1 }, 1);
+    let mut relay =
+        TestRelay::start(Options { broker: BrokerId::Nats, nats: Some(nats), limits: Limits::default(), node: 1 }, 1);
     relay.ports[0].join("lobby");
 }
 

@@ -11,8 +11,9 @@ use nix::sys::signal::Signal;
 use support::nats::{Nats, NatsOptions, PlainClient};
 use support::ports::{TestPort, TestRelay, json, options};
 use support::proxy::Proxy;
+use tidegate::broker::Options;
 use tidegate::model::GapReason;
-use tidegate::relay::{Options, ToShard};
+use tidegate::relay::ToShard;
 
 const ROOMS: usize = 500;
 const CLOSED: &str = "tidegate.room.closed.>";

@@ -32,12 +32,12 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Instant;
 
+use crate::broker::Port;
 use crate::clock::monotonic_ns;
 use crate::config::Config;
 use crate::counters::{RelayCounters, ShardCounters};
 use crate::mailbox::{Sender, Waker};
 use crate::readiness::NodeState;
-use crate::relay;
 use crate::shard::command::Command;
 
 pub use answer::{Answer, Question};
@@ -113,7 +113,7 @@ pub struct Control {
     /// The shards; `shards[n]` is shard n.
     pub shards: Vec<ShardHandle>,
     /// Control's own port of the relay.
-    pub relay: relay::Port,
+    pub relay: Port,
     /// Control's own waker: the one that `relay.from_relay` was made with. Answers of shards ring it too.
     pub relay_waker: Arc<Waker>,
     /// What the relay counts.

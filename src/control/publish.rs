@@ -7,13 +7,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::answer::Bell;
+use crate::broker::Port;
 use crate::model::{AckLevel, Kind, Publication, RoomName};
-use crate::relay::{self, AckToken, ToRelay, ToShard};
+use crate::relay::{AckToken, ToRelay, ToShard};
 
 /// Control's port of the relay, shared by the tasks that publish. What it holds is bounded as a shard's is: a request that gave up
 /// leaves its publication there, so the number of connections bounds nothing.
 pub(super) struct Publisher {
-    port: RefCell<relay::Port>,
+    port: RefCell<Port>,
     /// What came back, by token; `None` while it is awaited.
     awaited: RefCell<HashMap<AckToken, Option<Acknowledged>>>,
     last_token: Cell<AckToken>,
@@ -29,7 +30,7 @@ struct Awaited<'a> {
 }
 
 impl Publisher {
-    pub(super) fn new(port: relay::Port) -> Self {
+    pub(super) fn new(port: Port) -> Self {
         Self { port: RefCell::new(port), awaited: RefCell::default(), last_token: Cell::new(0) }
     }
 

@@ -1,21 +1,22 @@
-//! The hub: the ports of a relay and the interest table between them, the same for every bus.
+//! The router: the ports of a relay and the interest table between them, the same for every broker.
 //!
-//! A bus drives it: it hands over what shards asked ([`Hub::request`] answers what the table alone can answer) and what
-//! arrived, and takes the effects that only a bus can carry out.
+//! What the table answers goes to the ports at once, so that a confirmation stands before the first message of its room. What
+//! only a broker can do waits in order for [`super::Relay::apply`].
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::interest::{Effect, Interest, RoomKey};
 use super::ports::PortIndex;
-use super::post::Post;
-use super::{AckToken, JoinError, ToShard};
+use super::post::{Mailbox, Post};
+use super::{JoinError, ToShard};
 use crate::counters::{DropReason, RelayCounters};
-use crate::model::{AckLevel, GapReason, Publication, RoomName};
+use crate::model::{GapReason, Publication, RoomName};
 
-/// What the table cannot do itself.
+/// What the broker has to do.
 #[derive(Debug)]
-pub enum BusEffect {
+pub(super) enum Order {
     /// Subscribe the room, then confirm it.
     Subscribe(RoomKey, RoomName),
     /// End the room's subscription.
@@ -23,34 +24,61 @@ pub enum BusEffect {
 }
 
 /// Ports and interest.
-pub(super) struct Hub {
+pub(super) struct Hub<M> {
     pub(super) interest: Interest,
     pub(super) counters: Arc<RelayCounters>,
-    posts: Vec<Post>,
+    posts: Vec<Post<M>>,
+    orders: VecDeque<Order>,
     /// Ports with something that did not fit.
     behind: bool,
-    /// That the node has too many rooms is logged once.
-    told_full: bool,
+    full: Full,
 }
 
-impl Hub {
-    pub(super) fn new(posts: Vec<Post>, interest: Interest, counters: Arc<RelayCounters>) -> Self {
-        Self { interest, counters, posts, behind: false, told_full: false }
+/// Whether the node has had all the rooms that it may have: told once.
+enum Full {
+    Never,
+    Untold,
+    Told,
+}
+
+impl<M: Mailbox> Hub<M> {
+    pub(super) fn new(posts: Vec<Post<M>>, interest: Interest, counters: Arc<RelayCounters>) -> Self {
+        Self { interest, counters, posts, orders: VecDeque::new(), behind: false, full: Full::Never }
     }
 
-    /// The next effect for the bus; answers to ports go out on the way.
-    pub(super) fn poll_bus_effect(&mut self) -> Option<BusEffect> {
-        while let Some(effect) = self.interest.poll_effect() {
-            match effect {
-                Effect::Joined(port, room) => self.tell(port, ToShard::Joined(room)),
-                Effect::Refused(port, room, error) => self.refuse(port, room, error),
-                Effect::Revoked(port, room) => self.tell(port, ToShard::Revoked(room)),
-                Effect::Subscribe(key, room) => return Some(BusEffect::Subscribe(key, room)),
-                Effect::Unsubscribe(key) => return Some(BusEffect::Unsubscribe(key)),
-            }
-        }
-        self.counters.subscriptions.set(self.interest.len() as u64);
-        None
+    /// A port wants a room.
+    pub(super) fn subscribe(&mut self, room: RoomName, port: PortIndex, now: Instant) {
+        self.interest.handle_subscribe(room, port, now);
+        self.settle();
+    }
+
+    /// A port has no member of a room any more.
+    pub(super) fn unsubscribe(&mut self, room: &str, port: PortIndex, now: Instant) {
+        self.interest.handle_unsubscribe(room, port, now);
+        self.settle();
+    }
+
+    /// The broker has the subscription.
+    pub(super) fn confirm(&mut self, key: RoomKey, now: Instant) {
+        self.interest.confirm(key, now);
+        self.settle();
+    }
+
+    /// The broker refused the subscription, or revoked it.
+    pub(super) fn refuse(&mut self, key: RoomKey) {
+        self.interest.refuse(key);
+        self.settle();
+    }
+
+    /// Refuses what was not confirmed in time and ends what lingered.
+    pub(super) fn handle_timeout(&mut self, now: Instant) {
+        self.interest.handle_timeout(now);
+        self.settle();
+    }
+
+    /// The next thing that the broker has to do.
+    pub(super) fn poll_order(&mut self) -> Option<Order> {
+        self.orders.pop_front()
     }
 
     /// Hands a publication to every port that subscribed the room, once.
@@ -61,7 +89,7 @@ impl Hub {
         for port in ports.iter() {
             if !self.posts[usize::from(port)].deliver(&publication) {
                 self.behind = true;
-                self.dropped(DropReason::Mailbox);
+                self.dropped(DropReason::Mailbox, 1);
             }
         }
     }
@@ -78,26 +106,23 @@ impl Hub {
 
     /// Tells a gap of all rooms to every shard. The last port is control's, which has no rooms.
     pub(super) fn tell_gap_to_all(&mut self, reason: GapReason) {
-        let shards = self.posts.len() - 1;
+        let shards = self.posts.len().saturating_sub(1);
         for post in &mut self.posts[..shards] {
             post.tell_gap(None, reason);
             self.behind |= post.is_behind();
         }
     }
 
-    /// A publish was taken.
-    pub(super) fn acked(&mut self, port: PortIndex, token: AckToken, level: AckLevel) {
-        self.tell(port, ToShard::Acked(token, level));
+    /// Tells a port something that must not be lost.
+    pub(super) fn tell(&mut self, port: PortIndex, item: ToShard) {
+        let post = &mut self.posts[usize::from(port)];
+        post.tell(item);
+        self.behind |= post.is_behind();
     }
 
-    /// A publish was not taken, or nobody knows.
-    pub(super) fn failed(&mut self, port: PortIndex, token: AckToken) {
-        self.tell(port, ToShard::Failed(token));
-    }
-
-    /// Counts a drop.
-    pub(super) fn dropped(&self, reason: DropReason) {
-        self.counters.dropped[reason as usize].add(1);
+    /// Counts drops.
+    pub(super) fn dropped(&self, reason: DropReason, messages: u64) {
+        self.counters.dropped[reason as usize].add(messages);
     }
 
     /// Ends a batch: brings what did not fit where there is room now, and wakes each port once.
@@ -125,25 +150,33 @@ impl Hub {
         }
     }
 
-    /// Refuses what was not confirmed in time and ends what lingered.
-    pub(super) fn handle_timeout(&mut self, now: Instant) {
-        self.interest.handle_timeout(now);
+    /// Whether a room was refused because there are too many; says so once.
+    pub(super) fn take_full(&mut self) -> bool {
+        let untold = matches!(self.full, Full::Untold);
+        if untold {
+            self.full = Full::Told;
+        }
+        untold
     }
 
-    fn refuse(&mut self, port: PortIndex, room: RoomName, error: JoinError) {
-        if error == JoinError::TooManyRooms && !std::mem::replace(&mut self.told_full, true) {
-            let rooms = self.interest.len();
-            tracing::warn!(
-                rooms,
-                "the node has all the rooms that it may have: raise limits.rooms_total, or add nodes"
-            );
+    /// Answers the ports, and keeps what the broker has to do.
+    fn settle(&mut self) {
+        while let Some(effect) = self.interest.poll_effect() {
+            match effect {
+                Effect::Joined(port, room) => self.tell(port, ToShard::Joined(room)),
+                Effect::Refused(port, room, error) => self.refuse_port(port, room, error),
+                Effect::Revoked(port, room) => self.tell(port, ToShard::Revoked(room)),
+                Effect::Subscribe(key, room) => self.orders.push_back(Order::Subscribe(key, room)),
+                Effect::Unsubscribe(key) => self.orders.push_back(Order::Unsubscribe(key)),
+            }
+        }
+        self.counters.subscriptions.set(self.interest.len() as u64);
+    }
+
+    fn refuse_port(&mut self, port: PortIndex, room: RoomName, error: JoinError) {
+        if error == JoinError::TooManyRooms && matches!(self.full, Full::Never) {
+            self.full = Full::Untold;
         }
         self.tell(port, ToShard::Refused(room, error));
-    }
-
-    fn tell(&mut self, port: PortIndex, item: ToShard) {
-        let post = &mut self.posts[usize::from(port)];
-        post.tell(item);
-        self.behind |= post.is_behind();
     }
 }

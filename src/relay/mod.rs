@@ -1,102 +1,201 @@
-//! The relay: one thread between this node's shards and the broker; the local bus, where there is no broker.
+//! The relay: what is between this node's shards and the broker, or the local bus where there is no broker. Pure: no
+//! runtime, no socket, no clock, no log.
 //!
-//! Shards say what they are interested in and what their clients publish ([`ToRelay`]); the relay hands every publication
-//! to every shard that has a member of its room, once ([`ToShard`]). With NATS it keeps one subscription per room and node;
-//! without, the local bus does the same on one node, on the thread of whoever asks. The rest of the program cannot tell which.
+//! Shards say what they are interested in and what their clients publish ([`ToRelay`]); the relay hands every publication to
+//! every shard that has a member of its room, once ([`ToShard`]). Two sides drive it, never at the same time:
 //!
-//! It knows no client protocol, never blocks on a shard and never drops silently: what does not fit a mailbox is told as a
-//! gap to the rooms concerned.
+//! ```text
+//!           handle_request() ┌───────┐ apply(): subscribe, unsubscribe, publish ┌────────┐
+//!   ports ─────────────────► │       │ ───────────────────────────────────────► │        │
+//!                            │ Relay │                                          │ Broker │
+//!         ◄───────────────── │       │ ◄─────────────────────────────────────── │        │
+//!                  mailboxes └───────┘      Sink: confirmed, message, lost, …   └────────┘
+//! ```
+//!
+//! What a broker tells through [`Sink`] is in the mailboxes when the call returns, in the order of the calls; what it makes
+//! the relay ask of the broker waits for [`Relay::apply`]. So a broker is never called from within its own call.
+//!
+//! The relay knows no client protocol and no broker, never blocks on a shard and never drops silently: a publication that
+//! does not fit a mailbox is a gap to the rooms concerned.
 
+mod broker;
 pub mod envelope;
-pub mod fences;
-pub mod interest;
-pub mod losses;
-pub mod ports;
-pub mod queue;
-
-#[cfg(feature = "gateway")]
 mod hub;
-#[cfg(feature = "gateway")]
-mod local;
-#[cfg(feature = "gateway")]
-mod nats;
-#[cfg(feature = "gateway")]
+pub mod interest;
+mod messages;
+pub mod ports;
 mod post;
-#[cfg(feature = "gateway")]
-#[doc(hidden)]
-pub mod testing;
-#[cfg(feature = "gateway")]
-mod thread;
+pub mod queue;
+#[cfg(test)]
+mod test_mailbox;
 
 use std::sync::Arc;
+use std::task::Context;
+use std::time::{Duration, Instant};
 
-#[cfg(feature = "gateway")]
-pub use thread::{Handle, Options, Port, start};
+pub use broker::{Broker, NotTaken, Sink};
+pub use messages::{AckToken, JoinError, ToRelay, ToShard};
+pub use post::{Mailbox, Post};
 
-use crate::model::{AckLevel, GapReason, Publication, RoomName};
+use crate::counters::{DropReason, RelayCounters};
+use crate::model::{AckLevel, GapReason, Publication};
+use hub::{Hub, Order};
+use interest::{Bounds, Interest, RoomKey};
+use ports::PortIndex;
+use queue::{Outgoing, PublishQueue, Ticket};
 
-/// Names a publish in its acknowledgement. The port that sent it chooses the value.
-pub type AckToken = u64;
-
-/// Why a room cannot be joined.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum JoinError {
-    /// The broker did not confirm the subscription in time, or refused it.
-    Unconfirmed,
-    /// The node has as many rooms as it may have.
-    TooManyRooms,
+/// The router with the ports' mailboxes, and the publications that wait for the broker.
+pub struct Relay<M> {
+    hub: Hub<M>,
+    publishes: PublishQueue,
 }
 
-/// From a port (a shard, or control) to the relay.
-#[derive(Debug)]
-pub enum ToRelay {
-    /// The shard wants the room; [`ToShard::Joined`] or [`ToShard::Refused`] answers, exactly once each.
-    Subscribe(RoomName),
-    /// The shard has no member of the room any more. No answer.
-    Unsubscribe(RoomName),
-    /// A publication, and where its acknowledgement goes.
-    Publish(Publication, Option<AckToken>),
-}
+impl<M: Mailbox> Relay<M> {
+    /// A relay with a port for each outlet, the last of which is control's. A publication that the broker has not taken after
+    /// `max_age` is given up.
+    pub fn new(outlets: Vec<Post<M>>, bounds: Bounds, max_age: Duration, counters: Arc<RelayCounters>) -> Self {
+        Self { hub: Hub::new(outlets, Interest::new(bounds), counters), publishes: PublishQueue::new(max_age) }
+    }
 
-impl ToRelay {
-    /// What the mailbox may be charged with for this item; the relay releases as much once it has taken the item.
-    pub fn pinned_bytes(&self) -> usize {
-        match self {
-            Self::Publish(publication, _) => publication.pinned_bytes(),
-            _ => 0,
+    /// A port asks. [`Relay::apply`] passes on what only the broker can do.
+    pub fn handle_request(&mut self, port: PortIndex, request: ToRelay, now: Instant) {
+        match request {
+            ToRelay::Subscribe(room) => self.hub.subscribe(room, port, now),
+            ToRelay::Unsubscribe(room) => self.hub.unsubscribe(&room, port, now),
+            ToRelay::Publish(publication, token) => {
+                let ticket = token.map(|token| Ticket { port, token });
+                if let Err(item) = self.publishes.push(Outgoing { publication, ticket, since: now }) {
+                    self.give_up(item.ticket);
+                }
+            }
+        }
+    }
+
+    /// Refuses rooms that were not confirmed in time, ends those that lingered, and gives up publications that are too old.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.hub.handle_timeout(now);
+        while let Some(item) = self.publishes.poll_expired(now) {
+            self.give_up(item.ticket);
+        }
+    }
+
+    /// When to call [`Relay::handle_timeout`] next.
+    pub fn poll_timeout(&self) -> Option<Instant> {
+        self.hub.interest.poll_timeout().into_iter().chain(self.publishes.poll_timeout()).min()
+    }
+
+    /// Passes on to the broker what requests, timeouts and the broker's own news asked of it, and as many publications as it
+    /// takes.
+    pub fn apply<B: Broker>(&mut self, broker: &mut B, cx: &mut Context<'_>, now: Instant) {
+        while let Some(order) = self.hub.poll_order() {
+            match order {
+                Order::Subscribe(key, room) => broker.subscribe(key, &room, now, self),
+                Order::Unsubscribe(key) => broker.unsubscribe(key),
+            }
+        }
+        while let Some(item) = self.publishes.pop() {
+            match broker.publish(cx, item, now, self) {
+                Ok(()) => self.hub.counters.messages_out.add(1),
+                Err(NotTaken::Busy(item)) => return self.publishes.hand_back(item),
+                Err(NotTaken::Refused(ticket)) => self.give_up(ticket),
+            }
+        }
+    }
+
+    /// Gives up every publication that waits: the node ends. Says how many they were.
+    pub fn give_up_all(&mut self) -> usize {
+        let waiting = self.publishes.len();
+        while let Some(item) = self.publishes.pop() {
+            self.give_up(item.ticket);
+        }
+        waiting
+    }
+
+    /// Publications that the broker has not taken.
+    pub fn waiting_publications(&self) -> usize {
+        self.publishes.len()
+    }
+
+    /// Ends a batch: brings what did not fit a mailbox where there is room now, and wakes each port once.
+    pub fn wake_ports(&mut self) {
+        self.hub.wake_ports();
+    }
+
+    /// Whether a port's mailbox was full; then [`Relay::wake_ports`] is due again soon.
+    pub fn is_behind(&self) -> bool {
+        self.hub.is_behind()
+    }
+
+    /// Writes the depth of every mailbox into the counters.
+    pub fn measure(&mut self) {
+        self.hub.measure();
+    }
+
+    /// Whether a room was refused because the node has all the rooms that it may have; says so once, for the log.
+    pub fn take_full(&mut self) -> bool {
+        self.hub.take_full()
+    }
+
+    /// A publication goes no further: the broker did not take it.
+    fn give_up(&mut self, ticket: Option<Ticket>) {
+        self.hub.dropped(DropReason::Unavailable, 1);
+        if let Some(ticket) = ticket {
+            self.failed(ticket);
         }
     }
 }
 
-/// From the relay to a port.
-#[derive(Debug)]
-pub enum ToShard {
-    /// A publication of a room that the shard subscribed.
-    Deliver(Arc<Publication>),
-    /// The broker knows of the subscription: what is published from now on is delivered after this.
-    Joined(RoomName),
-    /// The shard is not subscribed.
-    Refused(RoomName, JoinError),
-    /// The broker ended a subscription that was in force: the shard is not subscribed any more. One that the shard asked for since
-    /// then has an answer of its own.
-    Revoked(RoomName),
-    /// Publications of these rooms may be missing; `None` is every room of the shard.
-    Gap(Option<Vec<RoomName>>, GapReason),
-    /// The publish was taken.
-    Acked(AckToken, AckLevel),
-    /// The publish was not taken, or nobody knows (`unavailable`).
-    Failed(AckToken),
-}
+impl<M: Mailbox> Sink for Relay<M> {
+    fn interest(&self) -> &Interest {
+        &self.hub.interest
+    }
 
-impl ToShard {
-    /// What the mailbox is charged with for this item; its reader releases as much once it has taken the item.
-    pub fn pinned_bytes(&self) -> usize {
-        match self {
-            Self::Deliver(publication) => publication.pinned_bytes(),
-            _ => 0,
+    fn connected(&mut self, up: bool) {
+        let counters = &self.hub.counters;
+        counters.connected.set(u64::from(up));
+        if up {
+            counters.was_connected.set(1);
         }
+    }
+
+    fn round_trip(&mut self, time: Duration) {
+        self.hub.counters.rtt_ns.set(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    fn confirmed(&mut self, key: RoomKey, now: Instant) {
+        self.hub.confirm(key, now);
+    }
+
+    fn refused(&mut self, key: RoomKey) {
+        self.hub.refuse(key);
+    }
+
+    fn message(&mut self, key: RoomKey, publication: Publication) {
+        self.hub.deliver(key, publication);
+    }
+
+    fn lost(&mut self, key: Option<RoomKey>, reason: GapReason, messages: u64) {
+        let counted = match reason {
+            GapReason::Broker => DropReason::Broker,
+            GapReason::Mailbox => DropReason::Mailbox,
+            GapReason::Outbox => DropReason::Outbox,
+            GapReason::TooLarge => DropReason::TooLarge,
+        };
+        self.hub.dropped(counted, messages);
+        match key {
+            Some(key) => self.hub.tell_gap(key, reason),
+            None => self.hub.tell_gap_to_all(reason),
+        }
+    }
+
+    fn acknowledged(&mut self, ticket: Ticket, level: AckLevel) {
+        self.hub.tell(ticket.port, ToShard::Acked(ticket.token, level));
+    }
+
+    fn failed(&mut self, ticket: Ticket) {
+        self.hub.tell(ticket.port, ToShard::Failed(ticket.token));
     }
 }
 
-const _: () =
-    assert!(size_of::<ToShard>() + size_of::<ToRelay>() <= crate::limits::MAILBOX_ITEM_BYTES, "a place is counted");
+#[cfg(test)]
+mod tests;

@@ -11,15 +11,35 @@ use std::sync::Arc;
 
 use super::ToShard;
 use crate::limits;
-use crate::mailbox::Sender;
 use crate::model::{GapReason, Publication, RoomName};
 
 /// More missed rooms than this are told as a gap of all rooms.
 const MISSED_ROOMS: usize = 1024;
 
+/// The writing end of a port's bounded mailbox, with one writer at a time.
+pub trait Mailbox {
+    /// Puts an item in. Wakes no reader: [`Mailbox::wake`] does, after a batch.
+    ///
+    /// # Errors
+    /// The item, where the mailbox is full.
+    fn push(&mut self, item: ToShard) -> Result<(), ToShard>;
+
+    /// Free places. The reader can only make more.
+    fn free(&self) -> usize;
+
+    /// Bytes charged and not yet released by the reader.
+    fn bytes(&self) -> usize;
+
+    /// Charges the mailbox with what an item pins.
+    fn charge(&self, bytes: usize);
+
+    /// Wakes the reader if it sleeps.
+    fn wake(&self);
+}
+
 /// The relay's side of one port.
-pub(super) struct Post {
-    mailbox: Sender<ToShard>,
+pub struct Post<M> {
+    mailbox: M,
     /// Free places as of the last look; the reader can only have made more.
     free: usize,
     /// Places that deliveries may take.
@@ -38,9 +58,9 @@ enum Missed {
     All,
 }
 
-impl Post {
+impl<M: Mailbox> Post<M> {
     /// `mailbox` has room for `delivery_capacity` items and the reserve.
-    pub(super) fn new(mailbox: Sender<ToShard>, delivery_capacity: usize) -> Self {
+    pub fn new(mailbox: M, delivery_capacity: usize) -> Self {
         let free = mailbox.free();
         Self {
             mailbox,
@@ -201,11 +221,11 @@ impl Missed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::mailbox::{Receiver, Waker, mailbox};
     use crate::model::Kind;
+    use crate::relay::test_mailbox::{Reader, TestMailbox, mailbox};
 
-    fn post() -> (Post, Receiver<ToShard>) {
-        let (mailbox, reader) = mailbox(16 + limits::MAILBOX_RESERVE, Waker::new().unwrap());
+    fn post() -> (Post<TestMailbox>, Reader) {
+        let (mailbox, reader) = mailbox(16 + limits::MAILBOX_RESERVE);
         (Post::new(mailbox, 16), reader)
     }
 
@@ -216,7 +236,7 @@ mod tests {
 
     #[test]
     fn a_gap_that_waits_already_is_not_told_again_until_it_is_read_or_followed() {
-        let (mut post, mut reader) = post();
+        let (mut post, reader) = post();
         let [lobby, hall] = ["lobby", "hall"].map(RoomName::from);
         for _ in 0..1_000 {
             post.tell_gap(Some(&lobby), GapReason::TooLarge);

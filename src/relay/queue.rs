@@ -8,13 +8,22 @@ use super::ports::PortIndex;
 use crate::limits;
 use crate::model::Publication;
 
+/// Where the answer to a publication goes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Ticket {
+    /// The port that published.
+    pub port: PortIndex,
+    /// How the port names the publication.
+    pub token: AckToken,
+}
+
 /// A publication on its way to the broker.
 #[derive(Debug)]
 pub struct Outgoing {
     /// What is published.
     pub publication: Publication,
-    /// Who wants to know whether it was taken.
-    pub ack: Option<(PortIndex, AckToken)>,
+    /// Where the answer goes; without one the publisher asked for none.
+    pub ticket: Option<Ticket>,
     /// When it was asked for.
     pub since: Instant,
 }
@@ -56,6 +65,12 @@ impl PublishQueue {
         Some(item)
     }
 
+    /// Puts a publication that was taken back in its place, which is free.
+    pub fn hand_back(&mut self, item: Outgoing) {
+        self.bytes += item.publication.pinned_bytes();
+        self.items.push_front(item);
+    }
+
     /// Takes the oldest if it is too old.
     pub fn poll_expired(&mut self, now: Instant) -> Option<Outgoing> {
         if self.poll_timeout()? <= now { self.pop() } else { None }
@@ -89,7 +104,7 @@ mod tests {
         let payload = Bytes::from(vec![b'1'; bytes]);
         let room = "lobby".into();
         let publication = Publication { room, kind: Kind::Json, payload, from: None, echo: true, time_unix_ns: 0 };
-        Outgoing { publication, ack: None, since }
+        Outgoing { publication, ticket: None, since }
     }
 
     #[test]

@@ -23,12 +23,12 @@ use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use crate::broker::Port;
 use crate::clock::monotonic_ns;
 use crate::control::ShardExit;
 use crate::counters::ShardCounters;
 use crate::limits::SWEEP_TICK;
 use crate::mailbox::{Receiver, Waker};
-use crate::relay::Port;
 use crate::shard::command::Command;
 use crate::shard::driver::Driver;
 use crate::shard::{Settings, Shard};

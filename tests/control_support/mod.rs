@@ -11,12 +11,13 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
+use tidegate::broker::{self, Port};
 use tidegate::config::Config;
 use tidegate::control::{self, Control, DriverInfo, Outcome, ShardExit, ShardHandle};
 use tidegate::counters::{Cell, RelayCounters, ShardCounters};
 use tidegate::mailbox::{Receiver, Sender, Waker, mailbox};
 use tidegate::readiness::NodeState;
-use tidegate::relay::{self, Port, ToRelay, ToShard};
+use tidegate::relay::{ToRelay, ToShard};
 use tidegate::shard::command::{Command, ConnectionInfo, RoomInfo};
 
 /// How long a test waits for what must come.
@@ -56,12 +57,12 @@ pub struct FakeRelay {
 
 impl TestNode {
     /// Two obedient shards with 3 connections each, on the local bus.
-    pub fn start(config: Config) -> (Self, relay::Handle, Subscriber) {
+    pub fn start(config: Config) -> (Self, broker::Handle, Subscriber) {
         let (subscriber_waker, control_waker) = (Waker::new().unwrap(), Waker::new().unwrap());
         let counters = relay_counters();
-        let options = relay::Options::new(&config, NODE);
+        let options = broker::Options::new(&config, NODE);
         let wakers = vec![subscriber_waker.clone(), control_waker.clone()];
-        let (mut ports, handle) = relay::start(options, wakers, counters.clone()).unwrap();
+        let (mut ports, handle) = broker::start(options, wakers, counters.clone()).unwrap();
         let control_port = ports.pop().unwrap();
         let subscriber = Subscriber { port: ports.pop().unwrap(), waker: subscriber_waker };
         let node = Self::over(config, [Shard::Obedient; 2], control_port, control_waker, counters);

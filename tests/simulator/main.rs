@@ -47,6 +47,7 @@ fn add(sum: &mut Seen, other: &Seen) {
     sum.told_gaps += other.told_gaps;
     sum.holes += other.holes;
     sum.acked += other.acked;
+    sum.given_up += other.given_up;
     sum.errors += other.errors;
     sum.revoked += other.revoked;
     sum.contended += other.contended;
@@ -151,7 +152,8 @@ fn a_broker_that_loses_revokes_and_does_not_acknowledge_is_told_to_each_member_a
     let broker = Some(Faults { refuse: 5, fail: 10, lose: 20, revoke: 5 });
     let plan = |seed: u64| Plan { rooms: 4, broker, raw_close_on_gap: seed.is_multiple_of(2), ..Plan::default() };
     let showed = |seen: &Seen| {
-        seen.told_gaps > 0 && seen.holes > 0 && seen.revoked > 0 && seen.acked > 0 && seen.closed(CloseReason::Gap) > 0
+        let lost = seen.told_gaps > 0 && seen.holes > 0 && seen.revoked > 0 && seen.given_up > 0;
+        lost && seen.acked > 0 && seen.closed(CloseReason::Gap) > 0
     };
     play("broker faults", plan, showed);
 }

@@ -5,12 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use tidegate::broker::{self, BrokerId, Options};
 use tidegate::config;
 use tidegate::counters::{Cell, DropReason, RelayCounters};
 use tidegate::limits::Limits;
 use tidegate::mailbox::Waker;
 use tidegate::model::{Kind, Publication};
-use tidegate::relay::{self, AckToken, Options, ToRelay, ToShard};
+use tidegate::relay::{AckToken, ToRelay, ToShard};
 
 /// How long a test waits for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -19,7 +20,7 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 pub struct TestRelay {
     pub ports: Vec<TestPort>,
     pub counters: Arc<RelayCounters>,
-    handle: Option<relay::Handle>,
+    handle: Option<broker::Handle>,
 }
 
 impl TestRelay {
@@ -33,14 +34,14 @@ impl TestRelay {
         let wakers: Vec<_> = (0..=shards).map(|_| Waker::new().unwrap()).collect();
         let mailbox_depth = wakers.iter().map(|_| Cell::default()).collect();
         let counters = Arc::new(RelayCounters { mailbox_depth, ..RelayCounters::default() });
-        let (ports, handle) = relay::start(options, wakers.clone(), counters.clone())?;
+        let (ports, handle) = broker::start(options, wakers.clone(), counters.clone())?;
         let ports = ports.into_iter().zip(wakers).map(|(port, waker)| TestPort { port, waker }).collect();
         Ok(Self { ports, counters, handle: Some(handle) })
     }
 
     /// Starts a relay on the local bus.
     pub fn local(limits: Limits, shards: usize) -> Self {
-        Self::start(Options { nats: None, limits, node: 1 }, shards)
+        Self::start(Options::local(limits, 1), shards)
     }
 
     /// Dropped for `reason` so far.
@@ -64,7 +65,7 @@ impl Drop for TestRelay {
 
 /// One port of a relay.
 pub struct TestPort {
-    port: relay::Port,
+    port: broker::Port,
     waker: Arc<Waker>,
 }
 
@@ -178,7 +179,7 @@ pub fn json(room: &str, payload: &str) -> Publication {
 /// A relay's options for one broker.
 pub fn options(url: &str) -> Options {
     let nats = config::Nats { urls: vec![url.to_owned()], prefix: String::from("tidegate"), ..config::Nats::default() };
-    Options { nats: Some(nats), limits: Limits::default(), node: 1 }
+    Options { broker: BrokerId::Nats, nats: Some(nats), limits: Limits::default(), node: 1 }
 }
 
 /// Waits until something holds.

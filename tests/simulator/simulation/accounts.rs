@@ -100,6 +100,7 @@ fn check_losses(node: &Node, plan: &Plan, seen: &Seen) {
         let allowed = match reason {
             DropReason::Outbox => plan.drop_oldest && relay == 0,
             DropReason::Mailbox => plan.relay_loses() && shards == 0,
+            DropReason::Unavailable => relay == seen.given_up && shards == 0,
             _ => false,
         };
         assert!(shards + relay == 0 || allowed, "{shards} and {relay} dropped as {reason:?}");

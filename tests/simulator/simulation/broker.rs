@@ -1,194 +1,166 @@
-//! A broker under the router: it confirms later, and as its [`Faults`] say it refuses, revokes, loses and fails.
+//! A simulated broker: it confirms later, and as its [`Faults`] say it refuses, revokes, loses and fails.
 //!
-//! What it tells the node comes in one stream, as over one connection: a confirmation before the first message, a gap before
+//! What it tells the relay comes in one stream, as over one connection: a confirmation before the first message, a gap before
 //! what came after the loss.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tidegate::counters::RelayCounters;
-use tidegate::limits::Limits;
 use tidegate::model::{AckLevel, GapReason, Publication, RoomName};
 use tidegate::relay::interest::RoomKey;
-use tidegate::relay::testing::{BusEffect, Router};
-use tidegate::relay::{AckToken, Port, ToRelay};
+use tidegate::relay::queue::{Outgoing, Ticket};
+use tidegate::relay::{Broker, NotTaken, Sink};
 
 use super::dice::Dice;
-use super::oracle::Oracle;
 use super::plan::Faults;
-
-/// A publication on its way to the broker, and where its acknowledgement goes.
-struct Outgoing {
-    port: u16,
-    publication: Publication,
-    token: Option<AckToken>,
-}
 
 /// What is on its way to the node.
 enum Incoming {
     Confirmed(RoomKey),
     Refused(RoomKey),
     Message(RoomKey, Publication),
-    Answer(u16, AckToken, Option<AckLevel>),
+    Answer(Ticket, Option<AckLevel>),
     Gap(Option<RoomKey>),
 }
 
+/// What became of a publication that the relay offered, for the oracle.
+pub enum Fate {
+    /// It has its place in the order.
+    Ordered(Publication),
+    GivenUp(Publication),
+}
+
 /// See the module.
-pub struct Broker {
-    router: Router,
-    ports: u16,
+pub struct SimulatedBroker {
     pub faults: Faults,
-    begin: Instant,
-    now: Instant,
-    outgoing: VecDeque<Outgoing>,
+    /// The world's dice while the relay has its turn.
+    pub dice: Dice,
+    pub fates: Vec<Fate>,
+    /// Publications that it takes until its next turn.
+    takes: usize,
     /// Subscriptions without an answer, and when it is due.
     pending: Vec<(RoomKey, RoomName, Instant)>,
     in_force: BTreeMap<RoomName, RoomKey>,
     incoming: VecDeque<Incoming>,
 }
 
-impl Broker {
-    pub fn new(
-        limits: &Limits,
-        faults: Faults,
-        ports: usize,
-        counters: Arc<RelayCounters>,
-        now: Instant,
-    ) -> (Vec<Port>, Self) {
-        let (fence_deadline, linger) = (Duration::from_millis(40), Duration::from_millis(20));
-        let limits = Limits { fence_deadline, linger, ..limits.clone() };
-        let (all, router) = Router::new(&limits, ports, counters).expect("an eventfd for each port");
-        let broker = Self {
-            router,
-            ports: ports as u16,
+impl Broker for SimulatedBroker {
+    const NAME: &'static str = "simulated";
+    const NEEDS_RUNTIME: bool = true;
+
+    fn poll<S: Sink>(&mut self, _: &mut Context<'_>, now: Instant, sink: &mut S) {
+        self.takes = self.dice.below(20);
+        self.answer_subscriptions(now);
+        self.fail();
+        for _ in 0..self.dice.below(30) {
+            match self.incoming.pop_front() {
+                None => break,
+                Some(Incoming::Confirmed(key)) => sink.confirmed(key, now),
+                Some(Incoming::Refused(key)) => sink.refused(key),
+                Some(Incoming::Message(key, publication)) => sink.message(key, publication),
+                Some(Incoming::Answer(ticket, Some(level))) => sink.acknowledged(ticket, level),
+                Some(Incoming::Answer(ticket, None)) => sink.failed(ticket),
+                Some(Incoming::Gap(key)) => sink.lost(key, GapReason::Broker, 0),
+            }
+        }
+    }
+
+    fn subscribe<S: Sink>(&mut self, key: RoomKey, room: &RoomName, now: Instant, _: &mut S) {
+        let due = now + Duration::from_millis(self.dice.below(20) as u64);
+        self.pending.push((key, room.clone(), due));
+    }
+
+    fn unsubscribe(&mut self, key: RoomKey) {
+        self.pending.retain(|(pending, ..)| *pending != key);
+        self.in_force.retain(|_, known| *known != key);
+    }
+
+    fn publish<S: Sink>(&mut self, _: &mut Context<'_>, item: Outgoing, _: Instant, _: &mut S) -> Result<(), NotTaken> {
+        if self.takes == 0 {
+            return Err(NotTaken::Busy(item));
+        }
+        self.takes -= 1;
+        let Outgoing { publication, ticket, .. } = item;
+        if self.dice.percent(self.faults.fail) {
+            self.fates.push(Fate::GivenUp(publication));
+            return Err(NotTaken::Refused(ticket));
+        }
+        self.fates.push(Fate::Ordered(publication.clone()));
+        if let Some(key) = self.in_force.get(&publication.room) {
+            self.incoming.push_back(Incoming::Message(*key, publication));
+        }
+        if let Some(ticket) = ticket {
+            let level = Some(AckLevel::Broker).filter(|_| !self.dice.percent(self.faults.fail));
+            self.incoming.push_back(Incoming::Answer(ticket, level));
+        }
+        Ok(())
+    }
+
+    fn flush<S: Sink>(&mut self, _: &mut Context<'_>, _: Instant, _: &mut S) {}
+
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn poll_finish<S: Sink>(&mut self, _: &mut Context<'_>, _: Duration, _: &mut S) -> Poll<()> {
+        Poll::Ready(())
+    }
+}
+
+impl SimulatedBroker {
+    pub fn new(faults: Faults) -> Self {
+        Self {
             faults,
-            begin: now,
-            now,
-            outgoing: VecDeque::new(),
+            dice: Dice::new(0),
+            fates: Vec::new(),
+            takes: 0,
             pending: Vec::new(),
             in_force: BTreeMap::new(),
             incoming: VecDeque::new(),
-        };
-        (all, broker)
+        }
     }
 
     pub fn is_quiet(&self) -> bool {
-        self.router.is_settled() && self.outgoing.is_empty() && self.pending.is_empty() && self.incoming.is_empty()
+        self.pending.is_empty() && self.incoming.is_empty()
     }
 
-    pub fn turn(&mut self, now_ns: u64, dice: &mut Dice, oracle: &mut Oracle) {
-        self.now = self.begin + Duration::from_nanos(now_ns);
-        let (ports, first) = (self.ports, dice.below(usize::from(self.ports)) as u16);
-        for port in (0..ports).map(|n| (first + n) % ports) {
-            for _ in 0..dice.below(20) {
-                let Some(request) = self.router.take(port) else { break };
-                self.take(port, request, dice);
-            }
-        }
-        self.answer_subscriptions(dice);
-        self.publish(dice, oracle);
-        self.fail(dice);
-        for _ in 0..dice.below(30) {
-            let Some(incoming) = self.incoming.pop_front() else { break };
-            self.arrive(incoming);
-            self.carry_out(dice);
-        }
-        self.router.handle_timeout(self.now);
-        self.carry_out(dice);
-        self.router.wake_ports();
-    }
-
-    fn take(&mut self, port: u16, request: ToRelay, dice: &mut Dice) {
-        match request {
-            ToRelay::Subscribe(room) => self.router.subscribe(room, port, self.now),
-            ToRelay::Unsubscribe(room) => self.router.unsubscribe(&room, port, self.now),
-            ToRelay::Publish(publication, token) => self.outgoing.push_back(Outgoing { port, publication, token }),
-        }
-        self.carry_out(dice);
-    }
-
-    fn carry_out(&mut self, dice: &mut Dice) {
-        while let Some(effect) = self.router.poll_effect() {
-            match effect {
-                BusEffect::Subscribe(key, room) => {
-                    let due = self.now + Duration::from_millis(dice.below(20) as u64);
-                    self.pending.push((key, room, due));
-                }
-                BusEffect::Unsubscribe(key) => {
-                    self.pending.retain(|(pending, ..)| *pending != key);
-                    self.in_force.retain(|_, known| *known != key);
-                }
-            }
-        }
-    }
-
-    /// A subscription that is not answered at all is refused by the node when its time is up.
-    fn answer_subscriptions(&mut self, dice: &mut Dice) {
+    /// A subscription that is not answered at all is refused by the relay when its time is up.
+    fn answer_subscriptions(&mut self, now: Instant) {
         for (key, room, due) in std::mem::take(&mut self.pending) {
-            if due > self.now {
+            if due > now {
                 self.pending.push((key, room, due));
-            } else if !dice.percent(self.faults.refuse) {
+            } else if !self.dice.percent(self.faults.refuse) {
                 self.in_force.insert(room, key);
                 self.incoming.push_back(Incoming::Confirmed(key));
-            } else if dice.percent(50) {
+            } else if self.dice.percent(50) {
                 self.incoming.push_back(Incoming::Refused(key));
             } else {
-                self.pending.push((key, room, self.now + Duration::from_secs(3_600)));
-            }
-        }
-    }
-
-    fn publish(&mut self, dice: &mut Dice, oracle: &mut Oracle) {
-        for _ in 0..dice.below(20) {
-            let Some(Outgoing { port, publication, token }) = self.outgoing.pop_front() else { break };
-            let taken = !dice.percent(self.faults.fail);
-            let mut level = taken.then_some(AckLevel::Broker).filter(|_| !dice.percent(self.faults.fail));
-            if taken {
-                oracle.ordered(&publication);
-                if let Some(key) = self.in_force.get(&publication.room) {
-                    self.incoming.push_back(Incoming::Message(*key, publication));
-                }
-            } else {
-                level = None;
-                oracle.given_up(&publication);
-            }
-            if let Some(token) = token {
-                self.incoming.push_back(Incoming::Answer(port, token, level));
+                self.pending.push((key, room, now + Duration::from_secs(3_600)));
             }
         }
     }
 
     /// The connection breaks and all that is on its way is lost, or one room's messages are; a subscription is revoked.
-    fn fail(&mut self, dice: &mut Dice) {
-        if dice.per_mille(self.faults.lose) {
+    fn fail(&mut self) {
+        if self.dice.per_mille(self.faults.lose) {
             for incoming in &mut self.incoming {
-                if let Incoming::Answer(.., level) = incoming {
+                if let Incoming::Answer(_, level) = incoming {
                     *level = None;
                 }
             }
             self.incoming.retain(|incoming| !matches!(incoming, Incoming::Message(..)));
             self.incoming.push_back(Incoming::Gap(None));
         }
-        let any = dice.below(self.in_force.len());
+        let any = self.dice.below(self.in_force.len());
         let Some((room, key)) = self.in_force.iter().nth(any).map(|(room, key)| (room.clone(), *key)) else { return };
-        if dice.per_mille(self.faults.lose) {
+        if self.dice.per_mille(self.faults.lose) {
             self.incoming.retain(|incoming| !matches!(incoming, Incoming::Message(of, _) if *of == key));
             self.incoming.push_back(Incoming::Gap(Some(key)));
         }
-        if dice.per_mille(self.faults.revoke) {
+        if self.dice.per_mille(self.faults.revoke) {
             self.in_force.remove(&room);
             self.incoming.push_back(Incoming::Refused(key));
-        }
-    }
-
-    fn arrive(&mut self, incoming: Incoming) {
-        match incoming {
-            Incoming::Confirmed(key) => self.router.confirm(key, self.now),
-            Incoming::Refused(key) => self.router.refuse(key),
-            Incoming::Message(key, publication) => self.router.deliver(key, publication),
-            Incoming::Answer(port, token, level) => self.router.answer(port, token, level),
-            Incoming::Gap(key) => self.router.tell_gap(key, GapReason::Broker),
         }
     }
 }

@@ -5,7 +5,7 @@
 //! | [`plan`] | what a story is about, and which losses, closes and refusals it may show |
 //! | [`world`] | the turns: clients act, shards run, the relay runs, clients read |
 //! | [`node`] | the shards as they are, between simulated sockets and the relay's real mailboxes |
-//! | [`relay`] | the local bus as it is, with its lock held at random; or the router under a simulated broker |
+//! | [`relay`] | the local bus as it is, with its lock held at random; or the relay over a simulated broker |
 //! | [`broker`] | a broker that confirms later, refuses, revokes, loses and fails to acknowledge |
 //! | [`socket`] | the driver: octets cut at random, buffers that fill |
 //! | [`client`] | what a client says, and what it makes of the octets that come back |

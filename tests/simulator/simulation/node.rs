@@ -4,9 +4,10 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tidegate::broker::Port;
 use tidegate::counters::{RelayCounters, ShardCounters};
 use tidegate::readiness::NodeState;
-use tidegate::relay::{Port, ToRelay};
+use tidegate::relay::ToRelay;
 use tidegate::shard::command::Command;
 use tidegate::shard::{Budgets, Options, PublishPolicy, RoomRule, Settings, Shard, SlowPolicy};
 

@@ -96,6 +96,8 @@ pub struct Seen {
     pub holes: u64,
     /// Publications that were acknowledged.
     pub acked: u64,
+    /// Publications that the broker did not take.
+    pub given_up: u64,
     /// Requests that were answered with an error.
     pub errors: u64,
     /// Subscriptions that were revoked.

@@ -1,4 +1,4 @@
-//! The relay: the local bus as it is, or the router as it is under a simulated broker.
+//! The relay: the local bus as it is, or the relay as it is over a simulated broker.
 //!
 //! On the local bus a port serves its own requests under the relay's lock. At random the lock is taken, as if another port's
 //! thread held it, and stays so for some turns: requests then wait for the relay's thread, which runs when it was woken or its
@@ -6,15 +6,19 @@
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::task::{Context, Waker as TaskWaker};
 use std::time::{Duration, Instant};
 
+use tidegate::broker::Port;
+use tidegate::broker::testing::LocalBus;
 use tidegate::counters::RelayCounters;
-use tidegate::limits::Limits;
+use tidegate::limits::{self, Limits};
+use tidegate::mailbox::{Receiver, Sender, Waker, mailbox};
 use tidegate::model::Publication;
-use tidegate::relay::Port;
-use tidegate::relay::testing::LocalBus;
+use tidegate::relay::interest::Bounds;
+use tidegate::relay::{Broker, Post, ToRelay, ToShard};
 
-use super::broker::Broker;
+use super::broker::{Fate, SimulatedBroker};
 use super::dice::Dice;
 use super::oracle::Oracle;
 use super::plan::{Faults, Plan};
@@ -22,7 +26,15 @@ use super::plan::{Faults, Plan};
 /// See the module.
 pub enum Relay {
     Local(Local),
-    Broker(Box<Broker>),
+    Remote(Box<Remote>),
+}
+
+/// The relay as it is, over the simulated broker.
+pub struct Remote {
+    relay: tidegate::relay::Relay<Sender<ToShard>>,
+    broker: SimulatedBroker,
+    requests: Vec<Receiver<ToRelay>>,
+    begin: Instant,
 }
 
 /// The local bus, and what is known of the requests in it.
@@ -44,8 +56,8 @@ impl Relay {
         // Only differences of times are looked at.
         let now = Instant::now();
         if let Some(faults) = plan.broker {
-            let (ports, broker) = Broker::new(limits, faults, ports, counters, now);
-            return (ports, Self::Broker(Box::new(broker)));
+            let (ports, remote) = Remote::new(limits, faults, ports, counters, now);
+            return (ports, Self::Remote(Box::new(remote)));
         }
         let (all, bus) = LocalBus::new(limits, ports, counters, now).expect("an eventfd for each port");
         let local = Local {
@@ -90,14 +102,14 @@ impl Relay {
     pub fn turn(&mut self, now_ns: u64, dice: &mut Dice, oracle: &mut Oracle) {
         match self {
             Self::Local(local) => local.turn(now_ns, dice, oracle),
-            Self::Broker(broker) => broker.turn(now_ns, dice, oracle),
+            Self::Remote(remote) => remote.turn(now_ns, dice, oracle),
         }
     }
 
     /// From now on the broker does nothing wrong.
     pub fn calm(&mut self) {
-        if let Self::Broker(broker) = self {
-            broker.faults = Faults::default();
+        if let Self::Remote(remote) = self {
+            remote.broker.faults = Faults::default();
         }
     }
 
@@ -105,12 +117,69 @@ impl Relay {
     pub fn is_quiet(&self) -> bool {
         match self {
             Self::Local(local) => local.asked.iter().all(VecDeque::is_empty) && !local.bus.is_behind(),
-            Self::Broker(broker) => broker.is_quiet(),
+            Self::Remote(remote) => remote.is_quiet(),
         }
     }
 
     pub fn contended(&self) -> u64 {
         if let Self::Local(local) = self { local.contended } else { 0 }
+    }
+}
+
+impl Remote {
+    fn new(
+        limits: &Limits,
+        faults: Faults,
+        ports: usize,
+        counters: Arc<RelayCounters>,
+        begin: Instant,
+    ) -> (Vec<Port>, Self) {
+        let waker = || Waker::new().expect("an eventfd for each port");
+        let (mut all, mut requests, mut outlets) = (Vec::new(), Vec::new(), Vec::new());
+        for _ in 0..ports {
+            let (to_relay, taken) = mailbox(limits.mailbox_messages, waker());
+            let (outlet, from_relay) = mailbox(limits.mailbox_messages + limits::MAILBOX_RESERVE, waker());
+            all.push(Port::new(to_relay, from_relay));
+            requests.push(taken);
+            outlets.push(Post::new(outlet, limits.mailbox_messages));
+        }
+        let (confirm_within, linger) = (Duration::from_millis(40), Duration::from_millis(20));
+        let bounds = Bounds { confirm_within, linger, rooms: usize::MAX };
+        // What the relay gives up by age the oracle does not see: nothing gets that old.
+        let relay = tidegate::relay::Relay::new(outlets, bounds, Duration::from_secs(3_600), counters);
+        (all, Self { relay, broker: SimulatedBroker::new(faults), requests, begin })
+    }
+
+    fn is_quiet(&self) -> bool {
+        let served = self.requests.iter().all(Receiver::is_empty) && self.relay.waiting_publications() == 0;
+        served && !self.relay.is_behind() && self.broker.is_quiet()
+    }
+
+    /// A turn of the relay's loop, in which each port may come first and is served any part of what it asks.
+    fn turn(&mut self, now_ns: u64, dice: &mut Dice, oracle: &mut Oracle) {
+        let (now, mut cx) = (self.begin + Duration::from_nanos(now_ns), Context::from_waker(TaskWaker::noop()));
+        std::mem::swap(&mut self.broker.dice, dice);
+        self.broker.poll(&mut cx, now, &mut self.relay);
+        let ports = self.requests.len();
+        let first = self.broker.dice.below(ports);
+        for port in (0..ports).map(|n| (first + n) % ports) {
+            for _ in 0..self.broker.dice.below(20) {
+                let Some(request) = self.requests[port].pop() else { break };
+                self.requests[port].release(request.pinned_bytes());
+                self.relay.handle_request(port as u16, request, now);
+            }
+        }
+        self.relay.handle_timeout(now);
+        self.relay.apply(&mut self.broker, &mut cx, now);
+        self.broker.flush(&mut cx, now, &mut self.relay);
+        self.relay.wake_ports();
+        std::mem::swap(&mut self.broker.dice, dice);
+        for fate in self.broker.fates.drain(..) {
+            match fate {
+                Fate::Ordered(publication) => oracle.ordered(&publication),
+                Fate::GivenUp(publication) => oracle.given_up(&publication),
+            }
+        }
     }
 }
 

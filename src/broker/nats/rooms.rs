@@ -1,10 +1,10 @@
-//! The rooms' subscriptions: each is a queue that the client fills and the relay empties into the hub.
+//! The rooms' subscriptions: each is a queue that the client fills and the relay empties.
 //!
 //! Every queue that has something is emptied in the turn in which the relay learns of it: the client reads the socket again only
 //! after that, which is what bounds the queues (see `access.rs`).
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -14,15 +14,23 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use async_nats::{HeaderName, Message, Subscriber};
 use futures_util::stream::{FuturesUnordered, Stream};
 
-use crate::counters::DropReason;
-use crate::model::{GapReason, RoomName};
+use crate::model::{GapReason, Publication, RoomName};
+use crate::relay::Sink;
 use crate::relay::envelope;
-use crate::relay::hub::Hub;
 use crate::relay::interest::RoomKey;
 
-/// Where received messages go.
+/// Places for arrivals that are kept between two turns; a burst's are given back.
+const ARRIVALS_KEPT: usize = 1024;
+
+/// A message that was taken from a queue of the client.
+enum Arrival {
+    Publication(Publication),
+    TooLarge,
+}
+
+/// Where received messages go: a queue is polled as a future, which cannot be given the sink.
 pub(super) struct Incoming {
-    pub(super) hub: RefCell<Hub>,
+    arrivals: RefCell<VecDeque<(RoomKey, Arrival)>>,
     /// Messages taken from the client's queues.
     pub(super) taken: Cell<u64>,
     /// The largest payload that is delivered, in bytes.
@@ -30,17 +38,37 @@ pub(super) struct Incoming {
 }
 
 impl Incoming {
-    fn handle_message(&self, hub: &mut Hub, key: RoomKey, room: &RoomName, message: Message) {
+    pub(super) fn new(message_bytes: usize) -> Self {
+        Self { arrivals: RefCell::default(), taken: Cell::new(0), message_bytes }
+    }
+
+    fn handle_message(
+        &self,
+        arrivals: &mut VecDeque<(RoomKey, Arrival)>,
+        queue: (RoomKey, &RoomName),
+        message: Message,
+    ) {
         const TIDEGATE: HeaderName = HeaderName::from_static(envelope::HEADER);
+        let (key, room) = queue;
         self.taken.set(self.taken.get() + 1);
         if message.payload.len() > self.message_bytes {
-            hub.dropped(DropReason::TooLarge);
-            hub.tell_gap(key, GapReason::TooLarge);
-            return;
+            return arrivals.push_back((key, Arrival::TooLarge));
         }
         let header = message.headers.as_ref().and_then(|headers| headers.get(TIDEGATE));
         let header = header.map(async_nats::HeaderValue::as_str);
-        hub.deliver(key, envelope::read(room.clone(), header, message.payload, now_unix_ns));
+        let publication = envelope::read(room.clone(), header, message.payload, now_unix_ns);
+        arrivals.push_back((key, Arrival::Publication(publication)));
+    }
+
+    fn drain<S: Sink>(&self, sink: &mut S) {
+        let mut arrivals = self.arrivals.borrow_mut();
+        for (key, arrival) in arrivals.drain(..) {
+            match arrival {
+                Arrival::Publication(publication) => sink.message(key, publication),
+                Arrival::TooLarge => sink.lost(Some(key), GapReason::TooLarge, 1),
+            }
+        }
+        arrivals.shrink_to(ARRIVALS_KEPT);
     }
 }
 
@@ -49,7 +77,7 @@ pub(super) struct Rooms {
     incoming: Rc<Incoming>,
     queues: FuturesUnordered<Queue>,
     ends: HashMap<RoomKey, Rc<End>>,
-    /// Second subscriptions of rooms, a few at a time, which prove the first ones: nobody gets their messages.
+    /// Second subscriptions of rooms, a few at a time, which prove the first ones: no port gets their messages.
     probes: HashMap<RoomKey, Subscriber>,
     ended: u64,
 }
@@ -109,8 +137,9 @@ impl Rooms {
     }
 
     /// Empties every queue that has something.
-    pub(super) fn poll(&mut self, cx: &mut Context<'_>) {
+    pub(super) fn poll<S: Sink>(&mut self, cx: &mut Context<'_>, sink: &mut S) {
         while let Poll::Ready(Some(())) = Pin::new(&mut self.queues).poll_next(cx) {}
+        self.incoming.drain(sink);
         for probe in self.probes.values_mut() {
             while let Poll::Ready(Some(_)) = Pin::new(&mut *probe).poll_next(cx) {
                 self.incoming.taken.set(self.incoming.taken.get() + 1);
@@ -152,11 +181,11 @@ impl Future for Queue {
         if queue.end.reached.get() {
             return Poll::Ready(());
         }
-        let mut hub = queue.incoming.hub.borrow_mut();
+        let mut arrivals = queue.incoming.arrivals.borrow_mut();
         loop {
             match Pin::new(&mut queue.subscriber).poll_next(cx) {
                 Poll::Ready(Some(message)) => {
-                    queue.incoming.handle_message(&mut hub, queue.key, &queue.room, message);
+                    queue.incoming.handle_message(&mut arrivals, (queue.key, &queue.room), message);
                 }
                 Poll::Ready(None) => return Poll::Ready(()),
                 Poll::Pending => break,

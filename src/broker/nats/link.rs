@@ -4,20 +4,21 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use async_nats::connection::State;
 use async_nats::{Client, Statistics, SubscribeError, Subscriber};
 use futures_util::stream::Stream;
 
-use super::Bus;
 use super::access::{Access, retry_delay};
 use super::complaints::Complaints;
 use super::doubts::BURST;
 use super::signals::{Report, Signals};
+use super::{Nats, fail_acks};
 use crate::model::{AckLevel, GapReason};
+use crate::relay::Sink;
 use crate::relay::envelope::ENVELOPE_BYTES;
-use crate::relay::interest::RoomKey;
+use crate::relay::interest::{Interest, RoomKey};
 
 /// A broker that answered once. The client goes on by itself when the connection is lost.
 pub(super) struct Link {
@@ -74,14 +75,14 @@ pub(super) async fn first_connection(access: Rc<Access>, signals: Arc<Signals>) 
     }
 }
 
-impl Bus {
+impl Nats {
     /// Looks at the connection: made, lost, made again; and at what the client reports.
-    pub(super) fn poll_link(&mut self, cx: &mut Context<'_>, now: Instant) {
+    pub(super) fn poll_link<S: Sink>(&mut self, cx: &mut Context<'_>, now: Instant, sink: &mut S) {
         if let Some(connecting) = &mut self.connecting {
             let Poll::Ready(link) = connecting.as_mut().poll(cx) else { return };
             self.connecting = None;
             self.link = Some(link);
-            self.handle_up("connected to the broker", now);
+            self.handle_up("connected to the broker", now, sink);
         }
         let changed = self.signals.take_changed(cx) || now >= self.next_look;
         let Some(link) = &mut self.link else { return };
@@ -95,44 +96,44 @@ impl Bus {
         link.up = link.client.connection_state() == State::Connected;
         let is_up = link.up;
         if replaced || was_up && !is_up {
-            self.handle_lost(was_up, now);
+            self.handle_lost(was_up, now, sink);
         }
         if replaced {
             self.fences.add_gap();
         }
         if is_up && (replaced || !was_up) {
-            self.handle_up("connected to the broker again; every room is told that messages may be missing", now);
+            let what = "connected to the broker again; every room is told that messages may be missing";
+            self.handle_up(what, now, sink);
         }
-        self.handle_reports(now);
+        self.handle_reports(now, sink);
     }
 
     /// Looks for fences that came back, before the rooms are looked at: what was published after the fence comes after its gap. Gives
     /// the one that came back in an earlier turn.
-    pub(super) fn poll_inbox(&mut self, cx: &mut Context<'_>) -> Option<u64> {
+    pub(super) fn poll_inbox<S: Sink>(&mut self, cx: &mut Context<'_>, sink: &mut S) -> Option<u64> {
         let link = self.link.as_mut()?;
         let (earlier, taken) = link.poll_inbox(cx);
         self.incoming.taken.set(self.incoming.taken.get() + taken);
         if link.returned.is_some_and(|number| self.fences.take_gap(number)) {
-            self.incoming.hub.borrow_mut().tell_gap_to_all(GapReason::Broker);
+            sink.lost(None, GapReason::Broker, 0);
         }
         earlier
     }
 
     /// Answers what a fence that came back proves, once what was published before it is delivered.
-    pub(super) fn handle_fence(&mut self, number: u64, now: Instant) {
+    pub(super) fn handle_fence<S: Sink>(&mut self, number: u64, now: Instant, sink: &mut S) {
         let Some((batch, round_trip)) = self.fences.handle_return(number, now) else { return };
-        let mut hub = self.incoming.hub.borrow_mut();
-        hub.counters.rtt_ns.set(nanoseconds(round_trip));
+        sink.round_trip(round_trip);
         for key in batch.rooms {
-            hub.interest.confirm(key, now);
+            sink.confirmed(key, now);
             self.rooms.end_probe(key);
         }
         for ack in batch.acks {
-            hub.acked(ack.port, ack.token, AckLevel::Broker);
+            sink.acknowledged(ack.ticket, AckLevel::Broker);
         }
     }
 
-    fn handle_up(&mut self, what: &str, now: Instant) {
+    fn handle_up<S: Sink>(&mut self, what: &str, now: Instant, sink: &mut S) {
         let Some(link) = &self.link else { return };
         let info = link.client.server_info();
         tracing::info!(server = info.server_name, version = info.version, "{what}");
@@ -140,25 +141,23 @@ impl Bus {
         if let Some(text) = too_small(info.max_payload, self.incoming.message_bytes) {
             self.complaints.warn(text, now);
         }
-        let hub = self.incoming.hub.borrow();
-        hub.counters.connected.set(1);
-        hub.counters.was_connected.set(1);
+        sink.connected(true);
     }
 
-    fn handle_lost(&mut self, was_up: bool, now: Instant) {
-        self.incoming.hub.borrow().counters.connected.set(0);
+    fn handle_lost<S: Sink>(&mut self, was_up: bool, now: Instant, sink: &mut S) {
+        sink.connected(false);
         let failed = self.fences.handle_connection_lost();
-        self.fail_acks(failed);
+        fail_acks(failed, sink);
         if was_up {
             self.complaints.warn(format!("lost the broker at {}; trying again", self.access.server_list()), now);
         }
     }
 
-    fn handle_reports(&mut self, now: Instant) {
+    fn handle_reports<S: Sink>(&mut self, now: Instant, sink: &mut S) {
         let lost = self.signals.take_lost();
         if lost > 0 {
             self.losses.handle_report(lost);
-            self.tell_lost(lost);
+            sink.lost(None, GapReason::Broker, lost);
             self.complaints.warn(String::from("the broker's client dropped messages; every room is told"), now);
         }
         if self.signals.take_lame_duck() {
@@ -168,22 +167,22 @@ impl Bus {
         while let Ok(report) = self.reports.try_recv() {
             match report {
                 Report::NotConnected(kind) => self.complaints.warn(self.access.explain_retry(&kind), now),
-                Report::ServerError(text) => revoked |= self.handle_server_error(&text, now),
+                Report::ServerError(text) => revoked |= self.handle_server_error(&text, now, sink),
             }
         }
         if self.signals.take_events() >= BURST {
-            self.handle_burst(revoked, now);
+            self.handle_burst(revoked, now, sink);
         }
     }
 
     /// The broker complained so much at once that the client may have dropped complaints; `revoked`: about rooms in force too.
-    fn handle_burst(&mut self, revoked: bool, now: Instant) {
+    fn handle_burst<S: Sink>(&mut self, revoked: bool, now: Instant, sink: &mut S) {
         let failed = self.fences.fail_acks();
-        self.fail_acks(failed);
+        fail_acks(failed, sink);
         let unproven = self.fences.take_rooms();
         let (probes, unproven): (Vec<_>, Vec<_>) = unproven.into_iter().partition(|key| self.rooms.end_probe(*key));
-        let hub = self.incoming.hub.borrow();
-        let named = |key: RoomKey| hub.interest.room(key).map(|room| (key, room.clone()));
+        let interest = sink.interest();
+        let named = |key: RoomKey| interest.room(key).map(|room| (key, room.clone()));
         if revoked {
             tracing::warn!("the broker took back many rooms at once; every room is subscribed anew, and told");
             self.doubts.replace(self.rooms.keys().filter_map(named));
@@ -191,15 +190,15 @@ impl Bus {
         } else {
             self.rounds.handle_burst(probes, now);
             let unproven = unproven.into_iter().filter_map(named);
-            unproven.for_each(|(key, room)| self.doubts.add(key, room, hub.interest.is_in_force(key)));
+            unproven.for_each(|(key, room)| self.doubts.add(key, room, interest.is_in_force(key)));
         }
     }
 
     /// Every room in force is proved, for a complaint about it may have been dropped.
-    pub(super) fn begin_round(&mut self, now: Instant) {
+    pub(super) fn begin_round(&mut self, now: Instant, interest: &Interest) {
         self.rounds.begin(self.rooms.keys(), now);
         tracing::info!(
-            rooms = self.incoming.hub.borrow().interest.len(),
+            rooms = interest.len(),
             "the broker complained more at once than its client can tell; every room is proved to be in force"
         );
     }
@@ -221,7 +220,7 @@ impl Bus {
 
     /// A refused subscription must not be confirmed, nor stay so; a refused publication must not be acknowledged.
     /// Says whether a room that was in force is no more.
-    fn handle_server_error(&mut self, text: &str, now: Instant) -> bool {
+    fn handle_server_error<S: Sink>(&mut self, text: &str, now: Instant, sink: &mut S) -> bool {
         let Some(violation) = Violation::parse(text) else {
             self.complaints.warn(format!("the broker says: {text}"), now);
             return false;
@@ -232,15 +231,14 @@ impl Bus {
         match violation {
             Violation::Publish => {
                 let failed = self.fences.fail_acks();
-                self.fail_acks(failed);
+                fail_acks(failed, sink);
                 false
             }
             Violation::Subscribe(subject) => {
-                let mut hub = self.incoming.hub.borrow_mut();
                 let room = subject.strip_prefix(&self.room_prefix);
-                let Some(key) = room.and_then(|room| hub.interest.key(room)) else { return false };
-                let was_in_force = hub.interest.is_in_force(key);
-                hub.interest.refuse(key);
+                let Some(key) = room.and_then(|room| sink.interest().key(room)) else { return false };
+                let was_in_force = sink.interest().is_in_force(key);
+                sink.refused(key);
                 was_in_force
             }
         }
@@ -274,8 +272,4 @@ fn too_small(max_payload: usize, message_bytes: usize) -> Option<String> {
             max_payload.saturating_sub(ENVELOPE_BYTES)
         )
     })
-}
-
-fn nanoseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }

@@ -9,9 +9,9 @@ use std::time::Duration;
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr};
 
 use super::signals::Signals;
+use crate::broker::Options;
 use crate::config;
 use crate::percent;
-use crate::relay::Options;
 
 /// Between two pings to a silent broker; the third that finds no answer ends the connection.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -33,11 +33,12 @@ const SUBSCRIPTION_QUEUE_MESSAGES: usize = READ_BUFFER_BYTES as usize * READS_PE
 /// Commands that the client's queue holds; what is beyond it waits in the relay's own queue.
 const COMMAND_QUEUE: usize = 256;
 
+const NO_SERVER: &str = "nats.url names no server; write nats://HOST:4222";
 const TLS_CURE: &str = "TLS failed: check nats.ca_file and that the server's certificate names the host of nats.url";
 
 /// Everything that a connection needs, read and checked once.
 #[derive(Clone)]
-pub(in crate::relay) struct Access {
+pub(super) struct Access {
     servers: Vec<ServerAddr>,
     login: Login,
     ca_file: Option<PathBuf>,
@@ -55,12 +56,12 @@ enum Login {
 }
 
 impl Access {
-    /// From the settings; none without a broker.
+    /// From the settings.
     ///
     /// # Errors
-    /// A URL that is none, or a file that cannot be read.
-    pub(in crate::relay) fn new(options: &Options) -> io::Result<Option<Self>> {
-        let Some(nats) = &options.nats else { return Ok(None) };
+    /// No settings, a URL that is none, or a file that cannot be read.
+    pub(super) fn new(options: &Options) -> io::Result<Self> {
+        let nats = options.nats.as_ref().ok_or_else(|| invalid(String::from(NO_SERVER)))?;
         let mut servers = Vec::new();
         let mut in_url = None;
         for url in &nats.urls {
@@ -69,7 +70,7 @@ impl Access {
             in_url = in_url.or(login);
         }
         if servers.is_empty() {
-            return Err(invalid(String::from("nats.url names no server; write nats://HOST:4222")));
+            return Err(invalid(String::from(NO_SERVER)));
         }
         if let Some(file) = &nats.ca_file {
             read_file("nats.ca_file", file)?;
@@ -77,7 +78,7 @@ impl Access {
         let login = login(nats)?.or(in_url).unwrap_or(Login::None);
         let prefix = if nats.prefix.is_empty() { "tidegate" } else { &nats.prefix };
         let (ca_file, prefix) = (nats.ca_file.clone(), prefix.to_owned());
-        Ok(Some(Self { servers, login, ca_file, prefix, node: options.node }))
+        Ok(Self { servers, login, ca_file, prefix, node: options.node })
     }
 
     /// The subject of a room.

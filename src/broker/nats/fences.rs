@@ -15,32 +15,29 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::AckToken;
-use super::interest::RoomKey;
-use super::ports::PortIndex;
+use crate::relay::interest::RoomKey;
+use crate::relay::queue::Ticket;
 
 /// A publish that waits for its acknowledgement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct PendingAck {
-    /// Who published.
-    pub port: PortIndex,
-    /// How the port names it.
-    pub token: AckToken,
+pub(super) struct PendingAck {
+    /// Where the answer goes.
+    pub(super) ticket: Ticket,
     /// When it was asked for.
-    pub since: Instant,
+    pub(super) since: Instant,
 }
 
 /// What one fence answers.
 #[derive(Debug, Default)]
-pub struct Batch {
+pub(super) struct Batch {
     /// Rooms whose subscription is in force.
-    pub rooms: Vec<RoomKey>,
+    pub(super) rooms: Vec<RoomKey>,
     /// Publications that the broker took, oldest first.
-    pub acks: VecDeque<PendingAck>,
+    pub(super) acks: VecDeque<PendingAck>,
     /// Whether a gap of all rooms is to be told ([`Fences::take_gap`]): the connection before this one was lost.
-    pub gap: bool,
+    pub(super) gap: bool,
     /// Whether somebody waits for the fence itself.
-    pub marker: bool,
+    pub(super) marker: bool,
 }
 
 impl Batch {
@@ -58,7 +55,7 @@ struct InFlight {
 
 /// The fences of one relay.
 #[derive(Debug)]
-pub struct Fences {
+pub(super) struct Fences {
     collecting: Batch,
     in_flight: Option<InFlight>,
     next_number: u64,
@@ -67,42 +64,42 @@ pub struct Fences {
 
 impl Fences {
     /// No fence; one that is not back after `deadline` is given up.
-    pub fn new(deadline: Duration) -> Self {
+    pub(super) fn new(deadline: Duration) -> Self {
         Self { collecting: Batch::default(), in_flight: None, next_number: 1, deadline }
     }
 
     /// The room's subscription was sent.
-    pub fn add_room(&mut self, key: RoomKey) {
+    pub(super) fn add_room(&mut self, key: RoomKey) {
         self.collecting.rooms.push(key);
     }
 
     /// A publication that wants an acknowledgement was sent.
-    pub fn add_ack(&mut self, ack: PendingAck) {
+    pub(super) fn add_ack(&mut self, ack: PendingAck) {
         self.collecting.acks.push_back(ack);
     }
 
     /// The connection is another one, and its subscriptions are being sent.
-    pub fn add_gap(&mut self) {
+    pub(super) fn add_gap(&mut self) {
         self.collecting.gap = true;
     }
 
     /// Somebody wants to know that all was taken: see [`Fences::is_idle`].
-    pub fn add_marker(&mut self) {
+    pub(super) fn add_marker(&mut self) {
         self.collecting.marker = true;
     }
 
     /// Whether nobody waits for anything.
-    pub fn is_idle(&self) -> bool {
+    pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_none() && self.collecting.is_empty()
     }
 
     /// Whether a fence is due.
-    pub fn is_due(&self) -> bool {
+    pub(super) fn is_due(&self) -> bool {
         self.in_flight.is_none() && !self.collecting.is_empty()
     }
 
     /// The number of the fence to send now.
-    pub fn poll_fence(&mut self, now: Instant) -> Option<u64> {
+    pub(super) fn poll_fence(&mut self, now: Instant) -> Option<u64> {
         if !self.is_due() {
             return None;
         }
@@ -113,20 +110,20 @@ impl Fences {
     }
 
     /// Whether a fence that came back says that the gap is to be told now; it says so once, and before the rest of its batch is handled.
-    pub fn take_gap(&mut self, number: u64) -> bool {
+    pub(super) fn take_gap(&mut self, number: u64) -> bool {
         let fence = self.in_flight.as_mut().filter(|fence| fence.number == number);
         fence.is_some_and(|fence| std::mem::take(&mut fence.batch.gap))
     }
 
     /// A fence came back: its batch and its round trip. One that was given up says nothing.
-    pub fn handle_return(&mut self, number: u64, now: Instant) -> Option<(Batch, Duration)> {
+    pub(super) fn handle_return(&mut self, number: u64, now: Instant) -> Option<(Batch, Duration)> {
         let fence = self.in_flight.take_if(|fence| fence.number == number)?;
         Some((fence.batch, now.saturating_duration_since(fence.sent)))
     }
 
     /// The connection was lost, and with it perhaps what was sent: the acknowledgements that fail. Rooms wait for the next
     /// fence, which follows their subscription on the next connection.
-    pub fn handle_connection_lost(&mut self) -> Vec<PendingAck> {
+    pub(super) fn handle_connection_lost(&mut self) -> Vec<PendingAck> {
         let failed = self.fail_acks();
         if let Some(fence) = self.in_flight.take() {
             self.collect_again(fence.batch);
@@ -135,24 +132,24 @@ impl Fences {
     }
 
     /// One of the publications was refused, and nobody knows which: the acknowledgements that fail.
-    pub fn fail_acks(&mut self) -> Vec<PendingAck> {
+    pub(super) fn fail_acks(&mut self) -> Vec<PendingAck> {
         let in_flight = self.in_flight.iter_mut().flat_map(|fence| fence.batch.acks.drain(..));
         in_flight.chain(self.collecting.acks.drain(..)).collect()
     }
 
     /// Rooms that no fence has proved yet.
-    pub fn unproven_rooms(&self) -> usize {
+    pub(super) fn unproven_rooms(&self) -> usize {
         self.collecting.rooms.len() + self.in_flight.as_ref().map_or(0, |fence| fence.batch.rooms.len())
     }
 
     /// What is under way may have been refused: these rooms are to be subscribed anew, and no fence confirms them before.
-    pub fn take_rooms(&mut self) -> Vec<RoomKey> {
+    pub(super) fn take_rooms(&mut self) -> Vec<RoomKey> {
         let in_flight = self.in_flight.iter_mut().flat_map(|fence| fence.batch.rooms.drain(..));
         in_flight.chain(self.collecting.rooms.drain(..)).collect()
     }
 
     /// Gives up a fence that is overdue and returns the acknowledgements that have waited too long.
-    pub fn handle_timeout(&mut self, now: Instant) -> Vec<PendingAck> {
+    pub(super) fn handle_timeout(&mut self, now: Instant) -> Vec<PendingAck> {
         let mut failed = Vec::new();
         let deadline = self.deadline;
         if let Some(fence) = &mut self.in_flight {
@@ -167,7 +164,7 @@ impl Fences {
     }
 
     /// When to call [`Fences::handle_timeout`] next.
-    pub fn poll_timeout(&self) -> Option<Instant> {
+    pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let oldest = |batch: &Batch| batch.acks.front().map(|ack| ack.since);
         let in_flight = self.in_flight.iter().flat_map(|fence| [Some(fence.sent), oldest(&fence.batch)]);
         in_flight.chain([oldest(&self.collecting)]).flatten().min().map(|since| since + self.deadline)
@@ -190,6 +187,7 @@ fn expire(acks: &mut VecDeque<PendingAck>, deadline: Duration, now: Instant, fai
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::relay::AckToken;
     use crate::relay::interest::{Bounds, Effect, Interest};
 
     const DEADLINE: Duration = Duration::from_secs(5);
@@ -204,11 +202,11 @@ mod tests {
     }
 
     fn ack(token: AckToken, since: Instant) -> PendingAck {
-        PendingAck { port: 0, token, since }
+        PendingAck { ticket: Ticket { port: 0, token }, since }
     }
 
     fn tokens(acks: &[PendingAck]) -> Vec<AckToken> {
-        acks.iter().map(|ack| ack.token).collect()
+        acks.iter().map(|ack| ack.ticket.token).collect()
     }
 
     #[test]
@@ -224,7 +222,7 @@ mod tests {
         assert_eq!((batch.acks.len(), batch.rooms.len(), round_trip), (1, 0, DEADLINE / 5));
         let second = fences.poll_fence(now).unwrap();
         let (batch, _) = fences.handle_return(second, now).unwrap();
-        assert_eq!((batch.acks[0].token, batch.rooms.len()), (2, 1));
+        assert_eq!((batch.acks[0].ticket.token, batch.rooms.len()), (2, 1));
         assert!(fences.is_idle());
     }
 

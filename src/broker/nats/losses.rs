@@ -7,18 +7,18 @@
 
 /// What was seen at one look.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Look {
+pub(super) struct Look {
     /// Messages that the client received.
-    pub received: u64,
+    pub(super) received: u64,
     /// Messages that the relay took from the client's queues.
-    pub taken: u64,
+    pub(super) taken: u64,
     /// Subscriptions that ended so far.
-    pub ended: u64,
+    pub(super) ended: u64,
 }
 
 /// Compares looks.
 #[derive(Debug, Default)]
-pub struct Losses {
+pub(super) struct Losses {
     last: Look,
     /// Received and not taken, with a reason that is known.
     explained: u64,
@@ -28,12 +28,12 @@ pub struct Losses {
 
 impl Losses {
     /// The client reported messages lost.
-    pub fn handle_report(&mut self, messages: u64) {
+    pub(super) fn handle_report(&mut self, messages: u64) {
         self.explained += messages;
     }
 
     /// Compares with the look before: how many messages were lost without a report.
-    pub fn handle_look(&mut self, look: Look) -> u64 {
+    pub(super) fn handle_look(&mut self, look: Look) -> u64 {
         let still = look == self.last;
         self.last = look;
         if !still {

@@ -9,54 +9,50 @@ use std::time::Instant;
 
 use async_nats::message::OutboundMessage;
 use async_nats::{HeaderMap, HeaderName, Subscriber};
-use futures_util::sink::Sink;
+use futures_util::sink::Sink as _;
 
 use super::doubts::PACE;
+use super::fences::PendingAck;
 use super::rounds::PROBES;
-use super::{Bus, Subscribing};
+use super::{Nats, Subscribing};
 use crate::model::RoomName;
-use crate::relay::envelope;
-use crate::relay::fences::PendingAck;
-use crate::relay::interest::RoomKey;
+use crate::relay::interest::{Interest, RoomKey};
 use crate::relay::queue::Outgoing;
+use crate::relay::{NotTaken, Sink, envelope};
 
 /// Publications between two looks at whether a fence is due.
 const PUBLISHES_PER_FENCE: usize = 64;
 
-impl Bus {
-    /// Sends until the client takes no more or nothing is left.
-    pub(super) fn poll_commands(&mut self, cx: &mut Context<'_>, now: Instant) {
-        if !self.link.as_ref().is_some_and(|link| link.up) {
-            return;
+impl Nats {
+    /// Whether the client takes a publication now, after everything that goes before it.
+    pub(super) fn poll_publish_ready<S: Sink>(&mut self, cx: &mut Context<'_>, now: Instant, sink: &mut S) -> Poll<()> {
+        if !self.is_up() {
+            return Poll::Pending;
         }
-        loop {
-            if self.poll_subscribes(cx, now).is_pending() || self.poll_fence(cx, now).is_pending() {
-                return;
-            }
-            if self.publishes.is_empty() && !self.fences.is_due() {
-                return;
-            }
-            for _ in 0..PUBLISHES_PER_FENCE {
-                if self.publishes.is_empty() {
-                    break;
-                }
-                if self.poll_ready(cx, now).is_pending() {
-                    return;
-                }
-                if let Some(item) = self.publishes.pop() {
-                    self.publish(item, now);
-                }
-            }
+        if self.unfenced == 0 || self.subscribing.is_some() || !self.subscribes.is_empty() {
+            std::task::ready!(self.poll_subscribes(cx, now, sink));
+        }
+        if self.unfenced == 0 {
+            std::task::ready!(self.poll_fence(cx, now));
+        }
+        self.poll_ready(cx, now)
+    }
+
+    /// Sends until the client takes no more or nothing but publications is left.
+    pub(super) fn poll_commands<S: Sink>(&mut self, cx: &mut Context<'_>, now: Instant, sink: &mut S) {
+        self.unfenced = 0;
+        if self.is_up() && self.poll_subscribes(cx, now, sink).is_ready() {
+            let _ = self.poll_fence(cx, now);
         }
     }
 
-    fn poll_subscribes(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
+    fn poll_subscribes<S: Sink>(&mut self, cx: &mut Context<'_>, now: Instant, sink: &mut S) -> Poll<()> {
         loop {
             if self.subscribing.is_none() {
                 // The link first: a room that was taken from the queues must not be dropped.
                 let Some(client) = self.link.as_ref().map(|link| link.client.clone()) else { return Poll::Pending };
-                let (asked, is_probe) = match self.next_room() {
-                    None => (self.next_probe(), true),
+                let (asked, is_probe) = match self.next_room(sink.interest()) {
+                    None => (self.next_probe(sink.interest()), true),
                     asked => (asked, false),
                 };
                 let Some((key, room)) = asked else { return Poll::Ready(()) };
@@ -68,11 +64,13 @@ impl Bus {
             let result = std::task::ready!(subscribing.subscriber.as_mut().poll(cx));
             let Some(Subscribing { key, room, is_probe, .. }) = self.subscribing.take() else { continue };
             match result {
+                // It was given up meanwhile.
+                Ok(_) if sink.interest().key(&room) != Some(key) => {}
                 Ok(subscriber) => self.handle_subscribed(key, room, is_probe, subscriber),
                 // The client has ended; the room's own subscription is the next connection's.
                 Err(_) if is_probe => {}
                 Err(error) => {
-                    self.incoming.hub.borrow_mut().interest.refuse(key);
+                    sink.refused(key);
                     self.complaints.warn(format!("cannot subscribe room {room}: {error}"), now);
                 }
             }
@@ -81,36 +79,32 @@ impl Bus {
 
     /// The next room to subscribe. While there are doubts, no more than a pace of them before a fence is back; one in doubt loses
     /// the subscription that it has.
-    fn next_room(&mut self) -> Option<(RoomKey, RoomName)> {
+    fn next_room(&mut self, interest: &Interest) -> Option<(RoomKey, RoomName)> {
         if self.doubts.take_gap() {
             self.fences.add_gap();
         }
-        let hub = self.incoming.hub.borrow();
         if self.doubts.is_empty() {
-            return self.subscribes.pop(&hub.interest);
+            return self.subscribes.pop(interest);
         }
         if self.fences.unproven_rooms() >= PACE {
             return None;
         }
-        let Some((key, room)) = self.doubts.pop(&hub.interest, !self.subscribes.is_empty()) else {
-            return self.subscribes.pop(&hub.interest);
+        let Some((key, room)) = self.doubts.pop(interest, !self.subscribes.is_empty()) else {
+            return self.subscribes.pop(interest);
         };
         self.rooms.close(key);
         Some((key, room))
     }
 
-    /// The next room to prove. Rooms that somebody waits for go first; a relay that stops waits for no proof.
-    fn next_probe(&mut self) -> Option<(RoomKey, RoomName)> {
-        if self.rooms.probes() >= PROBES || self.stop.is_some() {
+    /// The next room to prove. Rooms that wait to be joined go first; a relay that stops waits for no proof.
+    fn next_probe(&mut self, interest: &Interest) -> Option<(RoomKey, RoomName)> {
+        if self.rooms.probes() >= PROBES || self.finishing {
             return None;
         }
-        self.rounds.pop(&self.incoming.hub.borrow().interest, |key| self.rooms.has_probe(key))
+        self.rounds.pop(interest, |key| self.rooms.has_probe(key))
     }
 
     fn handle_subscribed(&mut self, key: RoomKey, room: RoomName, is_probe: bool, subscriber: Subscriber) {
-        if self.incoming.hub.borrow().interest.key(&room) != Some(key) {
-            return;
-        }
         if is_probe {
             self.rooms.probe(key, subscriber);
         } else {
@@ -133,22 +127,23 @@ impl Bus {
         Poll::Ready(())
     }
 
-    fn publish(&mut self, item: Outgoing, now: Instant) {
+    pub(super) fn send_publication(&mut self, item: Outgoing, now: Instant) -> Result<(), NotTaken> {
         const TIDEGATE: HeaderName = HeaderName::from_static(envelope::HEADER);
-        let Some(link) = &mut self.link else { return };
+        let Some(link) = &mut self.link else { return Err(NotTaken::Busy(item)) };
         let mut headers = HeaderMap::new();
         headers.insert(TIDEGATE, envelope::write(&item.publication));
         let subject = format!("{}{}", self.room_prefix, item.publication.room).into();
-        let message =
-            OutboundMessage { subject, reply: None, payload: item.publication.payload, headers: Some(headers) };
+        let payload = item.publication.payload;
+        let message = OutboundMessage { subject, reply: None, payload, headers: Some(headers) };
         if let Err(error) = Pin::new(&mut link.client).start_send(message) {
-            self.fail(item.ack);
-            return self.complaints.warn(format!("the broker's client refused a message: {error}"), now);
+            self.complaints.warn(format!("the broker's client refused a message: {error}"), now);
+            return Err(NotTaken::Refused(item.ticket));
         }
-        self.incoming.hub.borrow().counters.messages_out.add(1);
-        if let Some((port, token)) = item.ack {
-            self.fences.add_ack(PendingAck { port, token, since: item.since });
+        if let Some(ticket) = item.ticket {
+            self.fences.add_ack(PendingAck { ticket, since: item.since });
         }
+        self.unfenced = (self.unfenced + 1) % PUBLISHES_PER_FENCE;
+        Ok(())
     }
 
     /// Whether the client takes another message.

@@ -1,0 +1,243 @@
+//! NATS: one subscription per room and node, and fences that prove them.
+//!
+//! It runs on the relay's thread as the root of a current-thread runtime whose only other tasks are the broker client's. Each
+//! turn does the same things in the same order, none of which waits:
+//!
+//! 1. connection: was it lost, made, is the server going away, did the client drop messages;
+//! 2. fences that have just come back: the gap after a reconnect, before what was published after it;
+//! 3. deliveries: empty every subscription's queue into the relay; then the rest of what a fence answers that came back in an
+//!    earlier turn: joins, acknowledgements;
+//! 4. the relay's subscriptions and publications, and with them commands to the client, as many as it takes: subscriptions and
+//!    probes first, a fence if one is due, publications;
+//! 5. what is overdue.
+//!
+//! Publications of this node's clients come back through the broker like those of other nodes: so all members on a node see one
+//! order. A reconnect is a hole for every room. The client subscribes everything again by itself, and takes commands only after
+//! that; so a fence sent on the new connection proves the subscriptions, and the gap is told when it is back.
+
+mod access;
+mod commands;
+mod complaints;
+mod doubts;
+mod fences;
+mod link;
+mod losses;
+mod rooms;
+mod rounds;
+mod signals;
+mod subscribes;
+#[cfg(test)]
+mod tests;
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use async_nats::{SubscribeError, Subscriber};
+use tokio::sync::mpsc;
+
+use access::Access;
+use complaints::Complaints;
+use doubts::Doubts;
+use fences::{Fences, PendingAck};
+use link::{Link, first_connection};
+use losses::{Look, Losses};
+use rooms::{Incoming, Rooms};
+use rounds::Rounds;
+use signals::{Report, Signals};
+use subscribes::Subscribes;
+
+use super::{Options, Start};
+use crate::model::{GapReason, RoomName};
+use crate::relay::interest::RoomKey;
+use crate::relay::queue::Outgoing;
+use crate::relay::{Broker, NotTaken, Sink};
+
+/// Between two looks at the counters of the client.
+const LOOK_TICK: Duration = Duration::from_secs(1);
+
+type Connecting = Pin<Box<dyn Future<Output = Link>>>;
+
+/// A subscription on its way to the client.
+struct Subscribing {
+    key: RoomKey,
+    room: RoomName,
+    /// It is the room's second, see `rounds.rs`.
+    is_probe: bool,
+    subscriber: Pin<Box<dyn Future<Output = Result<Subscriber, SubscribeError>>>>,
+}
+
+/// What is read and checked before the relay's thread begins.
+pub(super) struct Settings {
+    access: Access,
+    fence_deadline: Duration,
+    message_bytes: usize,
+}
+
+/// See the module.
+pub(super) struct Nats {
+    incoming: Rc<Incoming>,
+    access: Rc<Access>,
+    connecting: Option<Connecting>,
+    link: Option<Link>,
+    rooms: Rooms,
+    subscribes: Subscribes,
+    doubts: Doubts,
+    rounds: Rounds,
+    subscribing: Option<Subscribing>,
+    fences: Fences,
+    /// Publications since it was last looked whether a fence is due.
+    unfenced: usize,
+    signals: Arc<Signals>,
+    reports: mpsc::Receiver<Report>,
+    complaints: Complaints,
+    losses: Losses,
+    room_prefix: String,
+    next_look: Instant,
+    /// The node ends, and the last fence waits or is under way.
+    finishing: bool,
+}
+
+impl Start for Nats {
+    type Settings = Settings;
+
+    fn settings(options: &Options) -> io::Result<Settings> {
+        let access = Access::new(options)?;
+        let (fence_deadline, message_bytes) = (options.limits.fence_deadline, options.limits.message_bytes);
+        Ok(Settings { access, fence_deadline, message_bytes })
+    }
+
+    fn new(settings: Settings) -> Self {
+        let (signals, reports) = Signals::new();
+        let (signals, access) = (Arc::new(signals), Rc::new(settings.access));
+        let incoming = Rc::new(Incoming::new(settings.message_bytes));
+        Self {
+            rooms: Rooms::new(incoming.clone()),
+            incoming,
+            room_prefix: access.room_prefix(),
+            connecting: Some(Box::pin(first_connection(access.clone(), signals.clone()))),
+            access,
+            link: None,
+            subscribes: Subscribes::default(),
+            doubts: Doubts::default(),
+            rounds: Rounds::default(),
+            subscribing: None,
+            fences: Fences::new(settings.fence_deadline),
+            unfenced: 0,
+            signals,
+            reports,
+            complaints: Complaints::default(),
+            losses: Losses::default(),
+            next_look: Instant::now() + LOOK_TICK,
+            finishing: false,
+        }
+    }
+}
+
+impl Broker for Nats {
+    const NAME: &'static str = "nats";
+    const NEEDS_RUNTIME: bool = true;
+
+    fn poll<S: Sink>(&mut self, cx: &mut Context<'_>, now: Instant, sink: &mut S) {
+        self.poll_link(cx, now, sink);
+        let fence = self.poll_inbox(cx, sink);
+        self.rooms.poll(cx, sink);
+        if let Some(number) = fence {
+            self.handle_fence(number, now, sink);
+        }
+    }
+
+    fn subscribe<S: Sink>(&mut self, key: RoomKey, room: &RoomName, _: Instant, _: &mut S) {
+        self.subscribes.push(key, room.clone());
+    }
+
+    fn unsubscribe(&mut self, key: RoomKey) {
+        self.rooms.close(key);
+    }
+
+    fn publish<S: Sink>(
+        &mut self,
+        cx: &mut Context<'_>,
+        item: Outgoing,
+        now: Instant,
+        sink: &mut S,
+    ) -> Result<(), NotTaken> {
+        if self.poll_publish_ready(cx, now, sink).is_ready() {
+            self.send_publication(item, now)
+        } else {
+            Err(NotTaken::Busy(item))
+        }
+    }
+
+    fn flush<S: Sink>(&mut self, cx: &mut Context<'_>, now: Instant, sink: &mut S) {
+        self.handle_timeouts(now, sink);
+        self.poll_commands(cx, now, sink);
+        // Rooms that were just subscribed wake the relay only once they were looked at.
+        self.rooms.poll(cx, sink);
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        let others = [self.fences.poll_timeout(), self.rounds.poll_timeout()];
+        Some(others.into_iter().flatten().fold(self.next_look, Instant::min))
+    }
+
+    fn poll_finish<S: Sink>(&mut self, cx: &mut Context<'_>, left: Duration, sink: &mut S) -> Poll<()> {
+        if !left.is_zero() && self.is_up() {
+            if !std::mem::replace(&mut self.finishing, true) {
+                self.fences.add_marker();
+            }
+            if self.fences.is_due() {
+                // The next turn sends it.
+                cx.waker().wake_by_ref();
+            }
+            if !self.fences.is_idle() {
+                return Poll::Pending;
+            }
+        }
+        let unproven = self.fences.fail_acks();
+        fail_acks(unproven, sink);
+        Poll::Ready(())
+    }
+}
+
+impl Nats {
+    fn is_up(&self) -> bool {
+        self.link.as_ref().is_some_and(|link| link.up)
+    }
+
+    fn handle_timeouts<S: Sink>(&mut self, now: Instant, sink: &mut S) {
+        self.subscribes.forget_refused(sink.interest());
+        let overdue = self.fences.handle_timeout(now);
+        fail_acks(overdue, sink);
+        if self.rounds.handle_timeout(now) {
+            self.begin_round(now, sink.interest());
+        }
+        if now >= self.next_look {
+            self.next_look = now + LOOK_TICK;
+            self.look(sink);
+        }
+    }
+
+    /// Compares the client's counters with the relay's.
+    fn look<S: Sink>(&mut self, sink: &mut S) {
+        let Some(link) = &self.link else { return };
+        let received = link.statistics.in_messages.load(Ordering::Relaxed);
+        let look = Look { received, taken: self.incoming.taken.get(), ended: self.rooms.ended() };
+        let lost = self.losses.handle_look(look);
+        if lost > 0 {
+            sink.lost(None, GapReason::Broker, lost);
+        }
+    }
+}
+
+/// It is not known whether these were taken.
+fn fail_acks<S: Sink>(acks: Vec<PendingAck>, sink: &mut S) {
+    for ack in acks {
+        sink.failed(ack.ticket);
+    }
+}

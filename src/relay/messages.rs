@@ -1,0 +1,71 @@
+//! What ports (shards, control) and the relay say to each other.
+
+use std::sync::Arc;
+
+use crate::model::{AckLevel, GapReason, Publication, RoomName};
+
+/// Names a publish in its acknowledgement. The port that sent it chooses the value.
+pub type AckToken = u64;
+
+/// Why a room cannot be joined.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum JoinError {
+    /// The broker did not confirm the subscription in time, or refused it.
+    Unconfirmed,
+    /// The node has as many rooms as it may have.
+    TooManyRooms,
+}
+
+/// From a port (a shard, or control) to the relay.
+#[derive(Debug)]
+pub enum ToRelay {
+    /// The shard wants the room; [`ToShard::Joined`] or [`ToShard::Refused`] answers, exactly once each.
+    Subscribe(RoomName),
+    /// The shard has no member of the room any more. No answer.
+    Unsubscribe(RoomName),
+    /// A publication, and where its acknowledgement goes.
+    Publish(Publication, Option<AckToken>),
+}
+
+impl ToRelay {
+    /// What the mailbox may be charged with for this item; the relay releases as much once it has taken the item.
+    pub fn pinned_bytes(&self) -> usize {
+        match self {
+            Self::Publish(publication, _) => publication.pinned_bytes(),
+            _ => 0,
+        }
+    }
+}
+
+/// From the relay to a port.
+#[derive(Debug)]
+pub enum ToShard {
+    /// A publication of a room that the shard subscribed.
+    Deliver(Arc<Publication>),
+    /// The broker knows of the subscription: what is published from now on is delivered after this.
+    Joined(RoomName),
+    /// The shard is not subscribed.
+    Refused(RoomName, JoinError),
+    /// The broker ended a subscription that was in force: the shard is not subscribed any more. One that the shard asked for since
+    /// then has an answer of its own.
+    Revoked(RoomName),
+    /// Publications of these rooms may be missing; `None` is every room of the shard.
+    Gap(Option<Vec<RoomName>>, GapReason),
+    /// The publish was taken.
+    Acked(AckToken, AckLevel),
+    /// The publish was not taken, or nobody knows (`unavailable`).
+    Failed(AckToken),
+}
+
+impl ToShard {
+    /// What the mailbox is charged with for this item; its reader releases as much once it has taken the item.
+    pub fn pinned_bytes(&self) -> usize {
+        match self {
+            Self::Deliver(publication) => publication.pinned_bytes(),
+            _ => 0,
+        }
+    }
+}
+
+const _: () =
+    assert!(size_of::<ToShard>() + size_of::<ToRelay>() <= crate::limits::MAILBOX_ITEM_BYTES, "a place is counted");

@@ -1,0 +1,159 @@
+//! The relay under a broker that does what the test says.
+
+use std::collections::VecDeque;
+use std::task::{Poll, Waker};
+
+use super::test_mailbox::{Reader, mailbox};
+use super::*;
+use crate::limits;
+use crate::model::{Kind, RoomName};
+
+const MAX_AGE: Duration = Duration::from_secs(5);
+
+/// Keeps what it is asked; takes publications only while it is not `busy`.
+#[derive(Default)]
+struct Asked {
+    subscribed: Vec<(RoomKey, RoomName)>,
+    unsubscribed: Vec<RoomKey>,
+    published: VecDeque<Outgoing>,
+    busy: bool,
+}
+
+impl Broker for Asked {
+    const NAME: &'static str = "asked";
+    const NEEDS_RUNTIME: bool = true;
+
+    fn poll<S: Sink>(&mut self, _: &mut Context<'_>, _: Instant, _: &mut S) {}
+
+    fn subscribe<S: Sink>(&mut self, key: RoomKey, room: &RoomName, _: Instant, _: &mut S) {
+        self.subscribed.push((key, room.clone()));
+    }
+
+    fn unsubscribe(&mut self, key: RoomKey) {
+        self.unsubscribed.push(key);
+    }
+
+    fn publish<S: Sink>(&mut self, _: &mut Context<'_>, item: Outgoing, _: Instant, _: &mut S) -> Result<(), NotTaken> {
+        if self.busy {
+            return Err(NotTaken::Busy(item));
+        }
+        if item.publication.payload.is_empty() {
+            return Err(NotTaken::Refused(item.ticket));
+        }
+        self.published.push_back(item);
+        Ok(())
+    }
+
+    fn flush<S: Sink>(&mut self, _: &mut Context<'_>, _: Instant, _: &mut S) {}
+
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+
+    fn poll_finish<S: Sink>(&mut self, _: &mut Context<'_>, _: Duration, _: &mut S) -> Poll<()> {
+        Poll::Ready(())
+    }
+}
+
+/// A relay with the ports of one shard and of control, and the ends that they read.
+fn relay() -> (Relay<test_mailbox::TestMailbox>, [Reader; 2], Arc<RelayCounters>) {
+    let counters = Arc::new(RelayCounters::default());
+    let [shard, control] = [(); 2].map(|()| mailbox(16 + limits::MAILBOX_RESERVE));
+    let outlets = vec![Post::new(shard.0, 16), Post::new(control.0, 16)];
+    let bounds = Bounds { confirm_within: MAX_AGE, linger: Duration::ZERO, rooms: 1 };
+    (Relay::new(outlets, bounds, MAX_AGE, counters.clone()), [shard.1, control.1], counters)
+}
+
+fn apply(relay: &mut Relay<test_mailbox::TestMailbox>, broker: &mut Asked, now: Instant) {
+    relay.apply(broker, &mut Context::from_waker(Waker::noop()), now);
+}
+
+fn publication(payload: &'static str) -> Publication {
+    let (room, payload) = ("lobby".into(), payload.into());
+    Publication { room, kind: Kind::Json, payload, from: None, echo: true, time_unix_ns: 0 }
+}
+
+fn publish(payload: &'static str, token: AckToken) -> ToRelay {
+    ToRelay::Publish(publication(payload), Some(token))
+}
+
+fn items(reader: &Reader) -> Vec<String> {
+    std::iter::from_fn(|| reader.pop()).map(|item| format!("{item:?}")).collect()
+}
+
+#[test]
+fn a_port_is_told_in_the_order_in_which_the_broker_told_the_relay() {
+    let ((mut relay, [shard, _], _), mut broker, now) = (relay(), Asked::default(), Instant::now());
+    relay.handle_request(0, ToRelay::Subscribe("lobby".into()), now);
+    assert!(broker.subscribed.is_empty(), "the broker is not called before apply");
+    apply(&mut relay, &mut broker, now);
+    let key = broker.subscribed[0].0;
+    relay.message(key, publication("0"));
+    relay.confirmed(key, now);
+    relay.message(key, publication("1"));
+    relay.lost(None, GapReason::Broker, 0);
+    relay.message(key, publication("2"));
+    let kinds: Vec<_> = items(&shard).iter().map(|item| item.split('(').next().unwrap().to_owned()).collect();
+    assert_eq!(kinds, ["Joined", "Deliver", "Gap", "Deliver"], "nothing before the confirmation, the gap in its place");
+}
+
+#[test]
+fn a_refused_subscription_is_answered_at_once_and_ended_at_the_broker_by_apply() {
+    let ((mut relay, [shard, _], _), mut broker, now) = (relay(), Asked::default(), Instant::now());
+    relay.handle_request(0, ToRelay::Subscribe("lobby".into()), now);
+    apply(&mut relay, &mut broker, now);
+    let key = broker.subscribed[0].0;
+    relay.refused(key);
+    assert!(matches!(shard.pop(), Some(ToShard::Refused(_, JoinError::Unconfirmed))));
+    assert!(broker.unsubscribed.is_empty());
+    apply(&mut relay, &mut broker, now);
+    assert_eq!(broker.unsubscribed, [key]);
+}
+
+#[test]
+fn a_busy_broker_gets_the_publications_later_in_order_and_those_too_old_never() {
+    let ((mut relay, [shard, _], counters), mut broker, now) = (relay(), Asked::default(), Instant::now());
+    broker.busy = true;
+    relay.handle_request(0, publish("1", 1), now);
+    relay.handle_request(0, publish("2", 2), now + MAX_AGE / 2);
+    relay.handle_request(0, publish("3", 3), now + MAX_AGE / 2);
+    apply(&mut relay, &mut broker, now);
+    assert_eq!((relay.waiting_publications(), relay.poll_timeout()), (3, Some(now + MAX_AGE)));
+    relay.handle_timeout(now + MAX_AGE);
+    assert!(matches!(shard.pop(), Some(ToShard::Failed(1))));
+    broker.busy = false;
+    apply(&mut relay, &mut broker, now + MAX_AGE);
+    let tokens: Vec<_> = broker.published.iter().map(|item| item.ticket.unwrap().token).collect();
+    assert_eq!((tokens, counters.messages_out.value()), (vec![2, 3], 2));
+    assert_eq!(counters.dropped[DropReason::Unavailable as usize].value(), 1);
+}
+
+#[test]
+fn a_publication_that_the_broker_refuses_fails_and_the_next_ones_go_on() {
+    let ((mut relay, [shard, _], counters), mut broker, now) = (relay(), Asked::default(), Instant::now());
+    relay.handle_request(0, publish("", 1), now);
+    relay.handle_request(0, publish("2", 2), now);
+    apply(&mut relay, &mut broker, now);
+    assert!(matches!(shard.pop(), Some(ToShard::Failed(1))));
+    assert_eq!((broker.published.len(), counters.messages_out.value()), (1, 1));
+}
+
+#[test]
+fn the_node_says_once_that_it_has_all_the_rooms_that_it_may_have() {
+    let ((mut relay, [shard, _], _), now) = (relay(), Instant::now());
+    relay.handle_request(0, ToRelay::Subscribe("lobby".into()), now);
+    assert!(!relay.take_full());
+    for room in ["hall", "attic"] {
+        relay.handle_request(0, ToRelay::Subscribe(room.into()), now);
+    }
+    assert_eq!((relay.take_full(), relay.take_full()), (true, false));
+    assert_eq!(items(&shard).len(), 2, "both were refused");
+}
+
+#[test]
+fn control_is_told_no_gap_because_it_has_no_rooms() {
+    let (mut relay, [shard, control], counters) = relay();
+    relay.lost(None, GapReason::Broker, 3);
+    assert_eq!((items(&shard).len(), items(&control).len()), (1, 0));
+    assert_eq!(counters.dropped[DropReason::Broker as usize].value(), 3);
+}
