@@ -110,7 +110,7 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
     let wakers: Vec<Arc<Waker>> =
         (0..=config.shards).map(|_| Waker::new()).collect::<Result<_, _>>().map_err(no_descriptors)?;
     let (mut ports, relay) =
-        broker::start(broker::Options::new(&config, node_id), wakers.clone(), relay_counters.clone())
+        broker::start(broker::Options::new(Config::clone(&config), node_id), wakers.clone(), relay_counters.clone())
             .map_err(|error| CannotStart(format!("the relay cannot start: {error}")))?;
     let control_port = ports.pop().ok_or_else(|| CannotStart(String::from("the relay has no port for control")))?;
     let shared = NodeState::new(relay_counters.clone(), config.ready_require_broker);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use nix::sys::signal::Signal;
 use support::checker::{self, Heard};
 use support::nats::{Nats, NatsOptions, PlainClient, free_port};
-use support::ports::{TestPort, TestRelay, eventually, json, options};
+use support::ports::{TestPort, TestRelay, eventually, json, options, options_with};
 use support::proxy::Proxy;
 use tidegate::broker::Options;
 use tidegate::counters::DropReason;
@@ -22,7 +22,7 @@ use tidegate::relay::{JoinError, ToShard};
 const SHORT: Duration = Duration::from_millis(500);
 
 fn impatient(url: &str) -> Options {
-    Options { limits: Limits { fence_deadline: SHORT, ..Limits::default() }, ..options(url) }
+    options_with(url, Limits { fence_deadline: SHORT, ..Limits::default() })
 }
 
 #[test]
@@ -132,7 +132,7 @@ fn a_broker_that_was_never_there_refuses_joins_in_time_and_is_found_later() {
 fn what_is_published_while_the_broker_is_away_waits_for_it() {
     let mut broker = Nats::start();
     let limits = Limits { fence_deadline: Duration::from_secs(30), ..Limits::default() };
-    let mut relay = TestRelay::start(Options { limits, ..options(&broker.url()) }, 1);
+    let mut relay = TestRelay::start(options_with(&broker.url(), limits), 1);
     relay.ports[0].join("lobby");
     broker.kill();
     eventually("the loss is seen", || relay.counters.connected.value() == 0);
@@ -242,7 +242,7 @@ fn garbage_from_the_broker_ends_the_connection_and_is_a_gap() {
 fn a_broker_that_is_about_to_leave_is_left_first() {
     let (first, second) = (Nats::start(), Nats::start());
     let mut options = options(&first.url());
-    if let Some(nats) = &mut options.nats {
+    if let Some(nats) = &mut options.config.nats {
         nats.urls.push(second.url());
     }
     let mut relay = TestRelay::start(options, 1);
@@ -319,7 +319,7 @@ fn a_broker_that_takes_less_than_clients_may_publish_is_told_with_the_cure_and_n
 fn settings_that_cannot_work_are_told_at_start() {
     let wrong = |change: &dyn Fn(&mut tidegate::config::Nats)| {
         let mut options = options("nats://127.0.0.1:4222");
-        options.nats.as_mut().map(change).unwrap();
+        options.config.nats.as_mut().map(change).unwrap();
         TestRelay::try_start(options, 1).err().expect("it must not start").to_string()
     };
     let missing = std::path::PathBuf::from("/nowhere/user.creds");

@@ -8,11 +8,11 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use support::nats::{Nats, NatsOptions, PlainClient};
-use support::ports::{TestRelay, json, options};
+use support::ports::{TestRelay, json, options, options_with};
 use support::proxy::Proxy;
 use support::tls::Certificate;
-use tidegate::broker::{BrokerId, Options};
-use tidegate::config;
+use tidegate::broker::Options;
+use tidegate::config::{self, Config};
 use tidegate::counters::DropReason;
 use tidegate::limits::Limits;
 use tidegate::model::ConnectionId;
@@ -169,7 +169,7 @@ fn an_acknowledgement_says_broker_and_follows_the_message() {
 fn a_backends_message_over_the_limit_is_told_and_not_delivered() {
     let broker = Nats::start();
     let limits = Limits { message_bytes: 100, ..Limits::default() };
-    let mut relay = TestRelay::start(Options { limits, ..options(&broker.url()) }, 2);
+    let mut relay = TestRelay::start(options_with(&broker.url(), limits), 2);
     let mut backend = PlainClient::connect(broker.address());
     relay.ports[0].join("lobby");
     relay.ports[1].join("elsewhere");
@@ -187,7 +187,7 @@ fn a_shard_that_does_not_read_gets_a_gap_and_its_neighbour_gets_everything_in_or
     const MESSAGES: usize = 1000;
     let broker = Nats::start();
     let limits = Limits { mailbox_messages: 16, ..Limits::default() };
-    let mut relay = TestRelay::start(Options { limits, ..options(&broker.url()) }, 2);
+    let mut relay = TestRelay::start(options_with(&broker.url(), limits), 2);
     let mut backend = PlainClient::connect(broker.address());
     relay.ports[0].join("lobby");
     relay.ports[1].join("lobby");
@@ -206,7 +206,7 @@ fn a_burst_does_not_overflow_the_clients_queue() {
     const MESSAGES: usize = 200_000;
     let broker = Nats::start();
     let limits = Limits { mailbox_messages: MESSAGES + 1, ..Limits::default() };
-    let mut relay = TestRelay::start(Options { limits, ..options(&broker.url()) }, 1);
+    let mut relay = TestRelay::start(options_with(&broker.url(), limits), 1);
     relay.ports[0].join("lobby");
     let mut backend = PlainClient::connect(broker.address());
     let burst: Vec<u8> =
@@ -222,7 +222,7 @@ fn a_burst_does_not_overflow_the_clients_queue() {
 fn a_left_room_is_unsubscribed_after_the_linger_and_a_crowd_that_comes_back_finds_it() {
     let broker = Nats::start();
     let limits = Limits { linger: Duration::from_millis(300), ..Limits::default() };
-    let mut relay = TestRelay::start(Options { limits, ..options(&broker.url()) }, 1);
+    let mut relay = TestRelay::start(options_with(&broker.url(), limits), 1);
     let mut backend = PlainClient::connect(broker.address());
     relay.ports[0].join("lobby");
     relay.ports[0].leave("lobby");
@@ -263,7 +263,7 @@ fn a_forbidden_room_is_refused_and_a_forbidden_publication_fails() {
     let config = format!("authorization {{ users: [ {{ user: a, password: b, permissions: {{ {permissions} }} }} ] }}");
     let broker = Nats::start_with(NatsOptions { config: Some(config), ..NatsOptions::default() });
     let mut options = options(&broker.url());
-    if let Some(nats) = &mut options.nats {
+    if let Some(nats) = &mut options.config.nats {
         nats.user = Some((String::from("a"), String::from("b")));
     }
     let mut relay = TestRelay::start(options, 1);
@@ -293,7 +293,7 @@ fn a_room_that_the_brokers_permissions_take_back_is_revoked_and_not_joined_until
         broker.signal(Signal::SIGHUP);
     };
     let mut options = options(&broker.url());
-    if let Some(nats) = &mut options.nats {
+    if let Some(nats) = &mut options.config.nats {
         nats.user = Some((String::from("a"), String::from("b")));
     }
     let mut relay = TestRelay::start(options, 1);
@@ -344,8 +344,7 @@ fn a_token_opens_the_broker() {
         ..NatsOptions::default()
     });
     let nats = config::Nats { token: Some(String::from("t0ken")), urls: vec![broker.url()], ..config::Nats::default() };
-    let mut relay =
-        TestRelay::start(Options { broker: BrokerId::Nats, nats: Some(nats), limits: Limits::default(), node: 1 }, 1);
+    let mut relay = TestRelay::start(Options::new(Config { nats: Some(nats), ..Config::default() }, 1), 1);
     relay.ports[0].join("lobby");
 }
 
@@ -391,7 +390,7 @@ fn a_credentials_file_opens_a_broker_in_operator_mode_and_another_users_does_not
         );
         std::fs::write(&file, content).unwrap();
         let mut options = options(&broker.url());
-        if let Some(nats) = &mut options.nats {
+        if let Some(nats) = &mut options.config.nats {
             nats.credentials = Some(file);
         }
         options
@@ -414,7 +413,7 @@ fn a_broker_behind_tls_is_used_if_its_certificate_is_known_and_named_if_not() {
     let broker = Nats::start_with(NatsOptions { config, files, ..NatsOptions::default() });
     let trusting = |certificate: &Certificate| {
         let mut options = options(&format!("tls://{}", broker.address()));
-        if let Some(nats) = &mut options.nats {
+        if let Some(nats) = &mut options.config.nats {
             nats.ca_file = Some(certificate.file());
         }
         options

@@ -46,7 +46,7 @@ fn relay(broker: &Nats) -> TestRelay {
 
 fn relay_over(url: &str) -> TestRelay {
     let mut options: Options = options(url);
-    if let Some(nats) = &mut options.nats {
+    if let Some(nats) = &mut options.config.nats {
         nats.user = Some((String::from("a"), String::from("b")));
     }
     TestRelay::start(options, 1)

@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::{Options, Start};
+use crate::config::Config;
 use crate::model::{AckLevel, RoomName};
 use crate::relay::interest::RoomKey;
 use crate::relay::queue::Outgoing;
@@ -19,6 +20,10 @@ pub(super) struct Local;
 
 impl Start for Local {
     type Settings = ();
+
+    fn is_configured(_: &Config) -> bool {
+        true
+    }
 
     fn settings(_: &Options) -> io::Result<()> {
         Ok(())

@@ -25,9 +25,8 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::config::{self, Config};
+use crate::config::Config;
 use crate::counters::RelayCounters;
-use crate::limits::Limits;
 use crate::mailbox::{Sender, Waker};
 use crate::relay::interest::Bounds;
 use crate::relay::ports::{MAX_PORTS, PortIndex};
@@ -44,6 +43,9 @@ use thread::Shared;
 trait Start: Broker + Sized {
     /// What it needs to connect: made by the thread that starts the relay, used by the relay's own.
     type Settings: Send + 'static;
+
+    /// Whether the node's settings name it.
+    fn is_configured(config: &Config) -> bool;
 
     /// Reads and checks the settings.
     ///
@@ -74,6 +76,13 @@ macro_rules! brokers {
                     $(Self::$local => <$served as Broker>::NAME,)*
                     $(Self::$remote => <$broker as Broker>::NAME,)*
                 }
+            }
+
+            /// The broker that the node's settings name: one that connects nodes, or else the local bus.
+            pub fn of(config: &Config) -> Self {
+                $(if <$broker as Start>::is_configured(config) { return Self::$remote; })*
+                $(if <$served as Start>::is_configured(config) { return Self::$local; })*
+                Self::Local
             }
 
             fn start(self, starting: Starting<'_>) -> io::Result<(Vec<Port>, Handle)> {
@@ -116,24 +125,16 @@ brokers! {
 pub struct Options {
     /// Which broker.
     pub broker: BrokerId,
-    /// How NATS is reached.
-    pub nats: Option<config::Nats>,
-    /// Bounds.
-    pub limits: Limits,
+    /// The node's settings, its broker's among them.
+    pub config: Config,
     /// The node's number, as in its connection ids.
     pub node: u32,
 }
 
 impl Options {
     /// From the node's settings and its number.
-    pub fn new(config: &Config, node: u32) -> Self {
-        let broker = if config.nats.is_some() { BrokerId::Nats } else { BrokerId::Local };
-        Self { broker, nats: config.nats.clone(), limits: config.limits.clone(), node }
-    }
-
-    /// The local bus.
-    pub fn local(limits: Limits, node: u32) -> Self {
-        Self { broker: BrokerId::Local, nats: None, limits, node }
+    pub fn new(config: Config, node: u32) -> Self {
+        Self { broker: BrokerId::of(&config), config, node }
     }
 }
 
@@ -152,7 +153,7 @@ pub fn start(
         return Err(io::Error::new(io::ErrorKind::InvalidInput, what));
     }
     let shared = Arc::new(Shared::new(Waker::new()?));
-    let ends = Ends::new(&options.limits, port_wakers, &shared);
+    let ends = Ends::new(&options.config.limits, port_wakers, &shared);
     options.broker.start(Starting { options: &options, ends, shared, counters })
 }
 
@@ -182,7 +183,7 @@ impl Starting<'_> {
     fn on_a_runtime<B: Start>(mut self) -> io::Result<(Vec<Port>, Handle)> {
         const { assert!(B::NEEDS_RUNTIME, "it belongs to the other half of the table") };
         let settings = B::settings(self.options)?;
-        let relay = self.relay(self.options.limits.linger);
+        let relay = self.relay(self.options.config.limits.linger);
         let requests = std::mem::take(&mut self.ends.requests);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let doorbell = runtime::Doorbell::new(&runtime, self.shared.waker.clone())?;
@@ -207,7 +208,7 @@ impl Starting<'_> {
     }
 
     fn relay(&mut self, linger: Duration) -> Relay<Sender<ToShard>> {
-        let limits = &self.options.limits;
+        let limits = &self.options.config.limits;
         let rooms = limits.rooms_total.map_or(usize::MAX, |rooms| rooms as usize);
         let bounds = Bounds { confirm_within: limits.fence_deadline, linger, rooms };
         let outlets = std::mem::take(&mut self.ends.outlets);

@@ -13,6 +13,7 @@ use super::port::Ends;
 use super::service::{Next, Service};
 use super::thread::Shared;
 use super::{Options, Port, Server, Starting};
+use crate::config::Config;
 use crate::counters::RelayCounters;
 use crate::limits::Limits;
 use crate::mailbox::Waker;
@@ -45,7 +46,8 @@ impl LocalBus {
         let shared = Arc::new(Shared::new(Waker::new()?));
         let wakers = (0..ports).map(|_| Waker::new()).collect::<nix::Result<Vec<_>>>()?;
         let ends = Ends::new(limits, wakers, &shared);
-        let options = Options::local(limits.clone(), 0);
+        let config = Config { limits: limits.clone(), ..Config::default() };
+        let options = Options::new(config, 0);
         let mut starting = Starting { options: &options, ends, shared: shared.clone(), counters };
         let locked = Arc::new(starting.locked(Local));
         starting.ends.serve_at_once(&Server::Local(locked.clone()));

@@ -60,7 +60,7 @@ impl TestNode {
     pub fn start(config: Config) -> (Self, broker::Handle, Subscriber) {
         let (subscriber_waker, control_waker) = (Waker::new().unwrap(), Waker::new().unwrap());
         let counters = relay_counters();
-        let options = broker::Options::new(&config, NODE);
+        let options = broker::Options::new(config.clone(), NODE);
         let wakers = vec![subscriber_waker.clone(), control_waker.clone()];
         let (mut ports, handle) = broker::start(options, wakers, counters.clone()).unwrap();
         let control_port = ports.pop().unwrap();

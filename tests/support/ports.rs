@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tidegate::broker::{self, BrokerId, Options};
-use tidegate::config;
+use tidegate::broker::{self, Options};
+use tidegate::config::{self, Config};
 use tidegate::counters::{Cell, DropReason, RelayCounters};
 use tidegate::limits::Limits;
 use tidegate::mailbox::Waker;
@@ -41,7 +41,7 @@ impl TestRelay {
 
     /// Starts a relay on the local bus.
     pub fn local(limits: Limits, shards: usize) -> Self {
-        Self::start(Options::local(limits, 1), shards)
+        Self::start(Options::new(Config { limits, ..Config::default() }, 1), shards)
     }
 
     /// Dropped for `reason` so far.
@@ -179,7 +179,14 @@ pub fn json(room: &str, payload: &str) -> Publication {
 /// A relay's options for one broker.
 pub fn options(url: &str) -> Options {
     let nats = config::Nats { urls: vec![url.to_owned()], prefix: String::from("tidegate"), ..config::Nats::default() };
-    Options { broker: BrokerId::Nats, nats: Some(nats), limits: Limits::default(), node: 1 }
+    Options::new(Config { nats: Some(nats), ..Config::default() }, 1)
+}
+
+/// A relay's options for one broker, with these bounds.
+pub fn options_with(url: &str, limits: Limits) -> Options {
+    let mut options = options(url);
+    options.config.limits = limits;
+    options
 }
 
 /// Waits until something holds.

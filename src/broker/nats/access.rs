@@ -61,7 +61,7 @@ impl Access {
     /// # Errors
     /// No settings, a URL that is none, or a file that cannot be read.
     pub(super) fn new(options: &Options) -> io::Result<Self> {
-        let nats = options.nats.as_ref().ok_or_else(|| invalid(String::from(NO_SERVER)))?;
+        let nats = options.config.nats.as_ref().ok_or_else(|| invalid(String::from(NO_SERVER)))?;
         let mut servers = Vec::new();
         let mut in_url = None;
         for url in &nats.urls {

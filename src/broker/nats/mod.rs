@@ -53,6 +53,7 @@ use signals::{Report, Signals};
 use subscribes::Subscribes;
 
 use super::{Options, Start};
+use crate::config::Config;
 use crate::model::{GapReason, RoomName};
 use crate::relay::interest::RoomKey;
 use crate::relay::queue::Outgoing;
@@ -106,9 +107,14 @@ pub(super) struct Nats {
 impl Start for Nats {
     type Settings = Settings;
 
+    fn is_configured(config: &Config) -> bool {
+        config.nats.is_some()
+    }
+
     fn settings(options: &Options) -> io::Result<Settings> {
         let access = Access::new(options)?;
-        let (fence_deadline, message_bytes) = (options.limits.fence_deadline, options.limits.message_bytes);
+        let limits = &options.config.limits;
+        let (fence_deadline, message_bytes) = (limits.fence_deadline, limits.message_bytes);
         Ok(Settings { access, fence_deadline, message_bytes })
     }
 

@@ -1,10 +1,10 @@
 //! NATS without a server, its clock in the test's hand.
 
 use super::*;
+use crate::broker::Port;
 use crate::broker::port::Ends;
 use crate::broker::service::Service;
 use crate::broker::thread::Shared;
-use crate::broker::{BrokerId, Port};
 use crate::counters::RelayCounters;
 use crate::limits::Limits;
 use crate::mailbox::Waker;
@@ -18,7 +18,7 @@ fn relay(runtime: &tokio::runtime::Runtime, limits: &Limits, now: Instant) -> (S
     let bounds = Bounds { confirm_within: limits.fence_deadline, linger: limits.linger, rooms: usize::MAX };
     let relay = Relay::new(ends.outlets, bounds, limits.fence_deadline, Arc::new(RelayCounters::default()));
     let nats = crate::config::Nats { urls: vec![String::from("nats://127.0.0.1:1")], ..Default::default() };
-    let options = Options { broker: BrokerId::Nats, nats: Some(nats), limits: limits.clone(), node: 1 };
+    let options = Options::new(Config { nats: Some(nats), limits: limits.clone(), ..Config::default() }, 1);
     let _inside = runtime.enter();
     let broker = Nats::new(Nats::settings(&options).unwrap());
     (Service::new(relay, broker, ends.requests, shared, now), ends.ports.pop().unwrap())
