@@ -4,9 +4,9 @@
 #   scripts/test.sh [ARGUMENT...]
 #
 # Steps: installs what the tests need beside cargo (into .deps, and with apt-get what only the system has; it says first what is
-# missing), then unit, integration and end-to-end tests, the documentation's examples, a dialect added to a copy of the source, the
-# measuring tools, the deployment's tests, and the hot paths' instruction counts. A step that fails does not keep the later ones from
-# running.
+# missing), then unit, integration and end-to-end tests, the documentation's examples, a dialect and a broker that are each added to
+# a copy of the source, the measuring tools, the deployment's tests, and the hot paths' instruction counts. A step that fails does
+# not keep the later ones from running.
 #
 # Arguments are passed on to the test runner, for example: scripts/test.sh drain. Then the steps after it are left out.
 #
@@ -15,7 +15,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 
 LOGS=$(mktemp -d)
-STEPS=7 STEP=0 PASSED=0 FAILED=0
+STEPS=8 STEP=0 PASSED=0 FAILED=0
 SUMMARY=()
 
 clock() { printf '%d:%02d' $(($1 / 60)) $(($1 % 60)); }
@@ -114,6 +114,10 @@ if [ $# -eq 0 ]; then
     begin "a new client protocol touches two files"
     logged "$LOGS/dialect" tests/dummy-dialect.sh
     finish $? $(in_checks "$LOGS/dialect")
+
+    begin "a new broker touches two files"
+    logged "$LOGS/broker" tests/dummy-broker.sh
+    finish $? $(in_checks "$LOGS/broker")
 
     begin "the measuring tools"
     logged "$LOGS/smoke" scripts/bench.sh --smoke

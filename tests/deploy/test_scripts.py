@@ -176,6 +176,7 @@ def steps(tmp_path):
           f"[ $1 = test ] && echo 'test result: ok. 2 passed; 0 failed; 0 ignored' || {{ mkdir -p target/nextest/ci; echo '{report}' >target/nextest/ci/junit.xml; }}")
     write("scripts/install-test-deps.sh", "echo nothing to install")
     write("tests/dummy-dialect.sh", "echo 'dialect: 1 of 1 checks'")
+    write("tests/dummy-broker.sh", "echo 'broker: 2 of 2 checks'")
     write("scripts/bench.sh", "echo 'smoke: 16 of 16 checks hold' >&2")
     write("scripts/instructions.sh", "echo 'instructions: 5 of 5 paths grew by no more than 2 %'")
     report = '<testsuites><testsuite name="pytest" errors="0" failures="0" skipped="1" tests="12">'
@@ -187,26 +188,27 @@ def steps(tmp_path):
 
 def test_the_test_script_ends_with_the_sum_over_all_of_its_steps(steps):
     ended = steps.run()
-    assert ended.returncode == 0 and ended.stdout.splitlines()[-1] == "42 passed, 0 failed", ended.stdout
-    assert [f"-- step {n} of 7, " in ended.stdout for n in range(1, 8)] == [True] * 7
+    assert ended.returncode == 0 and ended.stdout.splitlines()[-1] == "44 passed, 0 failed", ended.stdout
+    assert [f"-- step {n} of 8, " in ended.stdout for n in range(1, 9)] == [True] * 8
 
 
 @pytest.mark.parametrize("step, lines, total", [
-    ("scripts/install-test-deps.sh", ["exit 1"], "42 passed, 1 failed"),
-    ("tests/dummy-dialect.sh", ["exit 1"], "41 passed, 1 failed"),
-    ("scripts/bench.sh", ["echo 'smoke: 14 of 16 checks hold' >&2", "exit 1"], "40 passed, 2 failed"),
-    ("scripts/bench.sh", ["exit 3"], "26 passed, 1 failed"),
-    ("scripts/instructions.sh", ["echo 'instructions: 4 of 5 paths grew by no more than 2 %'", "exit 1"], "41 passed, 1 failed"),
-    ("scripts/instructions.sh", ["echo 'instructions: error: this is rustc 1.97.0' >&2", "exit 3"], "37 passed, 1 failed"),
-    ("bin/cargo", ['[ "$*" != "nextest --version" ] || exit 0', "echo 'error: no compiler here' >&2", "exit 101"], "33 passed, 2 failed"),
-    (".deps/venv/bin/python", ["exit 4"], "31 passed, 1 failed"),
-    (".deps/venv/bin/python", ["echo not a report"], "31 passed, 1 failed"),
+    ("scripts/install-test-deps.sh", ["exit 1"], "44 passed, 1 failed"),
+    ("tests/dummy-dialect.sh", ["exit 1"], "43 passed, 1 failed"),
+    ("tests/dummy-broker.sh", ["exit 1"], "42 passed, 1 failed"),
+    ("scripts/bench.sh", ["echo 'smoke: 14 of 16 checks hold' >&2", "exit 1"], "42 passed, 2 failed"),
+    ("scripts/bench.sh", ["exit 3"], "28 passed, 1 failed"),
+    ("scripts/instructions.sh", ["echo 'instructions: 4 of 5 paths grew by no more than 2 %'", "exit 1"], "43 passed, 1 failed"),
+    ("scripts/instructions.sh", ["echo 'instructions: error: this is rustc 1.97.0' >&2", "exit 3"], "39 passed, 1 failed"),
+    ("bin/cargo", ['[ "$*" != "nextest --version" ] || exit 0', "echo 'error: no compiler here' >&2", "exit 101"], "35 passed, 2 failed"),
+    (".deps/venv/bin/python", ["exit 4"], "33 passed, 1 failed"),
+    (".deps/venv/bin/python", ["echo not a report"], "33 passed, 1 failed"),
 ])
 def test_a_step_that_fails_is_counted_and_the_others_still_run(steps, step, lines, total):
     steps(step, *lines)
     ended = steps.run()
     assert ended.returncode == 1 and ended.stdout.splitlines()[-1] == total, ended.stdout
-    assert "-- step 7 of 7, " in ended.stdout
+    assert "-- step 8 of 8, " in ended.stdout
 
 
 def test_with_a_filter_the_steps_after_the_test_runner_are_left_out(steps):
