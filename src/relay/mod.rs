@@ -20,12 +20,12 @@
 
 mod broker;
 pub mod envelope;
-mod hub;
 pub mod interest;
 mod messages;
 pub mod ports;
 mod post;
 pub mod queue;
+mod router;
 #[cfg(test)]
 mod test_mailbox;
 
@@ -39,14 +39,14 @@ pub use post::{Mailbox, Post};
 
 use crate::counters::{DropReason, RelayCounters};
 use crate::model::{AckLevel, GapReason, Publication};
-use hub::{Hub, Order};
 use interest::{Bounds, Interest, RoomKey};
 use ports::PortIndex;
 use queue::{Outgoing, PublishQueue, Ticket};
+use router::{Order, Router};
 
 /// The router with the ports' mailboxes, and the publications that wait for the broker.
 pub struct Relay<M> {
-    hub: Hub<M>,
+    router: Router<M>,
     publishes: PublishQueue,
 }
 
@@ -54,14 +54,14 @@ impl<M: Mailbox> Relay<M> {
     /// A relay with a port for each outlet, the last of which is control's. A publication that the broker has not taken after
     /// `max_age` is given up.
     pub fn new(outlets: Vec<Post<M>>, bounds: Bounds, max_age: Duration, counters: Arc<RelayCounters>) -> Self {
-        Self { hub: Hub::new(outlets, Interest::new(bounds), counters), publishes: PublishQueue::new(max_age) }
+        Self { router: Router::new(outlets, Interest::new(bounds), counters), publishes: PublishQueue::new(max_age) }
     }
 
     /// A port asks. [`Relay::apply`] passes on what only the broker can do.
     pub fn handle_request(&mut self, port: PortIndex, request: ToRelay, now: Instant) {
         match request {
-            ToRelay::Subscribe(room) => self.hub.subscribe(room, port, now),
-            ToRelay::Unsubscribe(room) => self.hub.unsubscribe(&room, port, now),
+            ToRelay::Subscribe(room) => self.router.subscribe(room, port, now),
+            ToRelay::Unsubscribe(room) => self.router.unsubscribe(&room, port, now),
             ToRelay::Publish(publication, token) => {
                 let ticket = token.map(|token| Ticket { port, token });
                 if let Err(item) = self.publishes.push(Outgoing { publication, ticket, since: now }) {
@@ -73,7 +73,7 @@ impl<M: Mailbox> Relay<M> {
 
     /// Refuses rooms that were not confirmed in time, ends those that lingered, and gives up publications that are too old.
     pub fn handle_timeout(&mut self, now: Instant) {
-        self.hub.handle_timeout(now);
+        self.router.handle_timeout(now);
         while let Some(item) = self.publishes.poll_expired(now) {
             self.give_up(item.ticket);
         }
@@ -81,13 +81,13 @@ impl<M: Mailbox> Relay<M> {
 
     /// When to call [`Relay::handle_timeout`] next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.hub.interest.poll_timeout().into_iter().chain(self.publishes.poll_timeout()).min()
+        self.router.interest.poll_timeout().into_iter().chain(self.publishes.poll_timeout()).min()
     }
 
     /// Passes on to the broker what requests, timeouts and the broker's own news asked of it, and as many publications as it
     /// takes.
     pub fn apply<B: Broker>(&mut self, broker: &mut B, cx: &mut Context<'_>, now: Instant) {
-        while let Some(order) = self.hub.poll_order() {
+        while let Some(order) = self.router.poll_order() {
             match order {
                 Order::Subscribe(key, room) => broker.subscribe(key, &room, now, self),
                 Order::Unsubscribe(key) => broker.unsubscribe(key),
@@ -95,7 +95,7 @@ impl<M: Mailbox> Relay<M> {
         }
         while let Some(item) = self.publishes.pop() {
             match broker.publish(cx, item, now, self) {
-                Ok(()) => self.hub.counters.messages_out.add(1),
+                Ok(()) => self.router.counters.messages_out.add(1),
                 Err(NotTaken::Busy(item)) => return self.publishes.hand_back(item),
                 Err(NotTaken::Refused(ticket)) => self.give_up(ticket),
             }
@@ -118,27 +118,27 @@ impl<M: Mailbox> Relay<M> {
 
     /// Ends a batch: brings what did not fit a mailbox where there is room now, and wakes each port once.
     pub fn wake_ports(&mut self) {
-        self.hub.wake_ports();
+        self.router.wake_ports();
     }
 
     /// Whether a port's mailbox was full; then [`Relay::wake_ports`] is due again soon.
     pub fn is_behind(&self) -> bool {
-        self.hub.is_behind()
+        self.router.is_behind()
     }
 
     /// Writes the depth of every mailbox into the counters.
     pub fn measure(&mut self) {
-        self.hub.measure();
+        self.router.measure();
     }
 
     /// Whether a room was refused because the node has all the rooms that it may have; says so once, for the log.
     pub fn take_full(&mut self) -> bool {
-        self.hub.take_full()
+        self.router.take_full()
     }
 
     /// A publication goes no further: the broker did not take it.
     fn give_up(&mut self, ticket: Option<Ticket>) {
-        self.hub.dropped(DropReason::Unavailable, 1);
+        self.router.dropped(DropReason::Unavailable, 1);
         if let Some(ticket) = ticket {
             self.failed(ticket);
         }
@@ -147,11 +147,11 @@ impl<M: Mailbox> Relay<M> {
 
 impl<M: Mailbox> Sink for Relay<M> {
     fn interest(&self) -> &Interest {
-        &self.hub.interest
+        &self.router.interest
     }
 
     fn connected(&mut self, up: bool) {
-        let counters = &self.hub.counters;
+        let counters = &self.router.counters;
         counters.connected.set(u64::from(up));
         if up {
             counters.was_connected.set(1);
@@ -159,19 +159,19 @@ impl<M: Mailbox> Sink for Relay<M> {
     }
 
     fn round_trip(&mut self, time: Duration) {
-        self.hub.counters.rtt_ns.set(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
+        self.router.counters.rtt_ns.set(u64::try_from(time.as_nanos()).unwrap_or(u64::MAX));
     }
 
     fn confirmed(&mut self, key: RoomKey, now: Instant) {
-        self.hub.confirm(key, now);
+        self.router.confirm(key, now);
     }
 
     fn refused(&mut self, key: RoomKey) {
-        self.hub.refuse(key);
+        self.router.refuse(key);
     }
 
     fn message(&mut self, key: RoomKey, publication: Publication) {
-        self.hub.deliver(key, publication);
+        self.router.deliver(key, publication);
     }
 
     fn lost(&mut self, key: Option<RoomKey>, reason: GapReason, messages: u64) {
@@ -181,19 +181,19 @@ impl<M: Mailbox> Sink for Relay<M> {
             GapReason::Outbox => DropReason::Outbox,
             GapReason::TooLarge => DropReason::TooLarge,
         };
-        self.hub.dropped(counted, messages);
+        self.router.dropped(counted, messages);
         match key {
-            Some(key) => self.hub.tell_gap(key, reason),
-            None => self.hub.tell_gap_to_all(reason),
+            Some(key) => self.router.tell_gap(key, reason),
+            None => self.router.tell_gap_to_all(reason),
         }
     }
 
     fn acknowledged(&mut self, ticket: Ticket, level: AckLevel) {
-        self.hub.tell(ticket.port, ToShard::Acked(ticket.token, level));
+        self.router.tell(ticket.port, ToShard::Acked(ticket.token, level));
     }
 
     fn failed(&mut self, ticket: Ticket) {
-        self.hub.tell(ticket.port, ToShard::Failed(ticket.token));
+        self.router.tell(ticket.port, ToShard::Failed(ticket.token));
     }
 }
 

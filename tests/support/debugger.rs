@@ -11,7 +11,7 @@ use nix::libc::{self, c_void, pid_t, user_regs_struct};
 
 /// What a thread runs in each turn of its loop, as `nm -C` writes it: a shard's, for either wire, and the relay's, for either bus.
 const TURNS: [(&str, &str); 2] =
-    [("shard-", "tidegate::shard::Shard<D>::reap"), ("relay", "tidegate::relay::hub::Hub<M>::wake_ports")];
+    [("shard-", "tidegate::shard::Shard<D>::reap"), ("relay", "tidegate::relay::router::Router<M>::wake_ports")];
 /// What `None.unwrap()` calls: its one argument is where the source stands.
 const UNWRAP_FAILED: &str = "core::option::unwrap_failed";
 /// Steps after which a loop that never turned has stopped turning.

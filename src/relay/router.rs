@@ -24,7 +24,7 @@ pub(super) enum Order {
 }
 
 /// Ports and interest.
-pub(super) struct Hub<M> {
+pub(super) struct Router<M> {
     pub(super) interest: Interest,
     pub(super) counters: Arc<RelayCounters>,
     posts: Vec<Post<M>>,
@@ -41,7 +41,7 @@ enum Full {
     Told,
 }
 
-impl<M: Mailbox> Hub<M> {
+impl<M: Mailbox> Router<M> {
     pub(super) fn new(posts: Vec<Post<M>>, interest: Interest, counters: Arc<RelayCounters>) -> Self {
         Self { interest, counters, posts, orders: VecDeque::new(), behind: false, full: Full::Never }
     }
@@ -138,7 +138,7 @@ impl<M: Mailbox> Hub<M> {
         }
     }
 
-    /// Whether a port waits for room; then [`Hub::wake_ports`] is due again soon.
+    /// Whether a port waits for room; then [`Router::wake_ports`] is due again soon.
     pub(super) fn is_behind(&self) -> bool {
         self.behind
     }
