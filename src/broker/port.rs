@@ -8,7 +8,7 @@ use super::thread::Shared;
 use crate::limits::{self, Limits};
 use crate::mailbox::{self, Waker};
 use crate::relay::ports::PortIndex;
-use crate::relay::{Mailbox, Post, ToRelay, ToShard};
+use crate::relay::{Mailbox, Outlet, ToRelay, ToShard};
 
 /// One end of the relay: a shard's, or (the last one) control's, which publishes and gets acknowledgements only.
 ///
@@ -116,7 +116,7 @@ impl Requests {
 pub(super) struct Ends {
     pub(super) ports: Vec<Port>,
     pub(super) requests: Requests,
-    pub(super) outlets: Vec<Post<mailbox::Sender<ToShard>>>,
+    pub(super) outlets: Vec<Outlet<mailbox::Sender<ToShard>>>,
 }
 
 impl Ends {
@@ -128,7 +128,7 @@ impl Ends {
             let (outlet, from_relay) = mailbox::mailbox(limits.mailbox_messages + limits::MAILBOX_RESERVE, waker);
             ports.push(Port::new(to_relay, from_relay));
             requests.push(taken);
-            outlets.push(Post::new(outlet, limits.mailbox_messages));
+            outlets.push(Outlet::new(outlet, limits.mailbox_messages));
         }
         Self { ports, requests: Requests(requests), outlets }
     }

@@ -22,8 +22,8 @@ mod broker;
 pub mod envelope;
 pub mod interest;
 mod messages;
+mod outlet;
 pub mod ports;
-mod post;
 pub mod queue;
 mod router;
 #[cfg(test)]
@@ -35,7 +35,7 @@ use std::time::{Duration, Instant};
 
 pub use broker::{Broker, NotTaken, Sink};
 pub use messages::{AckToken, JoinError, ToRelay, ToShard};
-pub use post::{Mailbox, Post};
+pub use outlet::{Mailbox, Outlet};
 
 use crate::counters::{DropReason, RelayCounters};
 use crate::model::{AckLevel, GapReason, Publication};
@@ -53,7 +53,7 @@ pub struct Relay<M> {
 impl<M: Mailbox> Relay<M> {
     /// A relay with a port for each outlet, the last of which is control's. A publication that the broker has not taken after
     /// `max_age` is given up.
-    pub fn new(outlets: Vec<Post<M>>, bounds: Bounds, max_age: Duration, counters: Arc<RelayCounters>) -> Self {
+    pub fn new(outlets: Vec<Outlet<M>>, bounds: Bounds, max_age: Duration, counters: Arc<RelayCounters>) -> Self {
         Self { router: Router::new(outlets, Interest::new(bounds), counters), publishes: PublishQueue::new(max_age) }
     }
 

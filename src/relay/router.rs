@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::interest::{Effect, Interest, RoomKey};
+use super::outlet::{Mailbox, Outlet};
 use super::ports::PortIndex;
-use super::post::{Mailbox, Post};
 use super::{JoinError, ToShard};
 use crate::counters::{DropReason, RelayCounters};
 use crate::model::{GapReason, Publication, RoomName};
@@ -27,7 +27,7 @@ pub(super) enum Order {
 pub(super) struct Router<M> {
     pub(super) interest: Interest,
     pub(super) counters: Arc<RelayCounters>,
-    posts: Vec<Post<M>>,
+    outlets: Vec<Outlet<M>>,
     orders: VecDeque<Order>,
     /// Ports with something that did not fit.
     behind: bool,
@@ -42,8 +42,8 @@ enum Full {
 }
 
 impl<M: Mailbox> Router<M> {
-    pub(super) fn new(posts: Vec<Post<M>>, interest: Interest, counters: Arc<RelayCounters>) -> Self {
-        Self { interest, counters, posts, orders: VecDeque::new(), behind: false, full: Full::Never }
+    pub(super) fn new(outlets: Vec<Outlet<M>>, interest: Interest, counters: Arc<RelayCounters>) -> Self {
+        Self { interest, counters, outlets, orders: VecDeque::new(), behind: false, full: Full::Never }
     }
 
     /// A port wants a room.
@@ -87,7 +87,7 @@ impl<M: Mailbox> Router<M> {
         let Some((_, ports)) = self.interest.subscribers(key) else { return };
         let publication = Arc::new(publication);
         for port in ports.iter() {
-            if !self.posts[usize::from(port)].deliver(&publication) {
+            if !self.outlets[usize::from(port)].deliver(&publication) {
                 self.behind = true;
                 self.dropped(DropReason::Mailbox, 1);
             }
@@ -98,26 +98,26 @@ impl<M: Mailbox> Router<M> {
     pub(super) fn tell_gap(&mut self, key: RoomKey, reason: GapReason) {
         let Some((room, ports)) = self.interest.subscribers(key) else { return };
         for port in ports.iter() {
-            let post = &mut self.posts[usize::from(port)];
-            post.tell_gap(Some(room), reason);
-            self.behind |= post.is_behind();
+            let outlet = &mut self.outlets[usize::from(port)];
+            outlet.tell_gap(Some(room), reason);
+            self.behind |= outlet.is_behind();
         }
     }
 
     /// Tells a gap of all rooms to every shard. The last port is control's, which has no rooms.
     pub(super) fn tell_gap_to_all(&mut self, reason: GapReason) {
-        let shards = self.posts.len().saturating_sub(1);
-        for post in &mut self.posts[..shards] {
-            post.tell_gap(None, reason);
-            self.behind |= post.is_behind();
+        let shards = self.outlets.len().saturating_sub(1);
+        for outlet in &mut self.outlets[..shards] {
+            outlet.tell_gap(None, reason);
+            self.behind |= outlet.is_behind();
         }
     }
 
     /// Tells a port something that must not be lost.
     pub(super) fn tell(&mut self, port: PortIndex, item: ToShard) {
-        let post = &mut self.posts[usize::from(port)];
-        post.tell(item);
-        self.behind |= post.is_behind();
+        let outlet = &mut self.outlets[usize::from(port)];
+        outlet.tell(item);
+        self.behind |= outlet.is_behind();
     }
 
     /// Counts drops.
@@ -129,12 +129,12 @@ impl<M: Mailbox> Router<M> {
     pub(super) fn wake_ports(&mut self) {
         if self.behind {
             self.behind = false;
-            for post in &mut self.posts {
-                self.behind |= !post.catch_up();
+            for outlet in &mut self.outlets {
+                self.behind |= !outlet.catch_up();
             }
         }
-        for post in &mut self.posts {
-            post.wake();
+        for outlet in &mut self.outlets {
+            outlet.wake();
         }
     }
 
@@ -145,8 +145,8 @@ impl<M: Mailbox> Router<M> {
 
     /// Writes the depth of every mailbox into the counters.
     pub(super) fn measure(&mut self) {
-        for (post, depth) in self.posts.iter_mut().zip(&self.counters.mailbox_depth) {
-            depth.set(post.depth() as u64);
+        for (outlet, depth) in self.outlets.iter_mut().zip(&self.counters.mailbox_depth) {
+            depth.set(outlet.depth() as u64);
         }
     }
 

@@ -59,7 +59,7 @@ impl Broker for Asked {
 fn relay() -> (Relay<test_mailbox::TestMailbox>, [Reader; 2], Arc<RelayCounters>) {
     let counters = Arc::new(RelayCounters::default());
     let [shard, control] = [(); 2].map(|()| mailbox(16 + limits::MAILBOX_RESERVE));
-    let outlets = vec![Post::new(shard.0, 16), Post::new(control.0, 16)];
+    let outlets = vec![Outlet::new(shard.0, 16), Outlet::new(control.0, 16)];
     let bounds = Bounds { confirm_within: MAX_AGE, linger: Duration::ZERO, rooms: 1 };
     (Relay::new(outlets, bounds, MAX_AGE, counters.clone()), [shard.1, control.1], counters)
 }

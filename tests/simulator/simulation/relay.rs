@@ -16,7 +16,7 @@ use tidegate::limits::{self, Limits};
 use tidegate::mailbox::{Receiver, Sender, Waker, mailbox};
 use tidegate::model::Publication;
 use tidegate::relay::interest::Bounds;
-use tidegate::relay::{Broker, Post, ToRelay, ToShard};
+use tidegate::relay::{Broker, Outlet, ToRelay, ToShard};
 
 use super::broker::{Fate, SimulatedBroker};
 use super::dice::Dice;
@@ -141,7 +141,7 @@ impl Remote {
             let (outlet, from_relay) = mailbox(limits.mailbox_messages + limits::MAILBOX_RESERVE, waker());
             all.push(Port::new(to_relay, from_relay));
             requests.push(taken);
-            outlets.push(Post::new(outlet, limits.mailbox_messages));
+            outlets.push(Outlet::new(outlet, limits.mailbox_messages));
         }
         let (confirm_within, linger) = (Duration::from_millis(40), Duration::from_millis(20));
         let bounds = Bounds { confirm_within, linger, rooms: usize::MAX };

@@ -38,7 +38,7 @@ pub trait Mailbox {
 }
 
 /// The relay's side of one port.
-pub struct Post<M> {
+pub struct Outlet<M> {
     mailbox: M,
     /// Free places as of the last look; the reader can only have made more.
     free: usize,
@@ -58,7 +58,7 @@ enum Missed {
     All,
 }
 
-impl<M: Mailbox> Post<M> {
+impl<M: Mailbox> Outlet<M> {
     /// `mailbox` has room for `delivery_capacity` items and the reserve.
     pub fn new(mailbox: M, delivery_capacity: usize) -> Self {
         let free = mailbox.free();
@@ -123,7 +123,7 @@ impl<M: Mailbox> Post<M> {
         }
     }
 
-    /// Whether something waits for the reader to make room; then call [`Post::catch_up`] again soon.
+    /// Whether something waits for the reader to make room; then call [`Outlet::catch_up`] again soon.
     pub(super) fn is_behind(&self) -> bool {
         !self.spill.is_empty() || self.missed.is_some()
     }
@@ -224,9 +224,9 @@ mod tests {
     use crate::model::Kind;
     use crate::relay::test_mailbox::{Reader, TestMailbox, mailbox};
 
-    fn post() -> (Post<TestMailbox>, Reader) {
+    fn outlet() -> (Outlet<TestMailbox>, Reader) {
         let (mailbox, reader) = mailbox(16 + limits::MAILBOX_RESERVE);
-        (Post::new(mailbox, 16), reader)
+        (Outlet::new(mailbox, 16), reader)
     }
 
     fn publication(room: &str) -> Arc<Publication> {
@@ -236,28 +236,28 @@ mod tests {
 
     #[test]
     fn a_gap_that_waits_already_is_not_told_again_until_it_is_read_or_followed() {
-        let (mut post, reader) = post();
+        let (mut outlet, reader) = outlet();
         let [lobby, hall] = ["lobby", "hall"].map(RoomName::from);
         for _ in 0..1_000 {
-            post.tell_gap(Some(&lobby), GapReason::TooLarge);
-            post.tell_gap(Some(&hall), GapReason::TooLarge);
+            outlet.tell_gap(Some(&lobby), GapReason::TooLarge);
+            outlet.tell_gap(Some(&hall), GapReason::TooLarge);
         }
         assert_eq!(reader.len(), 2, "one for each room");
-        assert!(post.deliver(&publication("lobby")));
-        post.tell_gap(Some(&lobby), GapReason::TooLarge);
-        post.tell_gap(Some(&hall), GapReason::TooLarge);
+        assert!(outlet.deliver(&publication("lobby")));
+        outlet.tell_gap(Some(&lobby), GapReason::TooLarge);
+        outlet.tell_gap(Some(&hall), GapReason::TooLarge);
         assert_eq!(reader.len(), 4, "what was delivered stands between two losses");
         while reader.pop().is_some() {}
-        post.tell_gap(Some(&hall), GapReason::TooLarge);
+        outlet.tell_gap(Some(&hall), GapReason::TooLarge);
         assert_eq!(reader.len(), 1, "the one that was read says nothing of what came later");
-        post.tell_gap(Some(&hall), GapReason::Broker);
+        outlet.tell_gap(Some(&hall), GapReason::Broker);
         assert_eq!(reader.len(), 2, "another reason is another gap");
-        post.tell(ToShard::Joined(hall.clone()));
-        post.tell_gap(Some(&hall), GapReason::Broker);
+        outlet.tell(ToShard::Joined(hall.clone()));
+        outlet.tell_gap(Some(&hall), GapReason::Broker);
         assert_eq!(reader.len(), 4, "who joins after a gap was not told it");
         for room in 0..2 * MISSED_ROOMS {
-            post.tell_gap(Some(&room.to_string().into()), GapReason::TooLarge);
+            outlet.tell_gap(Some(&room.to_string().into()), GapReason::TooLarge);
         }
-        assert!(post.open_gaps.len() <= MISSED_ROOMS);
+        assert!(outlet.open_gaps.len() <= MISSED_ROOMS);
     }
 }
