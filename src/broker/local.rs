@@ -12,7 +12,7 @@ use super::{Options, Start};
 use crate::config::Config;
 use crate::model::{AckLevel, RoomName};
 use crate::relay::interest::RoomKey;
-use crate::relay::queue::Outgoing;
+use crate::relay::publish_queue::Outgoing;
 use crate::relay::{Broker, NotTaken, Sink};
 
 /// See the module.

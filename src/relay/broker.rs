@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use super::interest::{Interest, RoomKey};
-use super::queue::{Outgoing, Ticket};
+use super::publish_queue::{Outgoing, Ticket};
 use crate::model::{AckLevel, GapReason, Publication, RoomName};
 
 /// Carries publications between nodes, or on the local bus between the shards of one.

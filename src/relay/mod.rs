@@ -24,7 +24,7 @@ pub mod interest;
 mod messages;
 mod outlet;
 pub mod ports;
-pub mod queue;
+pub mod publish_queue;
 mod router;
 #[cfg(test)]
 mod test_mailbox;
@@ -41,7 +41,7 @@ use crate::counters::{DropReason, RelayCounters};
 use crate::model::{AckLevel, GapReason, Publication};
 use interest::{Bounds, Interest, RoomKey};
 use ports::PortIndex;
-use queue::{Outgoing, PublishQueue, Ticket};
+use publish_queue::{Outgoing, PublishQueue, Ticket};
 use router::{Order, Router};
 
 /// The router with the ports' mailboxes, and the publications that wait for the broker.

@@ -17,7 +17,7 @@ use super::rounds::PROBES;
 use super::{Nats, Subscribing};
 use crate::model::RoomName;
 use crate::relay::interest::{Interest, RoomKey};
-use crate::relay::queue::Outgoing;
+use crate::relay::publish_queue::Outgoing;
 use crate::relay::{NotTaken, Sink, envelope};
 
 /// Publications between two looks at whether a fence is due.

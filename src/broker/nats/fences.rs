@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::relay::interest::RoomKey;
-use crate::relay::queue::Ticket;
+use crate::relay::publish_queue::Ticket;
 
 /// A publish that waits for its acknowledgement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

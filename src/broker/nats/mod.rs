@@ -56,7 +56,7 @@ use super::{Options, Start};
 use crate::config::Config;
 use crate::model::{GapReason, RoomName};
 use crate::relay::interest::RoomKey;
-use crate::relay::queue::Outgoing;
+use crate::relay::publish_queue::Outgoing;
 use crate::relay::{Broker, NotTaken, Sink};
 
 /// Between two looks at the counters of the client.

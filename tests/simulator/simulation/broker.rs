@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use tidegate::model::{AckLevel, GapReason, Publication, RoomName};
 use tidegate::relay::interest::RoomKey;
-use tidegate::relay::queue::{Outgoing, Ticket};
+use tidegate::relay::publish_queue::{Outgoing, Ticket};
 use tidegate::relay::{Broker, NotTaken, Sink};
 
 use super::dice::Dice;
