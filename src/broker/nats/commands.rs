@@ -11,8 +11,8 @@ use async_nats::message::OutboundMessage;
 use async_nats::{HeaderMap, HeaderName, Subscriber};
 use futures_util::sink::Sink as _;
 
-use super::doubts::PACE;
 use super::fences::PendingAck;
+use super::resubscribe::PACE;
 use super::rounds::PROBES;
 use super::{Nats, Subscribing};
 use crate::model::RoomName;
@@ -77,19 +77,19 @@ impl Nats {
         }
     }
 
-    /// The next room to subscribe. While there are doubts, no more than a pace of them before a fence is back; one in doubt loses
-    /// the subscription that it has.
+    /// The next room to subscribe. While rooms are uncertain, no more than [`PACE`] of them before a fence is back; an uncertain room
+    /// loses the subscription that it has.
     fn next_room(&mut self, interest: &Interest) -> Option<(RoomKey, RoomName)> {
-        if self.doubts.take_gap() {
+        if self.resubscribe.take_gap() {
             self.fences.add_gap();
         }
-        if self.doubts.is_empty() {
+        if self.resubscribe.is_empty() {
             return self.subscribes.pop(interest);
         }
         if self.fences.unproven_rooms() >= PACE {
             return None;
         }
-        let Some((key, room)) = self.doubts.pop(interest, !self.subscribes.is_empty()) else {
+        let Some((key, room)) = self.resubscribe.pop(interest, !self.subscribes.is_empty()) else {
             return self.subscribes.pop(interest);
         };
         self.rooms.close(key);

@@ -12,7 +12,7 @@ use futures_util::stream::Stream;
 
 use super::access::{Access, retry_delay};
 use super::complaints::Complaints;
-use super::doubts::BURST;
+use super::resubscribe::BURST;
 use super::signals::{Report, Signals};
 use super::{Nats, fail_acks};
 use crate::model::{AckLevel, GapReason};
@@ -185,12 +185,12 @@ impl Nats {
         let named = |key: RoomKey| interest.room(key).map(|room| (key, room.clone()));
         if revoked {
             tracing::warn!("the broker took back many rooms at once; every room is subscribed anew, and told");
-            self.doubts.replace(self.rooms.keys().filter_map(named));
+            self.resubscribe.replace(self.rooms.keys().filter_map(named));
             self.rounds.clear();
         } else {
             self.rounds.handle_burst(probes, now);
             let unproven = unproven.into_iter().filter_map(named);
-            unproven.for_each(|(key, room)| self.doubts.add(key, room, interest.is_in_force(key)));
+            unproven.for_each(|(key, room)| self.resubscribe.add(key, room, interest.is_in_force(key)));
         }
     }
 

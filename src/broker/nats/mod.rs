@@ -18,10 +18,10 @@
 mod access;
 mod commands;
 mod complaints;
-mod doubts;
 mod fences;
 mod link;
 mod losses;
+mod resubscribe;
 mod rooms;
 mod rounds;
 mod signals;
@@ -43,10 +43,10 @@ use tokio::sync::mpsc;
 
 use access::Access;
 use complaints::Complaints;
-use doubts::Doubts;
 use fences::{Fences, PendingAck};
 use link::{Link, first_connection};
 use losses::{Look, Losses};
+use resubscribe::Resubscribe;
 use rooms::{Incoming, Rooms};
 use rounds::Rounds;
 use signals::{Report, Signals};
@@ -88,7 +88,7 @@ pub(super) struct Nats {
     link: Option<Link>,
     rooms: Rooms,
     subscribes: Subscribes,
-    doubts: Doubts,
+    resubscribe: Resubscribe,
     rounds: Rounds,
     subscribing: Option<Subscribing>,
     fences: Fences,
@@ -130,7 +130,7 @@ impl Start for Nats {
             access,
             link: None,
             subscribes: Subscribes::default(),
-            doubts: Doubts::default(),
+            resubscribe: Resubscribe::default(),
             rounds: Rounds::default(),
             subscribing: None,
             fences: Fences::new(settings.fence_deadline),

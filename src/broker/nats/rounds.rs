@@ -1,6 +1,6 @@
 //! Rounds over the rooms in force: each is proved again, because a complaint about it may have been dropped. Pure.
 //!
-//! The client keeps a bounded number of the broker's complaints and drops the rest (see `doubts.rs`). So where many come at once,
+//! The client keeps a bounded number of the broker's complaints and drops the rest (see `resubscribe.rs`). So where many come at once,
 //! all about publications or joins under way, one that takes back a room in force may be behind them: its clients would stay, and
 //! hear nothing. Such a burst asks for a round:
 //!
@@ -24,7 +24,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::doubts::{BURST, PACE};
+use super::resubscribe::{BURST, PACE};
 use crate::model::RoomName;
 use crate::relay::interest::{Interest, RoomKey};
 

@@ -6,7 +6,7 @@ use async_nats::{ClientError, Event, ServerError};
 use futures_util::task::AtomicWaker;
 use tokio::sync::mpsc;
 
-/// Reports that wait, more than the client keeps events; what is beyond either is not kept, see `doubts.rs`.
+/// Reports that wait, more than the client keeps events; what is beyond either is not kept, see `resubscribe.rs`.
 const REPORTS: usize = 256;
 
 /// Something to log.

@@ -1,29 +1,29 @@
-//! Subscriptions that the broker may have refused without the relay's hearing of it, and how they are proved again. Pure.
+//! Subscriptions that the server may have refused without the relay's knowing, and how they are made again. Pure.
 //!
-//! The client keeps a bounded number of the broker's complaints for the relay and drops the rest. So many at once as to come near that
-//! bound leave in doubt what they may be about: the subscriptions that no fence has proved yet; and all, where one of the complaints
-//! is about a subscription that was in force, for the broker's permissions have changed. Rooms in doubt are subscribed anew, few
-//! enough between two fences that every refusal among them is heard.
+//! The client keeps a bounded number of the server's errors (`-ERR`) for the relay and drops the rest. After so many at once that
+//! some may have been dropped, two kinds of subscription are uncertain: those that no fence has confirmed yet; and all of them, where
+//! one of the errors names a room in force, for then the server's permissions have changed. Uncertain rooms are subscribed again, few
+//! enough between two fences that the client keeps every error about them.
 //!
-//! A burst that names no subscription in force is what clients cause that join or publish where the broker forbids it. It subscribes
-//! no room in force anew, for that is a gap to everybody; what it may hide is found by a round of probes, which costs nobody a message
-//! (see `rounds.rs`).
+//! Clients cause a burst of errors that names no room in force by joining or publishing where the server forbids it. Such a burst
+//! subscribes no room in force again, for that is a gap to all its members; what it may hide is found by an audit, which costs no
+//! member a message (see `rounds.rs`).
 
 use crate::model::RoomName;
 use crate::relay::interest::{Interest, RoomKey};
 
 use super::subscribes::Subscribes;
 
-/// Complaints in one turn from which on some may have been dropped. The client keeps 128 events until the relay's next turn.
+/// Errors in one turn from which on some may have been dropped. The client keeps 128 events until the relay's next turn.
 pub(super) const BURST: u64 = 64;
-/// Subscriptions between two fences while there are doubts, probes among them: refused all, they are no burst.
+/// Subscriptions between two fences while rooms are uncertain, probes among them: were all refused, that would be no burst.
 pub(super) const PACE: usize = 36;
 
-const _: () = assert!((PACE as u64) < BURST, "proving must not raise doubts");
+const _: () = assert!((PACE as u64) < BURST, "subscribing again must not be a burst");
 
-/// The rooms in doubt.
+/// The uncertain rooms.
 #[derive(Debug, Default)]
-pub(super) struct Doubts {
+pub(super) struct Resubscribe {
     rooms: Subscribes,
     /// Rooms that were in force are among them: a gap is due once all are proved.
     gap: bool,
@@ -31,7 +31,7 @@ pub(super) struct Doubts {
     turn: bool,
 }
 
-impl Doubts {
+impl Resubscribe {
     /// The room may have been refused. One that is `in_force` may miss messages until it is proved.
     pub(super) fn add(&mut self, key: RoomKey, room: RoomName, in_force: bool) {
         self.rooms.push(key, room);
