@@ -11,9 +11,9 @@ use async_nats::message::OutboundMessage;
 use async_nats::{HeaderMap, HeaderName, Subscriber};
 use futures_util::sink::Sink as _;
 
+use super::audit::PROBES;
 use super::fences::PendingAck;
 use super::resubscribe::PACE;
-use super::rounds::PROBES;
 use super::{Nats, Subscribing};
 use crate::model::RoomName;
 use crate::relay::interest::{Interest, RoomKey};
@@ -101,7 +101,7 @@ impl Nats {
         if self.rooms.probes() >= PROBES || self.finishing {
             return None;
         }
-        self.rounds.pop(interest, |key| self.rooms.has_probe(key))
+        self.audit.pop(interest, |key| self.rooms.has_probe(key))
     }
 
     fn handle_subscribed(&mut self, key: RoomKey, room: RoomName, is_probe: bool, subscriber: Subscriber) {

@@ -186,17 +186,17 @@ impl Nats {
         if revoked {
             tracing::warn!("the broker took back many rooms at once; every room is subscribed anew, and told");
             self.resubscribe.replace(self.rooms.keys().filter_map(named));
-            self.rounds.clear();
+            self.audit.clear();
         } else {
-            self.rounds.handle_burst(probes, now);
+            self.audit.handle_burst(probes, now);
             let unproven = unproven.into_iter().filter_map(named);
             unproven.for_each(|(key, room)| self.resubscribe.add(key, room, interest.is_in_force(key)));
         }
     }
 
     /// Every room in force is proved, for a complaint about it may have been dropped.
-    pub(super) fn begin_round(&mut self, now: Instant, interest: &Interest) {
-        self.rounds.begin(self.rooms.keys(), now);
+    pub(super) fn begin_audit(&mut self, now: Instant, interest: &Interest) {
+        self.audit.begin(self.rooms.keys(), now);
         tracing::info!(
             rooms = interest.len(),
             "the broker complained more at once than its client can tell; every room is proved to be in force"

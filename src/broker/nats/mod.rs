@@ -16,6 +16,7 @@
 //! that; so a fence sent on the new connection proves the subscriptions, and the gap is told when it is back.
 
 mod access;
+mod audit;
 mod commands;
 mod complaints;
 mod fences;
@@ -23,7 +24,6 @@ mod link;
 mod losses;
 mod resubscribe;
 mod rooms;
-mod rounds;
 mod signals;
 mod subscribes;
 #[cfg(test)]
@@ -42,13 +42,13 @@ use async_nats::{SubscribeError, Subscriber};
 use tokio::sync::mpsc;
 
 use access::Access;
+use audit::Audit;
 use complaints::Complaints;
 use fences::{Fences, PendingAck};
 use link::{Link, first_connection};
 use losses::{Look, Losses};
 use resubscribe::Resubscribe;
 use rooms::{Incoming, Rooms};
-use rounds::Rounds;
 use signals::{Report, Signals};
 use subscribes::Subscribes;
 
@@ -68,7 +68,7 @@ type Connecting = Pin<Box<dyn Future<Output = Link>>>;
 struct Subscribing {
     key: RoomKey,
     room: RoomName,
-    /// It is the room's second, see `rounds.rs`.
+    /// It is the room's second, see `audit.rs`.
     is_probe: bool,
     subscriber: Pin<Box<dyn Future<Output = Result<Subscriber, SubscribeError>>>>,
 }
@@ -89,7 +89,7 @@ pub(super) struct Nats {
     rooms: Rooms,
     subscribes: Subscribes,
     resubscribe: Resubscribe,
-    rounds: Rounds,
+    audit: Audit,
     subscribing: Option<Subscribing>,
     fences: Fences,
     /// Publications since it was last looked whether a fence is due.
@@ -131,7 +131,7 @@ impl Start for Nats {
             link: None,
             subscribes: Subscribes::default(),
             resubscribe: Resubscribe::default(),
-            rounds: Rounds::default(),
+            audit: Audit::default(),
             subscribing: None,
             fences: Fences::new(settings.fence_deadline),
             unfenced: 0,
@@ -188,7 +188,7 @@ impl Broker for Nats {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        let others = [self.fences.poll_timeout(), self.rounds.poll_timeout()];
+        let others = [self.fences.poll_timeout(), self.audit.poll_timeout()];
         Some(others.into_iter().flatten().fold(self.next_look, Instant::min))
     }
 
@@ -220,8 +220,8 @@ impl Nats {
         self.subscribes.forget_refused(sink.interest());
         let overdue = self.fences.handle_timeout(now);
         fail_acks(overdue, sink);
-        if self.rounds.handle_timeout(now) {
-            self.begin_round(now, sink.interest());
+        if self.audit.handle_timeout(now) {
+            self.begin_audit(now, sink.interest());
         }
         if now >= self.next_look {
             self.next_look = now + LOOK_TICK;

@@ -7,7 +7,7 @@
 //!
 //! Clients cause a burst of errors that names no room in force by joining or publishing where the server forbids it. Such a burst
 //! subscribes no room in force again, for that is a gap to all its members; what it may hide is found by an audit, which costs no
-//! member a message (see `rounds.rs`).
+//! member a message (see `audit.rs`).
 
 use crate::model::RoomName;
 use crate::relay::interest::{Interest, RoomKey};

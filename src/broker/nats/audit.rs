@@ -1,8 +1,8 @@
-//! Rounds over the rooms in force: each is proved again, because a complaint about it may have been dropped. Pure.
+//! The audit of the rooms in force: each is proved again, because an error about it may have been dropped. Pure.
 //!
-//! The client keeps a bounded number of the broker's complaints and drops the rest (see `resubscribe.rs`). So where many come at once,
-//! all about publications or joins under way, one that takes back a room in force may be behind them: its clients would stay, and
-//! hear nothing. Such a burst asks for a round:
+//! The client keeps a bounded number of the server's errors and drops the rest (see `resubscribe.rs`). So among many at once, all
+//! about publications or joins under way, one that revokes a room in force may have been dropped: its clients would stay, and hear
+//! nothing. Such a burst asks for an audit:
 //!
 //! ```text
 //!   handle_burst() ──► due ── PERIOD since the last began ──► under way ── pop() … until none waits ──► done
@@ -10,16 +10,16 @@
 //!                       └──────────── handle_burst() ─────────────┘  and what was being proved waits a PAUSE
 //! ```
 //!
-//! A room is proved by a *probe*: a second subscription of its subject, whose messages nobody gets and which ends with the fence
-//! behind it. The broker refuses it exactly if it forbids the room, and the room is then revoked. The room's own subscription stays as
-//! it is, so nobody misses a message and nobody is told a gap: who may not enter a room must not be able to cost everybody else one.
+//! A room is proved by a *probe*: a second subscription of its subject, whose messages no port gets and which ends with the fence
+//! behind it. The server refuses it exactly if it forbids the room, and the room is then revoked. The room's own subscription stays as
+//! it is, so no message is missed and no gap is told: a client that may not enter a room must not cause a gap for all the others.
 //!
-//! What a flood of forbidden joins and publications can cost is bounded by time, not by the flood: one round in a [`PERIOD`], so a
+//! What a flood of forbidden joins and publications can cost is bounded by time, not by the flood: one audit in a [`PERIOD`], so a
 //! subscription, its end and the messages between the two for each room in it; and a few probes in a [`PAUSE`] where bursts follow
 //! each other so closely that no fence between them proves anything.
 //!
-//! Left to nobody: a room that was taken back and allowed again before its turn, both within a round. Its subscription is gone, and
-//! its probe succeeds. Only a gap to all rooms would mend that, on the word of whoever floods.
+//! What an audit does not find: a room that was revoked and allowed again before its turn, both within one audit. Its subscription is
+//! gone, and its probe succeeds. Only a gap to all rooms would mend that, and a flooding client could then cause it.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -28,43 +28,43 @@ use super::resubscribe::{BURST, PACE};
 use crate::model::RoomName;
 use crate::relay::interest::{Interest, RoomKey};
 
-/// Between the beginnings of two rounds.
+/// Between the beginnings of two audits.
 const PERIOD: Duration = Duration::from_secs(30);
-/// How long a round rests after a burst that left probes unproven.
+/// How long an audit pauses after a burst that left probes unproven.
 const PAUSE: Duration = Duration::from_secs(1);
 /// Probes that no fence has proved yet.
 pub(super) const PROBES: usize = 24;
 
 const _: () = assert!(((PACE + PROBES) as u64) < BURST, "proving must not be a burst");
-const _: () = assert!(PAUSE.as_millis() < PERIOD.as_millis(), "a round goes on before the next is due");
+const _: () = assert!(PAUSE.as_millis() < PERIOD.as_millis(), "an audit goes on before the next is due");
 
-/// Which rooms wait for their probe, and when the next round begins.
+/// Which rooms wait for their probe, and when the next audit begins.
 #[derive(Debug, Default)]
-pub(super) struct Rounds {
+pub(super) struct Audit {
     waiting: VecDeque<RoomKey>,
-    /// There was a burst since the last round began.
+    /// There was a burst since the last audit began.
     due: bool,
     next: Option<Instant>,
-    rests_until: Option<Instant>,
+    paused_until: Option<Instant>,
 }
 
-impl Rounds {
-    /// A complaint about any room in force may have been dropped, and one about these, whose probes were under way.
+impl Audit {
+    /// An error about any room in force may have been dropped, and one about these, whose probes were under way.
     pub(super) fn handle_burst(&mut self, unproven: Vec<RoomKey>, now: Instant) {
         self.due = true;
         if !unproven.is_empty() {
-            self.rests_until = Some(now + PAUSE);
+            self.paused_until = Some(now + PAUSE);
             self.waiting.extend(unproven);
         }
     }
 
-    /// Whether a round begins now, over the rooms that [`Rounds::begin`] is given.
+    /// Whether an audit begins now, over the rooms that [`Audit::begin`] is given.
     pub(super) fn handle_timeout(&mut self, now: Instant) -> bool {
-        self.rests_until.take_if(|until| *until <= now);
+        self.paused_until.take_if(|until| *until <= now);
         self.due && self.waiting.is_empty() && self.next.is_none_or(|next| next <= now)
     }
 
-    /// Begins a round.
+    /// Begins an audit.
     pub(super) fn begin(&mut self, rooms: impl Iterator<Item = RoomKey>, now: Instant) {
         self.waiting.extend(rooms);
         self.due = false;
@@ -78,13 +78,13 @@ impl Rounds {
     }
 
     /// The next room to prove, if it is in force still. One that is being proved was asked after the last burst and is left out: the
-    /// last of a round may be under way when the next begins.
+    /// last of an audit may be under way when the next begins.
     pub(super) fn pop(
         &mut self,
         interest: &Interest,
         is_under_way: impl Fn(RoomKey) -> bool,
     ) -> Option<(RoomKey, RoomName)> {
-        if self.rests_until.is_some() {
+        if self.paused_until.is_some() {
             return None;
         }
         std::iter::from_fn(|| self.waiting.pop_front())
@@ -92,10 +92,10 @@ impl Rounds {
             .find_map(|key| interest.room(key).map(|room| (key, room.clone())))
     }
 
-    /// When to call [`Rounds::handle_timeout`] next.
+    /// When to call [`Audit::handle_timeout`] next.
     pub(super) fn poll_timeout(&self) -> Option<Instant> {
         let next = self.next.filter(|_| self.due && self.waiting.is_empty());
-        self.rests_until.into_iter().chain(next).min()
+        self.paused_until.into_iter().chain(next).min()
     }
 }
 
@@ -121,16 +121,16 @@ mod tests {
     }
 
     #[test]
-    fn a_flood_of_any_length_costs_one_round_in_a_period() {
+    fn a_flood_of_any_length_costs_one_audit_in_a_period() {
         let ((table, keys), start) = (rooms(100), Instant::now());
-        let (mut rounds, mut probes) = (Rounds::default(), 0);
+        let (mut audit, mut probes) = (Audit::default(), 0);
         let minute = Duration::from_secs(60).as_millis() as u32;
         for now in (0..minute).map(|ms| start + MS * ms) {
-            rounds.handle_burst(Vec::new(), now);
-            if rounds.handle_timeout(now) {
-                rounds.begin(keys.iter().copied(), now);
+            audit.handle_burst(Vec::new(), now);
+            if audit.handle_timeout(now) {
+                audit.begin(keys.iter().copied(), now);
             }
-            probes += std::iter::from_fn(|| rounds.pop(&table, |_| false)).count();
+            probes += std::iter::from_fn(|| audit.pop(&table, |_| false)).count();
         }
         assert_eq!(probes, 2 * keys.len());
     }
@@ -138,48 +138,48 @@ mod tests {
     #[test]
     fn bursts_without_an_end_leave_a_few_probes_in_a_pause() {
         let ((table, keys), start) = (rooms(100), Instant::now());
-        let (mut rounds, mut probes) = (Rounds::default(), 0);
-        rounds.handle_burst(Vec::new(), start);
-        rounds.begin(keys.iter().copied(), start);
+        let (mut audit, mut probes) = (Audit::default(), 0);
+        audit.handle_burst(Vec::new(), start);
+        audit.begin(keys.iter().copied(), start);
         for now in (0..10_000).map(|ms| start + MS * ms) {
-            rounds.handle_timeout(now);
+            audit.handle_timeout(now);
             let unproven: Vec<_> =
-                std::iter::from_fn(|| rounds.pop(&table, |_| false)).take(PROBES).map(|(key, _)| key).collect();
+                std::iter::from_fn(|| audit.pop(&table, |_| false)).take(PROBES).map(|(key, _)| key).collect();
             probes += unproven.len();
-            rounds.handle_burst(unproven, now);
+            audit.handle_burst(unproven, now);
         }
         assert_eq!(probes, 10 * PROBES);
-        assert_eq!(rounds.waiting.len(), keys.len(), "none is given up");
+        assert_eq!(audit.waiting.len(), keys.len(), "none is given up");
     }
 
     #[test]
-    fn a_burst_after_a_round_began_is_another_round_when_its_time_has_come() {
+    fn a_burst_after_an_audit_began_is_another_audit_when_its_time_has_come() {
         let ((table, keys), start) = (rooms(2), Instant::now());
-        let mut rounds = Rounds::default();
-        assert!(!rounds.handle_timeout(start), "without a burst there is none");
-        rounds.handle_burst(Vec::new(), start);
-        assert!(rounds.handle_timeout(start));
-        rounds.begin(keys.iter().copied(), start);
-        assert_eq!(rounds.poll_timeout(), None);
-        let (probed, _) = rounds.pop(&table, |_| false).unwrap();
-        rounds.handle_burst(vec![probed], start + MS);
-        assert!(rounds.pop(&table, |_| false).is_none(), "it rests");
-        assert_eq!(rounds.poll_timeout(), Some(start + MS + PAUSE));
-        assert!(!rounds.handle_timeout(start + MS + PAUSE), "the round is not over");
-        assert_eq!(std::iter::from_fn(|| rounds.pop(&table, |_| false)).count(), 2);
-        assert_eq!(rounds.poll_timeout(), Some(start + PERIOD));
-        assert!(rounds.handle_timeout(start + PERIOD));
+        let mut audit = Audit::default();
+        assert!(!audit.handle_timeout(start), "without a burst there is none");
+        audit.handle_burst(Vec::new(), start);
+        assert!(audit.handle_timeout(start));
+        audit.begin(keys.iter().copied(), start);
+        assert_eq!(audit.poll_timeout(), None);
+        let (probed, _) = audit.pop(&table, |_| false).unwrap();
+        audit.handle_burst(vec![probed], start + MS);
+        assert!(audit.pop(&table, |_| false).is_none(), "it pauses");
+        assert_eq!(audit.poll_timeout(), Some(start + MS + PAUSE));
+        assert!(!audit.handle_timeout(start + MS + PAUSE), "the audit is not over");
+        assert_eq!(std::iter::from_fn(|| audit.pop(&table, |_| false)).count(), 2);
+        assert_eq!(audit.poll_timeout(), Some(start + PERIOD));
+        assert!(audit.handle_timeout(start + PERIOD));
     }
 
     #[test]
     fn a_room_whose_probe_is_under_way_is_not_probed_again() {
-        // Its second probe would have taken the first one's place, and a burst the room's own subscription: a gap to everybody.
+        // Its second probe would have taken the first one's place, and a burst the room's own subscription: a gap to all members.
         let ((table, keys), now) = (rooms(2), Instant::now());
-        let mut rounds = Rounds::default();
-        rounds.begin(keys.iter().copied(), now);
+        let mut audit = Audit::default();
+        audit.begin(keys.iter().copied(), now);
         let under_way = |key| key == keys[0];
         assert_eq!(
-            std::iter::from_fn(|| rounds.pop(&table, under_way)).map(|(key, _)| key).collect::<Vec<_>>(),
+            std::iter::from_fn(|| audit.pop(&table, under_way)).map(|(key, _)| key).collect::<Vec<_>>(),
             [keys[1]]
         );
     }
@@ -187,11 +187,11 @@ mod tests {
     #[test]
     fn a_room_that_ended_while_it_waited_is_not_proved() {
         let ((mut table, keys), now) = (rooms(2), Instant::now());
-        let mut rounds = Rounds::default();
-        rounds.begin(keys.iter().copied(), now);
+        let mut audit = Audit::default();
+        audit.begin(keys.iter().copied(), now);
         table.refuse(keys[0]);
         assert_eq!(
-            std::iter::from_fn(|| rounds.pop(&table, |_| false)).map(|(key, _)| key).collect::<Vec<_>>(),
+            std::iter::from_fn(|| audit.pop(&table, |_| false)).map(|(key, _)| key).collect::<Vec<_>>(),
             [keys[1]]
         );
     }
