@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr};
 
-use super::signals::Signals;
+use super::client_events::ClientEvents;
 use crate::broker::Options;
 use crate::config;
 use crate::percent;
@@ -92,8 +92,8 @@ impl Access {
     }
 
     /// Tries once to reach the broker.
-    pub(super) async fn connect(&self, signals: Arc<Signals>) -> Result<Client, ConnectError> {
-        self.options(signals)?.connect(self.servers.as_slice()).await
+    pub(super) async fn connect(&self, client_events: Arc<ClientEvents>) -> Result<Client, ConnectError> {
+        self.options(client_events)?.connect(self.servers.as_slice()).await
     }
 
     /// Whether the settings name more than one server.
@@ -140,7 +140,7 @@ impl Access {
         }
     }
 
-    fn options(&self, signals: Arc<Signals>) -> io::Result<ConnectOptions> {
+    fn options(&self, client_events: Arc<ClientEvents>) -> io::Result<ConnectOptions> {
         let mut options = ConnectOptions::new()
             .name(format!("tidegate {:08x}", self.node))
             .ping_interval(PING_INTERVAL)
@@ -152,7 +152,7 @@ impl Access {
             .skip_subject_validation(true)
             .reconnect_delay_callback(retry_delay)
             .event_callback(move |event| {
-                signals.handle_event(event);
+                client_events.handle_event(event);
                 std::future::ready(())
             });
         if let Some(file) = &self.ca_file {

@@ -11,9 +11,9 @@ use async_nats::{Client, Statistics, SubscribeError, Subscriber};
 use futures_util::stream::Stream;
 
 use super::access::{Access, retry_delay};
+use super::client_events::{ClientEvents, Report};
 use super::complaints::Complaints;
 use super::resubscribe::BURST;
-use super::signals::{Report, Signals};
 use super::{Nats, fail_acks};
 use crate::model::{AckLevel, GapReason};
 use crate::relay::Sink;
@@ -59,11 +59,11 @@ impl Link {
 }
 
 /// Tries until the broker answers.
-pub(super) async fn first_connection(access: Rc<Access>, signals: Arc<Signals>) -> Link {
+pub(super) async fn first_connection(access: Rc<Access>, client_events: Arc<ClientEvents>) -> Link {
     let mut complaints = Complaints::default();
     let mut attempt = 0;
     loop {
-        match access.connect(signals.clone()).await {
+        match access.connect(client_events.clone()).await {
             Ok(client) => match Link::new(client).await {
                 Ok(link) => return link,
                 Err(error) => complaints.warn(format!("cannot subscribe the relay's inbox: {error}"), Instant::now()),
@@ -84,7 +84,7 @@ impl Nats {
             self.link = Some(link);
             self.handle_up("connected to the broker", now, sink);
         }
-        let changed = self.signals.take_changed(cx) || now >= self.next_look;
+        let changed = self.client_events.take_changed(cx) || now >= self.next_look;
         let Some(link) = &mut self.link else { return };
         let connects = link.statistics.connects.load(Ordering::Relaxed);
         let replaced = connects != link.connects;
@@ -154,13 +154,13 @@ impl Nats {
     }
 
     fn handle_reports<S: Sink>(&mut self, now: Instant, sink: &mut S) {
-        let lost = self.signals.take_lost();
+        let lost = self.client_events.take_lost();
         if lost > 0 {
             self.losses.handle_report(lost);
             sink.lost(None, GapReason::Broker, lost);
             self.complaints.warn(String::from("the broker's client dropped messages; every room is told"), now);
         }
-        if self.signals.take_lame_duck() {
+        if self.client_events.take_lame_duck() {
             self.handle_lame_duck(now);
         }
         let mut revoked = false;
@@ -170,7 +170,7 @@ impl Nats {
                 Report::ServerError(text) => revoked |= self.handle_server_error(&text, now, sink),
             }
         }
-        if self.signals.take_events() >= BURST {
+        if self.client_events.take_events() >= BURST {
             self.handle_burst(revoked, now, sink);
         }
     }

@@ -17,6 +17,7 @@
 
 mod access;
 mod audit;
+mod client_events;
 mod commands;
 mod complaints;
 mod fences;
@@ -24,7 +25,6 @@ mod link;
 mod losses;
 mod resubscribe;
 mod rooms;
-mod signals;
 mod subscribes;
 #[cfg(test)]
 mod tests;
@@ -43,13 +43,13 @@ use tokio::sync::mpsc;
 
 use access::Access;
 use audit::Audit;
+use client_events::{ClientEvents, Report};
 use complaints::Complaints;
 use fences::{Fences, PendingAck};
 use link::{Link, first_connection};
 use losses::{Look, Losses};
 use resubscribe::Resubscribe;
 use rooms::{Incoming, Rooms};
-use signals::{Report, Signals};
 use subscribes::Subscribes;
 
 use super::{Options, Start};
@@ -94,7 +94,7 @@ pub(super) struct Nats {
     fences: Fences,
     /// Publications since it was last looked whether a fence is due.
     unfenced: usize,
-    signals: Arc<Signals>,
+    client_events: Arc<ClientEvents>,
     reports: mpsc::Receiver<Report>,
     complaints: Complaints,
     losses: Losses,
@@ -119,14 +119,14 @@ impl Start for Nats {
     }
 
     fn new(settings: Settings) -> Self {
-        let (signals, reports) = Signals::new();
-        let (signals, access) = (Arc::new(signals), Rc::new(settings.access));
+        let (client_events, reports) = ClientEvents::new();
+        let (client_events, access) = (Arc::new(client_events), Rc::new(settings.access));
         let incoming = Rc::new(Incoming::new(settings.message_bytes));
         Self {
             rooms: Rooms::new(incoming.clone()),
             incoming,
             room_prefix: access.room_prefix(),
-            connecting: Some(Box::pin(first_connection(access.clone(), signals.clone()))),
+            connecting: Some(Box::pin(first_connection(access.clone(), client_events.clone()))),
             access,
             link: None,
             subscribes: Subscribes::default(),
@@ -135,7 +135,7 @@ impl Start for Nats {
             subscribing: None,
             fences: Fences::new(settings.fence_deadline),
             unfenced: 0,
-            signals,
+            client_events,
             reports,
             complaints: Complaints::default(),
             losses: Losses::default(),

@@ -18,7 +18,7 @@ pub(super) enum Report {
 }
 
 /// Set in the client's event task, read by the relay.
-pub(super) struct Signals {
+pub(super) struct ClientEvents {
     events: AtomicU64,
     lost: AtomicU64,
     lame_duck: AtomicBool,
@@ -27,11 +27,11 @@ pub(super) struct Signals {
     waker: AtomicWaker,
 }
 
-impl Signals {
-    /// No signal, and where the reports come out.
+impl ClientEvents {
+    /// No event yet, and the channel that the reports come out of.
     pub(super) fn new() -> (Self, mpsc::Receiver<Report>) {
-        let (reports, outlet) = mpsc::channel(REPORTS);
-        let signals = Self {
+        let (reports, received) = mpsc::channel(REPORTS);
+        let client_events = Self {
             events: AtomicU64::new(0),
             lost: AtomicU64::new(0),
             lame_duck: AtomicBool::new(false),
@@ -39,7 +39,7 @@ impl Signals {
             reports,
             waker: AtomicWaker::new(),
         };
-        (signals, outlet)
+        (client_events, received)
     }
 
     /// The client's callback.
