@@ -49,8 +49,10 @@ impl Nats {
     fn poll_subscribes<S: Sink>(&mut self, cx: &mut Context<'_>, now: Instant, sink: &mut S) -> Poll<()> {
         loop {
             if self.subscribing.is_none() {
-                // The link first: a room that was taken from the queues must not be dropped.
-                let Some(client) = self.link.as_ref().map(|link| link.client.clone()) else { return Poll::Pending };
+                // The session first: a room that was taken from the queues must not be dropped.
+                let Some(client) = self.session.as_ref().map(|session| session.client.clone()) else {
+                    return Poll::Pending;
+                };
                 let (asked, is_probe) = match self.next_room(sink.interest()) {
                     None => (self.next_probe(sink.interest()), true),
                     asked => (asked, false),
@@ -118,10 +120,12 @@ impl Nats {
             return Poll::Ready(());
         }
         std::task::ready!(self.poll_ready(cx, now));
-        let (Some(link), Some(number)) = (&mut self.link, self.fences.poll_fence(now)) else { return Poll::Ready(()) };
-        let (subject, payload) = (link.inbox_subject.clone().into(), number.to_string().into());
+        let (Some(session), Some(number)) = (&mut self.session, self.fences.poll_fence(now)) else {
+            return Poll::Ready(());
+        };
+        let (subject, payload) = (session.inbox_subject.clone().into(), number.to_string().into());
         let fence = OutboundMessage { subject, reply: None, payload, headers: None };
-        if let Err(error) = Pin::new(&mut link.client).start_send(fence) {
+        if let Err(error) = Pin::new(&mut session.client).start_send(fence) {
             self.complaints.warn(format!("cannot send a fence: {error}"), now);
         }
         Poll::Ready(())
@@ -129,13 +133,13 @@ impl Nats {
 
     pub(super) fn send_publication(&mut self, item: Outgoing, now: Instant) -> Result<(), NotTaken> {
         const TIDEGATE: HeaderName = HeaderName::from_static(envelope::HEADER);
-        let Some(link) = &mut self.link else { return Err(NotTaken::Busy(item)) };
+        let Some(session) = &mut self.session else { return Err(NotTaken::Busy(item)) };
         let mut headers = HeaderMap::new();
         headers.insert(TIDEGATE, envelope::write(&item.publication));
         let subject = format!("{}{}", self.room_prefix, item.publication.room).into();
         let payload = item.publication.payload;
         let message = OutboundMessage { subject, reply: None, payload, headers: Some(headers) };
-        if let Err(error) = Pin::new(&mut link.client).start_send(message) {
+        if let Err(error) = Pin::new(&mut session.client).start_send(message) {
             self.complaints.warn(format!("the broker's client refused a message: {error}"), now);
             return Err(NotTaken::Refused(item.ticket));
         }
@@ -148,12 +152,12 @@ impl Nats {
 
     /// Whether the client takes another message.
     fn poll_ready(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
-        let Some(link) = &mut self.link else { return Poll::Pending };
-        match Pin::new(&mut link.client).poll_ready(cx) {
+        let Some(session) = &mut self.session else { return Poll::Pending };
+        match Pin::new(&mut session.client).poll_ready(cx) {
             Poll::Ready(Ok(())) => Poll::Ready(()),
             Poll::Ready(Err(error)) => {
                 // It ends only when it is told to; nothing wakes this, and everything queued goes its way by age.
-                link.up = false;
+                session.up = false;
                 self.complaints.warn(format!("the broker's client has ended: {error}"), now);
                 Poll::Pending
             }

@@ -21,10 +21,10 @@ mod client_events;
 mod commands;
 mod complaints;
 mod fences;
-mod link;
 mod losses;
 mod resubscribe;
 mod rooms;
+mod session;
 mod subscribes;
 #[cfg(test)]
 mod tests;
@@ -46,10 +46,10 @@ use audit::Audit;
 use client_events::{ClientEvents, Report};
 use complaints::Complaints;
 use fences::{Fences, PendingAck};
-use link::{Link, first_connection};
 use losses::{Look, Losses};
 use resubscribe::Resubscribe;
 use rooms::{Incoming, Rooms};
+use session::{Session, first_connection};
 use subscribes::Subscribes;
 
 use super::{Options, Start};
@@ -62,7 +62,7 @@ use crate::relay::{Broker, NotTaken, Sink};
 /// Between two looks at the counters of the client.
 const LOOK_TICK: Duration = Duration::from_secs(1);
 
-type Connecting = Pin<Box<dyn Future<Output = Link>>>;
+type Connecting = Pin<Box<dyn Future<Output = Session>>>;
 
 /// A subscription on its way to the client.
 struct Subscribing {
@@ -85,7 +85,7 @@ pub(super) struct Nats {
     incoming: Rc<Incoming>,
     access: Rc<Access>,
     connecting: Option<Connecting>,
-    link: Option<Link>,
+    session: Option<Session>,
     rooms: Rooms,
     subscribes: Subscribes,
     resubscribe: Resubscribe,
@@ -128,7 +128,7 @@ impl Start for Nats {
             room_prefix: access.room_prefix(),
             connecting: Some(Box::pin(first_connection(access.clone(), client_events.clone()))),
             access,
-            link: None,
+            session: None,
             subscribes: Subscribes::default(),
             resubscribe: Resubscribe::default(),
             audit: Audit::default(),
@@ -150,7 +150,7 @@ impl Broker for Nats {
     const NEEDS_RUNTIME: bool = true;
 
     fn poll<S: Sink>(&mut self, cx: &mut Context<'_>, now: Instant, sink: &mut S) {
-        self.poll_link(cx, now, sink);
+        self.poll_session(cx, now, sink);
         let fence = self.poll_inbox(cx, sink);
         self.rooms.poll(cx, sink);
         if let Some(number) = fence {
@@ -213,7 +213,7 @@ impl Broker for Nats {
 
 impl Nats {
     fn is_up(&self) -> bool {
-        self.link.as_ref().is_some_and(|link| link.up)
+        self.session.as_ref().is_some_and(|session| session.up)
     }
 
     fn handle_timeouts<S: Sink>(&mut self, now: Instant, sink: &mut S) {
@@ -231,8 +231,8 @@ impl Nats {
 
     /// Compares the client's counters with the relay's.
     fn look<S: Sink>(&mut self, sink: &mut S) {
-        let Some(link) = &self.link else { return };
-        let received = link.statistics.in_messages.load(Ordering::Relaxed);
+        let Some(session) = &self.session else { return };
+        let received = session.statistics.in_messages.load(Ordering::Relaxed);
         let look = Look { received, taken: self.incoming.taken.get(), ended: self.rooms.ended() };
         let lost = self.losses.handle_look(look);
         if lost > 0 {

@@ -1,4 +1,4 @@
-//! The connection: how it begins, what its loss means, and what the client reports about it.
+//! The session with the server: how it begins, what the loss of its connection means, and what the client reports about it.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,8 +20,8 @@ use crate::relay::Sink;
 use crate::relay::envelope::ENVELOPE_BYTES;
 use crate::relay::interest::{Interest, RoomKey};
 
-/// A broker that answered once. The client goes on by itself when the connection is lost.
-pub(super) struct Link {
+/// A session with a server that answered once. The client connects again by itself when the connection is lost.
+pub(super) struct Session {
     pub(super) client: Client,
     pub(super) statistics: Arc<Statistics>,
     pub(super) inbox_subject: String,
@@ -35,7 +35,7 @@ pub(super) struct Link {
     returned: Option<u64>,
 }
 
-impl Link {
+impl Session {
     async fn new(client: Client) -> Result<Self, SubscribeError> {
         let inbox_subject = client.new_inbox();
         let inbox = client.subscribe(inbox_subject.clone()).await?;
@@ -59,13 +59,13 @@ impl Link {
 }
 
 /// Tries until the broker answers.
-pub(super) async fn first_connection(access: Rc<Access>, client_events: Arc<ClientEvents>) -> Link {
+pub(super) async fn first_connection(access: Rc<Access>, client_events: Arc<ClientEvents>) -> Session {
     let mut complaints = Complaints::default();
     let mut attempt = 0;
     loop {
         match access.connect(client_events.clone()).await {
-            Ok(client) => match Link::new(client).await {
-                Ok(link) => return link,
+            Ok(client) => match Session::new(client).await {
+                Ok(session) => return session,
                 Err(error) => complaints.warn(format!("cannot subscribe the relay's inbox: {error}"), Instant::now()),
             },
             Err(error) => complaints.warn(access.explain(&error), Instant::now()),
@@ -77,24 +77,24 @@ pub(super) async fn first_connection(access: Rc<Access>, client_events: Arc<Clie
 
 impl Nats {
     /// Looks at the connection: made, lost, made again; and at what the client reports.
-    pub(super) fn poll_link<S: Sink>(&mut self, cx: &mut Context<'_>, now: Instant, sink: &mut S) {
+    pub(super) fn poll_session<S: Sink>(&mut self, cx: &mut Context<'_>, now: Instant, sink: &mut S) {
         if let Some(connecting) = &mut self.connecting {
-            let Poll::Ready(link) = connecting.as_mut().poll(cx) else { return };
+            let Poll::Ready(session) = connecting.as_mut().poll(cx) else { return };
             self.connecting = None;
-            self.link = Some(link);
+            self.session = Some(session);
             self.handle_up("connected to the broker", now, sink);
         }
         let changed = self.client_events.take_changed(cx) || now >= self.next_look;
-        let Some(link) = &mut self.link else { return };
-        let connects = link.statistics.connects.load(Ordering::Relaxed);
-        let replaced = connects != link.connects;
+        let Some(session) = &mut self.session else { return };
+        let connects = session.statistics.connects.load(Ordering::Relaxed);
+        let replaced = connects != session.connects;
         if !changed && !replaced {
             return;
         }
-        let was_up = link.up;
-        link.connects = connects;
-        link.up = link.client.connection_state() == State::Connected;
-        let is_up = link.up;
+        let was_up = session.up;
+        session.connects = connects;
+        session.up = session.client.connection_state() == State::Connected;
+        let is_up = session.up;
         if replaced || was_up && !is_up {
             self.handle_lost(was_up, now, sink);
         }
@@ -111,10 +111,10 @@ impl Nats {
     /// Looks for fences that came back, before the rooms are looked at: what was published after the fence comes after its gap. Gives
     /// the one that came back in an earlier turn.
     pub(super) fn poll_inbox<S: Sink>(&mut self, cx: &mut Context<'_>, sink: &mut S) -> Option<u64> {
-        let link = self.link.as_mut()?;
-        let (earlier, taken) = link.poll_inbox(cx);
+        let session = self.session.as_mut()?;
+        let (earlier, taken) = session.poll_inbox(cx);
         self.incoming.taken.set(self.incoming.taken.get() + taken);
-        if link.returned.is_some_and(|number| self.fences.take_gap(number)) {
+        if session.returned.is_some_and(|number| self.fences.take_gap(number)) {
             sink.lost(None, GapReason::Broker, 0);
         }
         earlier
@@ -134,8 +134,8 @@ impl Nats {
     }
 
     fn handle_up<S: Sink>(&mut self, what: &str, now: Instant, sink: &mut S) {
-        let Some(link) = &self.link else { return };
-        let info = link.client.server_info();
+        let Some(session) = &self.session else { return };
+        let info = session.client.server_info();
         tracing::info!(server = info.server_name, version = info.version, "{what}");
         self.complaints.clear();
         if let Some(text) = too_small(info.max_payload, self.incoming.message_bytes) {
@@ -205,13 +205,13 @@ impl Nats {
 
     /// The server will close this connection soon: moving now is one short hole instead of a later one.
     fn handle_lame_duck(&mut self, now: Instant) {
-        let Some(link) = &self.link else { return };
-        if !self.access.has_alternatives() && link.client.server_info().connect_urls.is_empty() {
+        let Some(session) = &self.session else { return };
+        if !self.access.has_alternatives() && session.client.server_info().connect_urls.is_empty() {
             let text = "the broker is shutting down and no other is known; add one to nats.url";
             return self.complaints.warn(String::from(text), now);
         }
         tracing::info!("the broker is shutting down; moving to another");
-        let client = link.client.clone();
+        let client = session.client.clone();
         tokio::spawn(async move {
             // It fails only where the client has ended.
             let _ = client.force_reconnect().await;
