@@ -15,11 +15,11 @@
 //! order. A reconnect is a hole for every room. The client subscribes everything again by itself, and takes commands only after
 //! that; so a fence sent on the new connection proves the subscriptions, and the gap is told when it is back.
 
-mod access;
 mod audit;
 mod client_events;
 mod commands;
 mod complaints;
+mod connect_options;
 mod fences;
 mod losses;
 mod resubscribe;
@@ -41,10 +41,10 @@ use std::time::{Duration, Instant};
 use async_nats::{SubscribeError, Subscriber};
 use tokio::sync::mpsc;
 
-use access::Access;
 use audit::Audit;
 use client_events::{ClientEvents, Report};
 use complaints::Complaints;
+use connect_options::ConnectOptions;
 use fences::{Fences, PendingAck};
 use losses::{Look, Losses};
 use resubscribe::Resubscribe;
@@ -75,7 +75,7 @@ struct Subscribing {
 
 /// What is read and checked before the relay's thread begins.
 pub(super) struct Settings {
-    access: Access,
+    connect_options: ConnectOptions,
     fence_deadline: Duration,
     message_bytes: usize,
 }
@@ -83,7 +83,7 @@ pub(super) struct Settings {
 /// See the module.
 pub(super) struct Nats {
     incoming: Rc<Incoming>,
-    access: Rc<Access>,
+    connect_options: Rc<ConnectOptions>,
     connecting: Option<Connecting>,
     session: Option<Session>,
     rooms: Rooms,
@@ -112,22 +112,22 @@ impl Start for Nats {
     }
 
     fn settings(options: &Options) -> io::Result<Settings> {
-        let access = Access::new(options)?;
+        let connect_options = ConnectOptions::new(options)?;
         let limits = &options.config.limits;
         let (fence_deadline, message_bytes) = (limits.fence_deadline, limits.message_bytes);
-        Ok(Settings { access, fence_deadline, message_bytes })
+        Ok(Settings { connect_options, fence_deadline, message_bytes })
     }
 
     fn new(settings: Settings) -> Self {
         let (client_events, reports) = ClientEvents::new();
-        let (client_events, access) = (Arc::new(client_events), Rc::new(settings.access));
+        let (client_events, connect_options) = (Arc::new(client_events), Rc::new(settings.connect_options));
         let incoming = Rc::new(Incoming::new(settings.message_bytes));
         Self {
             rooms: Rooms::new(incoming.clone()),
             incoming,
-            room_prefix: access.room_prefix(),
-            connecting: Some(Box::pin(first_connection(access.clone(), client_events.clone()))),
-            access,
+            room_prefix: connect_options.room_prefix(),
+            connecting: Some(Box::pin(first_connection(connect_options.clone(), client_events.clone()))),
+            connect_options,
             session: None,
             subscribes: Subscribes::default(),
             resubscribe: Resubscribe::default(),

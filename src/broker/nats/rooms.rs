@@ -1,7 +1,7 @@
 //! The rooms' subscriptions: each is a queue that the client fills and the relay empties.
 //!
 //! Every queue that has something is emptied in the turn in which the relay learns of it: the client reads the socket again only
-//! after that, which is what bounds the queues (see `access.rs`).
+//! after that, which is what bounds the queues (see `connect_options.rs`).
 
 use std::cell::{Cell, RefCell};
 use std::collections::{HashMap, VecDeque};

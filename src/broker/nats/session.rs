@@ -10,9 +10,9 @@ use async_nats::connection::State;
 use async_nats::{Client, Statistics, SubscribeError, Subscriber};
 use futures_util::stream::Stream;
 
-use super::access::{Access, retry_delay};
 use super::client_events::{ClientEvents, Report};
 use super::complaints::Complaints;
+use super::connect_options::{ConnectOptions, retry_delay};
 use super::resubscribe::BURST;
 use super::{Nats, fail_acks};
 use crate::model::{AckLevel, GapReason};
@@ -59,16 +59,16 @@ impl Session {
 }
 
 /// Tries until the broker answers.
-pub(super) async fn first_connection(access: Rc<Access>, client_events: Arc<ClientEvents>) -> Session {
+pub(super) async fn first_connection(connect_options: Rc<ConnectOptions>, client_events: Arc<ClientEvents>) -> Session {
     let mut complaints = Complaints::default();
     let mut attempt = 0;
     loop {
-        match access.connect(client_events.clone()).await {
+        match connect_options.connect(client_events.clone()).await {
             Ok(client) => match Session::new(client).await {
                 Ok(session) => return session,
                 Err(error) => complaints.warn(format!("cannot subscribe the relay's inbox: {error}"), Instant::now()),
             },
-            Err(error) => complaints.warn(access.explain(&error), Instant::now()),
+            Err(error) => complaints.warn(connect_options.explain(&error), Instant::now()),
         }
         attempt += 1;
         tokio::time::sleep(retry_delay(attempt)).await;
@@ -149,7 +149,8 @@ impl Nats {
         let failed = self.fences.handle_connection_lost();
         fail_acks(failed, sink);
         if was_up {
-            self.complaints.warn(format!("lost the broker at {}; trying again", self.access.server_list()), now);
+            self.complaints
+                .warn(format!("lost the broker at {}; trying again", self.connect_options.server_list()), now);
         }
     }
 
@@ -166,7 +167,7 @@ impl Nats {
         let mut revoked = false;
         while let Ok(report) = self.reports.try_recv() {
             match report {
-                Report::NotConnected(kind) => self.complaints.warn(self.access.explain_retry(&kind), now),
+                Report::NotConnected(kind) => self.complaints.warn(self.connect_options.explain_retry(&kind), now),
                 Report::ServerError(text) => revoked |= self.handle_server_error(&text, now, sink),
             }
         }
@@ -206,7 +207,7 @@ impl Nats {
     /// The server will close this connection soon: moving now is one short hole instead of a later one.
     fn handle_lame_duck(&mut self, now: Instant) {
         let Some(session) = &self.session else { return };
-        if !self.access.has_alternatives() && session.client.server_info().connect_urls.is_empty() {
+        if !self.connect_options.has_alternatives() && session.client.server_info().connect_urls.is_empty() {
             let text = "the broker is shutting down and no other is known; add one to nats.url";
             return self.complaints.warn(String::from(text), now);
         }

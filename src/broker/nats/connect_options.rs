@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ServerAddr};
 
 use super::client_events::ClientEvents;
 use crate::broker::Options;
@@ -38,7 +38,7 @@ const TLS_CURE: &str = "TLS failed: check nats.ca_file and that the server's cer
 
 /// Everything that a connection needs, read and checked once.
 #[derive(Clone)]
-pub(super) struct Access {
+pub(super) struct ConnectOptions {
     servers: Vec<ServerAddr>,
     login: Login,
     ca_file: Option<PathBuf>,
@@ -55,7 +55,7 @@ enum Login {
     Credentials(String),
 }
 
-impl Access {
+impl ConnectOptions {
     /// From the settings.
     ///
     /// # Errors
@@ -140,8 +140,8 @@ impl Access {
         }
     }
 
-    fn options(&self, client_events: Arc<ClientEvents>) -> io::Result<ConnectOptions> {
-        let mut options = ConnectOptions::new()
+    fn options(&self, client_events: Arc<ClientEvents>) -> io::Result<async_nats::ConnectOptions> {
+        let mut options = async_nats::ConnectOptions::new()
             .name(format!("tidegate {:08x}", self.node))
             .ping_interval(PING_INTERVAL)
             .connection_timeout(CONNECT_TIMEOUT)
@@ -204,7 +204,7 @@ fn login(nats: &config::Nats) -> io::Result<Option<Login>> {
     if let Some(file) = &nats.credentials {
         let content = read_file("nats.credentials", file)?;
         // Parsed once here, so that a wrong file is an error at start and not a warning for ever.
-        ConnectOptions::with_credentials(&content).map_err(|error| {
+        async_nats::ConnectOptions::with_credentials(&content).map_err(|error| {
             invalid(format!("nats.credentials: {} is no credentials file: {error}", file.display()))
         })?;
         return Ok(Some(Login::Credentials(content)));
