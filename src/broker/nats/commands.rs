@@ -73,7 +73,7 @@ impl Nats {
                 Err(_) if is_probe => {}
                 Err(error) => {
                     sink.refused(key);
-                    self.complaints.warn(format!("cannot subscribe room {room}: {error}"), now);
+                    self.log_limit.warn(format!("cannot subscribe room {room}: {error}"), now);
                 }
             }
         }
@@ -126,7 +126,7 @@ impl Nats {
         let (subject, payload) = (session.inbox_subject.clone().into(), number.to_string().into());
         let fence = OutboundMessage { subject, reply: None, payload, headers: None };
         if let Err(error) = Pin::new(&mut session.client).start_send(fence) {
-            self.complaints.warn(format!("cannot send a fence: {error}"), now);
+            self.log_limit.warn(format!("cannot send a fence: {error}"), now);
         }
         Poll::Ready(())
     }
@@ -140,7 +140,7 @@ impl Nats {
         let payload = item.publication.payload;
         let message = OutboundMessage { subject, reply: None, payload, headers: Some(headers) };
         if let Err(error) = Pin::new(&mut session.client).start_send(message) {
-            self.complaints.warn(format!("the broker's client refused a message: {error}"), now);
+            self.log_limit.warn(format!("the broker's client refused a message: {error}"), now);
             return Err(NotTaken::Refused(item.ticket));
         }
         if let Some(ticket) = item.ticket {
@@ -158,7 +158,7 @@ impl Nats {
             Poll::Ready(Err(error)) => {
                 // It ends only when it is told to; nothing wakes this, and everything queued goes its way by age.
                 session.up = false;
-                self.complaints.warn(format!("the broker's client has ended: {error}"), now);
+                self.log_limit.warn(format!("the broker's client has ended: {error}"), now);
                 Poll::Pending
             }
             Poll::Pending => Poll::Pending,

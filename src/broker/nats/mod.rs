@@ -18,9 +18,9 @@
 mod audit;
 mod client_events;
 mod commands;
-mod complaints;
 mod connect_options;
 mod fences;
+mod log_limit;
 mod losses;
 mod resubscribe;
 mod rooms;
@@ -43,9 +43,9 @@ use tokio::sync::mpsc;
 
 use audit::Audit;
 use client_events::{ClientEvents, Report};
-use complaints::Complaints;
 use connect_options::ConnectOptions;
 use fences::{Fences, PendingAck};
+use log_limit::LogLimit;
 use losses::{Look, Losses};
 use resubscribe::Resubscribe;
 use rooms::{Incoming, Rooms};
@@ -96,7 +96,7 @@ pub(super) struct Nats {
     unfenced: usize,
     client_events: Arc<ClientEvents>,
     reports: mpsc::Receiver<Report>,
-    complaints: Complaints,
+    log_limit: LogLimit,
     losses: Losses,
     room_prefix: String,
     next_look: Instant,
@@ -137,7 +137,7 @@ impl Start for Nats {
             unfenced: 0,
             client_events,
             reports,
-            complaints: Complaints::default(),
+            log_limit: LogLimit::default(),
             losses: Losses::default(),
             next_look: Instant::now() + LOOK_TICK,
             finishing: false,

@@ -11,8 +11,8 @@ use async_nats::{Client, Statistics, SubscribeError, Subscriber};
 use futures_util::stream::Stream;
 
 use super::client_events::{ClientEvents, Report};
-use super::complaints::Complaints;
 use super::connect_options::{ConnectOptions, retry_delay};
+use super::log_limit::LogLimit;
 use super::resubscribe::BURST;
 use super::{Nats, fail_acks};
 use crate::model::{AckLevel, GapReason};
@@ -60,15 +60,15 @@ impl Session {
 
 /// Tries until the broker answers.
 pub(super) async fn first_connection(connect_options: Rc<ConnectOptions>, client_events: Arc<ClientEvents>) -> Session {
-    let mut complaints = Complaints::default();
+    let mut log_limit = LogLimit::default();
     let mut attempt = 0;
     loop {
         match connect_options.connect(client_events.clone()).await {
             Ok(client) => match Session::new(client).await {
                 Ok(session) => return session,
-                Err(error) => complaints.warn(format!("cannot subscribe the relay's inbox: {error}"), Instant::now()),
+                Err(error) => log_limit.warn(format!("cannot subscribe the relay's inbox: {error}"), Instant::now()),
             },
-            Err(error) => complaints.warn(connect_options.explain(&error), Instant::now()),
+            Err(error) => log_limit.warn(connect_options.explain(&error), Instant::now()),
         }
         attempt += 1;
         tokio::time::sleep(retry_delay(attempt)).await;
@@ -137,9 +137,9 @@ impl Nats {
         let Some(session) = &self.session else { return };
         let info = session.client.server_info();
         tracing::info!(server = info.server_name, version = info.version, "{what}");
-        self.complaints.clear();
+        self.log_limit.clear();
         if let Some(text) = too_small(info.max_payload, self.incoming.message_bytes) {
-            self.complaints.warn(text, now);
+            self.log_limit.warn(text, now);
         }
         sink.connected(true);
     }
@@ -149,7 +149,7 @@ impl Nats {
         let failed = self.fences.handle_connection_lost();
         fail_acks(failed, sink);
         if was_up {
-            self.complaints
+            self.log_limit
                 .warn(format!("lost the broker at {}; trying again", self.connect_options.server_list()), now);
         }
     }
@@ -159,7 +159,7 @@ impl Nats {
         if lost > 0 {
             self.losses.handle_report(lost);
             sink.lost(None, GapReason::Broker, lost);
-            self.complaints.warn(String::from("the broker's client dropped messages; every room is told"), now);
+            self.log_limit.warn(String::from("the broker's client dropped messages; every room is told"), now);
         }
         if self.client_events.take_lame_duck() {
             self.handle_lame_duck(now);
@@ -167,7 +167,7 @@ impl Nats {
         let mut revoked = false;
         while let Ok(report) = self.reports.try_recv() {
             match report {
-                Report::NotConnected(kind) => self.complaints.warn(self.connect_options.explain_retry(&kind), now),
+                Report::NotConnected(kind) => self.log_limit.warn(self.connect_options.explain_retry(&kind), now),
                 Report::ServerError(text) => revoked |= self.handle_server_error(&text, now, sink),
             }
         }
@@ -176,7 +176,7 @@ impl Nats {
         }
     }
 
-    /// The broker complained so much at once that the client may have dropped complaints; `revoked`: about rooms in force too.
+    /// The server reported so many errors at once that the client may have dropped some; `revoked`: about rooms in force too.
     fn handle_burst<S: Sink>(&mut self, revoked: bool, now: Instant, sink: &mut S) {
         let failed = self.fences.fail_acks();
         fail_acks(failed, sink);
@@ -195,12 +195,12 @@ impl Nats {
         }
     }
 
-    /// Every room in force is proved, for a complaint about it may have been dropped.
+    /// Every room in force is proved, because an error about it may have been dropped.
     pub(super) fn begin_audit(&mut self, now: Instant, interest: &Interest) {
         self.audit.begin(self.rooms.keys(), now);
         tracing::info!(
             rooms = interest.len(),
-            "the broker complained more at once than its client can tell; every room is proved to be in force"
+            "the broker reported more errors at once than its client keeps; every room is proved to be in force"
         );
     }
 
@@ -209,7 +209,7 @@ impl Nats {
         let Some(session) = &self.session else { return };
         if !self.connect_options.has_alternatives() && session.client.server_info().connect_urls.is_empty() {
             let text = "the broker is shutting down and no other is known; add one to nats.url";
-            return self.complaints.warn(String::from(text), now);
+            return self.log_limit.warn(String::from(text), now);
         }
         tracing::info!("the broker is shutting down; moving to another");
         let client = session.client.clone();
@@ -223,12 +223,12 @@ impl Nats {
     /// Says whether a room that was in force is no more.
     fn handle_server_error<S: Sink>(&mut self, text: &str, now: Instant, sink: &mut S) -> bool {
         let Some(violation) = Violation::parse(text) else {
-            self.complaints.warn(format!("the broker says: {text}"), now);
+            self.log_limit.warn(format!("the broker says: {text}"), now);
             return false;
         };
         let prefix = self.room_prefix.trim_end_matches("room.");
         let cure = format!("allow this user to publish and subscribe {prefix}>");
-        self.complaints.warn(format!("the broker forbids a subject ({text}); {cure}"), now);
+        self.log_limit.warn(format!("the broker forbids a subject ({text}); {cure}"), now);
         match violation {
             Violation::Publish => {
                 let failed = self.fences.fail_acks();

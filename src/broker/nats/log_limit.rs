@@ -1,4 +1,4 @@
-//! What goes wrong for hours, or for thousands of rooms at once, is logged now and then and not each time.
+//! A rate limit for the log: an error that lasts for hours, or concerns thousands of rooms at once, is logged now and then.
 
 use std::time::{Duration, Instant};
 
@@ -9,14 +9,14 @@ const LINES_PER_WINDOW: u32 = 10;
 
 /// What was logged in the current window.
 #[derive(Default)]
-pub(super) struct Complaints {
+pub(super) struct LogLimit {
     window: Option<Instant>,
     lines: u32,
     last: String,
     left_out: u64,
 }
 
-impl Complaints {
+impl LogLimit {
     /// Logs a line, unless it is the last one again or there were many.
     pub(super) fn warn(&mut self, text: String, now: Instant) {
         if self.allows(&text, now) {
@@ -27,7 +27,7 @@ impl Complaints {
         }
     }
 
-    /// What was wrong is over: the next complaint is logged whatever it says.
+    /// The error is over: the next line is logged whatever it says.
     pub(super) fn clear(&mut self) {
         *self = Self::default();
     }
@@ -52,20 +52,20 @@ mod tests {
 
     #[test]
     fn the_same_line_is_logged_once_in_a_window() {
-        let (mut complaints, now) = (Complaints::default(), Instant::now());
+        let (mut log_limit, now) = (LogLimit::default(), Instant::now());
         for attempt in 0..100 {
-            complaints.warn(String::from("unreachable"), now + WINDOW * attempt / 100);
+            log_limit.warn(String::from("unreachable"), now + WINDOW * attempt / 100);
         }
-        assert_eq!((complaints.lines, complaints.left_out), (1, 99));
-        assert!(complaints.allows("unreachable", now + WINDOW), "and again in the next");
+        assert_eq!((log_limit.lines, log_limit.left_out), (1, 99));
+        assert!(log_limit.allows("unreachable", now + WINDOW), "and again in the next");
     }
 
     #[test]
     fn a_thousand_different_lines_are_a_few() {
-        let (mut complaints, now) = (Complaints::default(), Instant::now());
+        let (mut log_limit, now) = (LogLimit::default(), Instant::now());
         for room in 0..1000 {
-            complaints.warn(format!("room {room} is forbidden"), now);
+            log_limit.warn(format!("room {room} is forbidden"), now);
         }
-        assert_eq!(complaints.left_out, 1000 - u64::from(LINES_PER_WINDOW));
+        assert_eq!(log_limit.left_out, 1000 - u64::from(LINES_PER_WINDOW));
     }
 }
