@@ -84,11 +84,11 @@ fn set_option<T>(socket: &OwnedFd, level: i32, name: i32, value: &T) -> io::Resu
 pub enum Accepted {
     /// A socket, non-blocking and the caller's.
     Socket(RawFd),
-    /// Nobody waits.
-    Nobody,
+    /// No connection waits.
+    NoneWaiting,
     /// No descriptor or memory is left, or the kernel cannot; they wait on.
     Exhausted(Errno),
-    /// This is no listener any more: nobody will ever be accepted.
+    /// This is no listener any more: no connection will ever be accepted.
     Broken(Errno),
 }
 
@@ -97,7 +97,7 @@ pub fn accept(listener: &OwnedFd) -> Accepted {
     loop {
         match accept4(listener.as_raw_fd(), SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC) {
             Ok(fd) => return Accepted::Socket(fd),
-            Err(Errno::EAGAIN) => return Accepted::Nobody,
+            Err(Errno::EAGAIN) => return Accepted::NoneWaiting,
             Err(error @ (Errno::EMFILE | Errno::ENFILE | Errno::ENOMEM | Errno::ENOBUFS)) => {
                 return Accepted::Exhausted(error);
             }

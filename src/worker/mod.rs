@@ -301,7 +301,7 @@ async fn accept<D: Driver>(
                 refuse_with(&mut spare, &shard, &listener);
                 rest.take(EXHAUSTED_REST).await?;
             }
-            Accepted::Nobody => {
+            Accepted::NoneWaiting => {
                 if let Some(time) = patience.rest(mistakes, now) {
                     rest.take(time).await?;
                 }
@@ -355,19 +355,19 @@ impl Patience {
     }
 }
 
-/// Accepts up to [`ACCEPTS`] waiting connections. Returns what the last attempt came to; [`Accepted::Nobody`] where all were
+/// Accepts up to [`ACCEPTS`] waiting connections. Returns what the last attempt came to; [`Accepted::NoneWaiting`] where all were
 /// accepted.
 fn take_in<D: Driver>(shard: &mut Shard<D>, listener: &OwnedFd) -> Accepted {
     // They are counted, or every crowd would end with an expensive look at an empty queue. A connection waits, or the listener is
     // broken: one attempt is due in any case.
     let waiting = listener::waiting(listener).max(1);
-    let mut last = Accepted::Nobody;
+    let mut last = Accepted::NoneWaiting;
     for _ in 0..waiting.min(ACCEPTS) {
         last = listener::accept(listener);
         let Accepted::Socket(fd) = last else { return last };
         shard.handle_accepted(fd);
     }
-    if waiting > ACCEPTS { last } else { Accepted::Nobody }
+    if waiting > ACCEPTS { last } else { Accepted::NoneWaiting }
 }
 
 /// Uses a descriptor that was kept for this to tell waiting connections that the node is full.
