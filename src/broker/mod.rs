@@ -186,12 +186,12 @@ impl Starting<'_> {
         let relay = self.relay(self.options.config.limits.linger);
         let requests = std::mem::take(&mut self.ends.requests);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let doorbell = runtime::Doorbell::new(&runtime, self.shared.waker.clone())?;
+        let waker_events = runtime::AsyncWaker::new(&runtime, self.shared.waker.clone())?;
         let shared = self.shared.clone();
         let handle = Handle::start(self.shared, move || {
             runtime.block_on(async move {
                 let service = Service::new(relay, B::new(settings), requests, shared, Instant::now());
-                runtime::run(service, doorbell).await;
+                runtime::run(service, waker_events).await;
             });
             // Dropping it would wait for a name lookup that hangs.
             runtime.shutdown_background();

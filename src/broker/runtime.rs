@@ -11,7 +11,7 @@ use crate::mailbox::Waker;
 use crate::relay::Broker;
 
 /// The relay's waker as the runtime sees it.
-pub(super) struct Doorbell(AsyncFd<RawWaker>);
+pub(super) struct AsyncWaker(AsyncFd<RawWaker>);
 
 struct RawWaker(Arc<Waker>);
 
@@ -21,7 +21,7 @@ impl std::os::fd::AsRawFd for RawWaker {
     }
 }
 
-impl Doorbell {
+impl AsyncWaker {
     /// Registers the waker with the runtime.
     ///
     /// # Errors
@@ -33,20 +33,20 @@ impl Doorbell {
         Ok(Self(eventfd?))
     }
 
-    /// Registers for the next ring. Says whether there was one.
-    fn poll_rung(&self, cx: &mut Context<'_>) -> bool {
-        let mut rung = false;
+    /// Registers for the next wake-up. Says whether there was one.
+    fn poll_woken(&self, cx: &mut Context<'_>) -> bool {
+        let mut woken = false;
         while let Poll::Ready(Ok(mut guard)) = self.0.poll_read_ready(cx) {
             self.0.get_ref().0.clear();
             guard.clear_ready();
-            rung = true;
+            woken = true;
         }
-        rung
+        woken
     }
 }
 
 /// Runs until the handle stops it. Without tokio's budget: a turn empties every queue, which is what bounds them.
-pub(super) async fn run<B: Broker>(mut service: Service<B>, doorbell: Doorbell) {
+pub(super) async fn run<B: Broker>(mut service: Service<B>, waker_events: AsyncWaker) {
     let mut timer = Box::pin(tokio::time::sleep_until(tokio::time::Instant::now()));
     let turns = std::future::poll_fn(|cx| {
         service.shared.waker.stay_awake();
@@ -54,7 +54,7 @@ pub(super) async fn run<B: Broker>(mut service: Service<B>, doorbell: Doorbell) 
             Next::End => return Poll::Ready(()),
             // The broker's tasks have their turn first.
             Next::Turn => cx.waker().wake_by_ref(),
-            Next::Sleep(_) if doorbell.poll_rung(cx) => cx.waker().wake_by_ref(),
+            Next::Sleep(_) if waker_events.poll_woken(cx) => cx.waker().wake_by_ref(),
             Next::Sleep(until) => {
                 let at = tokio::time::Instant::from_std(until);
                 if timer.deadline() != at {
