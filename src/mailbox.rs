@@ -20,7 +20,7 @@ pub struct Waker {
 }
 
 impl Waker {
-    /// A waker that nobody sleeps on.
+    /// A waker whose thread is awake.
     ///
     /// # Errors
     /// EMFILE, ENFILE or ENOMEM of eventfd(2).
@@ -97,7 +97,7 @@ pub fn mailbox<T>(capacity: usize, waker: Arc<Waker>) -> (Sender<T>, Receiver<T>
 }
 
 impl<T> Sender<T> {
-    /// Puts an item in, or hands it back where the mailbox is full. Wakes nobody: call [`Sender::wake`] after the batch.
+    /// Puts an item in, or hands it back where the mailbox is full. Wakes no reader: [`Sender::wake`] does, after the batch.
     pub fn push(&mut self, item: T) -> Result<(), T> {
         self.ring.push(item).map_err(|rtrb::PushError::Full(item)| item)
     }
@@ -174,7 +174,7 @@ mod tests {
     fn only_a_sleeper_is_rung_and_only_once() {
         let waker = Waker::new().unwrap();
         waker.wake();
-        assert!(!waker.clear(), "nobody slept, nothing rang");
+        assert!(!waker.clear(), "no thread slept, nothing rang");
         waker.will_sleep();
         waker.wake();
         waker.wake();

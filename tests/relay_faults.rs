@@ -201,7 +201,7 @@ fn a_silent_broker_refuses_joins_and_fails_publications_in_time() {
         }
     }
     proxy.blackhole(false);
-    // The publication of which nobody knew arrives after all, and the room can be joined.
+    // The publication whose fate was not known arrives after all, and the room can be joined.
     assert_eq!(relay.ports[0].payload(), "1");
     relay.ports[0].join("lobby");
 }
@@ -274,7 +274,7 @@ fn stopping_without_a_broker_ends_and_fails_what_is_queued() {
     }
     assert!(matches!(absent.ports[0].next(), ToShard::Failed(1)));
     assert_eq!(absent.dropped(DropReason::Unavailable), 1);
-    assert!(matches!(silent.ports[0].next(), ToShard::Failed(1)), "nobody knows whether it was taken");
+    assert!(matches!(silent.ports[0].next(), ToShard::Failed(1)), "it is not known whether it was taken");
 }
 
 #[test]

@@ -28,13 +28,13 @@ fn a_message_reaches_every_shard_that_subscribed_once_and_no_other() {
     }
     assert_eq!(relay.ports[2].payload(), "3", "nothing of the lobby came before");
     relay.stop();
-    assert!(relay.ports.iter_mut().all(|port| port.poll().is_none()), "nobody got anything twice");
+    assert!(relay.ports.iter_mut().all(|port| port.poll().is_none()), "no shard got anything twice");
 }
 
 #[test]
 fn an_acknowledgement_of_the_local_bus_says_node() {
     let mut relay = TestRelay::local(Limits::default(), 1);
-    relay.ports[1].publish(json("nobody-here", "1"), Some(7));
+    relay.ports[1].publish(json("empty", "1"), Some(7));
     assert!(matches!(relay.ports[1].next(), ToShard::Acked(7, AckLevel::Node)));
 }
 
@@ -130,7 +130,7 @@ fn what_is_queued_when_the_relay_stops_is_still_delivered() {
 fn what_several_shards_publish_at_once_reaches_all_of_them_once_and_in_one_order() {
     const SHARDS: usize = 4;
     const EACH: usize = 5_000;
-    // Nobody reads before all is said, so the mailboxes hold all of it.
+    // No port reads before all is said, so the mailboxes hold all of it.
     let limits = Limits { mailbox_messages: SHARDS * EACH + 1, ..Limits::default() };
     let mut relay = TestRelay::local(limits, SHARDS);
     relay.ports[..SHARDS].iter_mut().for_each(|port| port.join("lobby"));

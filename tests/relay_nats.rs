@@ -129,7 +129,7 @@ fn after_joined_nothing_is_missed_however_far_away_the_broker_is() {
 }
 
 #[test]
-fn a_crowd_of_joins_shares_fences() {
+fn many_joins_at_once_share_fences() {
     const ROOMS: usize = 3000;
     let broker = Nats::start();
     let proxy = Proxy::start(broker.address());
@@ -219,7 +219,7 @@ fn a_burst_does_not_overflow_the_clients_queue() {
 }
 
 #[test]
-fn a_left_room_is_unsubscribed_after_the_linger_and_a_crowd_that_comes_back_finds_it() {
+fn a_left_room_is_unsubscribed_after_the_linger_and_clients_that_reconnect_within_it_find_it() {
     let broker = Nats::start();
     let limits = Limits { linger: Duration::from_millis(300), ..Limits::default() };
     let mut relay = TestRelay::start(options_with(&broker.url(), limits), 1);

@@ -184,7 +184,7 @@ fn a_room_taken_back_behind_hundreds_of_complaints_about_publications_is_revoked
 }
 
 #[test]
-fn a_flood_of_forbidden_publications_costs_nobody_else_a_message_nor_a_gap() {
+fn a_flood_of_forbidden_publications_costs_no_other_client_a_message_nor_a_gap() {
     support::log::capture();
     let broker = broker("nothing");
     let mut relay = relay(&broker);

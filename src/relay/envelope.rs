@@ -4,7 +4,7 @@
 //! Tidegate: v1; time=NS; kind=json|text|binary; from=ID; connection=ID
 //! ```
 //!
-//! `time` is the publisher's clock in ns since 1970, `from` who is shown as the sender. `connection` says the same as `from`
+//! `time` is the publisher's clock in ns since 1970, `from` the connection that is shown as the sender. `connection` says the same as `from`
 //! where the sender must not hear its own message (`echo: false`); another one counts for nothing. Gateways write it;
 //! backends may. It is one header and not four because each costs the receiver a hash table entry.
 //!

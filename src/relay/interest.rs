@@ -1,6 +1,6 @@
-//! The interest table: which ports want which room, and what the bus must know of it. Pure: no clock, no bus, no mailbox.
+//! The interest table: which ports want which room, and what the broker must know of it. Pure: no clock, no broker, no mailbox.
 //!
-//! The relay's bus drives it: requests go in by `handle_*` with the time, what to do comes out of [`Interest::poll_effect`]
+//! The relay drives it: requests go in by `handle_*` with the time, what to do comes out of [`Interest::poll_effect`]
 //! in order. A room's life:
 //!
 //! ```text
@@ -12,15 +12,15 @@
 //!        not confirmed in time,  Refused × n                                           │
 //!     ▲                                                                                │
 //!     └────────────────────────────────────────────────────────────────────────────────┘
-//!        Unsubscribe             nobody came back during the linger
+//!        Unsubscribe             no interest during the linger
 //! ```
 //!
 //! Invariants, held in debug builds after every entry point: every [`Interest::handle_subscribe`] is answered by exactly one
 //! `Joined` or `Refused`; a room is in the timers exactly while it is pending or lingering; `Subscribe` and `Unsubscribe` of a
 //! room alternate. A port that left while its answer was under way still gets the answer.
 //!
-//! A subscription that was in force may end against everybody's will ([`Interest::refuse`]): the broker's permissions changed. The room
-//! is then absent, and each port that wanted it is told `Revoked`.
+//! The broker may revoke a subscription that was in force ([`Interest::refuse`]): its permissions changed. The room is then absent, and
+//! each port that wanted it is told `Revoked`.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -39,7 +39,7 @@ pub struct RoomKey {
     number: u64,
 }
 
-/// What the bus has to do.
+/// What is to be done.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Effect {
     /// Subscribe the room, then [`Interest::confirm`] the key once the subscription is known to be in force.
@@ -148,8 +148,8 @@ impl Interest {
         self.check_invariants();
     }
 
-    /// The subscription will not come into force, or is in force no more: its waiters are refused, and from those who have the
-    /// room it is revoked. A key of the past does nothing.
+    /// The subscription will not come into force, or is in force no more: its waiters are refused, and from the ports that
+    /// have the room it is revoked. A key of the past does nothing.
     pub fn refuse(&mut self, key: RoomKey) {
         let Some(entry) = self.entries.get(key.slot).filter(|entry| entry.number == key.number) else { return };
         if let State::Pending { deadline: at, .. } | State::Lingering { until: at } = entry.state {
@@ -274,7 +274,7 @@ impl Interest {
             for (_, entry) in &self.entries {
                 let lingers = matches!(entry.state, State::Lingering { .. });
                 let pending = matches!(entry.state, State::Pending { .. });
-                assert!(pending || lingers == entry.ports.is_empty(), "a room lingers exactly while nobody wants it");
+                assert!(pending || lingers == entry.ports.is_empty(), "a room lingers exactly while no port wants it");
             }
         }
     }
@@ -313,7 +313,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_asks_while_the_fence_is_under_way_waits_for_it() {
+    fn a_port_that_subscribes_while_the_fence_is_under_way_waits_for_it() {
         let (mut table, now) = table();
         table.handle_subscribe("lobby".into(), 0, now);
         let key = subscribed(&effects(&mut table));
@@ -336,7 +336,7 @@ mod tests {
         table.handle_unsubscribe("lobby", 0, now);
         table.handle_timeout(now + LINGER / 2);
         table.handle_subscribe("lobby".into(), 1, now + LINGER / 2);
-        assert_eq!(effects(&mut table), [joined(0), joined(1)], "who comes back is confirmed at once");
+        assert_eq!(effects(&mut table), [joined(0), joined(1)], "a port that comes back is confirmed at once");
 
         table.handle_unsubscribe("lobby", 1, now + LINGER);
         table.handle_timeout(now + LINGER * 2 - Duration::from_nanos(1));
@@ -370,7 +370,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_left_before_the_fence_is_still_answered_and_the_room_lingers() {
+    fn a_port_that_unsubscribed_before_the_fence_is_still_answered_and_the_room_lingers() {
         let (mut table, now) = table();
         table.handle_subscribe("lobby".into(), 0, now);
         let key = subscribed(&effects(&mut table));
@@ -409,7 +409,7 @@ mod tests {
         table.handle_subscribe("lobby".into(), 7, now);
         table.confirm(lobby, now);
         table.confirm(hall, now);
-        assert_eq!(effects(&mut table).len(), 3, "whoever wants a room that is there gets it");
+        assert_eq!(effects(&mut table).len(), 3, "a room that is there can be joined");
         table.handle_unsubscribe("hall", 0, now);
         table.handle_subscribe("attic".into(), 7, now);
         let refused = Effect::Refused(7, "attic".into(), JoinError::TooManyRooms);
@@ -419,7 +419,7 @@ mod tests {
         assert!(matches!(effects(&mut table)[..], [Effect::Unsubscribe(_), Effect::Subscribe(..)]));
     }
 
-    /// What a port or the bus does in the property test.
+    /// What a port or the broker does in the property test.
     #[derive(Clone, Debug)]
     enum Step {
         Subscribe(u8, PortIndex),
@@ -461,7 +461,7 @@ mod tests {
                         let room = room.expect("only what is subscribed is unsubscribed");
                         self.subscriptions.remove(&room);
                         self.confirmed.remove(&room);
-                        assert_eq!(self.wanted.get(&room).map_or(0, Set::len), 0, "somebody wants {room}");
+                        assert_eq!(self.wanted.get(&room).map_or(0, Set::len), 0, "a port wants {room}");
                     }
                     Effect::Joined(port, room) => self.answered(number(&room), port),
                     Effect::Refused(port, room, error) => {
@@ -480,7 +480,7 @@ mod tests {
 
         fn answered(&mut self, room: u8, port: PortIndex) {
             let owed = self.owed.entry((room, port)).or_default();
-            *owed = owed.checked_sub(1).expect("an answer that nobody asked for");
+            *owed = owed.checked_sub(1).expect("an answer without a request");
         }
     }
 
@@ -531,7 +531,7 @@ mod tests {
             now += CONFIRM_WITHIN + LINGER;
             table.handle_timeout(now);
             model.take(effects(&mut table));
-            prop_assert!(model.owed.values().all(|owed| *owed == 0), "everybody was answered: {:?}", model.owed);
+            prop_assert!(model.owed.values().all(|owed| *owed == 0), "each request was answered: {:?}", model.owed);
         }
     }
 }

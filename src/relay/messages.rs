@@ -53,7 +53,7 @@ pub enum ToShard {
     Gap(Option<Vec<RoomName>>, GapReason),
     /// The publish was taken.
     Acked(AckToken, AckLevel),
-    /// The publish was not taken, or nobody knows (`unavailable`).
+    /// The publish was not taken, or that is not known (`unavailable`).
     Failed(AckToken),
 }
 

@@ -254,7 +254,7 @@ mod tests {
         assert_eq!(reader.len(), 2, "another reason is another gap");
         outlet.tell(ToShard::Joined(hall.clone()));
         outlet.tell_gap(Some(&hall), GapReason::Broker);
-        assert_eq!(reader.len(), 4, "who joins after a gap was not told it");
+        assert_eq!(reader.len(), 4, "a member that joined after a gap was not told it");
         for room in 0..2 * MISSED_ROOMS {
             outlet.tell_gap(Some(&room.to_string().into()), GapReason::TooLarge);
         }

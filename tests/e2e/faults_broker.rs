@@ -17,14 +17,14 @@ use crate::support::proxy::Proxy;
 crate::on_both_drivers! {
     a_broker_that_is_back_after_a_tenth_of_a_second_loses_nothing_untold
     a_broker_that_is_back_after_three_seconds_loses_nothing_untold
-    publications_that_waited_too_long_for_a_broker_are_told_to_who_published_them
+    publications_that_waited_too_long_for_a_broker_are_told_to_their_publishers
     a_slow_broker_loses_nothing
     a_thin_pipe_to_the_broker_loses_nothing_untold
     a_broker_one_byte_at_a_time_loses_nothing
     a_broker_that_is_silent_for_seconds_loses_nothing
     a_connection_to_the_broker_that_is_reset_is_told_and_used_again
     garbage_from_the_broker_is_told_and_the_connection_made_again
-    a_broker_that_leaves_is_left_before_it_evicts_anybody
+    a_broker_in_lame_duck_mode_is_left_before_it_evicts_clients
     a_gateway_that_was_its_brokers_slow_consumer_tells_every_room
 }
 
@@ -169,7 +169,7 @@ fn a_broker_that_is_back_after_three_seconds_loses_nothing_untold(driver: Driver
     World::new(driver).without_broker("broker killed, back after 3 s", Duration::from_secs(3));
 }
 
-fn publications_that_waited_too_long_for_a_broker_are_told_to_who_published_them(driver: Driver) {
+fn publications_that_waited_too_long_for_a_broker_are_told_to_their_publishers(driver: Driver) {
     let world = World::with(driver, "[limits]\nfence_deadline = \"2s\"");
     let fault = "broker killed, back after 4 s, publications wait for 2 s";
     let seen = world.without_broker(fault, Duration::from_secs(4));
@@ -231,7 +231,7 @@ fn a_partition_is_noticed_by_pings_and_told(driver: Driver) {
     seen.near.assert_nothing_lost();
 }
 
-fn a_broker_that_leaves_is_left_before_it_evicts_anybody(driver: Driver) {
+fn a_broker_in_lame_duck_mode_is_left_before_it_evicts_clients(driver: Driver) {
     let (first, second) = (Nats::start(), Nats::start());
     let urls = format!("{},{}", first.url(), second.url());
     let mut gateway = Gateway::start(driver, &["--nats-url", &urls]);

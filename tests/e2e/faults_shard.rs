@@ -246,13 +246,13 @@ fn a_relay_that_stands_still_leaves_connections_and_other_rooms_alone(driver: Dr
     incident.recovered();
 }
 
-/// The shards and control do at the local bus's desk what they want done.
+/// The shards' and control's threads serve their own requests under the local bus's lock.
 fn without_a_broker_messages_cross_while_the_relays_thread_stands_still(driver: Driver) {
     let gateway = Gateway::start(driver, &[]);
     let _held = Held::hold(gateway.pid(), "relay");
     let mut pair = [Client::connect(gateway.port), Client::connect(gateway.port)];
     pair.iter_mut().for_each(|client| client.join("lobby"));
-    // One after the other: who finds somebody at the desk leaves it to the relay's thread.
+    // One after the other: a thread that finds the lock taken leaves its requests to the relay's thread.
     pair[0].publish("lobby", json!("from a client"));
     pair.iter_mut().for_each(|client| assert_eq!(client.content("lobby"), "from a client"));
     assert_eq!(gateway.publish("lobby", "\"from a backend\""), 202);

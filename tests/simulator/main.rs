@@ -57,13 +57,13 @@ fn add(sum: &mut Seen, other: &Seen) {
 }
 
 #[test]
-fn everybody_gets_everything_once_and_in_order_whatever_the_cuts_and_the_churn() {
+fn every_member_gets_every_message_once_and_in_order_whatever_the_cuts_and_the_churn() {
     let plan = |_| Plan { clients: 60, rooms: 5, ..Plan::default() };
     play("churn", plan, |seen| seen.acked > 0 && seen.contended > 0 && seen.told_gaps == 0);
 }
 
 #[test]
-fn slow_readers_are_closed_or_told_and_nobody_else_notices() {
+fn slow_readers_are_closed_or_told_and_no_other_client_notices() {
     let plan = |seed: u64| Plan {
         slow_percent: 30,
         drop_oldest: seed.is_multiple_of(2),
@@ -165,7 +165,7 @@ fn thousands_of_clients_in_one_room_get_a_broadcast_in_passes_while_they_come_an
 }
 
 #[test]
-fn a_drain_sends_everybody_away_and_leaves_nothing_behind() {
+fn a_drain_closes_every_connection_and_leaves_nothing_behind() {
     let plan = |_| Plan { clients: 50, rooms: 4, steps: 800, drain: true, ..Plan::default() };
     play("drain", plan, |seen| seen.closed(CloseReason::Drain) > 0 && seen.told_gaps == 0);
 }

@@ -9,7 +9,7 @@ use tokio::sync::mpsc;
 /// Reports that wait, more than the client keeps events; what is beyond either is not kept, see `resubscribe.rs`.
 const REPORTS: usize = 256;
 
-/// Something to log.
+/// Something to log, or a refusal to act on.
 pub(super) enum Report {
     /// The connection could not be made again, for this reason.
     NotConnected(String),

@@ -7,7 +7,7 @@
 //! ```text
 //!   add_*() ──► collecting ── poll_fence() ──► in flight ── handle_return() ──► batch: answer it
 //!                   ▲                              │
-//!                   └── handle_connection_lost() ──┘  its acknowledgements fail: nobody knows
+//!                   └── handle_connection_lost() ──┘  its acknowledgements fail: not known
 //! ```
 //!
 //! A room that is not confirmed in time is refused by the interest table, not here; acknowledgements expire here.
@@ -36,7 +36,7 @@ pub(super) struct Batch {
     pub(super) acks: VecDeque<PendingAck>,
     /// Whether a gap of all rooms is to be told ([`Fences::take_gap`]): the connection before this one was lost.
     pub(super) gap: bool,
-    /// Whether somebody waits for the fence itself.
+    /// Whether the fence itself is waited for.
     pub(super) marker: bool,
 }
 
@@ -83,12 +83,12 @@ impl Fences {
         self.collecting.gap = true;
     }
 
-    /// Somebody wants to know that all was taken: see [`Fences::is_idle`].
+    /// A fence is due even if nothing needs it: [`Fences::is_idle`] then says that all was taken.
     pub(super) fn add_marker(&mut self) {
         self.collecting.marker = true;
     }
 
-    /// Whether nobody waits for anything.
+    /// Whether nothing waits for a fence.
     pub(super) fn is_idle(&self) -> bool {
         self.in_flight.is_none() && self.collecting.is_empty()
     }
@@ -131,7 +131,7 @@ impl Fences {
         failed
     }
 
-    /// One of the publications was refused, and nobody knows which: the acknowledgements that fail.
+    /// One of the publications was refused, and it is not known which: the acknowledgements that fail.
     pub(super) fn fail_acks(&mut self) -> Vec<PendingAck> {
         let in_flight = self.in_flight.iter_mut().flat_map(|fence| fence.batch.acks.drain(..));
         in_flight.chain(self.collecting.acks.drain(..)).collect()
@@ -212,7 +212,7 @@ mod tests {
     #[test]
     fn what_comes_while_a_fence_is_under_way_waits_for_the_next() {
         let (mut fences, now) = (Fences::new(DEADLINE), Instant::now());
-        assert_eq!(fences.poll_fence(now), None, "nobody waits");
+        assert_eq!(fences.poll_fence(now), None, "nothing waits");
         fences.add_ack(ack(1, now));
         let first = fences.poll_fence(now).unwrap();
         fences.add_ack(ack(2, now));

@@ -65,7 +65,7 @@ mod tests {
     }
 
     #[test]
-    fn what_nobody_took_and_nobody_reported_is_lost_once() {
+    fn a_message_that_was_neither_taken_nor_reported_is_lost_once() {
         let mut losses = Losses::default();
         losses.handle_look(look(100, 70, 0));
         assert_eq!(losses.handle_look(look(100, 70, 0)), 30);
