@@ -16,6 +16,7 @@
 //! | [`counters`], [`readiness`] | pure | what threads count, whether the node wants traffic |
 //! | [`relay`] | pure + shell | interest table (pure), local bus and NATS (shell) |
 //! | [`close`], [`limits`], [`percent`] | pure | why connections end, how much of everything, `%XX` |
+//! | [`setting`] | pure | how a table of settings is written, read and shown |
 //! | `worker`, `wire` | shell | a shard's thread and event loop; epoll and io_uring |
 //! | `control` | shell | admin HTTP, metrics |
 //! | `node`, `config`, `cli`, `check`, `host` | shell | start to stop, settings, command line, what the host allows, what the host is |
@@ -56,6 +57,7 @@ pub mod proto;
 pub mod readiness;
 pub mod relay;
 pub mod room;
+pub mod setting;
 pub mod shard;
 
 #[cfg(feature = "gateway")]

@@ -13,7 +13,7 @@ const BROKER_CLIENT: &str = "async_nats";
 
 /// Starts logging as the configuration says. A second call changes nothing.
 pub fn start(config: &Config) {
-    let filter = EnvFilter::builder().parse_lossy(directives(&config.log_filter));
+    let filter = EnvFilter::builder().parse_lossy(directives(&config.log));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     // `try_init` fails only where a subscriber is set already.
     let started = if is_human(config.log_format, stderr().is_terminal()) {

@@ -113,7 +113,7 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
         relay::start(relay::Options::new(&config, node_id), wakers.clone(), relay_counters.clone())
             .map_err(|error| CannotStart(format!("the relay cannot start: {error}")))?;
     let control_port = ports.pop().ok_or_else(|| CannotStart(String::from("the relay has no port for control")))?;
-    let shared = NodeState::new(relay_counters.clone(), config.ready_require_broker);
+    let shared = NodeState::new(relay_counters.clone(), config.ready.require_broker);
     warn_if_memory_is_unknown(&host);
     tracing::info!(%capacity, %memory, "bounds");
     tracing::info!(driver = driver.name, why = %driver.why, shards = config.shards, "driver");
@@ -127,7 +127,7 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
     let common = Common { config, options, node_id, budgets, counters, state: shared, driver };
     let shards = start_shards(&common, listeners, ports, &wakers)?;
     let Common { config, driver, state, .. } = common;
-    tracing::info!(listen = %config.listen, admin = %config.admin, demo = config.demo, "serving");
+    tracing::info!(listen = %config.listen, admin = %config.admin.listen, demo = config.demo, "serving");
     let relay_waker = wakers[config.shards].clone();
     let control = Control {
         listener: admin,
@@ -181,7 +181,8 @@ fn probe_patiently(address: SocketAddr) -> io::Result<()> {
 }
 
 fn bind_admin(config: &Config) -> Result<TcpListener, CannotStart> {
-    TcpListener::bind(config.admin).map_err(|error| CannotStart(explain_bind("admin", config.admin, &error)))
+    TcpListener::bind(config.admin.listen)
+        .map_err(|error| CannotStart(explain_bind("admin", config.admin.listen, &error)))
 }
 
 fn explain_bind(flag: &str, address: SocketAddr, error: &io::Error) -> String {

@@ -10,7 +10,8 @@ use std::process::Command;
 const ALLOWED: &[(&str, &[&str])] = &[
     // The pure core.
     ("close", &[]),
-    ("limits", &[]),
+    ("setting", &[]),
+    ("limits", &["setting"]),
     ("percent", &[]),
     ("model", &["limits"]),
     ("proto", &["close", "limits"]),
@@ -24,7 +25,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("mailbox", &["limits"]),
     ("host", &["wire"]),
-    ("config", &["dialect", "host", "limits", "model", "proto", "shard"]),
+    ("config", &["dialect", "host", "limits", "model", "proto", "setting", "shard"]),
     ("check", &["config", "host", "limits"]),
     ("log", &["config"]),
     ("relay", &["config", "counters", "limits", "mailbox", "model", "percent"]),
@@ -68,8 +69,20 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Modules of the core: bytes and `now` in, values out.
-const PURE: [&str; 11] =
-    ["close", "conn", "counters", "dialect", "limits", "model", "percent", "proto", "readiness", "room", "shard"];
+const PURE: [&str; 12] = [
+    "close",
+    "conn",
+    "counters",
+    "dialect",
+    "limits",
+    "model",
+    "percent",
+    "proto",
+    "readiness",
+    "room",
+    "setting",
+    "shard",
+];
 
 /// What only a shell touches.
 const SYSTEM: [&str; 14] = [

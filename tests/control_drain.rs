@@ -5,13 +5,17 @@ mod control_support;
 use std::time::Duration;
 
 use control_support::{Shard, TestNode, eventually};
-use tidegate::config::Config;
+use tidegate::config::{Config, Drain};
 use tidegate::control::Outcome;
 use tidegate::limits::Limits;
 
 fn config(window_ms: u64) -> Config {
     let limits = Limits { close_deadline: Duration::from_millis(10), ..Limits::default() };
-    Config { drain_window: Duration::from_millis(window_ms), limits, ..Config::default() }
+    Config {
+        drain: Drain { window: Duration::from_millis(window_ms), ..Drain::default() },
+        limits,
+        ..Config::default()
+    }
 }
 
 #[test]
@@ -29,8 +33,10 @@ fn a_signal_refuses_drains_and_stops_every_shard_and_ends_clean() {
 
 #[test]
 fn during_the_delay_the_node_is_unready_and_refuses_nobody() {
-    let (node, _relay) =
-        TestNode::with_fake_relay(Config { drain_delay: Duration::from_secs(60), ..config(100) }, [Shard::Obedient]);
+    let (node, _relay) = TestNode::with_fake_relay(
+        Config { drain: Drain { delay: Duration::from_secs(60), ..config(100).drain }, ..config(100) },
+        [Shard::Obedient],
+    );
     node.relay_counters.was_connected.set(1);
     assert_eq!(node.get("/ready").status, 200);
     node.signal();

@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use control_support::{FakeRelay, NODE, Shard, TestNode, eventually, post};
 use serde_json::json;
-use tidegate::config::Config;
+use tidegate::config::{Admin, Config, Drain, Publish};
 use tidegate::counters::DropReason;
 use tidegate::limits::{Limits, REQUEST_MAILBOX_BYTES};
 use tidegate::model::{AckLevel, Kind};
 use tidegate::relay::{ToRelay, ToShard};
 
 fn config() -> Config {
-    Config { drain_window: Duration::from_millis(100), ..Config::default() }
+    Config { drain: Drain { window: Duration::from_millis(100), ..Drain::default() }, ..Config::default() }
 }
 
 fn node() -> TestNode {
@@ -229,7 +229,11 @@ fn the_metrics_carry_every_name_of_the_contract_from_the_first_scrape() {
 
 #[test]
 fn tokens_open_what_they_are_for() {
-    let tokens = Config { admin_token: Some("master".into()), publish_token: Some("sender".into()), ..config() };
+    let tokens = Config {
+        admin: Admin { token: Some("master".into()), ..Admin::default() },
+        publish: Publish { token: Some("sender".into()) },
+        ..config()
+    };
     let (node, relay, _subscriber) = TestNode::start(tokens);
     let with = |token: &str| format!("authorization: Bearer {token}\r\n");
     assert_eq!(node.get("/v1/node").error(), (401, "unauthorized".into()));

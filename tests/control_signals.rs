@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use control_support::{TestNode, eventually};
 use nix::sys::signal::{Signal, raise};
-use tidegate::config::Config;
+use tidegate::config::{Config, Drain};
 use tidegate::control::Outcome;
 
 #[test]
 fn a_hangup_is_ignored_a_sigterm_drains_and_a_sigint_after_it_ends_at_once() {
-    let config = Config { drain_delay: Duration::from_secs(600), ..Config::default() };
+    let config = Config { drain: Drain { delay: Duration::from_secs(600), ..Drain::default() }, ..Config::default() };
     let (node, _relay) = TestNode::with_real_signals(config);
     node.relay_counters.was_connected.set(1);
     assert_eq!(node.get("/ready").status, 200, "it serves, so its handlers are in place");

@@ -142,7 +142,7 @@ pub fn rooms_total(host: &Host, config: &Config) -> u64 {
 
 /// Bytes that a room costs, with a member on every shard; its members are counted with their connections.
 fn room_bytes(config: &Config) -> u64 {
-    let subscription = if config.nats.is_some() { SUBSCRIPTION_BYTES } else { 0 };
+    let subscription = if config.nats.url.is_empty() { 0 } else { SUBSCRIPTION_BYTES };
     SHARD_ROOM_BYTES * config.shards as u64 + RELAY_ROOM_BYTES + subscription
 }
 

@@ -226,7 +226,7 @@ impl Judge<'_> {
             (first..=last).contains(port)
                 && !self.host.reserved_ports.iter().any(|(from, to)| (from..=to).contains(&port))
         };
-        let ports: Vec<String> = [self.config.listen.port(), self.config.admin.port()]
+        let ports: Vec<String> = [self.config.listen.port(), self.config.admin.listen.port()]
             .iter()
             .filter(|p| taken(p))
             .map(u16::to_string)

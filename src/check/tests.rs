@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use crate::config::{Config, Driver};
+use crate::config::{Admin, Config, Driver};
 use crate::host::{Host, ProbeOutcome};
 use crate::limits;
 
@@ -118,7 +118,13 @@ fn a_port_among_the_outgoing_ones_is_named_unless_it_is_reserved() {
         let report = Report::of(&host, config, None);
         report.rows.into_iter().find(|row| row.what == "net.ipv4.ip_local_port_range").unwrap().advice
     };
-    assert_eq!(advice(&Config { admin: "127.0.0.1:9090".parse().unwrap(), ..Config::default() }), None);
+    assert_eq!(
+        advice(&Config {
+            admin: Admin { listen: "127.0.0.1:9090".parse().unwrap(), ..Admin::default() },
+            ..Config::default()
+        }),
+        None
+    );
     let elsewhere = advice(&Config { listen: "0.0.0.0:8443".parse().unwrap(), ..Config::default() }).unwrap();
     assert!(elsewhere.contains("ip_local_reserved_ports=8443,"), "{elsewhere}");
 }

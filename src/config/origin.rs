@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::keys::Setting;
-use super::value::Value;
+use crate::setting::Value;
 
 /// Where a value came from.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -4,12 +4,11 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::file::{Contents, Places, typed_value};
-use super::keys::quoted;
 use super::origin::{Origin, Problem, nearest, suggestion};
-use super::value::Value;
 
 use crate::dialect::DialectId;
 use crate::model::valid_room;
+use crate::setting::{Value, quoted};
 use crate::shard::{PublishPolicy, RoomRule, Route, SlowPolicy};
 
 /// The lists, each item with its place.

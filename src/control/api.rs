@@ -13,7 +13,7 @@ use super::metrics;
 use super::publication::{self, Publish};
 use super::reply::{Problem, Reply};
 use super::route::Route;
-use crate::config::{Config, Nats};
+use crate::config::Config;
 use crate::limits::admin_body_bytes;
 use crate::model::AckLevel;
 use crate::model::ConnectionId;
@@ -92,7 +92,7 @@ fn drain(console: &Console) -> Reply {
 
 fn node(console: &Console) -> Value {
     let config = &console.config;
-    let broker = config.nats.as_ref().map_or("local", |_: &Nats| "nats");
+    let broker = if config.nats.url.is_empty() { "local" } else { "nats" };
     json!({
         "node": config.node_name,
         "id": format!("{:08x}", console.node_id),
@@ -101,7 +101,7 @@ fn node(console: &Console) -> Value {
         "driver": {"name": console.driver.name, "why": console.driver.why},
         "shards": console.shards.len(),
         "listen": config.listen.to_string(),
-        "admin": config.admin.to_string(),
+        "admin": config.admin.listen.to_string(),
         "connections": console.connections(),
         "capacity": {"connections": console.capacity.0, "boundBy": console.capacity.1},
         "phase": console.phase().label(),
@@ -116,7 +116,7 @@ fn limits(config: &Config) -> Value {
     let limits = &config.limits;
     json!({
         "messageBytes": limits.message_bytes,
-        "messageRate": limits.message_rate,
+        "messageRate": config.message_rate,
         "connectionRate": config.connection_rate(),
         "roomsPerConnection": limits.rooms_per_connection,
         "roomsTotal": limits.rooms_total,
@@ -125,10 +125,10 @@ fn limits(config: &Config) -> Value {
         "unfinishedTotalBytes": limits.unfinished_total_bytes,
         "writeStallMs": limits.write_stall.as_millis() as u64,
         "handshakeDeadlineMs": limits.handshake_deadline.as_millis() as u64,
-        "pingIntervalMs": config.ping_interval.as_millis() as u64,
-        "pongTimeoutMs": config.pong_timeout.as_millis() as u64,
-        "drainDelayMs": config.drain_delay.as_millis() as u64,
-        "drainWindowMs": config.drain_window.as_millis() as u64,
+        "pingIntervalMs": config.heartbeat.ping_interval.as_millis() as u64,
+        "pongTimeoutMs": config.heartbeat.pong_timeout.as_millis() as u64,
+        "drainDelayMs": config.drain.delay.as_millis() as u64,
+        "drainWindowMs": config.drain.window.as_millis() as u64,
     })
 }
 

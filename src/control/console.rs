@@ -118,7 +118,7 @@ impl Console {
     pub(super) fn new(control: Control) -> (Self, std::net::TcpListener) {
         let started = Instant::now();
         let config = control.config;
-        let drain = Drain::new(config.drain_delay, config.drain_window, config.limits.close_deadline);
+        let drain = Drain::new(config.drain.delay, config.drain.window, config.limits.close_deadline);
         let console = Self {
             config,
             node_id: control.node_id,
@@ -225,7 +225,7 @@ impl Console {
                 Effect::Unready => self.state.set_draining(),
                 Effect::Refuse => self.command_all(|| Command::Refuse),
                 Effect::Tell => {
-                    let window_ms = u32::try_from(self.config.drain_window.as_millis()).unwrap_or(u32::MAX);
+                    let window_ms = u32::try_from(self.config.drain.window.as_millis()).unwrap_or(u32::MAX);
                     self.command_all(|| Command::Drain { window_ms });
                 }
                 Effect::Stop => {

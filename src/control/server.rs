@@ -151,7 +151,7 @@ impl Connection {
 
     fn authorize(&self, route: &Route, headers: &HeaderMap) -> Result<(), Problem> {
         let config = &self.console.config;
-        let tokens = Tokens { admin: config.admin_token.as_deref(), publish: config.publish_token.as_deref() };
+        let tokens = Tokens { admin: config.admin.token.as_deref(), publish: config.publish.token.as_deref() };
         let peer = Peer {
             is_loopback: self.peer.ip().to_canonical().is_loopback(),
             authorization: headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()),

@@ -32,7 +32,7 @@ pub struct Options {
 impl Options {
     /// From the node's settings and its number.
     pub fn new(config: &Config, node: u32) -> Self {
-        Self { nats: config.nats.clone(), limits: config.limits.clone(), node }
+        Self { nats: config.nats.options(), limits: config.limits.clone(), node }
     }
 }
 

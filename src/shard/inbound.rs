@@ -266,8 +266,7 @@ impl<D: Driver> Shard<D> {
 
     /// Takes a token of the connection's message rate; pings and messages are paid from the same purse.
     pub(super) fn take_token(&mut self, token: Token) -> bool {
-        let (rate, burst, now) =
-            (self.settings.options.limits.message_rate, self.settings.message_burst, self.clock.tick);
+        let (rate, burst, now) = (self.settings.options.message_rate, self.settings.message_burst, self.clock.tick);
         let taken = self.connections.find(token).is_some_and(|entry| entry.take_token(now, rate, burst));
         self.excess |= !taken;
         taken

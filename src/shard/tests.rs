@@ -150,7 +150,7 @@ fn stage() -> (Shard<Stage>, Token) {
 
 /// The same with a message rate.
 fn stage_with_rate(message_rate: u16) -> (Shard<Stage>, Token) {
-    stage_with(|options, _| options.limits.message_rate = message_rate)
+    stage_with(|options, _| options.message_rate = message_rate)
 }
 
 fn stage_with(configure: impl FnOnce(&mut Options, &mut Budgets)) -> (Shard<Stage>, Token) {
@@ -172,8 +172,7 @@ fn stage_from(seed: u64, configure: impl FnOnce(&mut Options, &mut Budgets)) -> 
         deeds: Vec::new(),
         told_by_submit: Vec::new(),
     };
-    let mut options = Options::default();
-    options.limits.message_rate = 0;
+    let mut options = Options { message_rate: 0, ..Options::default() };
     let mut budgets = Budgets { connections: 10, outbox_bytes: 1 << 30, unfinished_bytes: 1 << 30 };
     configure(&mut options, &mut budgets);
     let counters: Arc<ShardCounters> = Arc::default();

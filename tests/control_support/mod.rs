@@ -109,7 +109,7 @@ impl TestNode {
         let shards: Vec<_> = shards.into_iter().enumerate().map(start).collect();
         let counters = shards.iter().map(|shard| shard.counters.clone()).collect();
         let (signals, control_signals) = UnixStream::pair().unwrap();
-        let shared = NodeState::new(relay_counters.clone(), config.ready_require_broker);
+        let shared = NodeState::new(relay_counters.clone(), config.ready.require_broker);
         let control = Control {
             config: Arc::new(config),
             listener,

@@ -1,6 +1,6 @@
-//! What somebody typed for one setting, and how it becomes a value: numbers, sizes, durations, choices.
+//! The typed text of one setting, and how it becomes a value: numbers, sizes, durations, choices.
 //!
-//! Every refusal says what was expected and what was found; where it was typed is added by [`super::merge`].
+//! Every refusal says what was expected and what was found; the place where it was typed is added by `config`.
 
 use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 /// One typed value. Flags and environment variables are always text; the file has types of its own.
 #[derive(Clone, Debug, PartialEq)]
-pub(super) enum Value {
+pub enum Value {
     /// Text, from anywhere.
     Text(String),
     /// A whole number of the file.
@@ -37,7 +37,11 @@ const SIZES: [(&str, u64); 7] = [
 const DURATIONS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("m", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 impl Value {
-    pub(super) fn text(&self) -> Result<String, String> {
+    /// Text, or a whole number as text.
+    ///
+    /// # Errors
+    /// As for all of these: what was expected, and what was found.
+    pub fn text(&self) -> Result<String, String> {
         match self {
             Self::Text(text) => Ok(text.clone()),
             Self::Integer(number) => Ok(number.to_string()),
@@ -46,12 +50,13 @@ impl Value {
     }
 
     /// Text that is not empty.
-    pub(super) fn filled(&self) -> Result<String, String> {
+    pub fn filled(&self) -> Result<String, String> {
         let text = self.text()?;
         if text.trim().is_empty() { Err(String::from("must not be empty")) } else { Ok(text) }
     }
 
-    pub(super) fn boolean(&self) -> Result<bool, String> {
+    /// true or false, in one of their spellings.
+    pub fn boolean(&self) -> Result<bool, String> {
         match self {
             Self::Boolean(value) => Ok(*value),
             Self::Text(text) if matches!(text.as_str(), "true" | "1" | "yes" | "on") => Ok(true),
@@ -61,7 +66,7 @@ impl Value {
     }
 
     /// A list of the file, or text with commas.
-    pub(super) fn list(&self) -> Result<Vec<String>, String> {
+    pub fn list(&self) -> Result<Vec<String>, String> {
         match self {
             Self::List(items) => Ok(items.clone()),
             Self::Text(text) => {
@@ -72,7 +77,7 @@ impl Value {
     }
 
     /// An address and port. Of names only localhost: that one means loopback everywhere, without asking (RFC 6761 §6.3).
-    pub(super) fn address(&self) -> Result<SocketAddr, String> {
+    pub fn address(&self) -> Result<SocketAddr, String> {
         let expected = "an IP address and port, such as 127.0.0.1:8080 or 0.0.0.0:8080";
         let Self::Text(text) = self else { return Err(self.unlike(expected)) };
         let address = match text.strip_prefix("localhost:") {
@@ -83,7 +88,7 @@ impl Value {
     }
 
     /// A whole number within `range`.
-    pub(super) fn integer<T: TryFrom<u64>>(&self, range: RangeInclusive<u64>) -> Result<T, String> {
+    pub fn integer<T: TryFrom<u64>>(&self, range: RangeInclusive<u64>) -> Result<T, String> {
         let number = match self {
             Self::Integer(number) => u64::try_from(*number).map_err(|_| out_of(&range, number))?,
             Self::Text(text) => text.replace('_', "").parse().map_err(|_| self.unlike("a whole number"))?,
@@ -94,7 +99,7 @@ impl Value {
     }
 
     /// Bytes: a number with a unit, or alone.
-    pub(super) fn size(&self, range: RangeInclusive<u64>) -> Result<u64, String> {
+    pub fn size(&self, range: RangeInclusive<u64>) -> Result<u64, String> {
         let expected = "a size such as 64KiB, 16MiB or 4096 (units: B, kB, MB, GB, KiB, MiB, GiB)";
         let bytes = match self {
             Self::Integer(number) => u64::try_from(*number).map_err(|_| self.unlike(expected))?,
@@ -109,7 +114,7 @@ impl Value {
     }
 
     /// A number with a unit of time.
-    pub(super) fn duration(&self, range: RangeInclusive<Duration>) -> Result<Duration, String> {
+    pub fn duration(&self, range: RangeInclusive<Duration>) -> Result<Duration, String> {
         let expected = "a duration with its unit, such as 30s, 500ms or 2m (units: ms, s, m, h, d; 0 needs none)";
         let ms = match self {
             Self::Integer(0) => 0,
@@ -126,7 +131,7 @@ impl Value {
     }
 
     /// One of the names in `choices`.
-    pub(super) fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, String> {
+    pub fn choice<T: Copy>(&self, choices: &[(&str, T)]) -> Result<T, String> {
         let text = self.text()?;
         if let Some((_, value)) = choices.iter().find(|(name, _)| *name == text) {
             return Ok(*value);
@@ -136,7 +141,7 @@ impl Value {
     }
 
     /// Nothing for `word` ("auto", "off"), else what `read` makes of it.
-    pub(super) fn unless<T>(&self, word: &str, read: impl Fn(&Self) -> Result<T, String>) -> Result<Option<T>, String> {
+    pub fn unless<T>(&self, word: &str, read: impl Fn(&Self) -> Result<T, String>) -> Result<Option<T>, String> {
         match self {
             Self::Text(text) if text == word => Ok(None),
             _ => read(self).map(Some).map_err(|offence| format!("{offence}; \"{word}\" is accepted too")),
@@ -174,7 +179,7 @@ fn out_of<T: Display>(range: &RangeInclusive<u64>, value: &T) -> String {
 }
 
 /// A duration as the settings take it, in the largest unit that shows it whole.
-pub(super) fn duration(value: Duration) -> String {
+pub fn duration(value: Duration) -> String {
     let ms = value.as_millis() as u64;
     if ms == 0 {
         return String::from("0s");
@@ -189,7 +194,7 @@ pub(super) fn duration(value: Duration) -> String {
 }
 
 /// A size as the settings take it, in the largest binary unit that shows it whole.
-pub(super) fn size(bytes: u64) -> String {
+pub fn size(bytes: u64) -> String {
     let (unit, scale) =
         SIZES[..3].iter().find(|(_, scale)| bytes > 0 && bytes.is_multiple_of(*scale)).unwrap_or(&("B", 1));
     format!("{}{unit}", bytes / scale)
