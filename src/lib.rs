@@ -16,7 +16,7 @@
 //! | [`counters`], [`readiness`] | pure | what threads count, whether the node wants traffic |
 //! | [`relay`] | pure + shell | interest table (pure), local bus and NATS (shell) |
 //! | [`close`], [`limits`], [`percent`] | pure | why connections end, how much of everything, `%XX` |
-//! | [`setting`] | pure | how a table of settings is written, read and shown |
+//! | [`setting`], [`metric`] | pure | how the tables of settings and of metrics are written and read |
 //! | `worker`, `wire` | shell | a shard's thread and event loop; epoll and io_uring |
 //! | `control` | shell | admin HTTP, metrics |
 //! | `node`, `config`, `cli`, `check`, `host` | shell | start to stop, settings, command line, what the host allows, what the host is |
@@ -51,6 +51,7 @@ pub mod conn;
 pub mod counters;
 pub mod dialect;
 pub mod limits;
+pub mod metric;
 pub mod model;
 pub mod percent;
 pub mod proto;

@@ -18,7 +18,8 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("dialect", &["close", "limits", "model", "percent", "proto"]),
     ("conn", &["close", "dialect", "limits", "model", "proto"]),
     ("room", &["close", "dialect", "limits", "model"]),
-    ("counters", &["close", "limits", "model"]),
+    ("metric", &["counters"]),
+    ("counters", &["close", "limits", "metric", "model"]),
     ("readiness", &["counters"]),
     ("shard", &["close", "conn", "counters", "dialect", "limits", "model", "proto", "readiness", "relay", "room"]),
     // The shell.
@@ -41,6 +42,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "counters",
             "limits",
             "mailbox",
+            "metric",
             "model",
             "percent",
             "readiness",
@@ -69,12 +71,13 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Modules of the core: bytes and `now` in, values out.
-const PURE: [&str; 12] = [
+const PURE: [&str; 13] = [
     "close",
     "conn",
     "counters",
     "dialect",
     "limits",
+    "metric",
     "model",
     "percent",
     "proto",

@@ -8,6 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use tidegate::config;
+use tidegate::control;
 use tidegate::host::{Host, ProbeOutcome};
 
 /// README.md and the documents in `docs`.
@@ -38,9 +39,11 @@ fn compare(name: &str, table: &str) {
     assert_eq!(written.trim().lines().count(), table.lines().count(), "rows of {}", document.display());
 }
 
+/// One test for both: written at the same time, one table would overwrite the other's document.
 #[test]
-fn the_table_of_settings_in_the_documentation_is_generated_from_the_settings() {
+fn the_tables_of_settings_and_metrics_in_the_documentation_are_generated_from_the_program() {
     // A host that has a name, all of its cores, and nothing else that a default is derived from.
     let host = Host::read(Path::new("/nowhere"), ProbeOutcome::Works);
     compare("settings", &config::settings_table(&Host { hostname: Some(String::from("node")), ..host }));
+    compare("metrics", &control::metrics_table());
 }

@@ -26,6 +26,8 @@ mod run;
 mod server;
 mod signals;
 
+pub use metrics::table as metrics_table;
+
 use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;

@@ -4,9 +4,8 @@ use std::fs;
 use std::io;
 
 use nix::sys::resource::{Resource, getrlimit};
-use prometheus::proto::MetricFamily;
 
-use super::family::{counter, gauge};
+use crate::metric::{counter, gauge, metrics};
 
 /// One entry for each open descriptor.
 const DESCRIPTORS: &str = "/proc/self/fd";
@@ -18,19 +17,53 @@ const START_TIME: usize = 19;
 const VIRTUAL_BYTES: usize = 20;
 const RESIDENT_PAGES: usize = 21;
 
-/// What can be read; what /proc does not show is left out.
-pub(super) fn families() -> Vec<MetricFamily> {
-    let mut families = Vec::new();
-    if let Some(stat) = fs::read_to_string("/proc/self/stat").ok().as_deref().and_then(after_command) {
-        families.extend(of_stat(stat));
+metrics! {
+    /// What /proc says of the process; what it does not show is left out.
+    #[derive(Default)]
+    pub(super) struct Figures {
+        /// User and system CPU time, in seconds.
+        cpu_seconds: Option<f64> => counter("process_cpu_seconds_total");
+        /// Threads of the process.
+        threads: Option<f64> => gauge("process_threads");
+        /// Virtual memory, in bytes.
+        virtual_bytes: Option<f64> => gauge("process_virtual_memory_bytes");
+        /// Resident memory, in bytes.
+        resident_bytes: Option<f64> => gauge("process_resident_memory_bytes");
+        /// When the process started, in seconds since 1970.
+        start_time: Option<f64> => gauge("process_start_time_seconds");
+        /// Open file descriptors.
+        open_fds: Option<f64> => gauge("process_open_fds");
+        /// File descriptors that the process may open.
+        max_fds: Option<f64> => gauge("process_max_fds");
     }
-    if let Ok(open) = open_descriptors() {
-        families.push(gauge("process_open_fds", "Open file descriptors.").value(open as f64));
+}
+
+impl Figures {
+    /// Reads them.
+    pub(super) fn now() -> Self {
+        let stat = fs::read_to_string("/proc/self/stat").ok();
+        Self {
+            open_fds: open_descriptors().ok().map(|open| open as f64),
+            max_fds: getrlimit(Resource::RLIMIT_NOFILE).ok().map(|(soft, _)| soft as f64),
+            ..stat.as_deref().and_then(after_command).map(Self::of_stat).unwrap_or_default()
+        }
     }
-    if let Ok((soft, _)) = getrlimit(Resource::RLIMIT_NOFILE) {
-        families.push(gauge("process_max_fds", "File descriptors that the process may open.").value(soft as f64));
+
+    fn of_stat(stat: &str) -> Self {
+        // The state, a letter, is skipped: the numbers below count from it.
+        let fields: Vec<f64> =
+            stat.split_ascii_whitespace().skip(1).map(|field| field.parse().unwrap_or(0.0)).collect();
+        let field = |number: usize| fields.get(number - 1).copied().unwrap_or(0.0);
+        let ticks = system(libc::_SC_CLK_TCK);
+        Self {
+            cpu_seconds: Some((field(UTIME) + field(STIME)) / ticks),
+            threads: Some(field(THREADS)),
+            virtual_bytes: Some(field(VIRTUAL_BYTES)),
+            resident_bytes: Some(field(RESIDENT_PAGES) * system(libc::_SC_PAGESIZE)),
+            start_time: boot_time().map(|boot| boot + field(START_TIME) / ticks),
+            ..Self::default()
+        }
     }
-    families
 }
 
 /// Open descriptors of the process. Since Linux 6.2 the directory's size is their number; older kernels say 0, and
@@ -52,28 +85,6 @@ fn after_command(stat: &str) -> Option<&str> {
     stat.rfind(')').map(|end| &stat[end + 1..])
 }
 
-fn of_stat(stat: &str) -> Vec<MetricFamily> {
-    let fields: Vec<f64> = stat.split_ascii_whitespace().skip(1).map(|field| field.parse().unwrap_or(0.0)).collect();
-    // The state, a letter, was skipped: the numbers below count from it.
-    let field = |number: usize| fields.get(number - 1).copied().unwrap_or(0.0);
-    let ticks = system(libc::_SC_CLK_TCK);
-    let page_bytes = system(libc::_SC_PAGESIZE);
-    let mut families = vec![
-        counter("process_cpu_seconds_total", "User and system CPU time, in seconds.")
-            .value((field(UTIME) + field(STIME)) / ticks),
-        gauge("process_threads", "Threads of the process.").value(field(THREADS)),
-        gauge("process_virtual_memory_bytes", "Virtual memory, in bytes.").value(field(VIRTUAL_BYTES)),
-        gauge("process_resident_memory_bytes", "Resident memory, in bytes.").value(field(RESIDENT_PAGES) * page_bytes),
-    ];
-    if let Some(boot) = boot_time() {
-        families.push(
-            gauge("process_start_time_seconds", "When the process started, in seconds since 1970.")
-                .value(boot + field(START_TIME) / ticks),
-        );
-    }
-    families
-}
-
 fn boot_time() -> Option<f64> {
     fs::read_to_string("/proc/stat").ok()?.lines().find_map(|line| line.strip_prefix("btime "))?.trim().parse().ok()
 }
@@ -90,23 +101,18 @@ mod tests {
     #[test]
     fn a_command_with_parentheses_and_spaces_does_not_shift_the_fields() {
         let stat = "7 (a) b (c)) S 1 7 7 0 -1 4194560 100 0 0 0 250 50 0 0 20 0 4 0 1000 8192 3 18446744073709551615";
-        let families = of_stat(after_command(stat).unwrap());
-        let value = |name: &str| {
-            let family = families.iter().find(|family| family.name() == name).unwrap();
-            let metric = &family.get_metric()[0];
-            metric.get_gauge().get_value() + metric.get_counter().get_value()
-        };
-        assert_eq!(value("process_cpu_seconds_total"), 3.0);
-        assert_eq!(value("process_threads"), 4.0);
-        assert_eq!(value("process_virtual_memory_bytes"), 8192.0);
-        assert_eq!(value("process_resident_memory_bytes"), 3.0 * system(libc::_SC_PAGESIZE));
+        let figures = Figures::of_stat(after_command(stat).unwrap());
+        assert_eq!(figures.cpu_seconds, Some(3.0));
+        assert_eq!(figures.threads, Some(4.0));
+        assert_eq!(figures.virtual_bytes, Some(8192.0));
+        assert_eq!(figures.resident_bytes, Some(3.0 * system(libc::_SC_PAGESIZE)));
     }
 
     #[test]
     fn a_process_sees_its_own_memory_and_descriptors() {
-        let names: Vec<_> = families().iter().map(|family| family.name().to_owned()).collect();
-        for name in ["process_resident_memory_bytes", "process_open_fds", "process_start_time_seconds"] {
-            assert!(names.iter().any(|seen| seen == name), "{name} of {names:?}");
+        let figures = Figures::now();
+        for figure in [figures.resident_bytes, figures.open_fds, figures.start_time] {
+            assert!(figure.is_some_and(|figure| figure > 0.0));
         }
     }
 
