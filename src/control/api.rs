@@ -7,12 +7,12 @@ use bytes::Bytes;
 use http::HeaderMap;
 use serde_json::{Value, json};
 
-use super::console::{Console, SILENCE_DEADLINE};
 use super::drain::Phase;
 use super::metrics;
 use super::publication::{self, Publish};
 use super::reply::{Problem, Reply};
 use super::route::Route;
+use super::supervisor::{SILENCE_DEADLINE, Supervisor};
 use crate::config::Config;
 use crate::limits::admin_body_bytes;
 use crate::model::AckLevel;
@@ -32,38 +32,38 @@ pub(super) fn body_limit(route: &Route, config: &Config) -> usize {
 }
 
 /// Serves the request.
-pub(super) async fn answer(console: &Rc<Console>, route: Route, headers: &HeaderMap, body: Bytes) -> Reply {
+pub(super) async fn answer(supervisor: &Rc<Supervisor>, route: Route, headers: &HeaderMap, body: Bytes) -> Reply {
     let served = match route {
-        Route::Metrics => exposition(console),
-        Route::Live => Ok(live(console)),
+        Route::Metrics => exposition(supervisor),
+        Route::Live => Ok(live(supervisor)),
         Route::Ready => {
-            let readiness = console.state.readiness();
+            let readiness = supervisor.state.readiness();
             Ok(Reply::text(readiness.status(), "application/json", readiness.body()))
         }
-        Route::Drain => Ok(drain(console)),
-        Route::Node => Ok(Reply::json(200, &node(console))),
-        Route::Rooms { limit } => Ok(rooms(console, limit).await),
-        Route::Connections { by_outbox, limit } => Ok(connections(console, by_outbox, limit).await),
-        Route::Close(id) => close(console, id).await,
+        Route::Drain => Ok(drain(supervisor)),
+        Route::Node => Ok(Reply::json(200, &node(supervisor))),
+        Route::Rooms { limit } => Ok(rooms(supervisor, limit).await),
+        Route::Connections { by_outbox, limit } => Ok(connections(supervisor, by_outbox, limit).await),
+        Route::Close(id) => close(supervisor, id).await,
         Route::PublishRoom(room) => match publication::of_room(room, headers, body) {
-            Ok(publish) => publish_into(console, publish).await,
+            Ok(publish) => publish_into(supervisor, publish).await,
             Err(problem) => Err(problem),
         },
-        Route::PublishRooms => match publication::of_rooms(headers, &body, console.config.limits.message_bytes) {
-            Ok(publish) => publish_into(console, publish).await,
+        Route::PublishRooms => match publication::of_rooms(headers, &body, supervisor.config.limits.message_bytes) {
+            Ok(publish) => publish_into(supervisor, publish).await,
             Err(problem) => Err(problem),
         },
     };
     served.unwrap_or_else(Reply::from)
 }
 
-fn exposition(console: &Console) -> Result<Reply, Problem> {
+fn exposition(supervisor: &Supervisor) -> Result<Reply, Problem> {
     let sources = metrics::Sources {
-        shards: console.shards.iter().map(|shard| shard.counters.as_ref()).collect(),
-        relay: &console.relay_counters,
-        capacity: console.capacity.0,
-        driver: console.driver.name,
-        admin_connections: console.admin_connections.get(),
+        shards: supervisor.shards.iter().map(|shard| shard.counters.as_ref()).collect(),
+        relay: &supervisor.relay_counters,
+        capacity: supervisor.capacity.0,
+        driver: supervisor.driver.name,
+        admin_connections: supervisor.admin_connections.get(),
     };
     match metrics::exposition(&sources) {
         Ok(text) => Ok(Reply::text(200, metrics::CONTENT_TYPE, text)),
@@ -71,8 +71,8 @@ fn exposition(console: &Console) -> Result<Reply, Problem> {
     }
 }
 
-fn live(console: &Console) -> Reply {
-    match console.silent_shard() {
+fn live(supervisor: &Supervisor) -> Reply {
+    match supervisor.silent_shard() {
         None => Reply::json(200, &json!({"live": true})),
         Some(shard) => {
             let seconds = SILENCE_DEADLINE.as_secs();
@@ -83,31 +83,31 @@ fn live(console: &Console) -> Reply {
 }
 
 /// Idempotent: asked again, it says how far the drain is. 202 while it goes on, 200 when nobody is left.
-fn drain(console: &Console) -> Reply {
-    console.handle_drain_request();
-    let phase = console.phase();
+fn drain(supervisor: &Supervisor) -> Reply {
+    supervisor.handle_drain_request();
+    let phase = supervisor.phase();
     let status = if matches!(phase, Phase::Drained { .. }) { 200 } else { 202 };
-    Reply::json(status, &json!({"phase": phase.label(), "connections": console.connections()}))
+    Reply::json(status, &json!({"phase": phase.label(), "connections": supervisor.connections()}))
 }
 
-fn node(console: &Console) -> Value {
-    let config = &console.config;
+fn node(supervisor: &Supervisor) -> Value {
+    let config = &supervisor.config;
     let broker = if config.nats.url.is_empty() { "local" } else { "nats" };
     json!({
         "node": config.node_name,
-        "id": format!("{:08x}", console.node_id),
+        "id": format!("{:08x}", supervisor.node_id),
         "version": env!("CARGO_PKG_VERSION"),
-        "uptimeSeconds": console.started.elapsed().as_secs(),
-        "driver": {"name": console.driver.name, "why": console.driver.why},
-        "shards": console.shards.len(),
+        "uptimeSeconds": supervisor.started.elapsed().as_secs(),
+        "driver": {"name": supervisor.driver.name, "why": supervisor.driver.why},
+        "shards": supervisor.shards.len(),
         "listen": config.listen.to_string(),
         "admin": config.admin.listen.to_string(),
-        "connections": console.connections(),
-        "capacity": {"connections": console.capacity.0, "boundBy": console.capacity.1},
-        "phase": console.phase().label(),
-        "draining": console.state.is_draining(),
-        "ready": console.state.readiness().status() == 200,
-        "broker": {"kind": broker, "connected": console.relay_counters.connected.value() == 1},
+        "connections": supervisor.connections(),
+        "capacity": {"connections": supervisor.capacity.0, "boundBy": supervisor.capacity.1},
+        "phase": supervisor.phase().label(),
+        "draining": supervisor.state.is_draining(),
+        "ready": supervisor.state.readiness().status() == 200,
+        "broker": {"kind": broker, "connected": supervisor.relay_counters.connected.value() == 1},
         "limits": limits(config),
     })
 }
@@ -132,9 +132,9 @@ fn limits(config: &Config) -> Value {
     })
 }
 
-async fn rooms(console: &Console, limit: usize) -> Reply {
-    let answers = console.ask_all(|answer| Command::Rooms { limit, answer }).await;
-    let missing = console.shards.len() - answers.len();
+async fn rooms(supervisor: &Supervisor, limit: usize) -> Reply {
+    let answers = supervisor.ask_all(|answer| Command::Rooms { limit, answer }).await;
+    let missing = supervisor.shards.len() - answers.len();
     Reply::json(200, &json!({"rooms": merged(answers, limit), "silentShards": missing}))
 }
 
@@ -161,9 +161,9 @@ fn merged(answers: Vec<Vec<RoomInfo>>, limit: usize) -> Vec<RoomInfo> {
     rooms
 }
 
-async fn connections(console: &Console, by_outbox: bool, limit: usize) -> Reply {
-    let answers = console.ask_all(|answer| Command::Connections { by_outbox, limit, answer }).await;
-    let missing = console.shards.len() - answers.len();
+async fn connections(supervisor: &Supervisor, by_outbox: bool, limit: usize) -> Reply {
+    let answers = supervisor.ask_all(|answer| Command::Connections { by_outbox, limit, answer }).await;
+    let missing = supervisor.shards.len() - answers.len();
     let mut connections: Vec<ConnectionInfo> = answers.into_iter().flatten().collect();
     if by_outbox {
         connections.sort_by(|a, b| b.outbox_bytes.cmp(&a.outbox_bytes).then_with(|| a.id.cmp(&b.id)));
@@ -172,26 +172,26 @@ async fn connections(console: &Console, by_outbox: bool, limit: usize) -> Reply 
     Reply::json(200, &json!({"connections": connections, "silentShards": missing}))
 }
 
-async fn close(console: &Console, id: ConnectionId) -> Result<Reply, Problem> {
+async fn close(supervisor: &Supervisor, id: ConnectionId) -> Result<Reply, Problem> {
     let gone = || {
         let message = "there is no such connection on this node; it may have closed, or live on another node";
         Problem::new(404, "no-connection", message)
     };
-    if id.node != console.node_id {
+    if id.node != supervisor.node_id {
         return Err(gone());
     }
-    let shard = console.shards.get(usize::from(id.shard)).ok_or_else(gone)?;
-    match console.ask(shard, |answer| Command::Close { id, answer }).await {
+    let shard = supervisor.shards.get(usize::from(id.shard)).ok_or_else(gone)?;
+    match supervisor.ask(shard, |answer| Command::Close { id, answer }).await {
         Some(true) => Ok(Reply::json(200, &json!({"closed": id.to_string()}))),
         Some(false) => Err(gone()),
         None => Err(Problem::unavailable("the connection's shard did not answer in time; try again")),
     }
 }
 
-async fn publish_into(console: &Console, publish: Publish) -> Result<Reply, Problem> {
-    let deadline = console.config.limits.fence_deadline + publication::ACKNOWLEDGEMENT_MARGIN;
+async fn publish_into(supervisor: &Supervisor, publish: Publish) -> Result<Reply, Problem> {
+    let deadline = supervisor.config.limits.fence_deadline + publication::ACKNOWLEDGEMENT_MARGIN;
     let Publish { rooms, kind, payload } = publish;
-    let levels = console.publisher.publish(&rooms, kind, &payload, &console.bell, deadline).await;
+    let levels = supervisor.publisher.publish(&rooms, kind, &payload, &supervisor.bell, deadline).await;
     let failed: Vec<&str> =
         rooms.iter().zip(&levels).filter(|(_, level)| level.is_none()).map(|(room, _)| room.as_ref()).collect();
     if failed.is_empty() {

@@ -13,7 +13,6 @@
 mod answer;
 mod api;
 mod auth;
-mod console;
 pub mod drain;
 mod meter;
 mod metrics;
@@ -25,6 +24,7 @@ mod route;
 mod run;
 mod server;
 mod signals;
+mod supervisor;
 
 pub use metrics::table as metrics_table;
 

@@ -13,8 +13,8 @@ use monoio::net::{TcpListener, TcpStream, UnixStream};
 use monoio::time::sleep;
 use monoio::{LegacyDriver, RuntimeBuilder};
 
-use super::console::Console;
 use super::drain::Phase;
+use super::supervisor::Supervisor;
 use super::{Control, Outcome, server};
 use crate::readiness::Readiness;
 
@@ -33,24 +33,24 @@ pub(super) fn run(control: Control, signals: StdUnixStream) -> io::Result<Outcom
 }
 
 async fn steer(control: Control, signals: StdUnixStream) -> io::Result<Outcome> {
-    let (console, listener) = Console::new(control);
-    let console = Rc::new(console);
+    let (supervisor, listener) = Supervisor::new(control);
+    let supervisor = Rc::new(supervisor);
     signals.set_nonblocking(true)?;
     listener.set_nonblocking(true)?;
-    monoio::spawn(take_signals(UnixStream::from_std(signals)?, console.clone()));
-    monoio::spawn(listen_to_waker(pollable(console.waker.as_fd())?, console.clone()));
-    monoio::spawn(server::accept(TcpListener::from_std(listener)?, console.clone()));
-    if let Some(interval) = console.notify.alive_interval() {
-        monoio::spawn(feed_watchdog(interval, console.clone()));
+    monoio::spawn(take_signals(UnixStream::from_std(signals)?, supervisor.clone()));
+    monoio::spawn(listen_to_waker(pollable(supervisor.waker.as_fd())?, supervisor.clone()));
+    monoio::spawn(server::accept(TcpListener::from_std(listener)?, supervisor.clone()));
+    if let Some(interval) = supervisor.notify.alive_interval() {
+        monoio::spawn(feed_watchdog(interval, supervisor.clone()));
     }
-    monoio::spawn(report_start(console.clone()));
+    monoio::spawn(report_start(supervisor.clone()));
     loop {
-        if let Some(outcome) = console.tick() {
+        if let Some(outcome) = supervisor.tick() {
             return Ok(outcome);
         }
         // A drain that begins rings, and so does a shard whose thread ends.
-        if console.phase() == Phase::Serving {
-            console.bell.rung().await;
+        if supervisor.phase() == Phase::Serving {
+            supervisor.bell.rung().await;
         } else {
             sleep(TICK).await;
         }
@@ -65,14 +65,14 @@ fn pollable(fd: impl AsFd) -> io::Result<TcpStream> {
 }
 
 /// Shards and the relay ring the eventfd; every task that waits for them looks again.
-async fn listen_to_waker(eventfd: TcpStream, console: Rc<Console>) {
+async fn listen_to_waker(eventfd: TcpStream, supervisor: Rc<Supervisor>) {
     loop {
-        console.waker.stay_awake();
-        console.waker.clear();
-        console.publisher.take_in();
-        console.bell.ring();
-        console.waker.will_sleep();
-        if !console.publisher.is_idle() {
+        supervisor.waker.stay_awake();
+        supervisor.waker.clear();
+        supervisor.publisher.take_in();
+        supervisor.bell.ring();
+        supervisor.waker.will_sleep();
+        if !supervisor.publisher.is_idle() {
             continue;
         }
         // Not relaxed: the legacy driver would report readiness again and again.
@@ -87,29 +87,29 @@ async fn listen_to_waker(eventfd: TcpStream, console: Rc<Console>) {
     }
 }
 
-async fn take_signals(mut signals: UnixStream, console: Rc<Console>) {
+async fn take_signals(mut signals: UnixStream, supervisor: Rc<Supervisor>) {
     let mut buffer = vec![0; 16];
     loop {
         let (read, back) = signals.read(buffer).await;
         buffer = back;
         match read {
             Ok(0) | Err(_) => return,
-            Ok(count) => (0..count).for_each(|_| console.handle_signal()),
+            Ok(count) => (0..count).for_each(|_| supervisor.handle_signal()),
         }
     }
 }
 
 /// `READY=1` comes with the first 200 of `/ready`. A node that waits for its broker asks for more time: a restart brings
 /// no broker nearer, and cuts off whoever connected meanwhile. One with a shard that stands still does not ask.
-async fn report_start(console: Rc<Console>) {
+async fn report_start(supervisor: Rc<Supervisor>) {
     let mut next = Instant::now();
-    while !console.state.is_draining() {
-        let readiness = console.state.readiness();
+    while !supervisor.state.is_draining() {
+        let readiness = supervisor.state.readiness();
         if readiness == Readiness::Ready {
-            return console.notify.ready();
+            return supervisor.notify.ready();
         }
-        if Instant::now() >= next && console.silent_shard().is_none() {
-            console.notify.starting(readiness.reason(), START_PATIENCE);
+        if Instant::now() >= next && supervisor.silent_shard().is_none() {
+            supervisor.notify.starting(readiness.reason(), START_PATIENCE);
             next = Instant::now() + START_INTERVAL;
         }
         sleep(TICK).await;
@@ -117,10 +117,10 @@ async fn report_start(console: Rc<Console>) {
 }
 
 /// The service manager hears nothing while a shard stands still, and restarts the service.
-async fn feed_watchdog(interval: Duration, console: Rc<Console>) {
+async fn feed_watchdog(interval: Duration, supervisor: Rc<Supervisor>) {
     loop {
-        match console.silent_shard() {
-            None => console.notify.alive(),
+        match supervisor.silent_shard() {
+            None => supervisor.notify.alive(),
             Some(shard) => tracing::error!(shard, "a shard stands still; the watchdog is not fed"),
         }
         sleep(interval).await;

@@ -25,10 +25,10 @@ use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 
 use super::api;
 use super::auth::{Peer, Tokens, authorize, names_a_site};
-use super::console::Console;
 use super::meter::{Cut, IDLE_DEADLINE, Meter, Metered, REQUEST_DEADLINE};
 use super::reply::{Problem, Reply};
 use super::route::{Route, route};
+use super::supervisor::Supervisor;
 use crate::limits::{ADMIN_CONNECTIONS, HEAD_BYTES};
 
 /// What a connection above [`ADMIN_CONNECTIONS`] gets.
@@ -44,7 +44,7 @@ type Requests = RequestDecoder<Metered<OwnedReadHalf<TcpStream>>>;
 
 /// One admin connection.
 struct Connection {
-    console: Rc<Console>,
+    supervisor: Rc<Supervisor>,
     peer: SocketAddr,
     /// The socket that the two halves own.
     fd: RawFd,
@@ -60,12 +60,12 @@ struct Verdict {
 }
 
 /// Accepts for as long as the process lives.
-pub(super) async fn accept(listener: TcpListener, console: Rc<Console>) {
+pub(super) async fn accept(listener: TcpListener, supervisor: Rc<Supervisor>) {
     loop {
         match listener.accept().await {
-            Ok((stream, _)) if console.admin_connections.get() >= ADMIN_CONNECTIONS => refuse(&stream),
+            Ok((stream, _)) if supervisor.admin_connections.get() >= ADMIN_CONNECTIONS => refuse(&stream),
             Ok((stream, peer)) => {
-                monoio::spawn(serve(stream, peer, console.clone()));
+                monoio::spawn(serve(stream, peer, supervisor.clone()));
             }
             Err(error) => {
                 tracing::warn!(%error, "cannot accept on the admin port; trying again");
@@ -80,15 +80,15 @@ fn refuse(stream: &TcpStream) {
     let _ = send(stream.as_raw_fd(), FULL, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, console: Rc<Console>) {
-    console.admin_connections.set(console.admin_connections.get() + 1);
+async fn serve(stream: TcpStream, peer: SocketAddr, supervisor: Rc<Supervisor>) {
+    supervisor.admin_connections.set(supervisor.admin_connections.get() + 1);
     // Answers are written whole: waiting for more to send would only delay them.
     let _ = stream.set_nodelay(true);
     let fd = stream.as_raw_fd();
     let (reader, writer) = stream.into_split();
     let meter = Meter::new();
     let connection = Connection {
-        console: console.clone(),
+        supervisor: supervisor.clone(),
         peer,
         fd,
         requests: RequestDecoder::new(Metered::new(reader, meter.clone())),
@@ -96,7 +96,7 @@ async fn serve(stream: TcpStream, peer: SocketAddr, console: Rc<Console>) {
         meter,
     };
     connection.run().await;
-    console.admin_connections.set(console.admin_connections.get() - 1);
+    supervisor.admin_connections.set(supervisor.admin_connections.get() - 1);
 }
 
 impl Connection {
@@ -144,13 +144,13 @@ impl Connection {
             }
         };
         match self.body(&route, &head.headers, payload).await {
-            Ok(body) => Verdict { reply: api::answer(&self.console, route, &head.headers, body).await, keep },
+            Ok(body) => Verdict { reply: api::answer(&self.supervisor, route, &head.headers, body).await, keep },
             Err(problem) => Verdict::last(problem),
         }
     }
 
     fn authorize(&self, route: &Route, headers: &HeaderMap) -> Result<(), Problem> {
-        let config = &self.console.config;
+        let config = &self.supervisor.config;
         let tokens = Tokens { admin: config.admin.token.as_deref(), publish: config.publish.token.as_deref() };
         let peer = Peer {
             is_loopback: self.peer.ip().to_canonical().is_loopback(),
@@ -165,7 +165,7 @@ impl Connection {
         if matches!(payload, Payload::None) {
             return Ok(Bytes::new());
         }
-        let limit = api::body_limit(route, &self.console.config);
+        let limit = api::body_limit(route, &self.supervisor.config);
         let announced =
             headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse::<usize>().ok());
         if announced.is_some_and(|bytes| bytes > limit) {

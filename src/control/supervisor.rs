@@ -1,5 +1,5 @@
-//! The console: all that the tasks of the control thread share. Single-threaded; interior mutability, never held over an
-//! await.
+//! The supervisor: the state that the tasks of the control thread share, and the drain that they steer. Single-threaded; interior
+//! mutability, never held over an await.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -37,7 +37,7 @@ pub(super) struct Shard {
 }
 
 /// What the tasks share.
-pub(super) struct Console {
+pub(super) struct Supervisor {
     pub(super) config: Arc<Config>,
     pub(super) node_id: u32,
     pub(super) capacity: (u64, &'static str),
@@ -113,13 +113,13 @@ impl Shard {
     }
 }
 
-impl Console {
+impl Supervisor {
     /// Takes the node over; the listener is left to the caller.
     pub(super) fn new(control: Control) -> (Self, std::net::TcpListener) {
         let started = Instant::now();
         let config = control.config;
         let drain = Drain::new(config.drain.delay, config.drain.window, config.limits.close_deadline);
-        let console = Self {
+        let supervisor = Self {
             config,
             node_id: control.node_id,
             capacity: control.capacity,
@@ -136,7 +136,7 @@ impl Console {
             drain: RefCell::new(drain),
             outcome: RefCell::default(),
         };
-        (console, control.listener)
+        (supervisor, control.listener)
     }
 
     /// Asks one shard; `None` where it gave no answer in time.
