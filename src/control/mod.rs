@@ -16,7 +16,6 @@ mod auth;
 pub mod drain;
 mod meter;
 mod metrics;
-mod notify;
 mod publication;
 mod publish;
 mod reply;
@@ -25,6 +24,7 @@ mod run;
 mod server;
 mod signals;
 mod supervisor;
+mod systemd;
 
 pub use metrics::table as metrics_table;
 

@@ -40,7 +40,7 @@ async fn steer(control: Control, signals: StdUnixStream) -> io::Result<Outcome> 
     monoio::spawn(take_signals(UnixStream::from_std(signals)?, supervisor.clone()));
     monoio::spawn(listen_to_waker(pollable(supervisor.waker.as_fd())?, supervisor.clone()));
     monoio::spawn(server::accept(TcpListener::from_std(listener)?, supervisor.clone()));
-    if let Some(interval) = supervisor.notify.alive_interval() {
+    if let Some(interval) = supervisor.manager.alive_interval() {
         monoio::spawn(feed_watchdog(interval, supervisor.clone()));
     }
     monoio::spawn(report_start(supervisor.clone()));
@@ -106,10 +106,10 @@ async fn report_start(supervisor: Rc<Supervisor>) {
     while !supervisor.state.is_draining() {
         let readiness = supervisor.state.readiness();
         if readiness == Readiness::Ready {
-            return supervisor.notify.ready();
+            return supervisor.manager.ready();
         }
         if Instant::now() >= next && supervisor.silent_shard().is_none() {
-            supervisor.notify.starting(readiness.reason(), START_PATIENCE);
+            supervisor.manager.starting(readiness.reason(), START_PATIENCE);
             next = Instant::now() + START_INTERVAL;
         }
         sleep(TICK).await;
@@ -120,7 +120,7 @@ async fn report_start(supervisor: Rc<Supervisor>) {
 async fn feed_watchdog(interval: Duration, supervisor: Rc<Supervisor>) {
     loop {
         match supervisor.silent_shard() {
-            None => supervisor.notify.alive(),
+            None => supervisor.manager.alive(),
             Some(shard) => tracing::error!(shard, "a shard stands still; the watchdog is not fed"),
         }
         sleep(interval).await;

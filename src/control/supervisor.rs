@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 use super::answer::{Answer, Bell, Question};
 use super::drain::{Drain, Effect, End, Phase};
-use super::notify::Notify;
 use super::publish::Publisher;
+use super::systemd::ServiceManager;
 use super::{Control, DriverInfo, Outcome, ShardExit, ShardHandle};
 use crate::clock::monotonic_ns;
 use crate::config::Config;
@@ -48,7 +48,7 @@ pub(super) struct Supervisor {
     pub(super) publisher: Publisher,
     pub(super) bell: Bell,
     pub(super) waker: Arc<Waker>,
-    pub(super) notify: Notify,
+    pub(super) manager: ServiceManager,
     pub(super) started: Instant,
     /// Open connections of the admin port.
     pub(super) admin_connections: Cell<usize>,
@@ -130,7 +130,7 @@ impl Supervisor {
             publisher: Publisher::new(control.relay),
             bell: Bell::default(),
             waker: control.relay_waker,
-            notify: Notify::from_environment(),
+            manager: ServiceManager::from_environment(),
             started,
             admin_connections: Cell::new(0),
             drain: RefCell::new(drain),
@@ -181,7 +181,7 @@ impl Supervisor {
         let connections = self.connections();
         tracing::info!(connections, "signal: draining; a second one ends at once");
         // The service manager counts from its own signal, whenever the drain began.
-        self.notify.draining(connections, self.drain.borrow().longest());
+        self.manager.draining(connections, self.drain.borrow().longest());
         self.drain.borrow_mut().handle_signal(Instant::now());
         self.apply();
         self.bell.ring();
@@ -229,7 +229,7 @@ impl Supervisor {
                     self.command_all(|| Command::Drain { window_ms });
                 }
                 Effect::Stop => {
-                    self.notify.stopping();
+                    self.manager.stopping();
                     self.command_all(|| Command::Stop);
                 }
                 Effect::Finish(end) => self.finish(end),

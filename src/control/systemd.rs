@@ -12,19 +12,19 @@ use std::time::Duration;
 
 /// The service manager, if there is one.
 #[derive(Debug)]
-pub(super) struct Notify {
+pub(super) struct ServiceManager {
     target: Option<(UnixDatagram, SocketAddr)>,
     /// The longest silence that the service manager takes.
     watchdog: Option<Duration>,
 }
 
-impl Notify {
+impl ServiceManager {
     /// From the environment of the process.
     pub(super) fn from_environment() -> Self {
         let value = |name| std::env::var(name).ok();
         let ours = value("WATCHDOG_PID").is_none_or(|pid| pid == std::process::id().to_string());
-        let notify = Self::new(value("NOTIFY_SOCKET").as_deref(), value("WATCHDOG_USEC").filter(|_| ours).as_deref());
-        notify.unwrap_or_else(|error| {
+        let manager = Self::new(value("NOTIFY_SOCKET").as_deref(), value("WATCHDOG_USEC").filter(|_| ours).as_deref());
+        manager.unwrap_or_else(|error| {
             tracing::warn!(%error, "cannot notify the service manager; NOTIFY_SOCKET must name a datagram socket");
             Self { target: None, watchdog: None }
         })
@@ -76,7 +76,7 @@ impl Notify {
         self.send("WATCHDOG=1");
     }
 
-    /// How often [`Notify::alive`] is to be said: half of what the service manager takes.
+    /// How often [`ServiceManager::alive`] is to be said: half of what the service manager takes.
     pub(super) fn alive_interval(&self) -> Option<Duration> {
         self.watchdog.map(|longest| longest / 2)
     }
@@ -94,22 +94,22 @@ impl Notify {
 mod tests {
     use super::*;
 
-    fn heard(manager: &UnixDatagram) -> String {
+    fn received(socket: &UnixDatagram) -> String {
         let mut buffer = [0; 200];
-        let n = manager.recv(&mut buffer).unwrap();
+        let n = socket.recv(&mut buffer).unwrap();
         String::from_utf8(buffer[..n].to_vec()).unwrap()
     }
 
     #[test]
     fn a_manager_hears_what_the_service_does_and_how_long_that_may_take() {
         let name = format!("tidegate-notify-{}", std::process::id());
-        let manager = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
-        let notify = Notify::new(Some(&format!("@{name}")), Some("3000000")).unwrap();
-        notify.starting("no broker", Duration::from_secs(15));
-        notify.ready();
-        notify.alive();
-        notify.draining(7, Duration::from_millis(1500));
-        notify.stopping();
+        let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let manager = ServiceManager::new(Some(&format!("@{name}")), Some("3000000")).unwrap();
+        manager.starting("no broker", Duration::from_secs(15));
+        manager.ready();
+        manager.alive();
+        manager.draining(7, Duration::from_millis(1500));
+        manager.stopping();
         for expected in [
             "STATUS=starting: no broker\nEXTEND_TIMEOUT_USEC=15000000",
             "READY=1\nSTATUS=serving",
@@ -117,15 +117,15 @@ mod tests {
             "STATUS=draining 7 clients\nEXTEND_TIMEOUT_USEC=1500000",
             "STOPPING=1\nSTATUS=stopping",
         ] {
-            assert_eq!(heard(&manager), expected);
+            assert_eq!(received(&socket), expected);
         }
-        assert_eq!(notify.alive_interval(), Some(Duration::from_millis(1500)));
+        assert_eq!(manager.alive_interval(), Some(Duration::from_millis(1500)));
     }
 
     #[test]
     fn without_a_manager_nothing_is_said() {
-        let notify = Notify::new(None, Some("0")).unwrap();
-        notify.ready();
-        assert_eq!(notify.alive_interval(), None);
+        let manager = ServiceManager::new(None, Some("0")).unwrap();
+        manager.ready();
+        assert_eq!(manager.alive_interval(), None);
     }
 }
