@@ -191,7 +191,7 @@ async fn close(supervisor: &Supervisor, id: ConnectionId) -> Result<Reply, Probl
 async fn publish_into(supervisor: &Supervisor, publish: Publish) -> Result<Reply, Problem> {
     let deadline = supervisor.config.limits.fence_deadline + publication::ACKNOWLEDGEMENT_MARGIN;
     let Publish { rooms, kind, payload } = publish;
-    let levels = supervisor.publisher.publish(&rooms, kind, &payload, &supervisor.bell, deadline).await;
+    let levels = supervisor.publisher.publish(&rooms, kind, &payload, &supervisor.notify, deadline).await;
     let failed: Vec<&str> =
         rooms.iter().zip(&levels).filter(|(_, level)| level.is_none()).map(|(room, _)| room.as_ref()).collect();
     if failed.is_empty() {

@@ -10,12 +10,13 @@
 //!
 //! What decides is pure: [`drain`] (when), `route` (what), `auth` (who), `metrics` (how it is written).
 
-mod answer;
 mod api;
 mod auth;
 pub mod drain;
 mod meter;
 mod metrics;
+mod notify;
+mod oneshot;
 mod publication;
 mod publish;
 mod reply;
@@ -41,8 +42,6 @@ use crate::mailbox::{Sender, Waker};
 use crate::readiness::NodeState;
 use crate::relay;
 use crate::shard::command::Command;
-
-pub use answer::{Answer, Question};
 
 /// The page that the public port serves at `/demo`: two tabs that talk.
 pub const DEMO_PAGE: &str = include_str!("demo.html");
@@ -74,11 +73,11 @@ pub struct ShardHandle {
     /// Its thread.
     thread: JoinHandle<ShardExit>,
     /// Dropped by the thread at its end.
-    end: Question<()>,
+    end: oneshot::Receiver<()>,
 }
 
 impl ShardHandle {
-    /// Runs a shard on a thread of its own. `waker` is control's, which is rung when the thread ends, also by a panic.
+    /// Runs a shard on a thread of its own. `waker` is control's; it is woken when the thread ends, also by a panic.
     ///
     /// # Errors
     /// The limit of threads, or no memory for one.
@@ -91,7 +90,7 @@ impl ShardHandle {
     ) -> io::Result<Self> {
         // A thread that never turns is silent from here on.
         counters.turning.show(monotonic_ns(Instant::now()));
-        let (at_the_end, end) = Answer::new(waker);
+        let (at_the_end, end) = oneshot::channel(waker);
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             let _at_the_end = at_the_end;
             run()
@@ -116,7 +115,7 @@ pub struct Control {
     pub shards: Vec<ShardHandle>,
     /// Control's own port of the relay.
     pub relay: relay::Port,
-    /// Control's own waker: the one that `relay.from_relay` was made with. Answers of shards ring it too.
+    /// Control's own waker: the one that `relay.from_relay` was made with. Replies of shards wake it too.
     pub relay_waker: Arc<Waker>,
     /// What the relay counts.
     pub relay_counters: Arc<RelayCounters>,

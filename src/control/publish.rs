@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use super::answer::Bell;
+use super::notify::Notify;
 use crate::model::{AckLevel, Kind, Publication, RoomName};
 use crate::relay::{self, AckToken, ToRelay, ToShard};
 
@@ -33,7 +33,7 @@ impl Publisher {
         Self { port: RefCell::new(port), awaited: RefCell::default(), last_token: Cell::new(0) }
     }
 
-    /// Takes what the relay said. Whoever drives the port calls it before the bell rings.
+    /// Takes what the relay said; called before the waiting tasks are woken.
     pub(super) fn take_in(&self) {
         let from_relay = &mut self.port.borrow_mut().from_relay;
         while let Some(said) = from_relay.pop() {
@@ -66,11 +66,11 @@ impl Publisher {
         rooms: &[RoomName],
         kind: Kind,
         payload: &Bytes,
-        bell: &Bell,
+        notify: &Notify,
         deadline: Duration,
     ) -> Vec<Option<AckLevel>> {
         let awaited = self.send(rooms, kind, payload);
-        let complete = bell.until(|| awaited.is_complete().then_some(()));
+        let complete = notify.until(|| awaited.is_complete().then_some(()));
         // Late acknowledgements count as none: the caller sees which rooms are known to have it.
         let _ = monoio::time::timeout(deadline, complete).await;
         awaited.levels()

@@ -1,5 +1,5 @@
 //! The control thread's runtime and its standing tasks: the waker, signals, the admin port, the steering. Where nothing drains they
-//! run when somebody rings, and not by the clock: an idle node should sleep.
+//! run when they are notified, and not by the clock: an idle node should sleep.
 
 use std::io;
 use std::net::TcpStream as StdTcpStream;
@@ -48,9 +48,9 @@ async fn steer(control: Control, signals: StdUnixStream) -> io::Result<Outcome> 
         if let Some(outcome) = supervisor.tick() {
             return Ok(outcome);
         }
-        // A drain that begins rings, and so does a shard whose thread ends.
+        // A drain that begins notifies, and so does a shard whose thread ends.
         if supervisor.phase() == Phase::Serving {
-            supervisor.bell.rung().await;
+            supervisor.notify.notified().await;
         } else {
             sleep(TICK).await;
         }
@@ -64,20 +64,20 @@ fn pollable(fd: impl AsFd) -> io::Result<TcpStream> {
     TcpStream::from_std(StdTcpStream::from(copy))
 }
 
-/// Shards and the relay ring the eventfd; every task that waits for them looks again.
+/// Shards and the relay write the eventfd; then all tasks that wait for them are woken.
 async fn listen_to_waker(eventfd: TcpStream, supervisor: Rc<Supervisor>) {
     loop {
         supervisor.waker.stay_awake();
         supervisor.waker.clear();
         supervisor.publisher.take_in();
-        supervisor.bell.ring();
+        supervisor.notify.notify_all();
         supervisor.waker.will_sleep();
         if !supervisor.publisher.is_idle() {
             continue;
         }
         // Not relaxed: the legacy driver would report readiness again and again.
         match eventfd.readable(false).await {
-            // A signal (EINTR) is as good as a ring.
+            // A signal (EINTR) counts as an event.
             Err(error) if error.kind() != io::ErrorKind::Interrupted => {
                 tracing::error!(%error, "cannot wait for the shards and the relay");
                 return;

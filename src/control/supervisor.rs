@@ -7,8 +7,9 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use super::answer::{Answer, Bell, Question};
 use super::drain::{Drain, Effect, End, Phase};
+use super::notify::Notify;
+use super::oneshot::{self, Receiver};
 use super::publish::Publisher;
 use super::systemd::ServiceManager;
 use super::{Control, DriverInfo, Outcome, ShardExit, ShardHandle};
@@ -19,8 +20,8 @@ use crate::mailbox::{Sender, Waker};
 use crate::readiness::NodeState;
 use crate::shard::command::{self, Command};
 
-/// How long a shard may take to answer a question.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(2);
+/// How long a shard may take to reply to a command.
+const REPLY_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a shard's loop may stand still before the node counts as not alive. One that has nothing to do turns with every tick.
 pub(super) const SILENCE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -33,7 +34,7 @@ pub(super) struct Shard {
     places: usize,
     pub(super) counters: Arc<ShardCounters>,
     thread: RefCell<Option<JoinHandle<ShardExit>>>,
-    end: Question<()>,
+    end: Receiver<()>,
 }
 
 /// What the tasks share.
@@ -46,7 +47,7 @@ pub(super) struct Supervisor {
     pub(super) relay_counters: Arc<RelayCounters>,
     pub(super) state: Arc<NodeState>,
     pub(super) publisher: Publisher,
-    pub(super) bell: Bell,
+    pub(super) notify: Notify,
     pub(super) waker: Arc<Waker>,
     pub(super) manager: ServiceManager,
     pub(super) started: Instant,
@@ -89,18 +90,18 @@ impl Shard {
         commands.wake();
     }
 
-    /// Asks. A shard whose mailbox is full has no answer.
+    /// Sends a command that has a reply. A shard whose mailbox is full gives none.
     fn ask<T: Send + 'static>(
         &self,
         waker: &Arc<Waker>,
         command: impl FnOnce(command::Answer<T>) -> Command,
-    ) -> Question<T> {
-        let (answer, question) = Answer::new(waker.clone());
+    ) -> Receiver<T> {
+        let (sender, receiver) = oneshot::channel(waker.clone());
         let mut commands = self.commands.borrow_mut();
-        // Handed back, the command is dropped, and the answer with it.
-        drop(commands.push(command(Box::new(|value| answer.send(value)))));
+        // Handed back, the command is dropped, and the sender with it.
+        drop(commands.push(command(Box::new(|value| sender.send(value)))));
         commands.wake();
-        question
+        receiver
     }
 
     /// Commands that the shard has not read.
@@ -128,7 +129,7 @@ impl Supervisor {
             relay_counters: control.relay_counters,
             state: control.shared,
             publisher: Publisher::new(control.relay),
-            bell: Bell::default(),
+            notify: Notify::default(),
             waker: control.relay_waker,
             manager: ServiceManager::from_environment(),
             started,
@@ -139,31 +140,31 @@ impl Supervisor {
         (supervisor, control.listener)
     }
 
-    /// Asks one shard; `None` where it gave no answer in time.
+    /// Sends one shard a command that has a reply; `None` where none came in time.
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         shard: &Shard,
         command: impl FnOnce(command::Answer<T>) -> Command,
     ) -> Option<T> {
-        let question = shard.ask(&self.waker, command);
-        monoio::time::timeout(ANSWER_DEADLINE, self.bell.until(|| question.poll())).await.ok().flatten()
+        let receiver = shard.ask(&self.waker, command);
+        monoio::time::timeout(REPLY_DEADLINE, self.notify.until(|| receiver.poll())).await.ok().flatten()
     }
 
-    /// Asks every shard at once; the answers of those that gave one in time.
+    /// Sends every shard a command that has a reply; the replies that came in time.
     pub(super) async fn ask_all<T: Send + 'static>(&self, command: impl Fn(command::Answer<T>) -> Command) -> Vec<T> {
-        let questions: Vec<_> = self.shards.iter().map(|shard| shard.ask(&self.waker, &command)).collect();
-        let mut answers: Vec<Option<Option<T>>> = questions.iter().map(|_| None).collect();
-        let complete = self.bell.until(|| {
-            for (answer, question) in answers.iter_mut().zip(&questions) {
-                if answer.is_none() {
-                    *answer = question.poll();
+        let receivers: Vec<_> = self.shards.iter().map(|shard| shard.ask(&self.waker, &command)).collect();
+        let mut replies: Vec<Option<Option<T>>> = receivers.iter().map(|_| None).collect();
+        let complete = self.notify.until(|| {
+            for (reply, receiver) in replies.iter_mut().zip(&receivers) {
+                if reply.is_none() {
+                    *reply = receiver.poll();
                 }
             }
-            answers.iter().all(Option::is_some).then_some(())
+            replies.iter().all(Option::is_some).then_some(())
         });
-        // What is missing after the deadline is missing in the answer.
-        let _ = monoio::time::timeout(ANSWER_DEADLINE, complete).await;
-        answers.into_iter().flatten().flatten().collect()
+        // A reply that is missing after the deadline is left out.
+        let _ = monoio::time::timeout(REPLY_DEADLINE, complete).await;
+        replies.into_iter().flatten().flatten().collect()
     }
 
     /// Open connections of the node.
@@ -184,17 +185,18 @@ impl Supervisor {
         self.manager.draining(connections, self.drain.borrow().longest());
         self.drain.borrow_mut().handle_signal(Instant::now());
         self.apply();
-        self.bell.ring();
+        self.notify.notify_all();
     }
 
     /// An operator asked for a drain.
     pub(super) fn handle_drain_request(&self) {
         self.drain.borrow_mut().handle_request(Instant::now());
         self.apply();
-        self.bell.ring();
+        self.notify.notify_all();
     }
 
-    /// Looks at what is left; called every tick, and while nothing drains whenever somebody rang. The outcome once there is one.
+    /// Lets the drain see what is left; called every tick, and while nothing drains at every notification. The outcome once
+    /// there is one.
     pub(super) fn tick(&self) -> Option<Outcome> {
         for shard in &self.shards {
             shard.flush();
