@@ -1,4 +1,4 @@
-//! What each shard and the relay count, for control to read. A metric is one entry of the tables at the end: its cell, its family
+//! What each shard and the relay count, for the admin side to read. A metric is one entry of the tables at the end: its cell, its family
 //! and its help text.
 //!
 //! Every cell has one writer at a time (a plain load and store, no locked instruction) and any reader. A shard's is its thread;

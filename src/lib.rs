@@ -18,14 +18,14 @@
 //! | [`close`], [`limits`], [`percent`] | pure | why connections end, how much of everything, `%XX` |
 //! | [`setting`], [`metric`] | pure | how the tables of settings and of metrics are written and read |
 //! | `worker`, `wire` | shell | a shard's thread and event loop; epoll and io_uring |
-//! | `control` | shell | admin HTTP, metrics |
+//! | `admin` | shell | admin HTTP, metrics |
 //! | `node`, `config`, `cli`, `check`, `host` | shell | start to stop, settings, command line, what the host allows, what the host is |
 //! | `client`, `log` | shell | the commands that talk to a running node; log lines |
 //!
 //! # The dependency rule
 //!
 //! Shell → core, never back. `model` is below everything but the limits. `proto` knows no connection, `conn` knows no room,
-//! `dialect` knows no socket, `relay` knows no client protocol, `control` reads snapshots only; only `main` imports
+//! `dialect` knows no socket, `relay` knows no client protocol, `admin` reads snapshots only; only `main` imports
 //! `node`. `tests/architecture.rs` holds it. The pure modules take bytes and `now` in and give values out: no
 //! socket, no clock, no thread. They build alone with `--no-default-features`.
 //!
@@ -62,6 +62,8 @@ pub mod setting;
 pub mod shard;
 
 #[cfg(feature = "gateway")]
+pub mod admin;
+#[cfg(feature = "gateway")]
 pub mod check;
 #[cfg(feature = "gateway")]
 pub mod cli;
@@ -71,8 +73,6 @@ pub mod client;
 pub mod clock;
 #[cfg(feature = "gateway")]
 pub mod config;
-#[cfg(feature = "gateway")]
-pub mod control;
 #[cfg(feature = "gateway")]
 pub mod host;
 #[cfg(feature = "gateway")]

@@ -78,7 +78,7 @@ pub const MAILBOX_BYTES: usize = 64 * 1024 * 1024;
 pub const MAILBOX_RESERVE: usize = 4 * 1024;
 /// Bytes that the requests of one port of the relay may pin before it has taken them.
 pub const REQUEST_MAILBOX_BYTES: usize = 16 * 1024 * 1024;
-/// Rooms of one `POST /v1/messages`: each costs an acknowledgement in control's mailbox.
+/// Rooms of one `POST /v1/messages`: each costs an acknowledgement in the admin thread's mailbox.
 pub const PUBLISH_ROOMS: usize = 100;
 /// Connections of the admin port at a time.
 pub const ADMIN_CONNECTIONS: usize = 256;

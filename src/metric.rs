@@ -1,6 +1,6 @@
 //! Metrics as tables: [`metrics!`] makes a structure of counters, and the metric families that show them, out of one list.
 //!
-//! A [`Metric`] says which family a field is a part of and how to read it. `control` walks over the metrics of all structures
+//! A [`Metric`] says which family a field is a part of and how to read it. `admin` walks over the metrics of all structures
 //! for `GET /metrics` and for the table of the documentation. The fields themselves stay plain [`Cell`]s, which their threads
 //! add to without knowing of families.
 

@@ -1,4 +1,4 @@
-//! A node from start to stop: what the host allows, listeners, relay, shards, then control until the end.
+//! A node from start to stop: what the host allows, listeners, relay, shards, then the admin thread until the end.
 //!
 //! It starts everything in the order in which it is needed and stops it in reverse. What fails before the first client could
 //! connect is one line that says what to do, and exit code 3.
@@ -10,9 +10,9 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::admin::{self, Admin, DriverInfo, Outcome, ShardExit, ShardHandle};
 use crate::check;
 use crate::config::{Config, Driver};
-use crate::control::{self, Control, DriverInfo, Outcome, ShardExit, ShardHandle};
 use crate::counters::{Cell, RelayCounters, ShardCounters};
 use crate::host::{self, Host, ProbeOutcome};
 use crate::limits;
@@ -49,16 +49,16 @@ pub fn serve(config: Config) -> ExitCode {
 
 /// Everything that was started.
 struct Node {
-    control: Control,
+    admin: Admin,
     relay: relay::Handle,
 }
 
 impl Node {
     fn steer(self) -> ExitCode {
-        let outcome = match control::run(self.control) {
+        let outcome = match admin::run(self.admin) {
             Ok(outcome) => outcome,
             Err(error) => {
-                tracing::error!(%error, "the control thread cannot run");
+                tracing::error!(%error, "the admin thread cannot run");
                 return ExitCode::from(EXIT_FAILURE);
             }
         };
@@ -100,7 +100,7 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
     config.limits.rooms_total = Some(memory.rooms);
     let config = Arc::new(config);
     let listeners = bind(&config)?;
-    let admin = bind_admin(&config)?;
+    let admin_listener = bind_admin(&config)?;
     let node_id = random() as u32;
     let counters: Vec<Arc<ShardCounters>> = (0..config.shards).map(|_| Arc::default()).collect();
     let relay_counters = Arc::new(RelayCounters {
@@ -112,7 +112,8 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
     let (mut ports, relay) =
         relay::start(relay::Options::new(&config, node_id), wakers.clone(), relay_counters.clone())
             .map_err(|error| CannotStart(format!("the relay cannot start: {error}")))?;
-    let control_port = ports.pop().ok_or_else(|| CannotStart(String::from("the relay has no port for control")))?;
+    let admin_port =
+        ports.pop().ok_or_else(|| CannotStart(String::from("the relay has no port for the admin thread")))?;
     let shared = NodeState::new(relay_counters.clone(), config.ready.require_broker);
     warn_if_memory_is_unknown(&host);
     tracing::info!(%capacity, %memory, "bounds");
@@ -122,26 +123,26 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
         outbox_bytes: memory.outbox_bytes,
         unfinished_bytes: memory.unfinished_bytes,
     };
-    let demo_page = config.demo.then_some(control::DEMO_PAGE);
+    let demo_page = config.demo.then_some(admin::DEMO_PAGE);
     let options = Arc::new(shard::Options { demo_page, ..config.shard_options() });
     let common = Common { config, options, node_id, budgets, counters, state: shared, driver };
     let shards = start_shards(&common, listeners, ports, &wakers)?;
     let Common { config, driver, state, .. } = common;
     tracing::info!(listen = %config.listen, admin = %config.admin.listen, demo = config.demo, "serving");
     let relay_waker = wakers[config.shards].clone();
-    let control = Control {
-        listener: admin,
+    let admin = Admin {
+        listener: admin_listener,
         node_id,
         capacity: (capacity.connections, capacity.binding),
         driver,
         shards,
-        relay: control_port,
+        relay: admin_port,
         relay_waker,
         relay_counters,
         shared: state,
         config,
     };
-    Ok(Node { control, relay })
+    Ok(Node { admin, relay })
 }
 
 /// io_uring or epoll, and why: the one line that tells.
@@ -237,8 +238,8 @@ fn start_shards(
             waker: waker.clone(),
             seed: random(),
         };
-        let control = wakers[common.config.shards].clone();
-        shards.push(start_shard(number, seat, commands, control, common)?);
+        let admin = wakers[common.config.shards].clone();
+        shards.push(start_shard(number, seat, commands, admin, common)?);
     }
     Ok(shards)
 }
@@ -247,7 +248,7 @@ fn start_shard(
     number: usize,
     seat: Seat,
     commands: Sender<Command>,
-    control: Arc<Waker>,
+    admin: Arc<Waker>,
     common: &Common,
 ) -> Result<ShardHandle, CannotStart> {
     let counters = seat.counters.clone();
@@ -258,7 +259,7 @@ fn start_shard(
         }
         worker::run(seat, uring).unwrap_or_else(|error| ShardExit::Failed(error.to_string()))
     };
-    ShardHandle::start(format!("shard-{number}"), commands, counters, control, run)
+    ShardHandle::start(format!("shard-{number}"), commands, counters, admin, run)
         .map_err(|error| CannotStart(format!("cannot start a thread: {error}; raise the limit of threads")))
 }
 

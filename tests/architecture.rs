@@ -31,9 +31,9 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("log", &["config"]),
     ("relay", &["config", "counters", "limits", "mailbox", "model", "percent"]),
     ("wire", &["conn", "limits", "mailbox", "model", "shard"]),
-    ("worker", &["clock", "control", "counters", "limits", "mailbox", "relay", "shard", "wire"]),
+    ("worker", &["admin", "clock", "counters", "limits", "mailbox", "relay", "shard", "wire"]),
     (
-        "control",
+        "admin",
         &[
             "check",
             "clock",
@@ -54,19 +54,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("cli", &["config"]),
     (
         "node",
-        &[
-            "check",
-            "config",
-            "control",
-            "counters",
-            "host",
-            "limits",
-            "mailbox",
-            "readiness",
-            "relay",
-            "shard",
-            "worker",
-        ],
+        &["admin", "check", "config", "counters", "host", "limits", "mailbox", "readiness", "relay", "shard", "worker"],
     ),
 ];
 

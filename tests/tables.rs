@@ -7,8 +7,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use tidegate::admin;
 use tidegate::config;
-use tidegate::control;
 use tidegate::host::{Host, ProbeOutcome};
 
 /// README.md and the documents in `docs`.
@@ -45,5 +45,5 @@ fn the_tables_of_settings_and_metrics_in_the_documentation_are_generated_from_th
     // A host that has a name, all of its cores, and nothing else that a default is derived from.
     let host = Host::read(Path::new("/nowhere"), ProbeOutcome::Works);
     compare("settings", &config::settings_table(&Host { hostname: Some(String::from("node")), ..host }));
-    compare("metrics", &control::metrics_table());
+    compare("metrics", &admin::metrics_table());
 }

@@ -252,7 +252,7 @@ fn the_memory_bound_is_the_sum_of_its_parts() {
     assert_eq!(bound.total_bytes(), bound.base_bytes + 1_000_000 * 4_216 + rooms + caps);
     assert_eq!((bound.outbox_bytes, bound.unfinished_bytes), (30 * GIB / 100 * 10, 30 * GIB / 100 * 5));
     // Of each shard: 64 MiB to it and 16 MiB from it, 16 MiB that wait to go, 16 MiB in its rooms; 16 MiB in the relay; and 16 MiB
-    // from control, to which nothing is delivered.
+    // from the admin thread, to which nothing is delivered.
     let items = (limits::MAILBOX_MESSAGES + limits::MAILBOX_RESERVE) * limits::MAILBOX_ITEM_BYTES;
     assert_eq!(bound.mailbox_bytes, 4 * (80 << 20) + (16 << 20) + 5 * items as u64);
     assert_eq!((bound.publish_queue_bytes >> 20, bound.fanout_bytes >> 20), (5 * 16, 4 * 16));

@@ -1,7 +1,7 @@
-//! One-shot replies: a channel for a single value from a shard's thread to a task of the control thread.
+//! One-shot replies: a channel for a single value from a shard's thread to a task of the admin thread.
 //!
 //! A [`Sender`] travels to the shard inside a [`Command`](crate::shard::command::Command). Sending, or dropping it unused, writes
-//! control's eventfd; the task that waits on that eventfd wakes all waiting tasks, and each polls its [`Receiver`].
+//! the admin thread's eventfd; the task that waits on that eventfd wakes all waiting tasks, and each polls its [`Receiver`].
 
 use std::sync::Arc;
 use std::sync::mpsc::{self, SyncSender, TryRecvError, sync_channel};
@@ -15,7 +15,7 @@ pub(super) struct Sender<T> {
     waker: Arc<Waker>,
 }
 
-/// The control thread's end.
+/// The admin thread's end.
 #[derive(Debug)]
 pub(super) struct Receiver<T>(mpsc::Receiver<T>);
 
@@ -64,7 +64,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reply_arrives_and_wakes_the_control_thread() {
+    fn a_reply_arrives_and_wakes_the_admin_thread() {
         let waker = Waker::new().unwrap();
         let (sender, receiver) = channel(waker.clone());
         assert_eq!(receiver.poll(), None);
@@ -75,7 +75,7 @@ mod tests {
     }
 
     #[test]
-    fn a_dropped_sender_wakes_the_control_thread_so_that_no_task_waits_for_a_dead_shard() {
+    fn a_dropped_sender_wakes_the_admin_thread_so_that_no_task_waits_for_a_dead_shard() {
         let waker = Waker::new().unwrap();
         let (sender, receiver) = channel::<u8>(waker.clone());
         drop(sender);

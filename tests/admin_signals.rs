@@ -1,13 +1,13 @@
 //! The process's own signals. Alone in its binary: handlers belong to the process.
 
-mod control_support;
+mod admin_support;
 
 use std::time::Duration;
 
-use control_support::{TestNode, eventually};
+use admin_support::{TestNode, eventually};
 use nix::sys::signal::{Signal, raise};
+use tidegate::admin::Outcome;
 use tidegate::config::{Config, Drain};
-use tidegate::control::Outcome;
 
 #[test]
 fn a_hangup_is_ignored_a_sigterm_drains_and_a_sigint_after_it_ends_at_once() {

@@ -1,12 +1,12 @@
-//! A node's end, as control steers it: signals, `POST /drain`, shards that do not do what they are told.
+//! A node's end, as the admin thread steers it: signals, `POST /drain`, shards that do not do what they are told.
 
-mod control_support;
+mod admin_support;
 
 use std::time::Duration;
 
-use control_support::{Shard, TestNode, eventually};
+use admin_support::{Shard, TestNode, eventually};
+use tidegate::admin::Outcome;
 use tidegate::config::{Config, Drain};
-use tidegate::control::Outcome;
 use tidegate::limits::Limits;
 
 fn config(window_ms: u64) -> Config {

@@ -7,7 +7,7 @@
 //! A signal and `POST /drain` both begin; only a signal terminates: after `POST /drain` the machine waits in `Drained`
 //! for SIGTERM. A second signal goes to `Done` from anywhere.
 //!
-//! The control thread drives it: inputs and `now` come in, [`Effect`]s go out. It knows no shard, socket or clock.
+//! The admin thread drives it: inputs and `now` come in, [`Effect`]s go out. It knows no shard, socket or clock.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
@@ -69,7 +69,7 @@ pub enum End {
     Forced,
 }
 
-/// What the control thread has to do.
+/// What the admin thread has to do.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Effect {
     /// Say not ready.

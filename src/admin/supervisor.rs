@@ -1,4 +1,4 @@
-//! The supervisor: the state that the tasks of the control thread share, and the drain that they steer. Single-threaded; interior
+//! The supervisor: the state that the tasks of the admin thread share, and the drain that they steer. Single-threaded; interior
 //! mutability, never held over an await.
 
 use std::cell::{Cell, RefCell};
@@ -12,7 +12,7 @@ use super::notify::Notify;
 use super::oneshot::{self, Receiver};
 use super::publish::Publisher;
 use super::systemd::ServiceManager;
-use super::{Control, DriverInfo, Outcome, ShardExit, ShardHandle};
+use super::{Admin, DriverInfo, Outcome, ShardExit, ShardHandle};
 use crate::clock::monotonic_ns;
 use crate::config::Config;
 use crate::counters::{RelayCounters, ShardCounters};
@@ -25,7 +25,7 @@ const REPLY_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a shard's loop may stand still before the node counts as not alive. One that has nothing to do turns with every tick.
 pub(super) const SILENCE_DEADLINE: Duration = Duration::from_secs(10);
 
-/// One shard, as control sees it.
+/// One shard, as the admin thread sees it.
 pub(super) struct Shard {
     commands: RefCell<Sender<Command>>,
     /// Commands that must not be lost and did not fit yet.
@@ -116,28 +116,28 @@ impl Shard {
 
 impl Supervisor {
     /// Takes the node over; the listener is left to the caller.
-    pub(super) fn new(control: Control) -> (Self, std::net::TcpListener) {
+    pub(super) fn new(admin: Admin) -> (Self, std::net::TcpListener) {
         let started = Instant::now();
-        let config = control.config;
+        let config = admin.config;
         let drain = Drain::new(config.drain.delay, config.drain.window, config.limits.close_deadline);
         let supervisor = Self {
             config,
-            node_id: control.node_id,
-            capacity: control.capacity,
-            driver: control.driver,
-            shards: control.shards.into_iter().map(Shard::new).collect(),
-            relay_counters: control.relay_counters,
-            state: control.shared,
-            publisher: Publisher::new(control.relay),
+            node_id: admin.node_id,
+            capacity: admin.capacity,
+            driver: admin.driver,
+            shards: admin.shards.into_iter().map(Shard::new).collect(),
+            relay_counters: admin.relay_counters,
+            state: admin.shared,
+            publisher: Publisher::new(admin.relay),
             notify: Notify::default(),
-            waker: control.relay_waker,
+            waker: admin.relay_waker,
             manager: ServiceManager::from_environment(),
             started,
             admin_connections: Cell::new(0),
             drain: RefCell::new(drain),
             outcome: RefCell::default(),
         };
-        (supervisor, control.listener)
+        (supervisor, admin.listener)
     }
 
     /// Sends one shard a command that has a reply; `None` where none came in time.
@@ -290,9 +290,9 @@ mod tests {
     fn a_shard_is_woken_for_a_command_and_for_what_had_no_room_and_for_nothing_else() {
         let waker = Waker::new().unwrap();
         let (commands, mut inbox) = mailbox(1, waker.clone());
-        let (counters, control) = (Arc::default(), Waker::new().unwrap());
+        let (counters, admin) = (Arc::default(), Waker::new().unwrap());
         let handle =
-            ShardHandle::start(String::from("shard"), commands, counters, control, || ShardExit::Stopped).unwrap();
+            ShardHandle::start(String::from("shard"), commands, counters, admin, || ShardExit::Stopped).unwrap();
         let shard = Shard::new(handle);
         let wakes = |act: &dyn Fn(&Shard)| {
             waker.will_sleep();

@@ -1,4 +1,4 @@
-//! A control thread over fake shards, and an HTTP client that says exactly what a test wants said. Each test binary uses a
+//! An admin thread over fake shards, and an HTTP client that says exactly what a test wants said. Each test binary uses a
 //! part of it.
 #![allow(dead_code, unreachable_pub, clippy::unwrap_used, reason = "no test binary uses all of it")]
 
@@ -11,8 +11,8 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
+use tidegate::admin::{self, Admin, DriverInfo, Outcome, ShardExit, ShardHandle};
 use tidegate::config::Config;
-use tidegate::control::{self, Control, DriverInfo, Outcome, ShardExit, ShardHandle};
 use tidegate::counters::{Cell, RelayCounters, ShardCounters};
 use tidegate::mailbox::{Receiver, Sender, Waker, mailbox};
 use tidegate::readiness::NodeState;
@@ -48,23 +48,23 @@ pub enum Shard {
     Sore,
 }
 
-/// The relay's end of control's port, in a test's hands.
+/// The relay's end of the admin thread's port, in a test's hands.
 pub struct FakeRelay {
-    pub from_control: Receiver<ToRelay>,
-    pub to_control: Sender<ToShard>,
+    pub from_admin: Receiver<ToRelay>,
+    pub to_admin: Sender<ToShard>,
 }
 
 impl TestNode {
     /// Two obedient shards with 3 connections each, on the local bus.
     pub fn start(config: Config) -> (Self, relay::Handle, Subscriber) {
-        let (subscriber_waker, control_waker) = (Waker::new().unwrap(), Waker::new().unwrap());
+        let (subscriber_waker, admin_waker) = (Waker::new().unwrap(), Waker::new().unwrap());
         let counters = relay_counters();
         let options = relay::Options::new(&config, NODE);
-        let wakers = vec![subscriber_waker.clone(), control_waker.clone()];
+        let wakers = vec![subscriber_waker.clone(), admin_waker.clone()];
         let (mut ports, handle) = relay::start(options, wakers, counters.clone()).unwrap();
-        let control_port = ports.pop().unwrap();
+        let admin_port = ports.pop().unwrap();
         let subscriber = Subscriber { port: ports.pop().unwrap(), waker: subscriber_waker };
-        let node = Self::over(config, [Shard::Obedient; 2], control_port, control_waker, counters);
+        let node = Self::over(config, [Shard::Obedient; 2], admin_port, admin_waker, counters);
         (node, handle, subscriber)
     }
 
@@ -79,7 +79,7 @@ impl TestNode {
     pub fn with_real_signals(config: Config) -> (Self, FakeRelay) {
         let waker = Waker::new().unwrap();
         let (port, relay) = fake_relay(&waker);
-        let run = |control, _| control::run(control).unwrap();
+        let run = |admin, _| admin::run(admin).unwrap();
         (Self::run_by(run, config, [Shard::Obedient], port, waker, relay_counters()), relay)
     }
 
@@ -90,12 +90,12 @@ impl TestNode {
         relay_waker: Arc<Waker>,
         relay_counters: Arc<RelayCounters>,
     ) -> Self {
-        let run = |control, signals| control::run_with_signals(control, signals).unwrap();
+        let run = |admin, signals| admin::run_with_signals(admin, signals).unwrap();
         Self::run_by(run, config, shards, relay, relay_waker, relay_counters)
     }
 
     fn run_by<const N: usize>(
-        run: impl FnOnce(Control, UnixStream) -> Outcome + Send + 'static,
+        run: impl FnOnce(Admin, UnixStream) -> Outcome + Send + 'static,
         config: Config,
         shards: [Shard; N],
         relay: Port,
@@ -103,14 +103,14 @@ impl TestNode {
         relay_counters: Arc<RelayCounters>,
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let admin = listener.local_addr().unwrap();
+        let address = listener.local_addr().unwrap();
         let orders = Arc::new(Mutex::new(Vec::new()));
         let start = |(number, kind)| start_shard(number, kind, relay_waker.clone(), orders.clone());
         let shards: Vec<_> = shards.into_iter().enumerate().map(start).collect();
         let counters = shards.iter().map(|shard| shard.counters.clone()).collect();
-        let (signals, control_signals) = UnixStream::pair().unwrap();
+        let (signals, admin_signals) = UnixStream::pair().unwrap();
         let shared = NodeState::new(relay_counters.clone(), config.ready.require_broker);
-        let control = Control {
+        let admin = Admin {
             config: Arc::new(config),
             listener,
             node_id: NODE,
@@ -122,8 +122,8 @@ impl TestNode {
             relay_counters: relay_counters.clone(),
             shared,
         };
-        let thread = std::thread::spawn(move || run(control, control_signals));
-        Self { admin, relay_counters, counters, orders, signals, thread }
+        let thread = std::thread::spawn(move || run(admin, admin_signals));
+        Self { admin: address, relay_counters, counters, orders, signals, thread }
     }
 
     /// As SIGTERM.
@@ -173,12 +173,12 @@ impl TestNode {
 }
 
 fn fake_relay(waker: &Arc<Waker>) -> (Port, FakeRelay) {
-    let (to_relay, from_control) = mailbox(8, Waker::new().unwrap());
-    let (to_control, from_relay) = mailbox(8, waker.clone());
-    (Port::new(to_relay, from_relay), FakeRelay { from_control, to_control })
+    let (to_relay, from_admin) = mailbox(8, Waker::new().unwrap());
+    let (to_admin, from_relay) = mailbox(8, waker.clone());
+    (Port::new(to_relay, from_relay), FakeRelay { from_admin, to_admin })
 }
 
-/// Counters of a relay with mailboxes of two shards and control.
+/// Counters of a relay with mailboxes of two shards and of the admin thread.
 fn relay_counters() -> Arc<RelayCounters> {
     let mailbox_depth = (0..3).map(|_| Cell::default()).collect();
     Arc::new(RelayCounters { mailbox_depth, ..RelayCounters::default() })
@@ -204,7 +204,7 @@ fn wait_for(waker: &Waker) {
     waker.clear();
 }
 
-fn start_shard(number: usize, kind: Shard, control: Arc<Waker>, log: Arc<Mutex<Vec<(usize, String)>>>) -> ShardHandle {
+fn start_shard(number: usize, kind: Shard, admin: Arc<Waker>, log: Arc<Mutex<Vec<(usize, String)>>>) -> ShardHandle {
     let waker = Waker::new().unwrap();
     let (commands, mut inbox) = mailbox(16, waker.clone());
     let counters = Arc::new(ShardCounters::default());
@@ -229,7 +229,7 @@ fn start_shard(number: usize, kind: Shard, control: Arc<Waker>, log: Arc<Mutex<V
             waker.stay_awake();
         }
     };
-    ShardHandle::start(format!("shard-{number}"), commands, counters, control, run).unwrap()
+    ShardHandle::start(format!("shard-{number}"), commands, counters, admin, run).unwrap()
 }
 
 fn obey(number: usize, kind: Shard, command: Command, counters: &ShardCounters) {

@@ -1,4 +1,4 @@
-//! The control thread's runtime and its standing tasks: the waker, signals, the admin port, the steering. Where nothing drains they
+//! The admin thread's runtime and its standing tasks: the waker, signals, the admin port, the steering. Where nothing drains they
 //! run when they are notified, and not by the clock: an idle node should sleep.
 
 use std::io;
@@ -15,7 +15,7 @@ use monoio::{LegacyDriver, RuntimeBuilder};
 
 use super::drain::Phase;
 use super::supervisor::Supervisor;
-use super::{Control, Outcome, server};
+use super::{Admin, Outcome, server};
 use crate::readiness::Readiness;
 
 /// Between two looks at what a drain has left, and at whether the node is ready.
@@ -27,13 +27,13 @@ const START_PATIENCE: Duration = Duration::from_secs(15);
 /// Builds the runtime and steers the node to its end.
 ///
 /// The legacy driver: it is there on every host, and an admin port needs no ring.
-pub(super) fn run(control: Control, signals: StdUnixStream) -> io::Result<Outcome> {
+pub(super) fn run(admin: Admin, signals: StdUnixStream) -> io::Result<Outcome> {
     let mut runtime = RuntimeBuilder::<LegacyDriver>::new().enable_timer().build()?;
-    runtime.block_on(steer(control, signals))
+    runtime.block_on(steer(admin, signals))
 }
 
-async fn steer(control: Control, signals: StdUnixStream) -> io::Result<Outcome> {
-    let (supervisor, listener) = Supervisor::new(control);
+async fn steer(admin: Admin, signals: StdUnixStream) -> io::Result<Outcome> {
+    let (supervisor, listener) = Supervisor::new(admin);
     let supervisor = Rc::new(supervisor);
     signals.set_nonblocking(true)?;
     listener.set_nonblocking(true)?;

@@ -1,10 +1,10 @@
-//! How tasks of the control thread wait for each other and for other threads.
+//! How tasks of the admin thread wait for each other and for other threads.
 
 use std::cell::RefCell;
 use std::future::poll_fn;
 use std::task::{self, Poll};
 
-/// Wakes all waiting tasks of the control thread. Few wait at a time, so each checks its own condition.
+/// Wakes all waiting tasks of the admin thread. Few wait at a time, so each checks its own condition.
 #[derive(Debug, Default)]
 pub(super) struct Notify(RefCell<Vec<task::Waker>>);
 

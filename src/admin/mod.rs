@@ -1,11 +1,11 @@
-//! Control: the node's admin side, on the main thread, with a monoio runtime of its own.
+//! The node's admin side, on the main thread, with a monoio runtime of its own.
 //!
 //! It serves the admin port (metrics, health, publishing, inspection, drain), takes signals, steers the drain and decides
 //! with which code the process ends. `node` starts the shards and the relay, hands their mailboxes and counters over as a
-//! [`Control`] and calls [`run`].
+//! [`Admin`] and calls [`run`].
 //!
 //! It asks shards through [`Command`]s, reads what they count, and publishes through a relay port of its own. It never
-//! touches a connection, and no shard waits for it on the path of a message: a control thread that stands still costs scrapes and
+//! touches a connection, and no shard waits for it on the path of a message: a admin thread that stands still costs scrapes and
 //! drains, not deliveries.
 //!
 //! What decides is pure: [`drain`] (when), `route` (what), `auth` (who), `metrics` (how it is written).
@@ -64,7 +64,7 @@ pub enum ShardExit {
     Failed(String),
 }
 
-/// What control holds of one shard.
+/// What the admin thread holds of one shard.
 pub struct ShardHandle {
     /// Its mailbox of commands; empty when handed over.
     pub commands: Sender<Command>,
@@ -77,7 +77,7 @@ pub struct ShardHandle {
 }
 
 impl ShardHandle {
-    /// Runs a shard on a thread of its own. `waker` is control's; it is woken when the thread ends, also by a panic.
+    /// Runs a shard on a thread of its own. `waker` is the admin thread's; it is woken when the thread ends, also by a panic.
     ///
     /// # Errors
     /// The limit of threads, or no memory for one.
@@ -99,8 +99,8 @@ impl ShardHandle {
     }
 }
 
-/// All that control needs of the node.
-pub struct Control {
+/// All that the admin side needs of the node.
+pub struct Admin {
     /// The settings.
     pub config: Arc<Config>,
     /// The admin port, bound and listening.
@@ -113,9 +113,9 @@ pub struct Control {
     pub driver: DriverInfo,
     /// The shards; `shards[n]` is shard n.
     pub shards: Vec<ShardHandle>,
-    /// Control's own port of the relay.
+    /// The admin thread's own port of the relay.
     pub relay: relay::Port,
-    /// Control's own waker: the one that `relay.from_relay` was made with. Replies of shards wake it too.
+    /// The admin thread's own waker: the one that `relay.from_relay` was made with. Replies of shards wake it too.
     pub relay_waker: Arc<Waker>,
     /// What the relay counts.
     pub relay_counters: Arc<RelayCounters>,
@@ -158,15 +158,15 @@ impl Outcome {
 ///
 /// # Errors
 /// The runtime or the signal handlers could not be set up.
-pub fn run(control: Control) -> std::io::Result<Outcome> {
+pub fn run(admin: Admin) -> std::io::Result<Outcome> {
     let signals = signals::install()?;
-    run_with_signals(control, signals)
+    run_with_signals(admin, signals)
 }
 
 /// [`run`] where each byte that `signals` delivers counts as one SIGTERM, and the process's signals stay as they are.
 ///
 /// # Errors
 /// The runtime could not be set up.
-pub fn run_with_signals(control: Control, signals: UnixStream) -> std::io::Result<Outcome> {
-    run::run(control, signals)
+pub fn run_with_signals(admin: Admin, signals: UnixStream) -> std::io::Result<Outcome> {
+    run::run(admin, signals)
 }

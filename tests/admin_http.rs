@@ -1,10 +1,10 @@
 //! The admin port over real sockets: what it serves, and what it does with what nobody should send.
 
-mod control_support;
+mod admin_support;
 
 use std::time::Duration;
 
-use control_support::{FakeRelay, NODE, Shard, TestNode, eventually, post};
+use admin_support::{FakeRelay, NODE, Shard, TestNode, eventually, post};
 use serde_json::json;
 use tidegate::config::{Admin, Config, Drain, Publish};
 use tidegate::counters::DropReason;
@@ -82,7 +82,7 @@ fn a_relay_that_takes_nothing_holds_no_more_bytes_of_publications_than_its_bound
     let largest = "1".repeat(REQUEST_MAILBOX_BYTES);
     let mut client = node.connect();
     client.say(post("/v1/rooms/a/messages", binary, &largest));
-    eventually("the largest message is in the mailbox", || !relay.from_control.is_empty());
+    eventually("the largest message is in the mailbox", || !relay.from_admin.is_empty());
 
     let answer = node.post("/v1/rooms/a/messages", binary, "1");
     assert_eq!(answer.error(), (503, "unavailable".into()));
@@ -106,7 +106,7 @@ fn a_full_relay_is_503_at_once() {
             client
         })
         .collect();
-    eventually("the relay's mailbox is full", || relay.from_control.len() == 8);
+    eventually("the relay's mailbox is full", || relay.from_admin.len() == 8);
     assert_eq!(node.post("/v1/rooms/a/messages", "", "1").error(), (503, "unavailable".into()));
     drop(waiting);
     node.stop();
@@ -495,12 +495,12 @@ fn a_connection_too_many_is_refused_and_the_others_are_served() {
 
 fn acknowledge(relay: &mut FakeRelay, answer: impl Fn(u64) -> ToShard) {
     let mut asked = None;
-    eventually("control published", || {
-        asked = relay.from_control.pop();
+    eventually("the admin thread published", || {
+        asked = relay.from_admin.pop();
         asked.is_some()
     });
     let Some(request @ ToRelay::Publish(_, Some(token))) = &asked else { panic!("{asked:?}") };
-    relay.from_control.release(request.pinned_bytes());
-    assert!(relay.to_control.push(answer(*token)).is_ok());
-    relay.to_control.wake();
+    relay.from_admin.release(request.pinned_bytes());
+    assert!(relay.to_admin.push(answer(*token)).is_ok());
+    relay.to_admin.wake();
 }

@@ -1,4 +1,4 @@
-//! Publishing for backends: publications go out through control's relay port, acknowledgements come back by token.
+//! Publishing for backends: publications go out through the admin thread's relay port, acknowledgements come back by token.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -10,7 +10,7 @@ use super::notify::Notify;
 use crate::model::{AckLevel, Kind, Publication, RoomName};
 use crate::relay::{self, AckToken, ToRelay, ToShard};
 
-/// Control's port of the relay, shared by the tasks that publish. What it holds is bounded as a shard's is: a request that gave up
+/// The admin thread's port of the relay, shared by the tasks that publish. What it holds is bounded as a shard's is: a request that gave up
 /// leaves its publication there, so the number of connections bounds nothing.
 pub(super) struct Publisher {
     port: RefCell<relay::Port>,
@@ -41,7 +41,7 @@ impl Publisher {
             let (token, acknowledged) = match said {
                 ToShard::Acked(token, level) => (token, Some(level)),
                 ToShard::Failed(token) => (token, None),
-                // Control subscribes nothing, and whoever publishes over HTTP has no connection to be told a gap on.
+                // The admin thread subscribes nothing, and whoever publishes over HTTP has no connection to be told a gap on.
                 ToShard::Deliver(_)
                 | ToShard::Joined(_)
                 | ToShard::Refused(..)
