@@ -10,7 +10,7 @@ use serde::Serialize;
 
 use crate::record::{self, Record};
 use crate::script::{Dialect, Script};
-use crate::{crew, modes, sys, worker};
+use crate::{modes, sys, worker, workers};
 
 const ABOUT: &str = "Loads a WebSocket server over loopback and tells what it cost and how long it took.";
 
@@ -45,7 +45,7 @@ enum Mode {
     Slow(SlowArgs),
     /// Publish for long while connections come and go, with an account of every message
     Soak(SoakArgs),
-    #[command(name = crew::WORKER, hide = true)]
+    #[command(name = workers::WORKER, hide = true)]
     Worker,
 }
 

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use crate::bins::Bins;
 use crate::cli::{Common, FanoutArgs, Outcome, Publishing};
-use crate::crew::Crew;
 use crate::modes::{Merged, as_connected, as_ready, as_report, as_sent, merge, plan, server_cpu_ns, shares};
 use crate::orders::{Connected, Order, Pace, Plan, Report, Role};
 use crate::record::{Record, duration};
 use crate::script::{Dialect, Script, Template, dialect_of};
 use crate::sys;
 use crate::target::{Scheme, Target};
+use crate::workers::Workers;
 
 /// Publications of which the last member's moment is noted, at most.
 const SAMPLES: f64 = 10_000.0;
@@ -20,7 +20,7 @@ const QUIET: Duration = Duration::from_secs(5);
 
 /// Rooms with members, and somebody who publishes into them.
 pub(crate) struct Stage {
-    pub(crate) crew: Crew,
+    pub(crate) workers: Workers,
     /// Workers whose deliveries are measured.
     pub(crate) listeners: Vec<usize>,
     /// Workers whose members stop reading.
@@ -90,7 +90,7 @@ impl Stage {
         plans.push(publisher(common, publishing, &listening, pace)?);
         let publisher = plans.len() - 1;
         Ok(Self {
-            crew: Crew::start(&plans, common.patience(), common.quiet)?,
+            workers: Workers::start(&plans, common.patience(), common.quiet)?,
             listeners,
             stalled: slow,
             publisher,
@@ -105,10 +105,10 @@ impl Stage {
     /// Connects everybody; returns how it went for the listeners.
     pub(crate) fn connect(&mut self) -> Result<Vec<Connected>, String> {
         let others: Vec<usize> = self.stalled.iter().copied().chain([self.publisher]).collect();
-        self.crew.order(&self.listeners, &Order::Connect)?;
-        let connected = self.crew.gather(&self.listeners, "connecting", Duration::ZERO, as_connected)?;
-        self.crew.order(&others, &Order::Connect)?;
-        self.crew.gather(&others, "connecting", Duration::ZERO, as_connected)?;
+        self.workers.order(&self.listeners, &Order::Connect)?;
+        let connected = self.workers.gather(&self.listeners, "connecting", Duration::ZERO, as_connected)?;
+        self.workers.order(&others, &Order::Connect)?;
+        self.workers.gather(&others, "connecting", Duration::ZERO, as_connected)?;
         Ok(connected)
     }
 
@@ -128,18 +128,18 @@ impl Stage {
 
     /// The same at another pace.
     pub(crate) fn round_at(&mut self, seconds: f64, pace: Pace) -> Result<Round, String> {
-        let all = self.crew.all();
+        let all = self.workers.all();
         let before = self.published;
-        self.crew.order(&all, &Order::Begin { published: before })?;
-        self.crew.gather(&all, "preparing", Duration::ZERO, as_ready)?;
+        self.workers.order(&all, &Order::Begin { published: before })?;
+        self.workers.gather(&all, "preparing", Duration::ZERO, as_ready)?;
         let cpu_before = server_cpu_ns(&self.pids);
         let at_ns = sys::now_ns() + 20_000_000;
-        self.crew.order(&[self.publisher], &Order::Send { at_ns, seconds, pace })?;
-        let sent = self.crew.gather(&[self.publisher], "publishing", Duration::from_secs_f64(seconds), as_sent)?;
+        self.workers.order(&[self.publisher], &Order::Send { at_ns, seconds, pace })?;
+        let sent = self.workers.gather(&[self.publisher], "publishing", Duration::from_secs_f64(seconds), as_sent)?;
         self.published = sent.first().copied().unwrap_or(before);
         let expected = self.deliveries(self.published) - self.deliveries(before);
         let hearing: Vec<usize> = self.listeners.iter().chain(&self.stalled).copied().collect();
-        self.crew.settle(&hearing, expected, QUIET)?;
+        self.workers.settle(&hearing, expected, QUIET)?;
         let cpu_after = server_cpu_ns(&self.pids);
         let measured: Vec<usize> = self.listeners.iter().copied().chain([self.publisher]).collect();
         let merged = merge(&self.reports(&measured)?);
@@ -152,8 +152,8 @@ impl Stage {
 
     /// What these workers counted since the round began.
     pub(crate) fn reports(&mut self, workers: &[usize]) -> Result<Vec<Report>, String> {
-        self.crew.order(workers, &Order::Report { published: self.published })?;
-        self.crew.gather(workers, "counting", Duration::ZERO, as_report)
+        self.workers.order(workers, &Order::Report { published: self.published })?;
+        self.workers.gather(workers, "counting", Duration::ZERO, as_report)
     }
 }
 

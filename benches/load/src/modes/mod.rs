@@ -1,4 +1,4 @@
-//! What is measured, each mode a story over a crew. What they share is here: plans, rounds, the server's figures.
+//! What is measured, each mode a scenario over the workers. What they share is here: plans, rounds, the server's figures.
 
 pub(crate) mod echo;
 pub(crate) mod fanout;

@@ -21,8 +21,8 @@ pub(crate) fn measure(args: &SlowArgs) -> Result<Outcome, String> {
     }
     let before = stage.round(publishing.span.seconds)?.merged.latency.summary();
     let stalled = stage.stalled.clone();
-    stage.crew.order(&stalled, &Order::Stall { clients: args.stalled })?;
-    stage.crew.gather(&stalled, "stalling", Duration::ZERO, as_ready)?;
+    stage.workers.order(&stalled, &Order::Stall { clients: args.stalled })?;
+    stage.workers.gather(&stalled, "stalling", Duration::ZERO, as_ready)?;
     let memory = server_bytes(&common.server_pid);
     let round = stage.round(publishing.span.seconds)?;
     let mut record = Record::default();

@@ -30,8 +30,8 @@ pub(crate) fn measure(args: &SoakArgs) -> Result<Outcome, String> {
     stage.connect()?;
     let listeners = stage.listeners.clone();
     let rate = args.churn / listeners.len() as f64;
-    stage.crew.order(&listeners, &Order::Churn { rate })?;
-    stage.crew.gather(&listeners, "preparing", Duration::ZERO, as_ready)?;
+    stage.workers.order(&listeners, &Order::Churn { rate })?;
+    stage.workers.gather(&listeners, "preparing", Duration::ZERO, as_ready)?;
     let started = Instant::now();
     let mut sums = Sums {
         rounds: 0,

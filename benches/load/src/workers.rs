@@ -1,4 +1,4 @@
-//! The worker processes, seen from the one that was started: spawned, ordered about, listened to, ended.
+//! The worker processes, seen from the one that was started: started, commanded, read from, ended.
 
 use std::io::{BufRead, BufReader, IsTerminal, Write};
 use std::process::{Child, ChildStdin, Command, Stdio};
@@ -10,7 +10,7 @@ use crate::orders::{Event, Order, Plan};
 /// The argument that makes this program a worker.
 pub(crate) const WORKER: &str = "worker";
 
-struct Member {
+struct Process {
     child: Child,
     orders: Option<ChildStdin>,
     open: u32,
@@ -19,31 +19,31 @@ struct Member {
 }
 
 /// Workers by number, in the order of their plans.
-pub(crate) struct Crew {
-    members: Vec<Member>,
+pub(crate) struct Workers {
+    processes: Vec<Process>,
     events: Receiver<(usize, Option<Event>)>,
     patience: Duration,
     progress: Option<Instant>,
 }
 
-impl Crew {
+impl Workers {
     /// Starts one worker for each plan. `patience` is how long any one order may take beyond what it says.
     ///
     /// # Errors
     /// One line for the user.
     pub(crate) fn start(plans: &[Plan], patience: Duration, quiet: bool) -> Result<Self, String> {
         let (sender, events) = channel();
-        let mut members = Vec::new();
+        let mut processes = Vec::new();
         for (number, plan) in plans.iter().enumerate() {
-            members.push(spawn(number, plan, &sender).map_err(|error| format!("a worker did not start: {error}"))?);
+            processes.push(spawn(number, plan, &sender).map_err(|error| format!("a worker did not start: {error}"))?);
         }
         let shows = !quiet && std::io::stderr().is_terminal();
-        Ok(Self { members, events, patience, progress: shows.then(Instant::now) })
+        Ok(Self { processes, events, patience, progress: shows.then(Instant::now) })
     }
 
     /// Numbers of all workers.
     pub(crate) fn all(&self) -> Vec<usize> {
-        (0..self.members.len()).collect()
+        (0..self.processes.len()).collect()
     }
 
     /// Tells workers what to do.
@@ -51,7 +51,7 @@ impl Crew {
         let mut line = serde_json::to_vec(order).map_err(|error| error.to_string())?;
         line.push(b'\n');
         for worker in workers {
-            let Some(orders) = &mut self.members[*worker].orders else { continue };
+            let Some(orders) = &mut self.processes[*worker].orders else { continue };
             if let Err(error) = orders.write_all(&line) {
                 return Err(self.last_words().unwrap_or_else(|| format!("worker {worker} takes no orders: {error}")));
             }
@@ -100,7 +100,7 @@ impl Crew {
     pub(crate) fn settle(&mut self, workers: &[usize], expected: u64, quiet: Duration) -> Result<u64, String> {
         let mut last = (0, Instant::now());
         loop {
-            let heard = workers.iter().map(|worker| self.members[*worker].heard).sum();
+            let heard = workers.iter().map(|worker| self.processes[*worker].heard).sum();
             if heard > last.0 {
                 last = (heard, Instant::now());
             }
@@ -129,13 +129,13 @@ impl Crew {
     fn hear(&mut self, worker: usize, event: Option<Event>) -> Result<Option<Event>, String> {
         match event {
             Some(Event::Progress { open, heard, waits_for }) => {
-                let member = &mut self.members[worker];
-                (member.open, member.heard, member.waits_for) = (open, heard, waits_for);
+                let process = &mut self.processes[worker];
+                (process.open, process.heard, process.waits_for) = (open, heard, waits_for);
                 Ok(None)
             }
             Some(Event::Ready) => {
                 // What it heard so far is forgotten, and so is what it told of it.
-                self.members[worker].heard = 0;
+                self.processes[worker].heard = 0;
                 Ok(Some(Event::Ready))
             }
             Some(Event::Failed(why)) => Err(why),
@@ -145,8 +145,8 @@ impl Crew {
     }
 
     fn too_late(&self, what: &str) -> String {
-        let open: u32 = self.members.iter().map(|member| member.open).sum();
-        let waits = match self.members.iter().find_map(|member| member.waits_for.as_ref()) {
+        let open: u32 = self.processes.iter().map(|process| process.open).sum();
+        let waits = match self.processes.iter().find_map(|process| process.waits_for.as_ref()) {
             Some(what) => format!(", the next one waits for {what}"),
             None => String::new(),
         };
@@ -160,27 +160,27 @@ impl Crew {
             return;
         }
         self.progress = Some(Instant::now());
-        let open: u32 = self.members.iter().map(|member| member.open).sum();
-        let heard: u64 = self.members.iter().map(|member| member.heard).sum();
+        let open: u32 = self.processes.iter().map(|process| process.open).sum();
+        let heard: u64 = self.processes.iter().map(|process| process.heard).sum();
         // A progress line that cannot be shown is no loss.
         let _ = write!(std::io::stderr(), "\r\x1b[K{what}: {open} open, {heard} heard");
     }
 }
 
-impl Drop for Crew {
+impl Drop for Workers {
     fn drop(&mut self) {
         if self.progress.is_some() {
             let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
-        for member in &mut self.members {
-            member.orders = None;
+        for process in &mut self.processes {
+            process.orders = None;
         }
-        for member in &mut self.members {
+        for process in &mut self.processes {
             // A worker ends when its input does; one that does not is ended.
             let deadline = Instant::now() + Duration::from_secs(5);
-            while matches!(member.child.try_wait(), Ok(None)) {
+            while matches!(process.child.try_wait(), Ok(None)) {
                 if Instant::now() > deadline {
-                    let _ = member.child.kill();
+                    let _ = process.child.kill();
                 }
                 std::thread::sleep(Duration::from_millis(2));
             }
@@ -188,7 +188,7 @@ impl Drop for Crew {
     }
 }
 
-fn spawn(number: usize, plan: &Plan, sender: &Sender<(usize, Option<Event>)>) -> std::io::Result<Member> {
+fn spawn(number: usize, plan: &Plan, sender: &Sender<(usize, Option<Event>)>) -> std::io::Result<Process> {
     let mut child = Command::new(std::env::current_exe()?)
         .arg(WORKER)
         .stdin(Stdio::piped())
@@ -212,5 +212,5 @@ fn spawn(number: usize, plan: &Plan, sender: &Sender<(usize, Option<Event>)>) ->
             let _ = sender.send((number, None));
         });
     }
-    Ok(Member { child, orders, open: 0, heard: 0, waits_for: None })
+    Ok(Process { child, orders, open: 0, heard: 0, waits_for: None })
 }
