@@ -3,7 +3,7 @@
 use memchr::memmem::Finder;
 
 use crate::frame::{self, opcode};
-use crate::orders::Plan;
+use crate::protocol::Plan;
 use crate::script::{Template, Values, literal};
 use crate::target::Scheme;
 

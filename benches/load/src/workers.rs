@@ -1,18 +1,18 @@
 //! The worker processes, seen from the one that was started: started, commanded, read from, ended.
 
 use std::io::{BufRead, BufReader, IsTerminal, Write};
-use std::process::{Child, ChildStdin, Command, Stdio};
+use std::process::{self, Child, ChildStdin, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
-use crate::orders::{Event, Order, Plan};
+use crate::protocol::{Command, Event, Plan};
 
 /// The argument that makes this program a worker.
 pub(crate) const WORKER: &str = "worker";
 
 struct Process {
     child: Child,
-    orders: Option<ChildStdin>,
+    input: Option<ChildStdin>,
     open: u32,
     heard: u64,
     waits_for: Option<String>,
@@ -27,7 +27,7 @@ pub(crate) struct Workers {
 }
 
 impl Workers {
-    /// Starts one worker for each plan. `patience` is how long any one order may take beyond what it says.
+    /// Starts one worker for each plan. `patience` is how long any one command may take beyond what it says.
     ///
     /// # Errors
     /// One line for the user.
@@ -47,19 +47,19 @@ impl Workers {
     }
 
     /// Tells workers what to do.
-    pub(crate) fn order(&mut self, workers: &[usize], order: &Order) -> Result<(), String> {
-        let mut line = serde_json::to_vec(order).map_err(|error| error.to_string())?;
+    pub(crate) fn send(&mut self, workers: &[usize], command: &Command) -> Result<(), String> {
+        let mut line = serde_json::to_vec(command).map_err(|error| error.to_string())?;
         line.push(b'\n');
         for worker in workers {
-            let Some(orders) = &mut self.processes[*worker].orders else { continue };
-            if let Err(error) = orders.write_all(&line) {
-                return Err(self.last_words().unwrap_or_else(|| format!("worker {worker} takes no orders: {error}")));
+            let Some(input) = &mut self.processes[*worker].input else { continue };
+            if let Err(error) = input.write_all(&line) {
+                return Err(self.last_words().unwrap_or_else(|| format!("worker {worker} takes no commands: {error}")));
             }
         }
         Ok(())
     }
 
-    /// Why a worker that takes no orders has ended, if it told.
+    /// Why a worker that takes no commands has ended, if it told.
     fn last_words(&mut self) -> Option<String> {
         while let Ok((_, Some(event))) = self.events.recv_timeout(Duration::from_secs(1)) {
             if let Event::Failed(why) = event {
@@ -173,7 +173,7 @@ impl Drop for Workers {
             let _ = write!(std::io::stderr(), "\r\x1b[K");
         }
         for process in &mut self.processes {
-            process.orders = None;
+            process.input = None;
         }
         for process in &mut self.processes {
             // A worker ends when its input does; one that does not is ended.
@@ -189,16 +189,16 @@ impl Drop for Workers {
 }
 
 fn spawn(number: usize, plan: &Plan, sender: &Sender<(usize, Option<Event>)>) -> std::io::Result<Process> {
-    let mut child = Command::new(std::env::current_exe()?)
+    let mut child = process::Command::new(std::env::current_exe()?)
         .arg(WORKER)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::inherit())
         .spawn()?;
-    let mut orders = child.stdin.take();
-    if let Some(orders) = &mut orders {
-        serde_json::to_writer(&mut *orders, plan)?;
-        orders.write_all(b"\n")?;
+    let mut input = child.stdin.take();
+    if let Some(input) = &mut input {
+        serde_json::to_writer(&mut *input, plan)?;
+        input.write_all(b"\n")?;
     }
     if let Some(output) = child.stdout.take() {
         let sender = sender.clone();
@@ -212,5 +212,5 @@ fn spawn(number: usize, plan: &Plan, sender: &Sender<(usize, Option<Event>)>) ->
             let _ = sender.send((number, None));
         });
     }
-    Ok(Process { child, orders, open: 0, heard: 0, waits_for: None })
+    Ok(Process { child, input, open: 0, heard: 0, waits_for: None })
 }

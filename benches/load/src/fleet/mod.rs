@@ -19,11 +19,11 @@ use std::net::TcpStream;
 use crate::bins::Bins;
 use crate::dial::{Dialer, source};
 use crate::lines::Lines;
-use crate::orders::{Connected, Plan};
+use crate::protocol::{Connected, Plan};
 use crate::sys::{self, Epoll, Watch};
 
-/// The token of the worker's orders among the connections' numbers.
-const ORDERS: u64 = u64::MAX;
+/// The token of the worker's commands among the connections' numbers.
+const COMMANDS: u64 = u64::MAX;
 const READ_BYTES: usize = 256 * 1024;
 const EVENTS: usize = 1024;
 
@@ -110,9 +110,9 @@ impl Fleet {
         &self.lines
     }
 
-    /// Watches the worker's orders too: [`Self::turn`] tells when some are there.
-    pub(crate) fn watch_orders(&self, orders: &impl std::os::fd::AsRawFd) -> io::Result<()> {
-        self.epoll.add(orders, Watch::Read, ORDERS)
+    /// Watches the worker's commands too: [`Self::turn`] tells when some are there.
+    pub(crate) fn watch_commands(&self, commands: &impl std::os::fd::AsRawFd) -> io::Result<()> {
+        self.epoll.add(commands, Watch::Read, COMMANDS)
     }
 
     /// Begins to dial.
@@ -169,7 +169,7 @@ impl Fleet {
         Some(format!("{} connections to {} failed: {what}", count, self.plan.target.address))
     }
 
-    /// One turn: dials what is due, waits up to `timeout_ns`, reads and answers. True when orders are waiting.
+    /// One turn: dials what is due, waits up to `timeout_ns`, reads and answers. True when commands are waiting.
     pub(crate) fn turn(&mut self, ear: &mut impl Ear, timeout_ns: u64) -> io::Result<bool> {
         let now_ns = sys::now_ns();
         while let Some(client) = self.dialer.due(now_ns) {
@@ -177,18 +177,18 @@ impl Fleet {
         }
         let wait_ns = self.dialer.wait_ns(now_ns).unwrap_or(u64::MAX).min(timeout_ns);
         let count = self.epoll.wait(wait_ns)?;
-        let mut orders = false;
+        let mut commands = false;
         let mut buffer = std::mem::take(&mut self.buffer);
         for index in 0..count {
             let ready = self.epoll.ready(index);
-            if ready.token == ORDERS {
-                orders = true;
+            if ready.token == COMMANDS {
+                commands = true;
             } else if let Err(error) = self.step(ready.token as u32, ready.writable, &mut buffer, ear) {
                 self.end(ready.token as u32, &told(&error), ear);
             }
         }
         self.buffer = buffer;
-        Ok(orders)
+        Ok(commands)
     }
 
     fn dial(&mut self, client: u32, ear: &mut impl Ear) {

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::cli::{EchoArgs, Outcome};
 use crate::modes::{Merged, as_connected, as_ready, as_report, as_sent, merge, plan, server_cpu_ns, shares};
-use crate::orders::{Order, Pace, Role};
+use crate::protocol::{Command, Pace, Role};
 use crate::record::Record;
 use crate::sys;
 use crate::workers::Workers;
@@ -18,7 +18,7 @@ pub(crate) fn measure(args: &EchoArgs) -> Result<Outcome, String> {
     let plans = shares(&plan(common, role, common.connections)?, common.processes);
     let mut workers = Workers::start(&plans, common.patience(), common.quiet)?;
     let all = workers.all();
-    workers.order(&all, &Order::Connect)?;
+    workers.send(&all, &Command::Connect)?;
     workers.gather(&all, "connecting", Duration::ZERO, as_connected)?;
     if args.span.warmup > 0.0 {
         round(&mut workers, args, args.span.warmup)?;
@@ -42,14 +42,14 @@ pub(crate) fn measure(args: &EchoArgs) -> Result<Outcome, String> {
 /// Sends for so long; returns what was counted and the server's CPU, from idle to idle.
 fn round(workers: &mut Workers, args: &EchoArgs, seconds: f64) -> Result<(Merged, Option<u64>), String> {
     let all = workers.all();
-    workers.order(&all, &Order::Begin { published: 0 })?;
+    workers.send(&all, &Command::Begin { published: 0 })?;
     workers.gather(&all, "preparing", Duration::ZERO, as_ready)?;
     let before = server_cpu_ns(&args.common.server_pid);
     let at_ns = sys::now_ns() + 20_000_000;
-    workers.order(&all, &Order::Send { at_ns, seconds, pace: Pace::Window(0) })?;
+    workers.send(&all, &Command::Send { at_ns, seconds, pace: Pace::Window(0) })?;
     workers.gather(&all, "echoing", Duration::from_secs_f64(seconds), as_sent)?;
     let after = server_cpu_ns(&args.common.server_pid);
-    workers.order(&all, &Order::Report { published: 0 })?;
+    workers.send(&all, &Command::Report { published: 0 })?;
     let reports = workers.gather(&all, "counting", Duration::ZERO, as_report)?;
     Ok((merge(&reports), before.zip(after).map(|(before, after)| after - before)))
 }

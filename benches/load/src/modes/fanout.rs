@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::bins::Bins;
 use crate::cli::{Common, FanoutArgs, Outcome, Publishing};
 use crate::modes::{Merged, as_connected, as_ready, as_report, as_sent, merge, plan, server_cpu_ns, shares};
-use crate::orders::{Connected, Order, Pace, Plan, Report, Role};
+use crate::protocol::{Command, Connected, Pace, Plan, Report, Role};
 use crate::record::{Record, duration};
 use crate::script::{Dialect, Script, Template, dialect_of};
 use crate::sys;
@@ -105,9 +105,9 @@ impl Stage {
     /// Connects everybody; returns how it went for the listeners.
     pub(crate) fn connect(&mut self) -> Result<Vec<Connected>, String> {
         let others: Vec<usize> = self.stalled.iter().copied().chain([self.publisher]).collect();
-        self.workers.order(&self.listeners, &Order::Connect)?;
+        self.workers.send(&self.listeners, &Command::Connect)?;
         let connected = self.workers.gather(&self.listeners, "connecting", Duration::ZERO, as_connected)?;
-        self.workers.order(&others, &Order::Connect)?;
+        self.workers.send(&others, &Command::Connect)?;
         self.workers.gather(&others, "connecting", Duration::ZERO, as_connected)?;
         Ok(connected)
     }
@@ -130,11 +130,11 @@ impl Stage {
     pub(crate) fn round_at(&mut self, seconds: f64, pace: Pace) -> Result<Round, String> {
         let all = self.workers.all();
         let before = self.published;
-        self.workers.order(&all, &Order::Begin { published: before })?;
+        self.workers.send(&all, &Command::Begin { published: before })?;
         self.workers.gather(&all, "preparing", Duration::ZERO, as_ready)?;
         let cpu_before = server_cpu_ns(&self.pids);
         let at_ns = sys::now_ns() + 20_000_000;
-        self.workers.order(&[self.publisher], &Order::Send { at_ns, seconds, pace })?;
+        self.workers.send(&[self.publisher], &Command::Send { at_ns, seconds, pace })?;
         let sent = self.workers.gather(&[self.publisher], "publishing", Duration::from_secs_f64(seconds), as_sent)?;
         self.published = sent.first().copied().unwrap_or(before);
         let expected = self.deliveries(self.published) - self.deliveries(before);
@@ -152,7 +152,7 @@ impl Stage {
 
     /// What these workers counted since the round began.
     pub(crate) fn reports(&mut self, workers: &[usize]) -> Result<Vec<Report>, String> {
-        self.workers.order(workers, &Order::Report { published: self.published })?;
+        self.workers.send(workers, &Command::Report { published: self.published })?;
         self.workers.gather(workers, "counting", Duration::ZERO, as_report)
     }
 }

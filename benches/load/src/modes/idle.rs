@@ -6,8 +6,8 @@ use std::time::Duration;
 use crate::cli::{IdleArgs, Outcome};
 use crate::modes::fanout::{Stage, describe};
 use crate::modes::{as_connected, as_ready, merge, plan, server_bytes, server_cpu_ns, storm, without_server};
-use crate::orders::{Order, Pace, Role};
 use crate::proc::{self, KernelMemory};
+use crate::protocol::{Command, Pace, Role};
 use crate::record::Record;
 use crate::workers::Workers;
 
@@ -44,7 +44,7 @@ pub(crate) fn measure(args: &IdleArgs) -> Result<Outcome, String> {
     let after = Memory::read(pids);
     let cpu_before = server_cpu_ns(pids);
     let all = stage.workers.all();
-    stage.workers.order(&all, &Order::Begin { published: 0 })?;
+    stage.workers.send(&all, &Command::Begin { published: 0 })?;
     stage.workers.gather(&all, "preparing", Duration::ZERO, as_ready)?;
     stage.workers.watch(Duration::from_secs_f64(args.publishing.span.seconds), "idle")?;
     let cpu = cpu_before.zip(server_cpu_ns(pids)).map(|(before, after)| after - before);
@@ -132,7 +132,7 @@ fn calibrate(args: &IdleArgs) -> Result<Result<(f64, f64), String>, String> {
     let mut workers = Workers::start(&[own], args.common.patience(), args.common.quiet)?;
     workers.gather(&[0], "calibrating", Duration::ZERO, as_connected)?;
     let open = KernelMemory::read();
-    workers.order(&[0], &Order::Connect)?;
+    workers.send(&[0], &Command::Connect)?;
     workers.gather(&[0], "calibrating", Duration::ZERO, as_ready)?;
     let armed = KernelMemory::read();
     Ok(grown(nothing, open, armed))

@@ -11,8 +11,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::bins::Bins;
 use crate::cli::Common;
-use crate::orders::{Connected, Counts, Event, Plan, Report, Role};
 use crate::proc;
+use crate::protocol::{Connected, Counts, Event, Plan, Report, Role};
 use crate::record::{Record, duration};
 use crate::script::{self, Script};
 use crate::target::Target;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use crate::bins::Bins;
 use crate::cli::{Outcome, StormArgs};
 use crate::modes::{as_connected, as_ready, as_report, merge, plan, server_cpu_ns, shares, without_server};
-use crate::orders::{Connected, Order, Role};
+use crate::protocol::{Command, Connected, Role};
 use crate::record::{Record, duration};
 use crate::sys;
 use crate::workers::Workers;
@@ -44,14 +44,14 @@ pub(crate) fn measure(args: &StormArgs) -> Result<Outcome, String> {
         record = Record::default();
         let mut workers = Workers::start(&plans, common.patience(), common.quiet)?;
         let all = workers.all();
-        workers.order(&all, &Order::Begin { published: 0 })?;
+        workers.send(&all, &Command::Begin { published: 0 })?;
         workers.gather(&all, "preparing", Duration::ZERO, as_ready)?;
         let before = at_rest(pids, common.patience());
-        workers.order(&all, &Order::Connect)?;
+        workers.send(&all, &Command::Connect)?;
         let connected = workers.gather(&all, "connecting", Duration::ZERO, as_connected)?;
         let cpu = before.zip(server_cpu_ns(pids)).map(|(before, after)| after - before);
         let merged = merge(&{
-            workers.order(&all, &Order::Report { published: 0 })?;
+            workers.send(&all, &Command::Report { published: 0 })?;
             workers.gather(&all, "counting", Duration::ZERO, as_report)?
         });
         let seconds = describe_connecting(&connected, &mut record);
@@ -93,7 +93,7 @@ fn at_rest(pids: &[u32], patience: Duration) -> Option<u64> {
 /// All are cut off at once and come back.
 fn cut(workers: &mut Workers, record: &mut Record) -> Result<(), String> {
     let all = workers.all();
-    workers.order(&all, &Order::Cut { at_ns: sys::now_ns() + 50_000_000 })?;
+    workers.send(&all, &Command::Cut { at_ns: sys::now_ns() + 50_000_000 })?;
     let restored = workers.gather(&all, "coming back", Duration::ZERO, as_connected)?;
     let mut back = Bins::new();
     restored.iter().for_each(|worker| back.add(&worker.restored));

@@ -5,7 +5,7 @@ use crate::bins::Bins;
 use crate::fleet::Ear;
 use crate::ledger::{Arrival, Ledger};
 use crate::lines::{Lines, occurrences};
-use crate::orders::{Counts, Plan, Report};
+use crate::protocol::{Counts, Plan, Report};
 use crate::stamp::{Stamp, Stamper};
 use crate::worker::Part;
 

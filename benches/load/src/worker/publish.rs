@@ -7,7 +7,7 @@ use std::io;
 use crate::bins::Bins;
 use crate::fleet::{Ear, Fleet};
 use crate::lines::{Lines, occurrences};
-use crate::orders::{Counts, Pace, Plan, Report};
+use crate::protocol::{Counts, Pace, Plan, Report};
 use crate::stamp::{Stamp, Stamper};
 use crate::sys;
 use crate::worker::Part;

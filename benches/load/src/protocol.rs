@@ -1,4 +1,4 @@
-//! What the process that was started and its workers tell each other: one JSON value a line, over the workers' standard
+//! The protocol between the process that was started and its workers: one JSON value a line, over the workers' standard
 //! input and output.
 
 use std::collections::BTreeMap;
@@ -56,7 +56,7 @@ pub(crate) enum Role {
 
 /// What a worker is told to do next.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub(crate) enum Order {
+pub(crate) enum Command {
     /// Connect all; answered by [`Event::Connected`].
     Connect,
     /// Forget what was counted so far, after so many publications; answered by [`Event::Ready`].
@@ -89,11 +89,11 @@ pub(crate) enum Event {
     Progress { open: u32, heard: u64, waits_for: Option<String> },
     /// All connections are open and joined; or, of a storm, restored.
     Connected(Box<Connected>),
-    /// The last order is carried out.
+    /// The last command is carried out.
     Ready,
     /// All has been sent, and its answers are in.
     Sent { published: u64 },
-    /// See [`Order::Report`].
+    /// See [`Command::Report`].
     Report(Box<Report>),
     /// It cannot go on: one line for the user.
     Failed(String),
@@ -114,7 +114,7 @@ pub(crate) struct Connected {
     pub(crate) failures: BTreeMap<String, u64>,
 }
 
-/// What a worker counted since [`Order::Begin`].
+/// What a worker counted since [`Command::Begin`].
 #[derive(Clone, Default, Debug, Serialize, Deserialize)]
 pub(crate) struct Report {
     pub(crate) counts: Counts,
@@ -129,7 +129,7 @@ pub(crate) struct Report {
     /// First intended moment and last delivery, on the monotonic clock.
     pub(crate) first_ns: u64,
     pub(crate) last_ns: u64,
-    /// CPU and time that this worker spent since [`Order::Begin`].
+    /// CPU and time that this worker spent since [`Command::Begin`].
     pub(crate) cpu_ns: u64,
     pub(crate) wall_ns: u64,
     /// Connections that ended, by how.
