@@ -1,5 +1,5 @@
 //! Many client connections on one epoll: dialled, upgraded, greeted, joined, read and answered. Driven by a worker's loop
-//! through [`Fleet::turn`]; what is said on the way to being ready is in `talk`, what is done with what is heard then the
+//! through [`Fleet::turn`]; what is said on the way to being ready is in `handshake`, what is done with what is heard then the
 //! [`Ear`]'s.
 //!
 //! ```text
@@ -10,7 +10,7 @@
 //!
 //! Invariants: a connection that is `Resting` has no socket; answers to what one read brought leave in one send.
 
-mod talk;
+mod handshake;
 
 use std::collections::BTreeMap;
 use std::io;

@@ -8,7 +8,7 @@ use crate::lines::{Lines, Upgrade};
 use crate::sys::{self, Watch};
 
 impl Fleet {
-    /// TCP is connected: ask for the upgrade, or begin to talk.
+    /// TCP is connected: ask for the upgrade, or say hello.
     pub(super) fn established(&mut self, client: u32) -> io::Result<()> {
         let room = self.room(client);
         let mut say = Vec::new();
