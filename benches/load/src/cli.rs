@@ -9,7 +9,7 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::record::{self, Record};
-use crate::script::{Dialect, Script};
+use crate::scenario::{Dialect, Scenario};
 use crate::{modes, sys, worker, workers};
 
 const ABOUT: &str = "Loads a WebSocket server over loopback and tells what it cost and how long it took.";
@@ -98,7 +98,7 @@ pub(crate) struct Common {
     pub(crate) patience: f64,
     #[command(flatten)]
     #[serde(skip)]
-    pub(crate) words: Script,
+    pub(crate) words: Scenario,
 }
 
 /// For how long is measured, and whether the account is held against the server.

@@ -10,7 +10,7 @@
 //! | `record` | one JSON line and one table for each run |
 //! | `worker` | a worker process: one thread, one epoll, one part to play |
 //! | `fleet`, `dial`, `lines` | many client connections, when they are dialled, what they say |
-//! | `frame`, `stamp`, `ledger`, `script`, `target`, `bins`, `protocol` | pure: values in, values out |
+//! | `frame`, `stamp`, `ledger`, `scenario`, `target`, `bins`, `protocol` | pure: values in, values out |
 //! | `sys`, `proc` | sockets, epoll, clocks; what the kernel tells |
 //! | `floor` | the bare loops |
 //!
@@ -33,7 +33,7 @@ mod modes;
 mod proc;
 mod protocol;
 mod record;
-mod script;
+mod scenario;
 mod stamp;
 mod sys;
 mod target;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::bins::Recorded;
-use crate::script::Script;
+use crate::scenario::Scenario;
 use crate::target::Target;
 
 /// What a worker is to do: the first line that it reads.
@@ -16,7 +16,7 @@ pub(crate) struct Plan {
     pub(crate) run: u32,
     pub(crate) role: Role,
     pub(crate) target: Target,
-    pub(crate) script: Script,
+    pub(crate) scenario: Scenario,
     /// Lines for the upgrade request.
     pub(crate) headers: Vec<String>,
     /// Rooms of all workers together; connection `i` is in room `i % rooms`.

@@ -28,7 +28,7 @@ impl Fleet {
         (self.plan.first + client) % self.plan.rooms
     }
 
-    /// The connection is open: say hello, and wait to be greeted if the script wants that.
+    /// The connection is open: say hello, and wait to be greeted if the scenario wants that.
     fn opened(&mut self, client: u32, say: &mut Vec<u8>) {
         let entry = &mut self.clients[client as usize];
         self.upgrade.record(sys::now_ns() - entry.since_ns);

@@ -8,7 +8,7 @@ use crate::cli::{Common, FanoutArgs, Outcome, Publishing};
 use crate::modes::{Merged, as_connected, as_ready, as_report, as_sent, merge, plan, server_cpu_ns, shares};
 use crate::protocol::{Command, Connected, Pace, Plan, Report, Role};
 use crate::record::{Record, duration};
-use crate::script::{Dialect, Script, Template, dialect_of};
+use crate::scenario::{Dialect, Scenario, Template, dialect_of};
 use crate::sys;
 use crate::target::{Scheme, Target};
 use crate::workers::Workers;
@@ -164,38 +164,38 @@ fn publisher(common: &Common, publishing: &Publishing, listening: &Plan, pace: P
         plan.target = Target::parse(url)?;
         let spoken = common.dialect.filter(|_| plan.target.scheme == Scheme::WebSocket);
         let dialect = spoken.unwrap_or_else(|| dialect_of(plan.target.scheme, &plan.target.path));
-        let words = if plan.target.scheme == Scheme::WebSocket { common.words.clone() } else { Script::default() };
-        plan.script = words.or(Script::preset(dialect));
+        let words = if plan.target.scheme == Scheme::WebSocket { common.words.clone() } else { Scenario::default() };
+        plan.scenario = words.or(Scenario::preset(dialect));
         if dialect == Dialect::Nats {
-            broker(&mut plan.script, pace);
+            broker(&mut plan.scenario, pace);
         }
     }
     if let Some(name) = &publishing.publish_room {
         plan.room_name = name.replace("{room}", &common.room_name);
     }
-    if plan.script.publish.is_none() {
+    if plan.scenario.publish.is_none() {
         return Err(String::from(
             "nothing is known to say for publishing here: give --publish TEMPLATE or --publish-url",
         ));
     }
     // As fast as acknowledged, a publisher that nobody acknowledges takes its own deliveries for it, so it is a member.
-    let member = matches!(pace, Pace::Window(_)) && plan.script.acknowledged.is_none();
+    let member = matches!(pace, Pace::Window(_)) && plan.scenario.acknowledged.is_none();
     let framed = plan.target.scheme == Scheme::WebSocket;
     let room_in_path = framed && Template::new(&plan.target.path).names_room();
     if !member && !room_in_path {
-        (plan.script.join, plan.script.joined) = (None, None);
+        (plan.scenario.join, plan.scenario.joined) = (None, None);
     }
     let connections = if room_in_path || member { publishing.rooms } else { publishing.publishers.unwrap_or(1) };
     plan.clients = connections.min(publishing.rooms);
     Ok(plan)
 }
 
-/// Of NATS' script a publisher over TCP needs no subscription, and acknowledgements only where it waits for them.
-fn broker(script: &mut Script, pace: Pace) {
-    (script.join, script.joined) = (None, None);
+/// Of NATS' scenario a publisher over TCP needs no subscription, and acknowledgements only where it waits for them.
+fn broker(scenario: &mut Scenario, pace: Pace) {
+    (scenario.join, scenario.joined) = (None, None);
     if matches!(pace, Pace::Window(_)) {
-        script.hello = Some(String::from(r#"CONNECT {"verbose":true,"pedantic":false}\r\nPING\r\n"#));
-        script.acknowledged = Some(String::from("+OK"));
+        scenario.hello = Some(String::from(r#"CONNECT {"verbose":true,"pedantic":false}\r\nPING\r\n"#));
+        scenario.acknowledged = Some(String::from("+OK"));
     }
 }
 

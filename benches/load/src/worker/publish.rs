@@ -48,7 +48,7 @@ impl Publish {
             begin_ns: 0,
             stop_ns: 0,
             due: 0,
-            hears: plan.script.acknowledged.is_none(),
+            hears: plan.scenario.acknowledged.is_none(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! What is said to a server, and what is listened for: templates with placeholders, and presets for servers that are known.
+//! A scenario: what is said to a server, and what is listened for: templates with placeholders, and presets for servers that are known.
 //!
 //! Placeholders: `{room}` the room's name, `{n}` its number, `{content}` the stamped content, `{len}` the content's octets,
 //! `{client}` the connection's number. `\r`, `\n` and `\\` are understood, so that line protocols fit into a shell's quotes.
@@ -38,7 +38,7 @@ pub(crate) enum Dialect {
 #[command(
     next_help_heading = "Templates, for servers that are not built in; an empty text takes a preset's words away"
 )]
-pub(crate) struct Script {
+pub(crate) struct Scenario {
     /// Said as soon as a connection is open
     #[arg(long, value_name = "TEXT")]
     pub(crate) hello: Option<String>,
@@ -77,7 +77,7 @@ pub(crate) struct Script {
     pub(crate) stream: bool,
 }
 
-impl Script {
+impl Scenario {
     /// The language of a server that is known.
     pub(crate) fn preset(dialect: Dialect) -> Self {
         let said = |text: &str| Some(String::from(text));
@@ -357,14 +357,14 @@ mod tests {
 
     #[test]
     fn a_wrong_template_is_told_in_one_line() {
-        let publish = |text: &str| Script { publish: Some(String::from(text)), ..Script::default() };
-        for (script, part) in [
+        let publish = |text: &str| Scenario { publish: Some(String::from(text)), ..Scenario::default() };
+        for (scenario, part) in [
             (publish("hello"), "no {content}"),
             (publish(r#"{"to":"{rooom}","text":"{content}"}"#), "{rooom}"),
-            (Script { join: Some(String::from("J {romm}")), ..Script::default() }, "{romm}"),
-            (Script { answer: Some(String::from("2")), ..Script::default() }, "=>"),
+            (Scenario { join: Some(String::from("J {romm}")), ..Scenario::default() }, "{romm}"),
+            (Scenario { answer: Some(String::from("2")), ..Scenario::default() }, "=>"),
         ] {
-            let told = script.check().unwrap_err();
+            let told = scenario.check().unwrap_err();
             assert!(told.contains(part) && !told.contains('\n'), "{told}");
         }
         assert_eq!(publish(r#"{"a":{},"to":"{room}","text":"{content}"}"#).check(), Ok(()));
@@ -372,18 +372,18 @@ mod tests {
 
     #[test]
     fn what_is_typed_wins_over_the_preset() {
-        let typed = Script { join: Some(String::from("J")), greeted: Some(String::new()), ..Script::default() };
-        let script = typed.or(Script::preset(Dialect::Native));
-        assert_eq!(script.join.as_deref(), Some("J"));
-        assert_eq!(script.greeted, None, "an empty text takes the preset's away");
-        assert_eq!(script.joined.as_deref(), Some(r#""type":"joined""#));
+        let typed = Scenario { join: Some(String::from("J")), greeted: Some(String::new()), ..Scenario::default() };
+        let scenario = typed.or(Scenario::preset(Dialect::Native));
+        assert_eq!(scenario.join.as_deref(), Some("J"));
+        assert_eq!(scenario.greeted, None, "an empty text takes the preset's away");
+        assert_eq!(scenario.joined.as_deref(), Some(r#""type":"joined""#));
     }
 
     #[test]
     fn every_preset_can_publish_or_says_that_it_does_not() {
         for dialect in Dialect::value_variants() {
-            assert_eq!(Script::preset(*dialect).check(), Ok(()), "{dialect:?}");
-            let publish = Script::preset(*dialect).publish;
+            assert_eq!(Scenario::preset(*dialect).check(), Ok(()), "{dialect:?}");
+            let publish = Scenario::preset(*dialect).publish;
             assert_eq!(publish.is_none(), *dialect == Dialect::Pusher, "{dialect:?}");
             assert!(publish.is_none_or(|text| text.contains("{content}")), "{dialect:?}");
         }
