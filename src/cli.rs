@@ -135,7 +135,7 @@ pub struct CheckArgs {
 }
 
 /// How to find the node that a command talks to. Tokens come from TIDEGATE_ADMIN_TOKEN, TIDEGATE_PUBLISH_TOKEN or the file: a
-/// flag would show them to everybody on the host.
+/// flag would show them to every user of the host.
 #[derive(Args, Debug)]
 pub struct NodeArgs {
     /// The node's settings file, if one was named.

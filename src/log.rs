@@ -25,7 +25,7 @@ pub fn start(config: &Config) {
 }
 
 /// The filter as configured; at the level `info` without what the broker's client says of its connection: the relay tells
-/// that itself. Whoever names that client, or asks for more than `info`, gets it.
+/// that itself. A filter that names that client, or asks for more than `info`, shows it.
 fn directives(filter: &str) -> String {
     let is_info = filter.split(',').any(|directive| directive.trim().eq_ignore_ascii_case("info"));
     if is_info && !filter.contains(BROKER_CLIENT) {

@@ -64,7 +64,9 @@ impl Node {
         };
         match &outcome {
             Outcome::Drained => tracing::info!("drained: every client is gone"),
-            Outcome::DeadlinePassed => tracing::warn!("drained: the deadline passed, and who was left was closed"),
+            Outcome::DeadlinePassed => {
+                tracing::warn!("drained: the deadline passed, and the connections that were left were closed")
+            }
             Outcome::Forced => tracing::warn!("ended at once by a second signal"),
             Outcome::Stuck => tracing::error!("ended although a shard did not stop"),
             Outcome::ShardFailed { shard, reason } => tracing::error!(shard, %reason, "a shard failed"),
@@ -168,7 +170,8 @@ fn bind(config: &Config) -> Result<Vec<OwnedFd>, CannotStart> {
     (0..config.shards).map(|_| listener::listen_at(config.listen)).collect::<io::Result<_>>().map_err(cannot)
 }
 
-/// Finds out whether somebody listens at the address, and goes on to: the node that this one replaces may just have ended.
+/// Finds out whether another process listens at the address, and keeps listening: the node that this one replaces may just have
+/// ended.
 fn probe_patiently(address: SocketAddr) -> io::Result<()> {
     let deadline = Instant::now() + PORT_PATIENCE;
     loop {

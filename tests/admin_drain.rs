@@ -21,7 +21,7 @@ fn config(window_ms: u64) -> Config {
 #[test]
 fn a_signal_refuses_drains_and_stops_every_shard_and_ends_clean() {
     let (node, _relay) = TestNode::with_fake_relay(config(100), [Shard::Obedient; 2]);
-    let log = node.orders.clone();
+    let log = node.commands.clone();
     node.signal();
     let outcome = node.outcome();
     assert_eq!((outcome.exit_code(), outcome), (0, Outcome::Drained));
@@ -32,7 +32,7 @@ fn a_signal_refuses_drains_and_stops_every_shard_and_ends_clean() {
 }
 
 #[test]
-fn during_the_delay_the_node_is_unready_and_refuses_nobody() {
+fn during_the_delay_the_node_is_unready_and_refuses_no_connection() {
     let (node, _relay) = TestNode::with_fake_relay(
         Config { drain: Drain { delay: Duration::from_secs(60), ..config(100).drain }, ..config(100) },
         [Shard::Obedient],
@@ -42,7 +42,7 @@ fn during_the_delay_the_node_is_unready_and_refuses_nobody() {
     node.signal();
     eventually("it is not ready", || node.get("/ready").status == 503);
     assert_eq!(node.get("/ready").json()["reason"], "draining");
-    assert_eq!(node.orders_of(0), [""; 0]);
+    assert_eq!(node.commands_of(0), [""; 0]);
     assert_eq!(node.get("/v1/node").json()["phase"], "delaying");
     node.signal();
     let outcome = node.outcome();
@@ -58,7 +58,7 @@ fn a_requested_drain_empties_the_node_and_waits_for_the_signal() {
     assert_eq!((answer["phase"].as_str(), answer["connections"].as_u64()), (Some("drained"), Some(0)));
     assert_eq!(node.get("/ready").status, 503);
     assert_eq!(node.get("/live").status, 200);
-    assert_eq!(node.orders_of(0), ["Refuse", "Drain"], "asked twice, ordered once, and not stopped");
+    assert_eq!(node.commands_of(0), ["Refuse", "Drain"], "requested twice, commanded once, and not stopped");
     node.stop();
 }
 

@@ -1,4 +1,4 @@
-//! The admin port over real sockets: what it serves, and what it does with what nobody should send.
+//! The admin port over real sockets: what it serves, and what it does with malformed requests.
 
 mod admin_support;
 
@@ -32,7 +32,7 @@ fn a_message_posted_to_a_room_reaches_its_subscribers_as_it_was_sent() {
     assert_eq!((publication.kind, publication.payload.as_ref()), (Kind::Json, &b"{\"a\": [1, 2]}"[..]));
     assert_eq!((publication.from, publication.echo), (None, true));
 
-    let answer = node.post("/v1/messages", json_type, r#"{"rooms":["lobby","nobody-here"],"content":"hi"}"#);
+    let answer = node.post("/v1/messages", json_type, r#"{"rooms":["lobby","empty-room"],"content":"hi"}"#);
     assert_eq!((answer.status, answer.json()), (202, json!({"level": "node"})));
     let ToShard::Deliver(publication) = subscriber.next() else { panic!("no delivery") };
     assert_eq!(publication.payload.as_ref(), b"\"hi\"");
@@ -113,7 +113,7 @@ fn a_full_relay_is_503_at_once() {
 }
 
 #[test]
-fn what_is_not_a_message_is_refused_with_the_status_that_says_why() {
+fn an_invalid_message_is_refused_with_the_status_that_says_why() {
     let node = node();
     let big = "x".repeat(Limits::default().message_bytes + 1);
     let table = [
@@ -133,7 +133,7 @@ fn what_is_not_a_message_is_refused_with_the_status_that_says_why() {
 }
 
 #[test]
-fn ready_says_why_not_and_live_does_not_care() {
+fn ready_is_503_with_a_reason_while_live_stays_200() {
     let node = node();
     let ready = node.get("/ready");
     assert_eq!((ready.status, ready.json()["reason"].as_str()), (503, Some("broker-never-reached")));
@@ -169,7 +169,7 @@ fn a_connection_is_closed_on_its_shard_and_an_unknown_one_is_404() {
     let node = node();
     let delete = |id: &str| node.ask(&format!("DELETE /v1/connections/{id} HTTP/1.1\r\nhost: node\r\n\r\n"));
     let there = format!("{NODE:08x}0100000100000001");
-    assert_eq!((delete(&there).status, node.orders.lock().unwrap().clone()), (200, vec![(1, "Close".into())]));
+    assert_eq!((delete(&there).status, node.commands.lock().unwrap().clone()), (200, vec![(1, "Close".into())]));
     for (id, why) in [
         (format!("{NODE:08x}0100000200000001"), "no such connection on the shard"),
         (format!("{NODE:08x}0900000100000001"), "no such shard"),
@@ -228,7 +228,7 @@ fn the_metrics_carry_every_name_of_the_contract_from_the_first_scrape() {
 }
 
 #[test]
-fn tokens_open_what_they_are_for() {
+fn each_token_opens_its_own_endpoints() {
     let tokens = Config {
         admin: Admin { token: Some("master".into()), ..Admin::default() },
         publish: Publish { token: Some("sender".into()) },
@@ -252,7 +252,7 @@ fn tokens_open_what_they_are_for() {
 fn a_web_page_on_the_same_host_cannot_drain_the_node() {
     let node = node();
     assert_eq!(node.post("/drain", "origin: http://example.com\r\n", "").error(), (403, "forbidden".into()));
-    assert!(node.orders.lock().unwrap().is_empty());
+    assert!(node.commands.lock().unwrap().is_empty());
     node.stop();
 }
 
@@ -331,7 +331,7 @@ fn a_chunked_body_is_one_message_however_it_is_cut() {
 }
 
 #[test]
-fn a_client_that_asks_first_is_told_to_go_on_before_it_sends_a_body() {
+fn a_client_that_expects_100_continue_gets_it_before_it_sends_a_body() {
     let (node, relay, _subscriber) = TestNode::start(config());
     let mut client = node.connect();
     client.say("POST /v1/rooms/a/messages HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\nexpect: 100-continue\r\n\r\n");
@@ -348,7 +348,7 @@ fn a_client_that_asks_first_is_told_to_go_on_before_it_sends_a_body() {
 }
 
 #[test]
-fn every_request_that_is_none_is_answered_and_closed() {
+fn every_malformed_request_is_answered_and_closed() {
     let node = node();
     let long_head = format!("GET /live HTTP/1.1\r\nhost: a\r\nx: {}\r\n\r\n", "x".repeat(9000));
     let long_name = format!("GET /live HTTP/1.1\r\nhost: a\r\n{}: x\r\n\r\n", "x".repeat(70_000));
@@ -420,7 +420,7 @@ fn every_request_that_is_none_is_answered_and_closed() {
         }
         assert!(client.is_closed(), "{what}");
     }
-    assert!(node.orders.lock().unwrap().is_empty(), "none of it was an order");
+    assert!(node.commands.lock().unwrap().is_empty(), "none of it was a command");
     assert_eq!(node.get("/live").status, 200, "and the port still serves");
     node.stop();
 }
@@ -445,7 +445,7 @@ fn no_byte_in_any_place_of_a_head_takes_the_port_down() {
 }
 
 #[test]
-fn a_client_that_sends_half_and_leaves_costs_nothing_for_long() {
+fn a_client_that_disconnects_in_the_middle_of_a_request_is_released() {
     let node = node();
     for half in ["GET /li", "POST /v1/rooms/a/messages HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nhal"] {
         let mut client = node.connect();
@@ -458,7 +458,7 @@ fn a_client_that_sends_half_and_leaves_costs_nothing_for_long() {
         let line = metrics.lines().find(|line| line.starts_with("tidegate_admin_connections ")).unwrap().to_owned();
         line.rsplit(' ').next().unwrap().parse::<u32>().unwrap()
     };
-    eventually("only the one who asks is connected", || open() == 1);
+    eventually("only the connection that asks is open", || open() == 1);
     node.stop();
 }
 

@@ -19,7 +19,7 @@ use crate::model::AckLevel;
 use crate::model::ConnectionId;
 use crate::shard::command::{Command, ConnectionInfo, RoomInfo};
 
-/// Bytes of a body that nobody asked for and that is read only to find its end.
+/// Bytes of a body that no route takes and that is read only to find its end.
 const UNWANTED_BODY_BYTES: usize = 4 * 1024;
 
 /// Bytes of a body that the route takes.
@@ -82,7 +82,7 @@ fn live(supervisor: &Supervisor) -> Reply {
     }
 }
 
-/// Idempotent: asked again, it says how far the drain is. 202 while it goes on, 200 when nobody is left.
+/// Idempotent: a second request is told how far the drain is. 202 while it goes on, 200 when no connection is left.
 fn drain(supervisor: &Supervisor) -> Reply {
     supervisor.handle_drain_request();
     let phase = supervisor.phase();

@@ -1,4 +1,4 @@
-//! Who may do what on the admin port. Pure.
+//! Permissions on the admin port: which peer may use which endpoint. Pure.
 //!
 //! Each need has the tokens that open it. Where none of them is configured, only peers on loopback are let in, and no web
 //! page: a browser on the same host would carry any site's request to a port that trusts loopback. It says so in an Origin, or,
@@ -38,7 +38,7 @@ pub(super) struct Peer<'a> {
     pub(super) is_page: bool,
 }
 
-/// Whether a Host (RFC 9110 §7.2) is the name of a site, which anybody may point at loopback (DNS rebinding). An address is not,
+/// Whether a Host (RFC 9110 §7.2) is the name of a site, which its owner may point at loopback (DNS rebinding). An address is not,
 /// nor `localhost`, nor a name without a dot, which no stranger owns.
 pub(super) fn names_a_site(host: &[u8]) -> bool {
     if host.starts_with(b"[") {
@@ -129,14 +129,14 @@ mod tests {
     }
 
     #[test]
-    fn health_and_metrics_are_open_to_everybody_always() {
+    fn health_and_metrics_are_open_without_a_token() {
         for tokens in [NONE, BOTH] {
             assert_eq!(status(Need::Nothing, tokens, STRANGER), 200);
         }
     }
 
     #[test]
-    fn without_a_token_loopback_may_all_and_strangers_nothing() {
+    fn without_a_token_loopback_has_all_permissions_and_other_peers_have_none() {
         for need in [Need::Publish, Need::Admin] {
             assert_eq!(status(need, NONE, LOCAL), 200);
             assert_eq!(status(need, NONE, STRANGER), 403);
@@ -145,10 +145,10 @@ mod tests {
     }
 
     #[test]
-    fn a_web_page_cannot_use_that_its_browser_runs_on_loopback() {
+    fn a_web_page_cannot_use_the_permissions_of_its_browser_on_loopback() {
         assert_eq!(status(Need::Admin, NONE, Peer { is_page: true, ..LOCAL }), 403);
         let page = Peer { is_page: true, ..with("Bearer master") };
-        assert_eq!(status(Need::Admin, BOTH, page), 200, "with a token the page is somebody");
+        assert_eq!(status(Need::Admin, BOTH, page), 200, "a page that has the token is authorized");
     }
 
     #[test]
@@ -177,7 +177,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configured_token_is_asked_of_loopback_too() {
+    fn a_configured_token_is_required_of_loopback_too() {
         assert_eq!(status(Need::Admin, BOTH, LOCAL), 401);
         let publish_only = Tokens { admin: None, publish: Some("sender") };
         assert_eq!(status(Need::Publish, publish_only, LOCAL), 401);
@@ -186,7 +186,7 @@ mod tests {
     }
 
     #[test]
-    fn near_misses_open_nothing() {
+    fn tokens_that_are_nearly_right_open_nothing() {
         for header in
             ["master", "Bearer", "Bearer ", "Bearer maste", "Bearer masters", "Bearer MASTER", "Basic master", ""]
         {

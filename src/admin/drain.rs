@@ -1,4 +1,4 @@
-//! The drain: sending everybody away in an orderly manner (G10). A pure state machine.
+//! The drain, a graceful shutdown: clients are told to reconnect elsewhere, then closed over a window (G10). A pure state machine.
 //!
 //! ```text
 //! Serving ─begin─► Delaying ─delay─► Draining ─empty or deadline─► Drained ─terminate─► Stopping ─threads ended─► Done
@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 /// From the last client's moment in the window and its close deadline to giving up on it.
 const MARGIN: Duration = Duration::from_secs(2);
-/// From the order to stop to giving up on threads that do not end.
+/// From the command to stop to giving up on threads that do not end.
 pub const STOP_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Where the drain is.
@@ -26,14 +26,14 @@ pub enum Phase {
     Delaying(Instant),
     /// New upgrades are refused, clients are told and closed; given up then.
     Draining(Instant),
-    /// Nobody is left, or the deadline passed with somebody left.
+    /// No connection is left, or the deadline passed.
     Drained {
-        /// Whether nobody was left.
+        /// Whether no connection was left.
         empty: bool,
     },
     /// The shards were told to stop; given up then.
     Stopping {
-        /// Whether nobody was left.
+        /// Whether no connection was left.
         empty: bool,
         /// When waiting for their threads ends.
         until: Instant,
@@ -88,7 +88,7 @@ pub enum Effect {
 #[derive(Debug)]
 pub struct Drain {
     delay: Duration,
-    patience: Duration,
+    timeout: Duration,
     phase: Phase,
     terminate: bool,
     effects: VecDeque<Effect>,
@@ -98,8 +98,8 @@ impl Drain {
     /// A node that serves. `delay` is how long it goes on accepting, `window` over which clients are closed,
     /// `close_deadline` how long one close may take.
     pub fn new(delay: Duration, window: Duration, close_deadline: Duration) -> Self {
-        let patience = window.saturating_add(close_deadline).saturating_add(MARGIN);
-        Self { delay, patience, phase: Phase::Serving, terminate: false, effects: VecDeque::new() }
+        let timeout = window.saturating_add(close_deadline).saturating_add(MARGIN);
+        Self { delay, timeout, phase: Phase::Serving, terminate: false, effects: VecDeque::new() }
     }
 
     /// SIGTERM or SIGINT: drain and end. A second one ends at once.
@@ -143,7 +143,7 @@ impl Drain {
 
     /// From a drain's first moment to the process's end, at most.
     pub const fn longest(&self) -> Duration {
-        self.delay.saturating_add(self.patience).saturating_add(STOP_DEADLINE)
+        self.delay.saturating_add(self.timeout).saturating_add(STOP_DEADLINE)
     }
 
     fn begin(&mut self, now: Instant) {
@@ -159,7 +159,7 @@ impl Drain {
 
     fn tell(&mut self, now: Instant) {
         self.effects.extend([Effect::Refuse, Effect::Tell]);
-        self.phase = Phase::Draining(now + self.patience);
+        self.phase = Phase::Draining(now + self.timeout);
     }
 
     fn drained(&mut self, now: Instant, empty: bool) {
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn a_requested_drain_waits_for_the_signal_with_nobody_left() {
+    fn a_requested_drain_with_no_connection_left_waits_for_the_signal() {
         let (mut drain, t) = drain(0);
         drain.handle_request(t);
         drain.handle_request(t);
@@ -288,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn no_drain_takes_longer_than_it_says_even_if_nobody_goes_and_nothing_ends() {
+    fn no_drain_takes_longer_than_it_says_even_if_no_client_leaves_and_no_thread_ends() {
         let (mut drain, t) = drain(5);
         drain.handle_signal(t);
         let end = (0..).map(|seconds| t + Duration::from_secs(seconds)).find(|now| {

@@ -8,7 +8,7 @@
 //! touches a connection, and no shard waits for it on the path of a message: a admin thread that stands still costs scrapes and
 //! drains, not deliveries.
 //!
-//! What decides is pure: [`drain`] (when), `route` (what), `auth` (who), `metrics` (how it is written).
+//! What decides is pure: [`drain`] (when), `route` (what), `auth` (which peer), `metrics` (how it is written).
 
 mod api;
 mod auth;

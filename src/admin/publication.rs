@@ -161,7 +161,7 @@ mod tests {
     }
 
     #[test]
-    fn without_one_the_bytes_speak_as_they_do_from_the_broker() {
+    fn without_a_content_type_the_payload_decides_as_it_does_from_the_broker() {
         assert_eq!(one("", b" 7 "), Ok(Kind::Json));
         assert_eq!(one("", b"seven"), Ok(Kind::Text));
         assert_eq!(one("", b"\xff"), Ok(Kind::Binary));

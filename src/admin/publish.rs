@@ -19,7 +19,7 @@ pub(super) struct Publisher {
     last_token: Cell<AckToken>,
 }
 
-/// What the relay said of one publication; `None` is that it was not taken, or that nobody knows.
+/// What the relay said of one publication; `None` where it was not taken, or where that is unknown.
 type Acknowledged = Option<AckLevel>;
 
 /// The tokens of one request; forgets them when dropped, so that a request that gave up leaves nothing.
@@ -41,7 +41,7 @@ impl Publisher {
             let (token, acknowledged) = match said {
                 ToShard::Acked(token, level) => (token, Some(level)),
                 ToShard::Failed(token) => (token, None),
-                // The admin thread subscribes nothing, and whoever publishes over HTTP has no connection to be told a gap on.
+                // The admin thread subscribes nothing, and a publisher over HTTP has no connection that a gap could be sent to.
                 ToShard::Deliver(_)
                 | ToShard::Joined(_)
                 | ToShard::Refused(..)
@@ -60,7 +60,7 @@ impl Publisher {
     }
 
     /// Publishes one payload into rooms and waits until each is acknowledged or failed, at most for `deadline`. The
-    /// level of each room in order; `None` where it was not taken, or nobody knows.
+    /// level of each room in order; `None` where it was not taken, or where that is unknown.
     pub(super) async fn publish(
         &self,
         rooms: &[RoomName],

@@ -28,7 +28,7 @@ pub(super) struct Problem {
 }
 
 impl Reply {
-    /// A JSON body, ended with a newline for whoever reads it in a terminal.
+    /// A JSON body, ended with a newline for reading it in a terminal.
     pub(super) fn json(status: u16, value: &Value) -> Self {
         Self::text(status, "application/json", format!("{value}\n"))
     }

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_there_is_404_and_an_id_that_is_none_400() {
+    fn an_unknown_path_is_404_and_a_malformed_connection_id_400() {
         for path in ["/", "/v2/node", "/v1/rooms/lobby", "/metrics/", "/v1/rooms/messages", "*"] {
             assert_eq!(problem("GET", path, ""), (404, "not-found"), "{path}");
         }

@@ -20,9 +20,9 @@ use crate::readiness::Readiness;
 
 /// Between two looks at what a drain has left, and at whether the node is ready.
 const TICK: Duration = Duration::from_millis(50);
-/// Between two words to the service manager while the node is not ready yet, and how long each of them counts.
+/// Between two reports to the service manager while the node is not ready yet, and the timeout that each of them asks for.
 const START_INTERVAL: Duration = Duration::from_secs(5);
-const START_PATIENCE: Duration = Duration::from_secs(15);
+const START_TIMEOUT: Duration = Duration::from_secs(15);
 
 /// Builds the runtime and steers the node to its end.
 ///
@@ -100,7 +100,7 @@ async fn take_signals(mut signals: UnixStream, supervisor: Rc<Supervisor>) {
 }
 
 /// `READY=1` comes with the first 200 of `/ready`. A node that waits for its broker asks for more time: a restart brings
-/// no broker nearer, and cuts off whoever connected meanwhile. One with a shard that stands still does not ask.
+/// no broker nearer, and cuts off the clients that connected meanwhile. One with a shard that stands still does not ask.
 async fn report_start(supervisor: Rc<Supervisor>) {
     let mut next = Instant::now();
     while !supervisor.state.is_draining() {
@@ -109,7 +109,7 @@ async fn report_start(supervisor: Rc<Supervisor>) {
             return supervisor.manager.ready();
         }
         if Instant::now() >= next && supervisor.silent_shard().is_none() {
-            supervisor.manager.starting(readiness.reason(), START_PATIENCE);
+            supervisor.manager.starting(readiness.reason(), START_TIMEOUT);
             next = Instant::now() + START_INTERVAL;
         }
         sleep(TICK).await;

@@ -115,7 +115,7 @@ impl Connection {
         }
     }
 
-    /// The next request and its answer; `None` where nobody is left to be answered.
+    /// The next request and its answer; `None` where the peer is gone.
     async fn next(&mut self) -> Option<Verdict> {
         let meter = self.meter.clone();
         match meter.in_time(self.requests.next()).await {

@@ -287,7 +287,7 @@ mod tests {
     use crate::mailbox::mailbox;
 
     #[test]
-    fn a_shard_is_woken_for_a_command_and_for_what_had_no_room_and_for_nothing_else() {
+    fn a_shard_is_woken_for_a_command_and_for_its_backlog_and_for_nothing_else() {
         let waker = Waker::new().unwrap();
         let (commands, mut inbox) = mailbox(1, waker.clone());
         let (counters, admin) = (Arc::default(), Waker::new().unwrap());

@@ -51,9 +51,9 @@ impl ServiceManager {
         Ok(Self { target, watchdog })
     }
 
-    /// The service is alive and not ready yet, for this reason; to be said again within `patience`.
-    pub(super) fn starting(&self, why: &str, patience: Duration) {
-        self.send(&format!("STATUS=starting: {why}\nEXTEND_TIMEOUT_USEC={}", patience.as_micros()));
+    /// The service is alive and not ready yet, for this reason; to be said again within `timeout`.
+    pub(super) fn starting(&self, why: &str, timeout: Duration) {
+        self.send(&format!("STATUS=starting: {why}\nEXTEND_TIMEOUT_USEC={}", timeout.as_micros()));
     }
 
     /// The service wants traffic.
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn a_manager_hears_what_the_service_does_and_how_long_that_may_take() {
+    fn the_service_manager_is_notified_of_each_state_and_its_timeout() {
         let name = format!("tidegate-notify-{}", std::process::id());
         let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         let manager = ServiceManager::new(Some(&format!("@{name}")), Some("3000000")).unwrap();
@@ -123,7 +123,7 @@ mod tests {
     }
 
     #[test]
-    fn without_a_manager_nothing_is_said() {
+    fn without_a_service_manager_no_notification_is_sent() {
         let manager = ServiceManager::new(None, Some("0")).unwrap();
         manager.ready();
         assert_eq!(manager.alive_interval(), None);

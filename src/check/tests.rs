@@ -220,7 +220,7 @@ fn a_host_that_tells_nothing_still_has_an_answer() {
     assert_eq!((report.binding, report.connections), ("nofile", 1024 - 128 - 16));
 }
 
-/// Memory that could not be read used to count as none: the node admitted nobody.
+/// Memory that could not be read used to count as none: the node admitted no connection.
 #[test]
 fn memory_that_cannot_be_read_is_said_and_bounds_nothing() {
     let host = Host { memory_available_bytes: None, ..untuned().host(ProbeOutcome::Works) };

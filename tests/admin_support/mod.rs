@@ -20,17 +20,17 @@ use tidegate::relay::{self, Port, ToRelay, ToShard};
 use tidegate::shard::command::{Command, ConnectionInfo, RoomInfo};
 
 /// How long a test waits for what must come.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// The node's number in the tests.
 pub const NODE: u32 = 0xfeed_beef;
 
-/// A node whose shards only pretend.
+/// A node with fake shards.
 pub struct TestNode {
     pub admin: SocketAddr,
     pub relay_counters: Arc<RelayCounters>,
     pub counters: Vec<Arc<ShardCounters>>,
     /// What the shards were ordered, in order, with the shard's number.
-    pub orders: Arc<Mutex<Vec<(usize, String)>>>,
+    pub commands: Arc<Mutex<Vec<(usize, String)>>>,
     signals: UnixStream,
     thread: JoinHandle<Outcome>,
 }
@@ -38,7 +38,7 @@ pub struct TestNode {
 /// How a fake shard behaves.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub enum Shard {
-    /// Closes everybody when told to drain.
+    /// Closes all connections when told to drain.
     Obedient,
     /// Keeps its clients whatever it is told.
     Clinging,
@@ -104,8 +104,8 @@ impl TestNode {
     ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let address = listener.local_addr().unwrap();
-        let orders = Arc::new(Mutex::new(Vec::new()));
-        let start = |(number, kind)| start_shard(number, kind, relay_waker.clone(), orders.clone());
+        let commands = Arc::new(Mutex::new(Vec::new()));
+        let start = |(number, kind)| start_shard(number, kind, relay_waker.clone(), commands.clone());
         let shards: Vec<_> = shards.into_iter().enumerate().map(start).collect();
         let counters = shards.iter().map(|shard| shard.counters.clone()).collect();
         let (signals, admin_signals) = UnixStream::pair().unwrap();
@@ -123,7 +123,7 @@ impl TestNode {
             shared,
         };
         let thread = std::thread::spawn(move || run(admin, admin_signals));
-        Self { admin: address, relay_counters, counters, orders, signals, thread }
+        Self { admin: address, relay_counters, counters, commands, signals, thread }
     }
 
     /// As SIGTERM.
@@ -132,9 +132,9 @@ impl TestNode {
     }
 
     /// What one shard was ordered.
-    pub fn orders_of(&self, shard: usize) -> Vec<String> {
-        let orders = self.orders.lock().unwrap();
-        orders.iter().filter(|(number, _)| *number == shard).map(|(_, order)| order.clone()).collect()
+    pub fn commands_of(&self, shard: usize) -> Vec<String> {
+        let commands = self.commands.lock().unwrap();
+        commands.iter().filter(|(number, _)| *number == shard).map(|(_, command)| command.clone()).collect()
     }
 
     /// How the node ended.
@@ -151,7 +151,7 @@ impl TestNode {
 
     pub fn connect(&self) -> Client {
         let stream = TcpStream::connect(self.admin).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_read_timeout(Some(TIMEOUT)).unwrap();
         Client { reader: BufReader::new(stream) }
     }
 
@@ -193,7 +193,7 @@ pub fn post(target: &str, headers: &str, body: &str) -> String {
 pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     let began = Instant::now();
     while !holds() {
-        assert!(began.elapsed() < PATIENCE, "not in time: {what}");
+        assert!(began.elapsed() < TIMEOUT, "not in time: {what}");
         std::thread::sleep(Duration::from_millis(2));
     }
 }
@@ -278,7 +278,7 @@ impl Subscriber {
             if let Some(item) = self.port.from_relay.pop() {
                 return item;
             }
-            assert!(began.elapsed() < PATIENCE, "the relay said nothing");
+            assert!(began.elapsed() < TIMEOUT, "the relay said nothing");
             wait_for(&self.waker);
         }
     }
