@@ -68,7 +68,7 @@ pub const RECONNECT_AFTER: Duration = Duration::from_secs(5);
 pub const RESYNC_AFTER: Duration = Duration::from_secs(5);
 /// Between a room's last leave on a node and its unsubscription, so that a reconnecting crowd finds it subscribed.
 pub const LINGER: Duration = Duration::from_secs(5);
-/// Deliveries that one shard's mailbox holds; more are dropped and told as a gap.
+/// Deliveries that one shard's mailbox holds; more are dropped and reported as a gap.
 pub const MAILBOX_MESSAGES: usize = 16 * 1024;
 /// Bytes of a place in a shard's mailbox and of one in the relay's, together; what they hold is pinned beside.
 pub const MAILBOX_ITEM_BYTES: usize = 192;
@@ -111,21 +111,21 @@ settings! {
     /// The bounds that an operator may change: the section `[limits]`.
     #[derive(Clone, Debug, PartialEq)]
     pub struct Limits in "limits" {
-        /// A request's head; more is 431.
+        /// Bytes of a request's head; more is 431.
         head_bytes: usize = HEAD_BYTES, size(5 * KIB..=64 * KIB), rare();
         /// From accept to a complete request; later is 408.
         handshake_deadline: Duration = HANDSHAKE_DEADLINE, time(100 * MS..=MINUTE), rare();
         /// Unfinished handshakes; more get 503.
         handshakes_per_shard: usize = HANDSHAKES_PER_SHARD, integer(1..=65_536), rare();
-        /// One message; more is closed with 1009.
+        /// Bytes of one message; more is closed with 1009.
         message_bytes: usize = MESSAGE_BYTES, size(KIB..=64 * MIB), rare();
         /// From a message's first octet to its last.
         message_deadline: Duration = MESSAGE_DEADLINE, time(100 * MS..=10 * MINUTE), rare();
-        /// What one client may leave unread.
+        /// Bytes that one client may leave unread.
         outbox_bytes: usize = OUTBOX_BYTES, size(4 * KIB..=GIB), rare();
-        /// What all clients together may leave unread.
+        /// Bytes that all clients together may leave unread.
         outbox_total_bytes: Option<u64> = None, auto_or("auto: 10 % of memory", size(4 * KIB..=1024 * GIB)), rare();
-        /// What all clients together may have begun and not finished.
+        /// Bytes of all clients' unfinished messages together.
         unfinished_total_bytes: Option<u64> = None, auto_or("auto: 5 % of memory", size(4 * KIB..=1024 * GIB)), rare();
         /// Age of the oldest unread frame.
         write_stall: Duration = WRITE_STALL, time(100 * MS..=10 * MINUTE), rare();
@@ -133,13 +133,13 @@ settings! {
         close_deadline: Duration = CLOSE_DEADLINE, time(100 * MS..=MINUTE), rare();
         /// Rooms of one client.
         rooms_per_connection: usize = ROOMS_PER_CONNECTION, integer(1..=10_000), rare();
-        /// Rooms of the node; who joins one more gets `room-limit`.
+        /// Rooms of the node; a join of one more is refused with `room-limit`.
         rooms_total: Option<u64> = None, auto_or("auto: what 20 % of memory hold", integer(1..=100_000_000)), rare();
         /// Messages that wait for one shard.
         mailbox_messages: usize = MAILBOX_MESSAGES, integer(1..=1_048_576), rare();
-        /// Wait for the broker to confirm a room; later is `unavailable`.
+        /// Time for the broker to confirm a room; later is `unavailable`.
         fence_deadline: Duration = FENCE_DEADLINE, time(10 * MS..=MINUTE), rare();
-        /// A room stays subscribed after its last member left.
+        /// Time for which a room stays subscribed after its last member left.
         linger: Duration = LINGER, time(ZERO..=10 * MINUTE), rare();
     }
 }

@@ -153,7 +153,7 @@ fn unknown_section(name: &str, origin: &Origin) -> Problem {
 
 fn unknown(key: &str, origin: &Origin) -> Problem {
     let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_owned();
-    // Somebody who knows the name and not its section is helped first.
+    // A right name in the wrong section is the likeliest mistake.
     let near = nearest(&last(key), keys().map(|known| last(&known)))
         .and_then(|name| {
             nearest(key, keys().filter(|known| last(known) == name)).or_else(|| keys().find(|k| last(k) == name))

@@ -1,4 +1,4 @@
-//! From the sources to one [`Config`]: the stronger source wins for each setting, everything that is wrong is told at once.
+//! From the sources to one [`Config`]: the stronger source wins for each setting, all errors are reported at once.
 //!
 //! [`merge`] reads nothing but the files that settings name (secrets, credentials); [`load`] finds the sources.
 

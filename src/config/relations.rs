@@ -89,7 +89,7 @@ fn exposure(config: &Config, warnings: &mut Vec<String>) {
     let everywhere = config.rooms.iter().any(|rule| rule.pattern == "*" && rule.publish != PublishPolicy::Any);
     if !config.listen.ip().is_loopback() && !everywhere {
         warnings.push(format!(
-            "anybody who reaches {} may publish into rooms; a last [[rooms]] with match = \"*\", publish = \"none\" stops it",
+            "every client that reaches {} may publish into rooms; a last [[rooms]] with match = \"*\", publish = \"none\" stops it",
             config.listen
         ));
     }

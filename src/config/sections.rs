@@ -58,11 +58,11 @@ settings! {
         prefix: String = String::from("tidegate"), checked(subject_prefix, quoted), rare();
         /// A `.creds` file.
         credentials: Option<PathBuf> = None, optional("none", checked(readable, |path| quoted(&path.display()))), rare();
-        /// Or `nats.token_file`.
+        /// Token; or `nats.token_file`.
         token: Option<String> = None, optional("none", checked(secret_text, quoted)), secret();
-        /// With `nats.password`.
+        /// User name; needs `nats.password`.
         user: Option<String> = None, optional("none", checked(Value::filled, quoted)), rare();
-        /// Or `nats.password_file`.
+        /// Password; or `nats.password_file`.
         password: Option<String> = None, optional("none", checked(secret_text, quoted)), secret();
         /// Certificates to trust for `tls://`.
         ca_file: Option<PathBuf> = None,
@@ -88,7 +88,7 @@ settings! {
     /// `[heartbeat]`: how silent clients are found.
     #[derive(Clone, PartialEq, Eq, Debug)]
     pub struct Heartbeat in "heartbeat" {
-        /// From the last word of a client to the ping.
+        /// From the last octet of a client to the ping.
         ping_interval: Duration = limits::PING_INTERVAL, time(SECOND..=50 * MINUTE), rare();
         /// From the ping to the end of a silent client.
         pong_timeout: Duration = limits::PONG_TIMEOUT, time(SECOND..=10 * MINUTE), rare();
@@ -99,12 +99,12 @@ settings! {
     /// `[drain]`: how the node closes its clients before it stops.
     #[derive(Clone, PartialEq, Eq, Debug)]
     pub struct Drain in "drain" {
-        /// Still accepting while unready.
+        /// Time for which the node goes on accepting while it is unready.
         delay: Duration = ZERO, time(ZERO..=10 * MINUTE), rare();
-        /// Over which clients are told and closed.
+        /// Time over which clients are told to reconnect and closed.
         window: Duration = limits::DRAIN_WINDOW, time(ZERO..=HOUR),
             flag("Bounds", 5, "TIME", "Time over which a drain closes clients").alias("drain_window");
-        /// 1001, 1012, 1013, or 3000 to 4999.
+        /// Close code of a drain: 1001, 1012, 1013, or 3000 to 4999.
         close_code: u16 = 1012, checked(close_code, plain), rare();
     }
 }
@@ -121,7 +121,7 @@ settings! {
 /// What a gap does to a client whose protocol has no words for it.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OnGap {
-    /// It is not told.
+    /// Nothing.
     Ignore,
     /// It is closed with 1013.
     Close,

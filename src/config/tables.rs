@@ -104,7 +104,7 @@ struct Item<'a, 'i> {
 }
 
 impl<'a, 'i> Item<'a, 'i> {
-    /// Looks for keys that nobody knows first.
+    /// Reports unknown keys first.
     fn of(
         list: &'static str,
         table: &'a DeTable<'i>,

@@ -41,7 +41,7 @@ fn problems(file: &str) -> Vec<String> {
 }
 
 #[test]
-fn nothing_typed_is_the_defaults_and_what_the_host_says() {
+fn without_sources_the_configuration_is_the_defaults_and_what_the_host_says() {
     let config = config("");
     assert_eq!(config, Config { shards: 4, pin: true, node_name: "edge-1".into(), ..Config::default() });
 }
@@ -250,16 +250,16 @@ const MISTAKES: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn every_mistake_in_the_file_is_told_with_its_line_and_what_to_do() {
+fn every_error_in_the_file_is_reported_with_its_line_and_what_to_do() {
     for (file, expected) in MISTAKES {
         let problems = problems(file);
-        let told = problems.iter().any(|problem| problem.starts_with(expected));
-        assert!(told, "{file}\n  expected: {expected}\n  found:    {problems:?}");
+        let reported = problems.iter().any(|problem| problem.starts_with(expected));
+        assert!(reported, "{file}\n  expected: {expected}\n  found:    {problems:?}");
     }
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_in_the_order_of_the_lines() {
+fn all_errors_are_reported_at_once_in_the_order_of_the_lines() {
     let problems = problems("zulu = 1\nshard = 2\n[limits]\nalpha = 3\n");
     let lines: Vec<&str> = problems.iter().map(|p| p.split(' ').next().unwrap()).collect();
     assert_eq!(lines, ["tidegate.toml:1:", "tidegate.toml:2:", "tidegate.toml:4:"]);
@@ -273,12 +273,12 @@ fn a_wrong_flag_or_variable_is_named_as_it_was_typed() {
 }
 
 #[test]
-fn a_wrong_value_that_a_stronger_source_replaces_does_no_harm() {
+fn a_wrong_value_that_a_stronger_source_overrides_is_ignored() {
     assert_eq!(typed(&[("shards", "2")], &[("TIDEGATE_SHARDS", "x")], "").ok().unwrap().config.shards, 2);
 }
 
 #[test]
-fn unknown_variables_only_warn_and_those_of_kubernetes_are_told_as_such() {
+fn unknown_variables_only_warn_and_those_that_kubernetes_injects_are_named_as_such() {
     let variables = [
         ("TIDEGATE_SHARD", "2"),
         ("TIDEGATE_PORT", "tcp://10.0.0.1:80"),
@@ -343,10 +343,10 @@ fn the_conformance_profile_raises_limits_and_what_is_typed_still_wins() {
 }
 
 #[test]
-fn a_public_port_that_anybody_may_publish_through_is_warned_about() {
+fn a_public_port_that_every_client_may_publish_through_is_warned_about() {
     let warnings = |file| typed(&[], &[], file).ok().unwrap().warnings;
     assert!(warnings("").is_empty());
-    assert!(warnings("listen = \"0.0.0.0:80\"")[0].contains("anybody who reaches 0.0.0.0:80"));
+    assert!(warnings("listen = \"0.0.0.0:80\"")[0].contains("every client that reaches 0.0.0.0:80"));
     assert!(warnings("listen = \"0.0.0.0:80\"\n[[rooms]]\nmatch = \"*\"\npublish = \"none\"").is_empty());
     assert!(warnings("admin = \"0.0.0.0:9090\"")[0].contains("no admin.token"));
     assert!(warnings("[nats]\ntoken = \"t\"")[0].contains("nats.token without nats.url"));
