@@ -94,8 +94,8 @@ pub(crate) struct Common {
     #[arg(long, value_name = "LINE")]
     pub(crate) header: Vec<String>,
     /// Seconds that any step may take before the run is given up
-    #[arg(long, default_value_t = 60.0, value_name = "SECONDS")]
-    pub(crate) patience: f64,
+    #[arg(long, alias = "patience", default_value_t = 60.0, value_name = "SECONDS")]
+    pub(crate) timeout: f64,
     #[command(flatten)]
     #[serde(skip)]
     pub(crate) words: Scenario,
@@ -153,7 +153,7 @@ pub(crate) struct IdleArgs {
     /// Then publish so many messages into every room, one a second
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(crate) broadcasts: u32,
-    /// Dial again, after a back-off, who did not get in; without it the first refusal ends the run
+    /// Dial refused and lost connections again, after a back-off; without it the first refusal ends the run
     #[arg(long)]
     pub(crate) retry: bool,
 }
@@ -315,8 +315,8 @@ fn tell(mode: &str, common: &Common, outcome: &Outcome, parameters: &serde_json:
 
 impl Common {
     /// How long any step may take.
-    pub(crate) fn patience(&self) -> Duration {
-        Duration::from_secs_f64(self.patience)
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.timeout)
     }
 }
 

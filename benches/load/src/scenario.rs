@@ -356,7 +356,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_template_is_told_in_one_line() {
+    fn a_wrong_template_is_reported_in_one_line() {
         let publish = |text: &str| Scenario { publish: Some(String::from(text)), ..Scenario::default() };
         for (scenario, part) in [
             (publish("hello"), "no {content}"),

@@ -22,23 +22,23 @@ struct Process {
 pub(crate) struct Workers {
     processes: Vec<Process>,
     events: Receiver<(usize, Option<Event>)>,
-    patience: Duration,
+    timeout: Duration,
     progress: Option<Instant>,
 }
 
 impl Workers {
-    /// Starts one worker for each plan. `patience` is how long any one command may take beyond what it says.
+    /// Starts one worker for each plan. `timeout` is how long any one command may take beyond what it says.
     ///
     /// # Errors
     /// One line for the user.
-    pub(crate) fn start(plans: &[Plan], patience: Duration, quiet: bool) -> Result<Self, String> {
+    pub(crate) fn start(plans: &[Plan], timeout: Duration, quiet: bool) -> Result<Self, String> {
         let (sender, events) = channel();
         let mut processes = Vec::new();
         for (number, plan) in plans.iter().enumerate() {
             processes.push(spawn(number, plan, &sender).map_err(|error| format!("a worker did not start: {error}"))?);
         }
         let shows = !quiet && std::io::stderr().is_terminal();
-        Ok(Self { processes, events, patience, progress: shows.then(Instant::now) })
+        Ok(Self { processes, events, timeout, progress: shows.then(Instant::now) })
     }
 
     /// Numbers of all workers.
@@ -77,7 +77,7 @@ impl Workers {
         extra: Duration,
         wanted: impl Fn(Event) -> Option<T>,
     ) -> Result<Vec<T>, String> {
-        let deadline = Instant::now() + self.patience + extra;
+        let deadline = Instant::now() + self.timeout + extra;
         let mut missing = workers.to_vec();
         let mut gathered = Vec::new();
         while !missing.is_empty() {
@@ -151,7 +151,7 @@ impl Workers {
             None => String::new(),
         };
         format!(
-            "{what} took too long ({open} connections are ready{waits}): raise --patience, or see what the server says"
+            "{what} took too long ({open} connections are ready{waits}): raise --timeout, or see what the server says"
         )
     }
 

@@ -38,7 +38,7 @@ pub(crate) trait Ear {
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 enum Stage {
     #[default]
-    Resting,
+    Closed,
     Dialling,
     Upgrading,
     Greeting,
@@ -153,13 +153,13 @@ impl Fleet {
         (std::mem::take(&mut self.ended), counts)
     }
 
-    /// What the first connection that is not ready waits for: a hint at a template that nobody answers.
+    /// What the first connection that is not ready waits for: a hint at a template that the server never answers.
     pub(crate) fn waits_for(&self) -> Option<&'static str> {
         self.clients.iter().find_map(|client| match client.stage {
             Stage::Upgrading => Some("the answer to the upgrade request"),
             Stage::Greeting => Some("what --greeted says"),
             Stage::Joining => Some("what --joined says"),
-            Stage::Resting | Stage::Dialling | Stage::Ready => None,
+            Stage::Closed | Stage::Dialling | Stage::Ready => None,
         })
     }
 
@@ -184,7 +184,7 @@ impl Fleet {
             if ready.token == COMMANDS {
                 commands = true;
             } else if let Err(error) = self.step(ready.token as u32, ready.writable, &mut buffer, ear) {
-                self.end(ready.token as u32, &told(&error), ear);
+                self.end(ready.token as u32, &summary(&error), ear);
             }
         }
         self.buffer = buffer;
@@ -202,7 +202,7 @@ impl Fleet {
             Ok(())
         });
         if let Err(error) = watched {
-            self.end(client, &told(&error), ear);
+            self.end(client, &summary(&error), ear);
         }
     }
 
@@ -261,14 +261,14 @@ impl Fleet {
     /// Closes one connection, which comes back after a back-off.
     pub(crate) fn hang_up(&mut self, client: u32, ear: &mut impl Ear) {
         if self.clients[client as usize].stage == Stage::Ready {
-            self.rest(client, ear);
+            self.release(client, ear);
             self.dialer.retry(client, 0, sys::now_ns());
         }
     }
 
-    fn rest(&mut self, client: u32, ear: &mut impl Ear) {
+    fn release(&mut self, client: u32, ear: &mut impl Ear) {
         let entry = &mut self.clients[client as usize];
-        let stage = std::mem::replace(&mut entry.stage, Stage::Resting);
+        let stage = std::mem::replace(&mut entry.stage, Stage::Closed);
         entry.stream = None;
         entry.stash = Vec::new();
         entry.unsent = Vec::new();
@@ -287,7 +287,7 @@ impl Fleet {
         *book.entry(String::from(why)).or_insert(0) += 1;
         entry.attempts += 1;
         let attempts = entry.attempts;
-        self.rest(client, ear);
+        self.release(client, ear);
         if self.plan.retry {
             self.dialer.retry(client, attempts, sys::now_ns());
         }
@@ -295,7 +295,7 @@ impl Fleet {
 }
 
 /// An error in few words that do not depend on the connection, so that equal ones count together.
-fn told(error: &io::Error) -> String {
+fn summary(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => String::from("closed without a close frame"),
         io::ErrorKind::ConnectionRefused => String::from("connection refused: nothing listens there"),

@@ -16,7 +16,7 @@ pub(crate) fn measure(args: &EchoArgs) -> Result<Outcome, String> {
     let role = Role::Echo { pipeline: args.pipeline, rate: args.rate.map(|rate| rate / count) };
     // Each connection has a room of its own, so that what it publishes comes back to it alone.
     let plans = shares(&plan(common, role, common.connections)?, common.processes);
-    let mut workers = Workers::start(&plans, common.patience(), common.quiet)?;
+    let mut workers = Workers::start(&plans, common.timeout(), common.quiet)?;
     let all = workers.all();
     workers.send(&all, &Command::Connect)?;
     workers.gather(&all, "connecting", Duration::ZERO, as_connected)?;

@@ -18,7 +18,7 @@ const SAMPLES: f64 = 10_000.0;
 /// How long nothing new must arrive for everything to count as arrived.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// Rooms with members, and somebody who publishes into them.
+/// Rooms with members, and a publisher.
 pub(crate) struct Stage {
     pub(crate) workers: Workers,
     /// Workers whose deliveries are measured.
@@ -43,7 +43,7 @@ pub(crate) struct Round {
 }
 
 impl Stage {
-    /// Starts the workers; nobody is connected yet. `stalled` members beside the others have small receive buffers.
+    /// Starts the workers; no connection is open yet. `stalled` members beside the others have small receive buffers.
     pub(crate) fn set(common: &Common, publishing: &Publishing, stalled: Option<(u32, i32)>) -> Result<Self, String> {
         Self::set_with(common, publishing, stalled, false)
     }
@@ -90,7 +90,7 @@ impl Stage {
         plans.push(publisher(common, publishing, &listening, pace)?);
         let publisher = plans.len() - 1;
         Ok(Self {
-            workers: Workers::start(&plans, common.patience(), common.quiet)?,
+            workers: Workers::start(&plans, common.timeout(), common.quiet)?,
             listeners,
             stalled: slow,
             publisher,
@@ -102,7 +102,7 @@ impl Stage {
         })
     }
 
-    /// Connects everybody; returns how it went for the listeners.
+    /// Connects all; returns how it went for the listeners.
     pub(crate) fn connect(&mut self) -> Result<Vec<Connected>, String> {
         let others: Vec<usize> = self.stalled.iter().copied().chain([self.publisher]).collect();
         self.workers.send(&self.listeners, &Command::Connect)?;
@@ -157,7 +157,7 @@ impl Stage {
     }
 }
 
-/// The plan of the one who publishes.
+/// The publisher's plan.
 fn publisher(common: &Common, publishing: &Publishing, listening: &Plan, pace: Pace) -> Result<Plan, String> {
     let mut plan = Plan { role: Role::Publish, first: 0, retry: false, ..listening.clone() };
     if let Some(url) = &publishing.publish_url {
@@ -178,7 +178,7 @@ fn publisher(common: &Common, publishing: &Publishing, listening: &Plan, pace: P
             "nothing is known to say for publishing here: give --publish TEMPLATE or --publish-url",
         ));
     }
-    // As fast as acknowledged, a publisher that nobody acknowledges takes its own deliveries for it, so it is a member.
+    // As fast as acknowledged, a publisher without acknowledgements takes its own deliveries for it, so it is a member.
     let member = matches!(pace, Pace::Window(_)) && plan.scenario.acknowledged.is_none();
     let framed = plan.target.scheme == Scheme::WebSocket;
     let room_in_path = framed && Template::new(&plan.target.path).names_room();

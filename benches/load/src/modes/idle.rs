@@ -129,7 +129,7 @@ fn calibrate(args: &IdleArgs) -> Result<Result<(f64, f64), String>, String> {
     let mut own = plan(&args.common, Role::Calibrate, 1)?;
     own.clients = CALIBRATION;
     let nothing = KernelMemory::read();
-    let mut workers = Workers::start(&[own], args.common.patience(), args.common.quiet)?;
+    let mut workers = Workers::start(&[own], args.common.timeout(), args.common.quiet)?;
     workers.gather(&[0], "calibrating", Duration::ZERO, as_connected)?;
     let open = KernelMemory::read();
     workers.send(&[0], &Command::Connect)?;

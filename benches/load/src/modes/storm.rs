@@ -1,4 +1,4 @@
-//! `storm`: everybody connects at once; and everybody is cut off at once and comes back.
+//! `storm`: all clients connect at once; then all connections are cut at once and come back.
 
 use std::time::{Duration, Instant};
 
@@ -42,11 +42,11 @@ pub(crate) fn measure(args: &StormArgs) -> Result<Outcome, String> {
     for _ in 0..args.repeat.max(1) {
         // The table and the distributions are the last time's; the CPU figure is of all.
         record = Record::default();
-        let mut workers = Workers::start(&plans, common.patience(), common.quiet)?;
+        let mut workers = Workers::start(&plans, common.timeout(), common.quiet)?;
         let all = workers.all();
         workers.send(&all, &Command::Begin { published: 0 })?;
         workers.gather(&all, "preparing", Duration::ZERO, as_ready)?;
-        let before = at_rest(pids, common.patience());
+        let before = when_idle(pids, common.timeout());
         workers.send(&all, &Command::Connect)?;
         let connected = workers.gather(&all, "connecting", Duration::ZERO, as_connected)?;
         let cpu = before.zip(server_cpu_ns(pids)).map(|(before, after)| after - before);
@@ -74,16 +74,16 @@ pub(crate) fn measure(args: &StormArgs) -> Result<Outcome, String> {
     Ok(Outcome { record, held: true })
 }
 
-/// The servers' CPU time once they rest: what they still do for the connections of the time before is no upgrade's.
-fn at_rest(pids: &[u32], patience: Duration) -> Option<u64> {
+/// The servers' CPU time once they are idle: what they still do for the connections of the time before is no upgrade's.
+fn when_idle(pids: &[u32], timeout: Duration) -> Option<u64> {
     const LOOK: Duration = Duration::from_millis(100);
-    const RESTING_NS: u64 = 2_000_000;
-    let give_up = Instant::now() + patience;
+    const IDLE_NS: u64 = 2_000_000;
+    let give_up = Instant::now() + timeout;
     let mut last = server_cpu_ns(pids)?;
     loop {
         std::thread::sleep(LOOK);
         let now = server_cpu_ns(pids)?;
-        if now - last < RESTING_NS || Instant::now() >= give_up {
+        if now - last < IDLE_NS || Instant::now() >= give_up {
             return Some(now);
         }
         last = now;

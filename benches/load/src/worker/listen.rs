@@ -98,7 +98,7 @@ impl Ear for Listen {
     }
 
     fn ended(&mut self, client: u32) {
-        // What it misses until it is back is no loss: nobody is told what happens while he is away.
+        // What it misses until it is back is no loss: a server sends nothing to a closed connection.
         self.ledgers[client as usize] = Ledger::default();
     }
 }
