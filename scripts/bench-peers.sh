@@ -69,7 +69,7 @@ ROOM_SERVERS=(floor tidegate-epoll uwebsockets tidegate-io_uring nats-ws ws-redi
 ECHO_SERVERS=(floor tidegate-epoll uwebsockets tidegate-io_uring tokio-tungstenite fastwebsockets sockudo-ws)
 
 # load_it LABEL MODE ARGUMENT...: loads the server that was started, as it wants to be talked to.
-load_it() { load "$1" "$2" "$URL" "${WORDS[@]}" "${@:3}" --server-pid "$PID" --patience 120; }
+load_it() { load "$1" "$2" "$URL" "${WORDS[@]}" "${@:3}" --server-pid "$PID" --timeout 120; }
 
 # row_of ROW MODE ARGUMENT...: each room server in turn, fresh.
 row_of() {

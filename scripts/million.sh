@@ -158,7 +158,7 @@ IDLE=52 SETTLE=5
 [ -z "$SMOKE" ] || IDLE=2 SETTLE=1
 # One ping in 25 s for each: two rounds of them are watched. One broadcast a second; the last may take its time.
 code=0
-"$TIDELOAD" idle "ws://127.0.0.1:$PORT/" -c "$CONNECTIONS" --connecting 1000 --retry -t "$IDLE" --settle "$SETTLE" --patience 900 \
+"$TIDELOAD" idle "ws://127.0.0.1:$PORT/" -c "$CONNECTIONS" --connecting 1000 --retry -t "$IDLE" --settle "$SETTLE" --timeout 900 \
     --broadcasts "$BROADCASTS" --publish-url "nats://127.0.0.1:$BROKER" --publish-room 'tidegate.room.{room}' \
     --exactly-once --label "million-$CONNECTIONS/tidegate" --json "$RESULTS" "${PIDS[@]}" || code=$?
 say "results: $RESULTS"

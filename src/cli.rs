@@ -1,10 +1,13 @@
 //! The command line: what may be typed, and nothing of what it means. Values stay text here; [`crate::config`] reads them
-//! together with the environment and the file, so that one place judges and every origin is remembered.
+//! together with the environment and the file, so that one place judges and every origin is remembered. The flags of `serve`
+//! and `check` come from the table of settings.
 
 use std::path::PathBuf;
 use std::time::Duration;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
+
+use crate::config::{self, SettingFlag};
 
 /// The command line of `tidegate`.
 #[derive(Debug, Parser)]
@@ -68,60 +71,53 @@ pub struct ServeArgs {
     pub print_config: bool,
 }
 
-macro_rules! setting_flags {
-    ($($(#[$attribute:meta])* $name:ident: $heading:literal $value_name:literal $help:literal;)*) => {
-        /// The daily settings. Each is a row of the same name in the table of settings.
-        #[derive(Args, Debug, Default)]
-        pub struct SettingFlags {
-            /// The settings file, if one was named.
-            #[arg(long, value_name = "FILE", help_heading = "Configuration", help = CONFIG_HELP)]
-            pub config: Option<PathBuf>,
-            $(
-                #[doc = concat!("The text of `", stringify!($name), "`, if it was typed.")]
-                #[arg(long, value_name = $value_name, help_heading = $heading, help = $help)]
-                $(#[$attribute])*
-                pub $name: Option<String>,
-            )*
-        }
-
-        impl SettingFlags {
-            /// What was typed: the setting's name and the text.
-            pub fn typed(&self) -> Vec<(&'static str, String)> {
-                [$((stringify!($name), &self.$name)),*]
-                    .into_iter()
-                    .filter_map(|(name, text)| Some((name, text.clone()?)))
-                    .collect()
-            }
-
-            /// The names of all settings that are flags.
-            #[cfg(test)]
-            pub(crate) const NAMES: &'static [&'static str] = &[$(stringify!($name)),*];
-        }
-    };
+/// The daily settings: a flag for each, made of its entry in the table of settings.
+#[derive(Debug, Default)]
+pub struct SettingFlags {
+    /// The settings file, if one was named.
+    pub config: Option<PathBuf>,
+    typed: Vec<(&'static str, String)>,
 }
 
-setting_flags! {
-    listen: "Serving" "ADDRESS" "Where clients connect [TIDEGATE_LISTEN] [default: 127.0.0.1:8080]";
-    admin: "Serving" "ADDRESS" "Metrics, health, publishing over HTTP [TIDEGATE_ADMIN] [default: 127.0.0.1:9090]";
-    nats_url: "Serving" "URL" "Broker that connects the nodes; several with commas; without it this node is alone [TIDEGATE_NATS_URL]";
-    node_name: "Serving" "NAME" "This node's name [TIDEGATE_NODE_NAME] [default: the hostname]";
-    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    share_port: "Serving" "BOOL" "Let other gateways of this host listen at the same address [TIDEGATE_SHARE_PORT]";
-    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    demo: "Serving" "BOOL" "Also serve a page at /demo where two tabs talk [TIDEGATE_DEMO]";
-    profile: "Serving" "PROFILE" "production, or conformance: 16 MiB messages, no rates, /echo [TIDEGATE_PROFILE]";
-    shards: "Machine" "N" "Threads that serve clients [TIDEGATE_SHARDS] [default: cores, or the CPU quota]";
-    driver: "Machine" "DRIVER" "auto, io_uring or epoll [TIDEGATE_DRIVER] [default: auto]";
-    max_connections: "Bounds" "N" "Connections of this node [TIDEGATE_MAX_CONNECTIONS] [default: what the host holds]";
-    message_rate: "Bounds" "N" "Messages a second from one connection, 0: no limit [TIDEGATE_MESSAGE_RATE] [default: 100]";
-    connection_rate: "Bounds" "N" "New connections a second, 0: no limit [TIDEGATE_CONNECTION_RATE] [default: 5000 a shard]";
-    max_connection_age: "Bounds" "TIME" "Ask older connections to reconnect, such as 6h [TIDEGATE_MAX_CONNECTION_AGE] [default: off]";
-    drain_window: "Bounds" "TIME" "Time over which a drain closes clients [TIDEGATE_DRAIN_WINDOW] [default: 30s]";
-    origins: "Clients" "LIST" "Pages that may connect, such as https://app.example; *: any [TIDEGATE_ORIGINS] [default: same host]";
-    #[arg(num_args = 0..=1, require_equals = true, default_missing_value = "true")]
-    compression: "Clients" "BOOL" "Negotiate permessage-deflate [TIDEGATE_COMPRESSION]";
-    log: "Logging" "FILTER" "error, warn, info, debug, trace, or such as tidegate=debug [TIDEGATE_LOG] [default: info]";
-    log_format: "Logging" "FORMAT" "auto, human or json [TIDEGATE_LOG_FORMAT] [default: human on a terminal, else json]";
+impl SettingFlags {
+    /// What was typed: the setting's name and the text.
+    pub fn typed(&self) -> Vec<(&'static str, String)> {
+        self.typed.clone()
+    }
+}
+
+impl Args for SettingFlags {
+    fn augment_args(command: clap::Command) -> clap::Command {
+        let file = Arg::new("config").long("config").value_name("FILE").help(CONFIG_HELP);
+        let file = file.help_heading("Configuration").value_parser(clap::value_parser!(PathBuf));
+        command.arg(file).args(config::flags().map(|SettingFlag { name, long, help, flag }| {
+            let arg = Arg::new(name).long(long).value_name(flag.value_name).help(help);
+            let arg = arg.help_heading(flag.heading).display_order(flag.place);
+            match flag.value_name {
+                "BOOL" => arg.num_args(0..=1).require_equals(true).default_missing_value("true"),
+                _ => arg,
+            }
+        }))
+    }
+
+    fn augment_args_for_update(command: clap::Command) -> clap::Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for SettingFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut flags = Self::default();
+        flags.update_from_arg_matches(matches)?;
+        Ok(flags)
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        self.config = matches.get_one("config").cloned();
+        let text = |flag: SettingFlag| Some((flag.name, matches.get_one::<String>(flag.name)?.clone()));
+        self.typed = config::flags().filter_map(text).collect();
+        Ok(())
+    }
 }
 
 /// `tidegate check`.
@@ -139,7 +135,7 @@ pub struct CheckArgs {
 }
 
 /// How to find the node that a command talks to. Tokens come from TIDEGATE_ADMIN_TOKEN, TIDEGATE_PUBLISH_TOKEN or the file: a
-/// flag would show them to everybody on the host.
+/// flag would show them to every user of the host.
 #[derive(Args, Debug)]
 pub struct NodeArgs {
     /// The node's settings file, if one was named.
@@ -200,7 +196,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_command_line_holds_together() {
+    fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
     }
 
@@ -224,7 +220,7 @@ mod tests {
     #[test]
     fn the_help_names_the_variable_of_every_flag() {
         let help = Cli::command().render_long_help().to_string();
-        for name in SettingFlags::NAMES {
+        for SettingFlag { name, .. } in config::flags() {
             assert!(help.contains(&format!("--{}", name.replace('_', "-"))), "{name}");
             assert!(help.contains(&format!("[TIDEGATE_{}]", name.to_ascii_uppercase())), "{name}");
         }

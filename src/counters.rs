@@ -1,4 +1,5 @@
-//! What each shard and the relay count, for control to read.
+//! What each shard and the relay count, for the admin side to read. A metric is one entry of the tables at the end: its cell, its family
+//! and its help text.
 //!
 //! Every cell has one writer at a time (a plain load and store, no locked instruction) and any reader. A shard's is its thread;
 //! the relay's is its thread or, on the local bus, the thread that holds the relay's lock. Values are read one by one: a snapshot is not a
@@ -8,6 +9,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
 use crate::close::{CloseReason, Refusal};
+use crate::metric::{counter, gauge, histogram, metrics};
 use crate::model::GapReason;
 
 /// A number that has one writer at a time.
@@ -189,76 +191,101 @@ impl DropReason {
     }
 }
 
-/// What one shard counts.
-#[derive(Debug, Default)]
-pub struct ShardCounters {
-    /// Open connections (upgraded and not yet closed).
-    pub connections: Cell,
-    /// Slab entries in use, handshakes included.
-    pub sockets: Cell,
-    /// Rooms with a member, or with a join that waits for the broker.
-    pub rooms: Cell,
-    /// Messages from clients, by [`MessageType`].
-    pub messages_in: [Cell; MessageType::ALL.len()],
-    /// Messages to clients, by [`MessageType`].
-    pub messages_out: [Cell; MessageType::ALL.len()],
-    /// Octets read from clients.
-    pub bytes_in: Cell,
-    /// Octets handed to the kernel.
-    pub bytes_out: Cell,
-    /// Accepted sockets.
-    pub accepted: Cell,
-    /// Upgrades that were answered with 101.
-    pub upgraded: Cell,
-    /// Requests answered without an upgrade on purpose (`/health`, `/demo`).
-    pub plain: Cell,
-    /// Refused upgrades, by [`Refusal`].
-    pub refused: [Cell; Refusal::ALL.len()],
-    /// Closed connections, by [`CloseReason`].
-    pub closed: [Cell; CloseReason::ALL.len()],
-    /// Dropped messages, by [`DropReason`].
-    pub dropped: [Cell; DropReason::ALL.len()],
-    /// Gaps told to connections, by [`GapReason`].
-    pub gaps: [Cell; GapReason::ALL.len()],
-    /// Upgrades with `?attempt=N`, N > 0.
-    pub reconnects: Cell,
-    /// Bytes that all outboxes pin.
-    pub outbox_bytes: Cell,
-    /// Bytes of the largest outbox, as of the last whole sweep.
-    pub outbox_max_bytes: Cell,
-    /// Bytes that all unfinished messages take.
-    pub unfinished_bytes: Cell,
-    /// Longest turn of the loop, with how late it began, as of the last second, in ns.
-    pub loop_lag_ns: Cell,
-    /// Shown at the end of every turn.
-    pub turning: SignOfLife,
-    /// From a message's last octet read to the end of its handling.
-    pub message_duration: Histogram,
-    /// From the publisher's time to the last local send.
-    pub publish_delivery: Histogram,
-    /// From accept to 101.
-    pub handshake_duration: Histogram,
-    /// 1 while the shard's driver is io_uring.
-    pub uring: Cell,
+metrics! {
+    /// What one shard counts.
+    #[derive(Debug, Default)]
+    pub struct ShardCounters {
+        /// Open WebSocket connections.
+        connections: Cell => gauge("ws_connections_active"),
+            gauge("ws_connected_clients").help("Open WebSocket connections; the same as ws_connections_active."),
+            gauge("ws_shard_connections").help("Open WebSocket connections of one shard.").each_shard();
+        /// Sockets of the public port in use, unfinished handshakes included.
+        sockets: Cell => gauge("ws_sockets");
+        /// Rooms with a member or a join that waits for the broker, added up over the shards.
+        rooms: Cell => gauge("ws_rooms_active");
+        /// Messages from (inbound) and to (outbound) clients by type.
+        messages_in: [Cell; MessageType::ALL.len()] =>
+            counter("ws_messages_total").with("direction", "inbound").by("type", |n| MessageType::ALL[n].label());
+        /// Messages to clients, by [`MessageType`].
+        messages_out: [Cell; MessageType::ALL.len()] =>
+            counter("ws_messages_total").with("direction", "outbound").by("type", |n| MessageType::ALL[n].label());
+        /// Bytes read from (inbound) and handed to the kernel for (outbound) clients.
+        bytes_in: Cell => counter("ws_bytes_total").with("direction", "inbound");
+        /// Bytes handed to the kernel.
+        bytes_out: Cell => counter("ws_bytes_total").with("direction", "outbound");
+        /// Sockets accepted on the public port.
+        accepted: Cell => counter("ws_accepted_total");
+        /// Ended handshakes by result: upgraded, plain (a page, /health), or the refusal.
+        upgraded: Cell => counter("ws_handshakes_total").with("result", "upgraded");
+        /// Requests answered without an upgrade on purpose (`/health`, `/demo`).
+        plain: Cell => counter("ws_handshakes_total").with("result", "plain");
+        /// Refused upgrades, by [`Refusal`].
+        refused: [Cell; Refusal::ALL.len()] =>
+            counter("ws_handshakes_total").by("result", |n| Refusal::ALL[n].label());
+        /// Closed connections by reason.
+        closed: [Cell; CloseReason::ALL.len()] =>
+            counter("ws_closes_total").by("reason", |n| CloseReason::ALL[n].label());
+        /// Messages that went no further, by reason.
+        dropped: [Cell; DropReason::ALL.len()] =>
+            counter("ws_dropped_total").by("reason", |n| DropReason::ALL[n].label());
+        /// Gaps told to clients, by reason.
+        gaps: [Cell; GapReason::ALL.len()] => counter("ws_gaps_total").by("reason", |n| GapReason::ALL[n].label());
+        /// Upgrades of clients that said they connect again (?attempt=N, N > 0).
+        reconnects: Cell => counter("ws_reconnects_total");
+        /// Bytes that the outboxes of all clients pin.
+        outbox_bytes: Cell => gauge("ws_outbox_bytes");
+        /// Bytes of the largest outbox, as of the last whole sweep.
+        outbox_max_bytes: Cell =>
+            gauge("ws_outbox_max_bytes").help("Bytes that the largest outbox of a client pins.").largest();
+        /// Bytes that the unfinished messages of all clients take.
+        unfinished_bytes: Cell => gauge("ws_unfinished_bytes");
+        /// Longest turn of a shard's loop in the last second, with how late it began, in seconds.
+        loop_lag_ns: Cell => gauge("ws_loop_lag_seconds").seconds().each_shard();
+        /// Shown at the end of every turn.
+        turning: SignOfLife;
+        /// From the last byte read of a client's message to the end of its handling, in seconds.
+        message_duration: Histogram => histogram("ws_message_duration_seconds");
+        /// From the publisher's time to the last send to a client of this node, in seconds.
+        publish_delivery: Histogram => histogram("ws_publish_delivery_seconds");
+        /// From accept to the answer 101, in seconds.
+        handshake_duration: Histogram => histogram("ws_handshake_duration_seconds");
+        /// 1 while the shard's driver is io_uring.
+        uring: Cell;
+    }
 }
 
-/// What the relay counts.
-#[derive(Debug, Default)]
-pub struct RelayCounters {
-    /// 1 while the broker is connected; always 1 on the local bus.
-    pub connected: Cell,
-    /// 1 once the broker was first reached.
-    pub was_connected: Cell,
-    /// Rooms subscribed on this node.
-    pub subscriptions: Cell,
-    /// Round trip of the last fence in ns.
-    pub rtt_ns: Cell,
-    /// Publications received.
-    pub messages_in: Cell,
-    /// Publications sent.
-    pub messages_out: Cell,
-    /// Dropped, by [`DropReason`].
-    pub dropped: [Cell; DropReason::ALL.len()],
-    /// Items waiting in each shard's mailbox.
-    pub mailbox_depth: Vec<Cell>,
+metrics! {
+    /// What the relay counts.
+    #[derive(Debug, Default)]
+    pub struct RelayCounters {
+        /// 1 while the broker is connected; always 1 on the local bus.
+        connected: Cell => gauge("ws_relay_connected");
+        /// 1 once the broker was first reached.
+        was_connected: Cell;
+        /// Rooms that this node subscribed.
+        subscriptions: Cell => gauge("ws_relay_subscriptions");
+        /// Round trip of the last fence through the broker, in seconds.
+        rtt_ns: Cell => gauge("ws_relay_rtt_seconds").seconds();
+        /// Publications received from (inbound) and sent to (outbound) the broker.
+        messages_in: Cell => counter("ws_relay_messages_total").with("direction", "inbound");
+        /// Publications sent to the broker.
+        messages_out: Cell => counter("ws_relay_messages_total").with("direction", "outbound");
+        /// Messages that the relay dropped, by [`DropReason`]; a part of the shards' family.
+        dropped: [Cell; DropReason::ALL.len()] =>
+            counter("ws_dropped_total").by("reason", |n| DropReason::ALL[n].label());
+        /// Items that wait in a shard's mailbox.
+        mailbox_depth: Vec<Cell> => gauge("ws_relay_mailbox_depth").by_number("shard");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_label_of_a_counter_is_that_of_the_reason_it_is_indexed_by() {
+        assert!(MessageType::ALL.iter().enumerate().all(|(number, kind)| *kind as usize == number));
+        assert!(DropReason::ALL.iter().enumerate().all(|(number, reason)| *reason as usize == number));
+        assert!(GapReason::ALL.iter().enumerate().all(|(number, reason)| *reason as usize == number));
+    }
 }

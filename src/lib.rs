@@ -17,15 +17,16 @@
 //! | [`relay`] | pure | between the shards and a broker: interest table, router, what waits to be published |
 //! | [`close`], [`limits`], [`percent`] | pure | why connections end, how much of everything, `%XX` |
 //! | `broker` | shell | the relay's loop; the local bus and NATS |
+//! | [`setting`], [`metric`] | pure | how the tables of settings and of metrics are written and read |
 //! | `worker`, `wire` | shell | a shard's thread and event loop; epoll and io_uring |
-//! | `control` | shell | admin HTTP, metrics |
+//! | `admin` | shell | admin HTTP, metrics |
 //! | `node`, `config`, `cli`, `check`, `host` | shell | start to stop, settings, command line, what the host allows, what the host is |
 //! | `client`, `log` | shell | the commands that talk to a running node; log lines |
 //!
 //! # The dependency rule
 //!
 //! Shell → core, never back. `model` is below everything but the limits. `proto` knows no connection, `conn` knows no room,
-//! `dialect` knows no socket, `relay` knows no client protocol and no broker, `control` reads snapshots only; only `main` imports
+//! `dialect` knows no socket, `relay` knows no client protocol and no broker, `admin` reads snapshots only; only `main` imports
 //! `node`. `tests/architecture.rs` holds it. The pure modules take bytes and `now` in and give values out: no
 //! socket, no clock, no thread. They build alone with `--no-default-features`.
 //!
@@ -52,14 +53,18 @@ pub mod conn;
 pub mod counters;
 pub mod dialect;
 pub mod limits;
+pub mod metric;
 pub mod model;
 pub mod percent;
 pub mod proto;
 pub mod readiness;
 pub mod relay;
 pub mod room;
+pub mod setting;
 pub mod shard;
 
+#[cfg(feature = "gateway")]
+pub mod admin;
 #[cfg(feature = "gateway")]
 pub mod broker;
 #[cfg(feature = "gateway")]
@@ -72,8 +77,6 @@ pub mod client;
 pub mod clock;
 #[cfg(feature = "gateway")]
 pub mod config;
-#[cfg(feature = "gateway")]
-pub mod control;
 #[cfg(feature = "gateway")]
 pub mod host;
 #[cfg(feature = "gateway")]

@@ -1,8 +1,10 @@
 //! Every bound with its unit and its reason; the relations between them are asserted at compile time.
 //!
-//! [`Limits`] holds those that an operator may change, with the defaults below.
+//! [`Limits`] is the table of those that an operator may change: an entry for each, whose default is a constant above it.
 
 use std::time::Duration;
+
+use crate::setting::{GIB, KIB, MIB, MINUTE, MS, ZERO, auto_or, integer, rare, settings, size, time};
 
 /// Bytes of a request head; more is 431.
 pub const HEAD_BYTES: usize = 8 * 1024;
@@ -66,7 +68,7 @@ pub const RECONNECT_AFTER: Duration = Duration::from_secs(5);
 pub const RESYNC_AFTER: Duration = Duration::from_secs(5);
 /// Between a room's last leave on a node and its unsubscription, so that a reconnecting crowd finds it subscribed.
 pub const LINGER: Duration = Duration::from_secs(5);
-/// Deliveries that one shard's mailbox holds; more are dropped and told as a gap.
+/// Deliveries that one shard's mailbox holds; more are dropped and reported as a gap.
 pub const MAILBOX_MESSAGES: usize = 16 * 1024;
 /// Bytes of a place in a shard's mailbox and of one in the relay's, together; what they hold is pinned beside.
 pub const MAILBOX_ITEM_BYTES: usize = 192;
@@ -76,7 +78,7 @@ pub const MAILBOX_BYTES: usize = 64 * 1024 * 1024;
 pub const MAILBOX_RESERVE: usize = 4 * 1024;
 /// Bytes that the requests of one port of the relay may pin before it has taken them.
 pub const REQUEST_MAILBOX_BYTES: usize = 16 * 1024 * 1024;
-/// Rooms of one `POST /v1/messages`: each costs an acknowledgement in control's mailbox.
+/// Rooms of one `POST /v1/messages`: each costs an acknowledgement in the admin thread's mailbox.
 pub const PUBLISH_ROOMS: usize = 100;
 /// Connections of the admin port at a time.
 pub const ADMIN_CONNECTIONS: usize = 256;
@@ -105,65 +107,39 @@ const _: () = assert!(EXPANSION * COALESCED_BYTES <= OUTBOX_BYTES / 4, "one coal
 const _: () = assert!(HEAD_BYTES > TARGET_BYTES, "a target fits its head");
 const _: () = assert!(CLOSE_DEADLINE.as_millis() < DRAIN_WINDOW.as_millis(), "a close fits a drain");
 
-/// The bounds that an operator may change.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Limits {
-    /// See [`HEAD_BYTES`].
-    pub head_bytes: usize,
-    /// See [`HANDSHAKE_DEADLINE`].
-    pub handshake_deadline: Duration,
-    /// See [`HANDSHAKES_PER_SHARD`].
-    pub handshakes_per_shard: usize,
-    /// See [`MESSAGE_BYTES`].
-    pub message_bytes: usize,
-    /// See [`MESSAGE_DEADLINE`].
-    pub message_deadline: Duration,
-    /// See [`OUTBOX_BYTES`].
-    pub outbox_bytes: usize,
-    /// All outboxes of the node together, in bytes; computed from memory when absent.
-    pub outbox_total_bytes: Option<u64>,
-    /// All unfinished messages of the node together, in bytes; computed from memory when absent.
-    pub unfinished_total_bytes: Option<u64>,
-    /// See [`WRITE_STALL`].
-    pub write_stall: Duration,
-    /// See [`CLOSE_DEADLINE`].
-    pub close_deadline: Duration,
-    /// See [`ROOMS_PER_CONNECTION`].
-    pub rooms_per_connection: usize,
-    /// Rooms of the node; computed from memory when absent.
-    pub rooms_total: Option<u64>,
-    /// Messages a second from one connection; 0 is no limit. See [`MESSAGE_RATE`].
-    pub message_rate: u16,
-    /// New connections a second on the node; 0 is no limit. Default [`CONNECTION_RATE_PER_SHARD`] × shards.
-    pub connection_rate: Option<u32>,
-    /// See [`MAILBOX_MESSAGES`].
-    pub mailbox_messages: usize,
-    /// See [`FENCE_DEADLINE`].
-    pub fence_deadline: Duration,
-    /// See [`LINGER`].
-    pub linger: Duration,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            head_bytes: HEAD_BYTES,
-            handshake_deadline: HANDSHAKE_DEADLINE,
-            handshakes_per_shard: HANDSHAKES_PER_SHARD,
-            message_bytes: MESSAGE_BYTES,
-            message_deadline: MESSAGE_DEADLINE,
-            outbox_bytes: OUTBOX_BYTES,
-            outbox_total_bytes: None,
-            unfinished_total_bytes: None,
-            write_stall: WRITE_STALL,
-            close_deadline: CLOSE_DEADLINE,
-            rooms_per_connection: ROOMS_PER_CONNECTION,
-            rooms_total: None,
-            message_rate: MESSAGE_RATE,
-            connection_rate: None,
-            mailbox_messages: MAILBOX_MESSAGES,
-            fence_deadline: FENCE_DEADLINE,
-            linger: LINGER,
-        }
+settings! {
+    /// The bounds that an operator may change: the section `[limits]`.
+    #[derive(Clone, Debug, PartialEq)]
+    pub struct Limits in "limits" {
+        /// Bytes of a request's head; more is 431.
+        head_bytes: usize = HEAD_BYTES, size(5 * KIB..=64 * KIB), rare();
+        /// From accept to a complete request; later is 408.
+        handshake_deadline: Duration = HANDSHAKE_DEADLINE, time(100 * MS..=MINUTE), rare();
+        /// Unfinished handshakes; more get 503.
+        handshakes_per_shard: usize = HANDSHAKES_PER_SHARD, integer(1..=65_536), rare();
+        /// Bytes of one message; more is closed with 1009.
+        message_bytes: usize = MESSAGE_BYTES, size(KIB..=64 * MIB), rare();
+        /// From a message's first octet to its last.
+        message_deadline: Duration = MESSAGE_DEADLINE, time(100 * MS..=10 * MINUTE), rare();
+        /// Bytes that one client may leave unread.
+        outbox_bytes: usize = OUTBOX_BYTES, size(4 * KIB..=GIB), rare();
+        /// Bytes that all clients together may leave unread.
+        outbox_total_bytes: Option<u64> = None, auto_or("auto: 10 % of memory", size(4 * KIB..=1024 * GIB)), rare();
+        /// Bytes of all clients' unfinished messages together.
+        unfinished_total_bytes: Option<u64> = None, auto_or("auto: 5 % of memory", size(4 * KIB..=1024 * GIB)), rare();
+        /// Age of the oldest unread frame.
+        write_stall: Duration = WRITE_STALL, time(100 * MS..=10 * MINUTE), rare();
+        /// From our close frame to the client's.
+        close_deadline: Duration = CLOSE_DEADLINE, time(100 * MS..=MINUTE), rare();
+        /// Rooms of one client.
+        rooms_per_connection: usize = ROOMS_PER_CONNECTION, integer(1..=10_000), rare();
+        /// Rooms of the node; a join of one more is refused with `room-limit`.
+        rooms_total: Option<u64> = None, auto_or("auto: what 20 % of memory hold", integer(1..=100_000_000)), rare();
+        /// Messages that wait for one shard.
+        mailbox_messages: usize = MAILBOX_MESSAGES, integer(1..=1_048_576), rare();
+        /// Time for the broker to confirm a room; later is `unavailable`.
+        fence_deadline: Duration = FENCE_DEADLINE, time(10 * MS..=MINUTE), rare();
+        /// Time for which a room stays subscribed after its last member left.
+        linger: Duration = LINGER, time(ZERO..=10 * MINUTE), rare();
     }
 }

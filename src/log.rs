@@ -13,7 +13,7 @@ const BROKER_CLIENT: &str = "async_nats";
 
 /// Starts logging as the configuration says. A second call changes nothing.
 pub fn start(config: &Config) {
-    let filter = EnvFilter::builder().parse_lossy(directives(&config.log_filter));
+    let filter = EnvFilter::builder().parse_lossy(directives(&config.log));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
     // `try_init` fails only where a subscriber is set already.
     let started = if is_human(config.log_format, stderr().is_terminal()) {
@@ -25,7 +25,7 @@ pub fn start(config: &Config) {
 }
 
 /// The filter as configured; at the level `info` without what the broker's client says of its connection: the relay tells
-/// that itself. Whoever names that client, or asks for more than `info`, gets it.
+/// that itself. A filter that names that client, or asks for more than `info`, shows it.
 fn directives(filter: &str) -> String {
     let is_info = filter.split(',').any(|directive| directive.trim().eq_ignore_ascii_case("info"));
     if is_info && !filter.contains(BROKER_CLIENT) {

@@ -1,4 +1,4 @@
-//! A node from start to stop: what the host allows, listeners, relay, shards, then control until the end.
+//! A node from start to stop: what the host allows, listeners, relay, shards, then the admin thread until the end.
 //!
 //! It starts everything in the order in which it is needed and stops it in reverse. What fails before the first client could
 //! connect is one line that says what to do, and exit code 3.
@@ -10,10 +10,10 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use crate::admin::{self, Admin, DriverInfo, Outcome, ShardExit, ShardHandle};
 use crate::broker;
 use crate::check;
 use crate::config::{Config, Driver};
-use crate::control::{self, Control, DriverInfo, Outcome, ShardExit, ShardHandle};
 use crate::counters::{Cell, RelayCounters, ShardCounters};
 use crate::host::{self, Host, ProbeOutcome};
 use crate::limits;
@@ -49,22 +49,24 @@ pub fn serve(config: Config) -> ExitCode {
 
 /// Everything that was started.
 struct Node {
-    control: Control,
+    admin: Admin,
     relay: broker::Handle,
 }
 
 impl Node {
     fn steer(self) -> ExitCode {
-        let outcome = match control::run(self.control) {
+        let outcome = match admin::run(self.admin) {
             Ok(outcome) => outcome,
             Err(error) => {
-                tracing::error!(%error, "the control thread cannot run");
+                tracing::error!(%error, "the admin thread cannot run");
                 return ExitCode::from(EXIT_FAILURE);
             }
         };
         match &outcome {
             Outcome::Drained => tracing::info!("drained: every client is gone"),
-            Outcome::DeadlinePassed => tracing::warn!("drained: the deadline passed, and who was left was closed"),
+            Outcome::DeadlinePassed => {
+                tracing::warn!("drained: the deadline passed, and the connections that were left were closed")
+            }
             Outcome::Forced => tracing::warn!("ended at once by a second signal"),
             Outcome::Stuck => tracing::error!("ended although a shard did not stop"),
             Outcome::ShardFailed { shard, reason } => tracing::error!(shard, %reason, "a shard failed"),
@@ -100,7 +102,7 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
     config.limits.rooms_total = Some(memory.rooms);
     let config = Arc::new(config);
     let listeners = bind(&config)?;
-    let admin = bind_admin(&config)?;
+    let admin_listener = bind_admin(&config)?;
     let node_id = random() as u32;
     let counters: Vec<Arc<ShardCounters>> = (0..config.shards).map(|_| Arc::default()).collect();
     let relay_counters = Arc::new(RelayCounters {
@@ -112,8 +114,9 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
     let (mut ports, relay) =
         broker::start(broker::Options::new(Config::clone(&config), node_id), wakers.clone(), relay_counters.clone())
             .map_err(|error| CannotStart(format!("the relay cannot start: {error}")))?;
-    let control_port = ports.pop().ok_or_else(|| CannotStart(String::from("the relay has no port for control")))?;
-    let shared = NodeState::new(relay_counters.clone(), config.ready_require_broker);
+    let admin_port =
+        ports.pop().ok_or_else(|| CannotStart(String::from("the relay has no port for the admin thread")))?;
+    let shared = NodeState::new(relay_counters.clone(), config.ready.require_broker);
     warn_if_memory_is_unknown(&host);
     tracing::info!(%capacity, %memory, "bounds");
     tracing::info!(driver = driver.name, why = %driver.why, shards = config.shards, "driver");
@@ -122,26 +125,26 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
         outbox_bytes: memory.outbox_bytes,
         unfinished_bytes: memory.unfinished_bytes,
     };
-    let demo_page = config.demo.then_some(control::DEMO_PAGE);
+    let demo_page = config.demo.then_some(admin::DEMO_PAGE);
     let options = Arc::new(shard::Options { demo_page, ..config.shard_options() });
     let common = Common { config, options, node_id, budgets, counters, state: shared, driver };
     let shards = start_shards(&common, listeners, ports, &wakers)?;
     let Common { config, driver, state, .. } = common;
-    tracing::info!(listen = %config.listen, admin = %config.admin, demo = config.demo, "serving");
+    tracing::info!(listen = %config.listen, admin = %config.admin.listen, demo = config.demo, "serving");
     let relay_waker = wakers[config.shards].clone();
-    let control = Control {
-        listener: admin,
+    let admin = Admin {
+        listener: admin_listener,
         node_id,
         capacity: (capacity.connections, capacity.binding),
         driver,
         shards,
-        relay: control_port,
+        relay: admin_port,
         relay_waker,
         relay_counters,
         shared: state,
         config,
     };
-    Ok(Node { control, relay })
+    Ok(Node { admin, relay })
 }
 
 /// io_uring or epoll, and why: the one line that tells.
@@ -167,7 +170,8 @@ fn bind(config: &Config) -> Result<Vec<OwnedFd>, CannotStart> {
     (0..config.shards).map(|_| listener::listen_at(config.listen)).collect::<io::Result<_>>().map_err(cannot)
 }
 
-/// Finds out whether somebody listens at the address, and goes on to: the node that this one replaces may just have ended.
+/// Finds out whether another process listens at the address, and keeps listening: the node that this one replaces may just have
+/// ended.
 fn probe_patiently(address: SocketAddr) -> io::Result<()> {
     let deadline = Instant::now() + PORT_PATIENCE;
     loop {
@@ -181,7 +185,8 @@ fn probe_patiently(address: SocketAddr) -> io::Result<()> {
 }
 
 fn bind_admin(config: &Config) -> Result<TcpListener, CannotStart> {
-    TcpListener::bind(config.admin).map_err(|error| CannotStart(explain_bind("admin", config.admin, &error)))
+    TcpListener::bind(config.admin.listen)
+        .map_err(|error| CannotStart(explain_bind("admin", config.admin.listen, &error)))
 }
 
 fn explain_bind(flag: &str, address: SocketAddr, error: &io::Error) -> String {
@@ -236,8 +241,8 @@ fn start_shards(
             waker: waker.clone(),
             seed: random(),
         };
-        let control = wakers[common.config.shards].clone();
-        shards.push(start_shard(number, seat, commands, control, common)?);
+        let admin = wakers[common.config.shards].clone();
+        shards.push(start_shard(number, seat, commands, admin, common)?);
     }
     Ok(shards)
 }
@@ -246,7 +251,7 @@ fn start_shard(
     number: usize,
     seat: Seat,
     commands: Sender<Command>,
-    control: Arc<Waker>,
+    admin: Arc<Waker>,
     common: &Common,
 ) -> Result<ShardHandle, CannotStart> {
     let counters = seat.counters.clone();
@@ -257,7 +262,7 @@ fn start_shard(
         }
         worker::run(seat, uring).unwrap_or_else(|error| ShardExit::Failed(error.to_string()))
     };
-    ShardHandle::start(format!("shard-{number}"), commands, counters, control, run)
+    ShardHandle::start(format!("shard-{number}"), commands, counters, admin, run)
         .map_err(|error| CannotStart(format!("cannot start a thread: {error}; raise the limit of threads")))
 }
 

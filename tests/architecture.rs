@@ -10,14 +10,16 @@ use std::process::Command;
 const ALLOWED: &[(&str, &[&str])] = &[
     // The pure core.
     ("close", &[]),
-    ("limits", &[]),
+    ("setting", &[]),
+    ("limits", &["setting"]),
     ("percent", &[]),
     ("model", &["limits"]),
     ("proto", &["close", "limits"]),
     ("dialect", &["close", "limits", "model", "percent", "proto"]),
     ("conn", &["close", "dialect", "limits", "model", "proto"]),
     ("room", &["close", "dialect", "limits", "model"]),
-    ("counters", &["close", "limits", "model"]),
+    ("metric", &["counters"]),
+    ("counters", &["close", "limits", "metric", "model"]),
     ("readiness", &["counters"]),
     ("relay", &["counters", "limits", "model"]),
     ("shard", &["close", "conn", "counters", "dialect", "limits", "model", "proto", "readiness", "relay", "room"]),
@@ -25,14 +27,14 @@ const ALLOWED: &[(&str, &[&str])] = &[
     ("clock", &[]),
     ("mailbox", &["limits"]),
     ("host", &["wire"]),
-    ("config", &["dialect", "host", "limits", "model", "proto", "shard"]),
+    ("config", &["dialect", "host", "limits", "model", "proto", "setting", "shard"]),
     ("check", &["config", "host", "limits"]),
     ("log", &["config"]),
     ("broker", &["config", "counters", "limits", "mailbox", "model", "percent", "relay"]),
     ("wire", &["conn", "limits", "mailbox", "model", "shard"]),
-    ("worker", &["broker", "clock", "control", "counters", "limits", "mailbox", "relay", "shard", "wire"]),
+    ("worker", &["admin", "broker", "clock", "counters", "limits", "mailbox", "relay", "shard", "wire"]),
     (
-        "control",
+        "admin",
         &[
             "broker",
             "check",
@@ -42,6 +44,7 @@ const ALLOWED: &[(&str, &[&str])] = &[
             "counters",
             "limits",
             "mailbox",
+            "metric",
             "model",
             "percent",
             "readiness",
@@ -54,10 +57,10 @@ const ALLOWED: &[(&str, &[&str])] = &[
     (
         "node",
         &[
+            "admin",
             "broker",
             "check",
             "config",
-            "control",
             "counters",
             "host",
             "limits",
@@ -70,18 +73,20 @@ const ALLOWED: &[(&str, &[&str])] = &[
 ];
 
 /// Modules of the core: bytes and `now` in, values out.
-const PURE: [&str; 12] = [
+const PURE: [&str; 14] = [
     "close",
     "conn",
     "counters",
     "dialect",
     "limits",
+    "metric",
     "model",
     "percent",
     "proto",
     "readiness",
     "relay",
     "room",
+    "setting",
     "shard",
 ];
 

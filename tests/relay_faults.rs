@@ -242,9 +242,7 @@ fn garbage_from_the_broker_ends_the_connection_and_is_a_gap() {
 fn a_broker_that_is_about_to_leave_is_left_first() {
     let (first, second) = (Nats::start(), Nats::start());
     let mut options = options(&first.url());
-    if let Some(nats) = &mut options.config.nats {
-        nats.urls.push(second.url());
-    }
+    options.config.nats.url.push(second.url());
     let mut relay = TestRelay::start(options, 1);
     relay.ports[0].join("lobby");
     let (mut at_first, mut at_second) = (PlainClient::connect(first.address()), PlainClient::connect(second.address()));
@@ -317,14 +315,13 @@ fn a_broker_that_takes_less_than_clients_may_publish_is_told_with_the_cure_and_n
 
 #[test]
 fn settings_that_cannot_work_are_told_at_start() {
-    let wrong = |change: &dyn Fn(&mut tidegate::config::Nats)| {
+    let wrong = |change: &dyn Fn(&mut tidegate::config::Broker)| {
         let mut options = options("nats://127.0.0.1:4222");
-        options.config.nats.as_mut().map(change).unwrap();
+        change(&mut options.config.nats);
         TestRelay::try_start(options, 1).err().expect("it must not start").to_string()
     };
     let missing = std::path::PathBuf::from("/nowhere/user.creds");
-    assert!(wrong(&|nats| nats.urls.clear()).contains("nats.url names no server"));
-    assert!(wrong(&|nats| nats.urls = vec![String::from("http://h:1")]).contains("write nats://HOST:4222"));
+    assert!(wrong(&|nats| nats.url = vec![String::from("http://h:1")]).contains("write nats://HOST:4222"));
     assert!(wrong(&|nats| nats.credentials = Some(missing.clone())).contains("nats.credentials: cannot read /nowhere"));
     assert!(wrong(&|nats| nats.ca_file = Some(missing.clone())).contains("nats.ca_file: cannot read /nowhere"));
 }

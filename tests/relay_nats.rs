@@ -11,8 +11,6 @@ use support::nats::{Nats, NatsOptions, PlainClient};
 use support::ports::{TestRelay, json, options, options_with};
 use support::proxy::Proxy;
 use support::tls::Certificate;
-use tidegate::broker::Options;
-use tidegate::config::{self, Config};
 use tidegate::counters::DropReason;
 use tidegate::limits::Limits;
 use tidegate::model::ConnectionId;
@@ -263,9 +261,8 @@ fn a_forbidden_room_is_refused_and_a_forbidden_publication_fails() {
     let config = format!("authorization {{ users: [ {{ user: a, password: b, permissions: {{ {permissions} }} }} ] }}");
     let broker = Nats::start_with(NatsOptions { config: Some(config), ..NatsOptions::default() });
     let mut options = options(&broker.url());
-    if let Some(nats) = &mut options.config.nats {
-        nats.user = Some((String::from("a"), String::from("b")));
-    }
+    options.config.nats.user = Some(String::from("a"));
+    options.config.nats.password = Some(String::from("b"));
     let mut relay = TestRelay::start(options, 1);
     relay.ports[0].subscribe("closed");
     assert!(matches!(relay.ports[0].next(), ToShard::Refused(room, JoinError::Unconfirmed) if &*room == "closed"));
@@ -293,9 +290,8 @@ fn a_room_that_the_brokers_permissions_take_back_is_revoked_and_not_joined_until
         broker.signal(Signal::SIGHUP);
     };
     let mut options = options(&broker.url());
-    if let Some(nats) = &mut options.config.nats {
-        nats.user = Some((String::from("a"), String::from("b")));
-    }
+    options.config.nats.user = Some(String::from("a"));
+    options.config.nats.password = Some(String::from("b"));
     let mut relay = TestRelay::start(options, 1);
     relay.ports[0].join("private");
     relay.ports[0].join("open");
@@ -343,8 +339,9 @@ fn a_token_opens_the_broker() {
         arguments: ["--auth", "t0ken"].map(String::from).to_vec(),
         ..NatsOptions::default()
     });
-    let nats = config::Nats { token: Some(String::from("t0ken")), urls: vec![broker.url()], ..config::Nats::default() };
-    let mut relay = TestRelay::start(Options::new(Config { nats: Some(nats), ..Config::default() }, 1), 1);
+    let mut options = options(&broker.url());
+    options.config.nats.token = Some(String::from("t0ken"));
+    let mut relay = TestRelay::start(options, 1);
     relay.ports[0].join("lobby");
 }
 
@@ -390,9 +387,7 @@ fn a_credentials_file_opens_a_broker_in_operator_mode_and_another_users_does_not
         );
         std::fs::write(&file, content).unwrap();
         let mut options = options(&broker.url());
-        if let Some(nats) = &mut options.config.nats {
-            nats.credentials = Some(file);
-        }
+        options.config.nats.credentials = Some(file);
         options
     };
     let mut relay = TestRelay::start(credentials(&account, "known.creds"), 1);
@@ -413,9 +408,7 @@ fn a_broker_behind_tls_is_used_if_its_certificate_is_known_and_named_if_not() {
     let broker = Nats::start_with(NatsOptions { config, files, ..NatsOptions::default() });
     let trusting = |certificate: &Certificate| {
         let mut options = options(&format!("tls://{}", broker.address()));
-        if let Some(nats) = &mut options.config.nats {
-            nats.ca_file = Some(certificate.file());
-        }
+        options.config.nats.ca_file = Some(certificate.file());
         options
     };
     let mut relay = TestRelay::start(trusting(&known), 1);

@@ -46,9 +46,8 @@ fn relay(broker: &Nats) -> TestRelay {
 
 fn relay_over(url: &str) -> TestRelay {
     let mut options: Options = options(url);
-    if let Some(nats) = &mut options.config.nats {
-        nats.user = Some((String::from("a"), String::from("b")));
-    }
+    options.config.nats.user = Some(String::from("a"));
+    options.config.nats.password = Some(String::from("b"));
     TestRelay::start(options, 1)
 }
 

@@ -133,7 +133,7 @@ impl Stage {
     pub fn new() -> Self {
         let echo = Route { path: String::from("/echo"), dialect: DialectId::Echo, room: None };
         let mut options = Options { connection_rate: 0, routes: vec![echo], ..Options::default() };
-        options.limits.message_rate = 0;
+        options.message_rate = 0;
         let counters: Arc<ShardCounters> = Arc::default();
         let state = NodeState::new(Arc::new(RelayCounters::default()), false);
         let all = vec![counters.clone()];

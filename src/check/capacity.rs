@@ -25,7 +25,7 @@ const SHARD_ROOM_BYTES: u64 = 512;
 const RELAY_ROOM_BYTES: u64 = 512;
 /// Bytes of a room's subscription at the broker: the client's queue begins with a block of 32 messages.
 const SUBSCRIPTION_BYTES: u64 = 5 * 1024;
-/// Bytes of a node without connections, its shards apart: program, relay, control.
+/// Bytes of a node without connections, its shards apart: program, relay, admin thread.
 const BASE_BYTES: u64 = 16 << 20;
 /// Bytes of a shard without connections: stack, rings, scratch buffer.
 const SHARD_BYTES: u64 = 4 << 20;
@@ -142,7 +142,7 @@ pub fn rooms_total(host: &Host, config: &Config) -> u64 {
 
 /// Bytes that a room costs, with a member on every shard; its members are counted with their connections.
 fn room_bytes(config: &Config) -> u64 {
-    let subscription = if config.nats.is_some() { SUBSCRIPTION_BYTES } else { 0 };
+    let subscription = if config.nats.url.is_empty() { 0 } else { SUBSCRIPTION_BYTES };
     SHARD_ROOM_BYTES * config.shards as u64 + RELAY_ROOM_BYTES + subscription
 }
 
@@ -158,8 +158,8 @@ fn mailboxes_bytes(config: &Config) -> u64 {
     items.saturating_add(limits::MAILBOX_BYTES + limits::REQUEST_MAILBOX_BYTES) as u64
 }
 
-/// Bytes of control's two mailboxes, full: no delivery goes to it.
-fn control_mailboxes_bytes(config: &Config) -> u64 {
+/// Bytes of the admin thread's two mailboxes, full: no delivery goes to it.
+fn admin_mailboxes_bytes(config: &Config) -> u64 {
     mailboxes_bytes(config).saturating_sub(limits::MAILBOX_BYTES as u64)
 }
 
@@ -187,7 +187,7 @@ pub struct MemoryBound {
     pub outbox_bytes: u64,
     /// All unfinished messages, in bytes.
     pub unfinished_bytes: u64,
-    /// All mailboxes between shards or control and the relay, both ways, in bytes.
+    /// All mailboxes between shards or the admin thread and the relay, both ways, in bytes.
     pub mailbox_bytes: u64,
     /// What waits for the broker, in each shard and in the relay, in bytes.
     pub publish_queue_bytes: u64,
@@ -214,9 +214,7 @@ impl MemoryBound {
             room_bytes: room_bytes(config),
             outbox_bytes: outbox_total_bytes(host, config),
             unfinished_bytes: unfinished_total_bytes(host, config),
-            mailbox_bytes: shards
-                .saturating_mul(mailboxes_bytes(config))
-                .saturating_add(control_mailboxes_bytes(config)),
+            mailbox_bytes: shards.saturating_mul(mailboxes_bytes(config)).saturating_add(admin_mailboxes_bytes(config)),
             publish_queue_bytes: (shards + 1) * limits::PUBLISH_QUEUE_BYTES as u64,
             fanout_bytes: shards * limits::FANOUT_BYTES as u64,
             handshake_bytes: shards.saturating_mul(heads),

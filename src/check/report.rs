@@ -179,7 +179,7 @@ impl Judge<'_> {
         let (pages, used) = (self.host.tcp_mem_pages?, self.host.tcp_mem_used_pages);
         let value = format!("{} pages, {} in use", grouped(pages), grouped(used));
         Some(self.bound("net.ipv4.tcp_mem", value, pages.saturating_sub(used), |target| {
-            // A broadcast that nobody has acknowledged yet takes a page of each socket; it must not be under pressure.
+            // A broadcast that is not acknowledged yet takes a page of each socket; it must not be under pressure.
             let need = target.saturating_add(used);
             let (least, most) = (need / 4 * 3, need.saturating_add(need / 2));
             format!("sysctl -w net.ipv4.tcp_mem=\"{least} {need} {most}\" (on the host)")
@@ -226,7 +226,7 @@ impl Judge<'_> {
             (first..=last).contains(port)
                 && !self.host.reserved_ports.iter().any(|(from, to)| (from..=to).contains(&port))
         };
-        let ports: Vec<String> = [self.config.listen.port(), self.config.admin.port()]
+        let ports: Vec<String> = [self.config.listen.port(), self.config.admin.listen.port()]
             .iter()
             .filter(|p| taken(p))
             .map(u16::to_string)

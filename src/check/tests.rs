@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use crate::config::{Config, Driver};
+use crate::config::{Admin, Config, Driver};
 use crate::host::{Host, ProbeOutcome};
 use crate::limits;
 
@@ -118,7 +118,13 @@ fn a_port_among_the_outgoing_ones_is_named_unless_it_is_reserved() {
         let report = Report::of(&host, config, None);
         report.rows.into_iter().find(|row| row.what == "net.ipv4.ip_local_port_range").unwrap().advice
     };
-    assert_eq!(advice(&Config { admin: "127.0.0.1:9090".parse().unwrap(), ..Config::default() }), None);
+    assert_eq!(
+        advice(&Config {
+            admin: Admin { listen: "127.0.0.1:9090".parse().unwrap(), ..Admin::default() },
+            ..Config::default()
+        }),
+        None
+    );
     let elsewhere = advice(&Config { listen: "0.0.0.0:8443".parse().unwrap(), ..Config::default() }).unwrap();
     assert!(elsewhere.contains("ip_local_reserved_ports=8443,"), "{elsewhere}");
 }
@@ -214,7 +220,7 @@ fn a_host_that_tells_nothing_still_has_an_answer() {
     assert_eq!((report.binding, report.connections), ("nofile", 1024 - 128 - 16));
 }
 
-/// Memory that could not be read used to count as none: the node admitted nobody.
+/// Memory that could not be read used to count as none: the node admitted no connection.
 #[test]
 fn memory_that_cannot_be_read_is_said_and_bounds_nothing() {
     let host = Host { memory_available_bytes: None, ..untuned().host(ProbeOutcome::Works) };
@@ -246,7 +252,7 @@ fn the_memory_bound_is_the_sum_of_its_parts() {
     assert_eq!(bound.total_bytes(), bound.base_bytes + 1_000_000 * 4_216 + rooms + caps);
     assert_eq!((bound.outbox_bytes, bound.unfinished_bytes), (30 * GIB / 100 * 10, 30 * GIB / 100 * 5));
     // Of each shard: 64 MiB to it and 16 MiB from it, 16 MiB that wait to go, 16 MiB in its rooms; 16 MiB in the relay; and 16 MiB
-    // from control, to which nothing is delivered.
+    // from the admin thread, to which nothing is delivered.
     let items = (limits::MAILBOX_MESSAGES + limits::MAILBOX_RESERVE) * limits::MAILBOX_ITEM_BYTES;
     assert_eq!(bound.mailbox_bytes, 4 * (80 << 20) + (16 << 20) + 5 * items as u64);
     assert_eq!((bound.publish_queue_bytes >> 20, bound.fanout_bytes >> 20), (5 * 16, 4 * 16));

@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_http_is_an_error() {
+    fn an_answer_that_is_not_http_is_an_error() {
         assert!(read(b"SSH-2.0-x\r\n").is_err());
         assert!(read(b"HTTP/1.1 200 OK\r\nContent-Length: 1").is_err());
         assert!(read(b"").is_err());

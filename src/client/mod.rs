@@ -29,17 +29,17 @@ const EXIT_USAGE: u8 = 2;
 
 /// Drains the node at the admin port and waits until it has no connection left, or is gone.
 pub fn drain(config: &Config, timeout: Duration) -> ExitCode {
-    let admin = reachable(config.admin);
+    let admin = reachable(config.admin.listen);
     let began = Instant::now();
     let request =
-        Request { method: "POST", path: "/drain", token: config.admin_token.as_deref(), kind: None, body: b"" };
+        Request { method: "POST", path: "/drain", token: config.admin.token.as_deref(), kind: None, body: b"" };
     match request.send(admin) {
         Ok(answer) if answer.is_success() => {}
         Ok(answer) => return failed(refusal(&answer, "the node did not begin to drain", "admin")),
         Err(error) => return failed(unreachable_node(admin, &error)),
     }
     loop {
-        let undone = match connections(admin, config.admin_token.as_deref()) {
+        let undone = match connections(admin, config.admin.token.as_deref()) {
             Ok(0) | Err(Look::Gone) => return ExitCode::SUCCESS,
             Ok(open) => format!("{open} connections are still open after {timeout:?}; the node goes on draining"),
             Err(Look::Unanswered(error)) => {
@@ -90,9 +90,9 @@ pub fn publish(config: &Config, room: &str, message: &str) -> ExitCode {
         }
         text => text.as_bytes().to_vec(),
     };
-    let admin = reachable(config.admin);
+    let admin = reachable(config.admin.listen);
     let path = format!("/v1/rooms/{}/messages", percent::encode(room));
-    let token = config.publish_token.as_deref().or(config.admin_token.as_deref());
+    let token = config.publish.token.as_deref().or(config.admin.token.as_deref());
     match (Request { method: "POST", path: &path, token, kind: Some(content_type(&body)), body: &body }).send(admin) {
         Ok(answer) if answer.is_success() => {
             let level: Option<Value> = serde_json::from_slice(&answer.body).ok();

@@ -42,7 +42,7 @@ pub struct Subscription {
 
 /// How a connection ended.
 enum End {
-    /// All that was asked for came, or nobody reads on.
+    /// All that was asked for came, or standard output was closed.
     Done,
     /// Coming back may help; not before this time, if the node gave one.
     Lost(String, Option<Duration>),
@@ -76,21 +76,21 @@ struct Patient(TcpStream);
 
 impl Read for Patient {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        patiently(|| self.0.read(buffer))
+        retried(|| self.0.read(buffer))
     }
 }
 
 impl Write for Patient {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        patiently(|| self.0.write(bytes))
+        retried(|| self.0.write(bytes))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        patiently(|| self.0.flush())
+        retried(|| self.0.flush())
     }
 }
 
-fn patiently<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+fn retried<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     loop {
         match attempt() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
@@ -285,7 +285,7 @@ mod tests {
     fn a_signal_is_no_reason_to_give_up_a_read() {
         let mut answers =
             [Err(io::ErrorKind::Interrupted.into()), Err(io::ErrorKind::Interrupted.into()), Ok(7)].into_iter();
-        assert_eq!(patiently(|| answers.next().unwrap()).unwrap(), 7);
+        assert_eq!(retried(|| answers.next().unwrap()).unwrap(), 7);
     }
 
     #[test]

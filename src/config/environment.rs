@@ -4,9 +4,9 @@
 
 use std::path::PathBuf;
 
-use super::keys::{Kind, SETTINGS, Setting};
+use super::keys::{SETTINGS, Setting};
 use super::origin::{Occurrence, Origin, nearest};
-use super::value::Value;
+use crate::setting::Value;
 
 /// Names the configuration file, and is no setting itself.
 const FILE_VARIABLE: &str = "TIDEGATE_CONFIG";
@@ -41,7 +41,7 @@ fn known(name: &str) -> Option<(&'static Setting, bool)> {
     if let Some(setting) = by_name(name) {
         return Some((setting, false));
     }
-    by_name(name.strip_suffix("_FILE")?).filter(|setting| setting.kind == Kind::Secret).map(|setting| (setting, true))
+    by_name(name.strip_suffix("_FILE")?).filter(|setting| setting.is_secret()).map(|setting| (setting, true))
 }
 
 /// `…_SERVICE_HOST`, `…_SERVICE_PORT`, `…_PORT`, `…_PORT_8080_TCP_ADDR` and their like.

@@ -6,10 +6,10 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::keys::{Kind, SETTINGS, Setting};
+use super::keys::{SETTINGS, Setting};
 use super::origin::{Occurrence, Origin, Problem, nearest, suggestion};
 use super::tables::{self, Tables};
-use super::value::Value;
+use crate::setting::Value;
 
 /// What the file says.
 #[derive(Default)]
@@ -114,23 +114,23 @@ fn text_item(item: &Spanned<DeValue<'_>>) -> Result<String, String> {
 
 /// The setting that a key names, and whether the key names a file that holds it.
 fn known(key: &str) -> Option<(&'static Setting, bool)> {
-    let by_key = |key: &str| SETTINGS.iter().find(|setting| setting.keys.contains(&key));
+    let by_key = |key: &str| SETTINGS.iter().find(|setting| setting.keys.iter().any(|known| known == key));
     if let Some(setting) = by_key(key) {
         return Some((setting, false));
     }
-    by_key(key.strip_suffix("_file")?).filter(|setting| setting.kind == Kind::Secret).map(|setting| (setting, true))
+    by_key(key.strip_suffix("_file")?).filter(|setting| setting.is_secret()).map(|setting| (setting, true))
 }
 
 fn is_section(name: &str) -> bool {
-    SETTINGS.iter().flat_map(|setting| setting.keys).any(|key| key.split_once('.').is_some_and(|(s, _)| s == name))
+    SETTINGS.iter().flat_map(|setting| &setting.keys).any(|key| key.split_once('.').is_some_and(|(s, _)| s == name))
 }
 
 /// Every key that the file may hold.
 fn keys() -> impl Iterator<Item = String> {
-    let secret_files = SETTINGS.iter().filter(|s| s.kind == Kind::Secret).map(|s| format!("{}_file", s.keys[0]));
+    let secret_files = SETTINGS.iter().filter(|s| s.is_secret()).map(|s| format!("{}_file", s.keys[0]));
     SETTINGS
         .iter()
-        .flat_map(|setting| setting.keys)
+        .flat_map(|setting| &setting.keys)
         .map(ToString::to_string)
         .chain(secret_files)
         .chain(["routes", "rooms"].map(String::from))
@@ -153,7 +153,7 @@ fn unknown_section(name: &str, origin: &Origin) -> Problem {
 
 fn unknown(key: &str, origin: &Origin) -> Problem {
     let last = |key: &str| key.rsplit('.').next().unwrap_or(key).to_owned();
-    // Somebody who knows the name and not its section is helped first.
+    // A right name in the wrong section is the likeliest mistake.
     let near = nearest(&last(key), keys().map(|known| last(&known)))
         .and_then(|name| {
             nearest(key, keys().filter(|known| last(known) == name)).or_else(|| keys().find(|k| last(k) == name))

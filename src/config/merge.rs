@@ -1,4 +1,4 @@
-//! From the sources to one [`Config`]: the stronger source wins for each setting, everything that is wrong is told at once.
+//! From the sources to one [`Config`]: the stronger source wins for each setting, all errors are reported at once.
 //!
 //! [`merge`] reads nothing but the files that settings name (secrets, credentials); [`load`] finds the sources.
 
@@ -7,13 +7,13 @@ use std::fs;
 use std::io;
 use std::path::PathBuf;
 
-use super::keys::{Draft, SETTINGS, named};
+use super::keys::{SETTINGS, named};
 use super::origin::{Occurrence, Origin, Problem};
 use super::tables::Tables;
-use super::value::Value;
-use super::{Config, Nats, environment, file, print, relations};
+use super::{Config, Profile, environment, file, print, relations};
 use crate::host::Host;
 use crate::limits::{self, CONFORMANCE_MESSAGE_BYTES};
+use crate::setting::Value;
 
 /// The file that is read where none is named.
 pub const DEFAULT_FILE: &str = "tidegate.toml";
@@ -36,7 +36,6 @@ pub struct Settings {
     pub config: Config,
     /// What deserves a warning in the log.
     pub warnings: Vec<String>,
-    pub(super) draft: Draft,
     pub(super) origins: BTreeMap<&'static str, Origin>,
     pub(super) tables: Tables,
 }
@@ -90,30 +89,29 @@ pub fn merge(sources: Sources<'_>) -> Result<Settings, Vec<Problem>> {
     for layer in [contents.occurrences, variables, typed_flags(sources.flags)] {
         choose(layer, &mut chosen, &mut problems);
     }
-    let mut draft = defaults(sources.host);
-    draft.config.routes = contents.tables.routes.iter().map(|(route, _)| route.clone()).collect();
-    draft.config.rooms = contents.tables.rooms.iter().map(|(rule, _)| rule.clone()).collect();
+    let mut config = defaults(sources.host);
+    config.routes = contents.tables.routes.iter().map(|(route, _)| route.clone()).collect();
+    config.rooms = contents.tables.rooms.iter().map(|(rule, _)| rule.clone()).collect();
     let mut origins = default_origins(sources.host);
-    for setting in SETTINGS {
-        if let Some(occurrence) = chosen.remove(setting.name) {
-            if let Err(offence) = (setting.read)(&mut draft, &occurrence.value) {
+    for setting in SETTINGS.iter() {
+        if let Some(occurrence) = chosen.remove(setting.name.as_str()) {
+            if let Err(offence) = (setting.read)(&mut config, &occurrence.value) {
                 problems.push(Problem::at(&occurrence.origin, offence_of(&occurrence, &offence)));
             }
-            origins.insert(setting.name, occurrence.origin);
+            origins.insert(setting.name.as_str(), occurrence.origin);
         }
-        if setting.name == "profile" && draft.config.conformance {
-            conformance(&mut draft, &mut origins);
+        if setting.name == "profile" && config.profile == Profile::Conformance {
+            conformance(&mut config, &mut origins);
         }
     }
     // Relations between values that are wrong themselves would only confuse.
     if problems.is_empty() {
-        problems.extend(relations::check(&draft, &mut warnings));
+        problems.extend(relations::check(&config, &mut warnings));
     }
     if !problems.is_empty() {
         return Err(problems);
     }
-    let config = finished(&draft);
-    Ok(Settings { config, warnings, draft, origins, tables: contents.tables })
+    Ok(Settings { config, warnings, origins, tables: contents.tables })
 }
 
 /// Adds what a flag or variable is called where the place does not say it already.
@@ -138,7 +136,7 @@ fn choose(layer: Vec<Occurrence>, chosen: &mut BTreeMap<&'static str, Occurrence
     let mut here: BTreeMap<&'static str, Occurrence> = BTreeMap::new();
     for occurrence in layer {
         let (typed, origin) = (occurrence.typed.clone(), occurrence.origin.clone());
-        if let Some(first) = here.insert(occurrence.setting.name, occurrence) {
+        if let Some(first) = here.insert(occurrence.setting.name.as_str(), occurrence) {
             let text = format!("{typed} and {} ({}) are the same setting; keep one", first.typed, first.origin);
             problems.push(Problem::at(&origin, text));
         }
@@ -146,17 +144,17 @@ fn choose(layer: Vec<Occurrence>, chosen: &mut BTreeMap<&'static str, Occurrence
     chosen.append(&mut here);
 }
 
-fn defaults(host: &Host) -> Draft {
+fn defaults(host: &Host) -> Config {
     let mut config = Config { shards: host.shards(), pin: host.cpu_quota_cores.is_none(), ..Config::default() };
     if let Some(name) = &host.hostname {
         config.node_name.clone_from(name);
     }
-    let nats = Nats { prefix: String::from("tidegate"), ..Nats::default() };
-    Draft { config, nats, nats_user: None, nats_password: None }
+    config
 }
 
-fn default_origins(host: &Host) -> BTreeMap<&'static str, Origin> {
-    let mut origins: BTreeMap<_, _> = SETTINGS.iter().map(|setting| (setting.name, Origin::Default(""))).collect();
+pub(super) fn default_origins(host: &Host) -> BTreeMap<&'static str, Origin> {
+    let mut origins: BTreeMap<&'static str, Origin> =
+        SETTINGS.iter().map(|setting| (setting.name.as_str(), Origin::Default(""))).collect();
     let source = match host.cpu_quota_cores {
         Some(quota) if (quota.ceil() as usize) < host.cores => "the cgroup's CPU quota",
         _ => "the cores that this process may run on",
@@ -169,16 +167,15 @@ fn default_origins(host: &Host) -> BTreeMap<&'static str, Origin> {
 }
 
 /// What the conformance profile changes: messages of 16 MiB and all that must rise with them, and no rates.
-fn conformance(draft: &mut Draft, origins: &mut BTreeMap<&'static str, Origin>) {
-    let config = &mut draft.config;
+fn conformance(config: &mut Config, origins: &mut BTreeMap<&'static str, Origin>) {
     config.compression = true;
     config.limits.message_bytes = CONFORMANCE_MESSAGE_BYTES;
     config.limits.outbox_bytes = 4 * CONFORMANCE_MESSAGE_BYTES;
     config.limits.outbox_total_bytes = Some(16 * CONFORMANCE_MESSAGE_BYTES as u64);
     config.limits.unfinished_total_bytes = Some(16 * CONFORMANCE_MESSAGE_BYTES as u64);
     config.limits.message_deadline = 6 * limits::MESSAGE_DEADLINE;
-    config.limits.message_rate = 0;
-    config.limits.connection_rate = Some(0);
+    config.message_rate = 0;
+    config.connection_rate = Some(0);
     let changed = [
         "compression",
         "limits_message_bytes",
@@ -190,14 +187,4 @@ fn conformance(draft: &mut Draft, origins: &mut BTreeMap<&'static str, Origin>) 
         "connection_rate",
     ];
     origins.extend(changed.map(|name| (name, Origin::Profile)));
-}
-
-/// Puts together what is one field of the configuration and several settings.
-fn finished(draft: &Draft) -> Config {
-    let mut config = draft.config.clone();
-    if !draft.nats.urls.is_empty() {
-        let user = draft.nats_user.clone().zip(draft.nats_password.clone());
-        config.nats = Some(Nats { user, ..draft.nats.clone() });
-    }
-    config
 }

@@ -2,10 +2,11 @@
 //! into it here and nowhere else.
 //!
 //! [`load`] reads the sources and [`merge`] makes [`Settings`] of them: flags win over the environment, it over the file,
-//! that over the defaults. Each value remembers where it came from. A new setting is a field of [`Config`] and a row in
-//! `keys`; the file, the environment, `--print-config` and the suggestions follow from the row. A flag is named in
-//! [`crate::cli`] too.
+//! that over the defaults. Each value remembers where it came from. A new setting is one entry in the table of its section
+//! (here, in `sections`, or in [`crate::limits`]): its field, default, key, variable, flag, `--print-config`, the suggestions
+//! and the documentation's table follow from the entry.
 
+mod checks;
 mod environment;
 mod file;
 mod keys;
@@ -13,22 +14,27 @@ mod merge;
 mod origin;
 mod print;
 mod relations;
+mod sections;
 mod tables;
-mod value;
 
 use std::fmt;
 use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::dialect::DialectId;
 use crate::limits::{self, Limits};
-use crate::proto::network::Network;
+use crate::setting::{
+    HOUR, SECOND, address, auto_or, boolean, checked, choice, flag, integer, list, off_or, quoted, settings, switch,
+    time,
+};
 use crate::shard::{self, RoomRule, Route};
 
+pub use crate::setting::parse_duration;
+pub(crate) use keys::{SettingFlag, flags};
 pub use merge::{DEFAULT_FILE, Settings, Sources, load, merge};
 pub use origin::{Origin, Problem};
-pub use value::parse_duration;
+pub use print::table as settings_table;
+pub use sections::{Admin, Broker, Drain, Heartbeat, OnGap, Proxies, Publish, Raw, Ready};
 
 /// Which wire a shard runs on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -40,6 +46,16 @@ pub enum Driver {
     IoUring,
     /// epoll.
     Epoll,
+}
+
+/// What the node is for: it changes the defaults of other settings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Profile {
+    /// Clients.
+    #[default]
+    Production,
+    /// A test suite of the protocol: large messages, no rates, and `/echo`.
+    Conformance,
 }
 
 /// How log lines look.
@@ -54,94 +70,91 @@ pub enum LogFormat {
     Json,
 }
 
-/// How to reach the broker.
-#[derive(Clone, PartialEq, Eq, Default)]
-pub struct Nats {
-    /// `nats://` or `tls://` servers; at least one.
-    pub urls: Vec<String>,
-    /// Credentials file (JWT and seed).
-    pub credentials: Option<PathBuf>,
-    /// Token.
-    pub token: Option<String>,
-    /// User and password.
-    pub user: Option<(String, String)>,
-    /// Certificates to trust instead of the system's.
-    pub ca_file: Option<PathBuf>,
-    /// First part of every subject: `PREFIX.room.ROOM`.
-    pub prefix: String,
+settings! {
+    /// All settings of a node: the keys at the top of the file, and its sections.
+    #[derive(Clone, PartialEq)]
+    pub struct Config in "" {
+        // The profile comes first: it changes the defaults of the others.
+        /// `production`, or `conformance`: 16 MiB messages, no rates, `/echo`.
+        profile: Profile = Profile::Production,
+            choice(&[("production", Profile::Production), ("conformance", Profile::Conformance)]),
+            flag("Serving", 7, "PROFILE", "production, or conformance: 16 MiB messages, no rates, /echo").default("");
+        /// Where clients connect.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)), address(),
+            flag("Serving", 1, "ADDRESS", "Where clients connect");
+        /// This node's name in `welcome` and the admin endpoints.
+        node_name: String = String::from("tidegate"), checked(checks::node_name, quoted),
+            flag("Serving", 4, "NAME", "This node's name").default("the hostname");
+        /// Threads that serve clients; fewer where a CPU quota pays for fewer.
+        shards: usize = 1, integer(1..=256),
+            flag("Machine", 1, "N", "Threads that serve clients").default("cores, or the CPU quota");
+        /// `auto`, `io_uring` or `epoll`.
+        driver: Driver = Driver::Auto,
+            choice(&[("auto", Driver::Auto), ("io_uring", Driver::IoUring), ("epoll", Driver::Epoll)]),
+            flag("Machine", 2, "DRIVER", "auto, io_uring or epoll");
+        /// Connections of this node; more get 503.
+        max_connections: Option<u32> = None, auto_or("auto: what the host holds", integer(1..=100_000_000)),
+            flag("Bounds", 1, "N", "Connections of this node")
+                .default("what the host holds").alias("limits.max_connections");
+        /// Older connections are asked to reconnect, ± 10 %.
+        max_connection_age: Option<Duration> = None, off_or(time(SECOND..=30 * 24 * HOUR)),
+            flag("Bounds", 4, "TIME", "Ask older connections to reconnect, such as 6h")
+                .default("off").alias("limits.max_connection_age");
+        /// Messages a second from one connection; 0: no limit. The excess is dropped, and the connection is read only ten
+        /// times a second.
+        message_rate: u16 = limits::MESSAGE_RATE, integer(0..=MAX_MESSAGE_RATE),
+            flag("Bounds", 2, "N", "Messages a second from one connection, 0: no limit").alias("limits.message_rate");
+        /// New connections a second on this node; 0: no limit.
+        connection_rate: Option<u32> = None, auto_or("auto: 5000 for each shard", integer(0..=10_000_000)),
+            flag("Bounds", 3, "N", "New connections a second, 0: no limit")
+                .default("5000 a shard").alias("limits.connection_rate");
+        /// Negotiate permessage-deflate.
+        compression: bool = false, boolean(), switch("Clients", 2, "Negotiate permessage-deflate");
+        /// Pages that may connect, such as `https://app.example`; `*`: any; empty: the same host.
+        origins: Vec<String> = Vec::new(), checked(checks::origins, |origins| list(origins)),
+            flag("Clients", 1, "LIST", "Pages that may connect, such as https://app.example; *: any").default("same host");
+        /// Let other gateways of this host listen at the same address.
+        share_port: bool = false, boolean(),
+            switch("Serving", 5, "Let other gateways of this host listen at the same address");
+        /// Also serve a page at `/demo`.
+        demo: bool = false, boolean(), switch("Serving", 6, "Also serve a page at /demo where two tabs talk");
+        /// `error` to `trace`, or such as `tidegate=debug`.
+        log: String = String::from("info"), checked(checks::log_filter, quoted),
+            flag("Logging", 1, "FILTER", "error, warn, info, debug, trace, or such as tidegate=debug");
+        /// `human`, `json`; `auto`: human on a terminal.
+        log_format: LogFormat = LogFormat::Auto,
+            choice(&[("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)]),
+            flag("Logging", 2, "FORMAT", "auto, human or json").default("human on a terminal, else json");
+    } and {
+        /// Whether each shard's thread is pinned to a core; the host decides.
+        pin: bool = false;
+        /// The admin port.
+        admin: Admin = Admin::default();
+        /// Publishing over HTTP.
+        publish: Publish = Publish::default();
+        /// When the node wants traffic.
+        ready: Ready = Ready::default();
+        /// The broker.
+        nats: Broker = Broker::default();
+        /// How silent clients are found.
+        heartbeat: Heartbeat = Heartbeat::default();
+        /// How the node closes its clients before it stops.
+        drain: Drain = Drain::default();
+        /// Clients that speak raw messages.
+        raw: Raw = Raw::default();
+        /// Balancers in front.
+        proxies: Proxies = Proxies::default();
+        /// Bounds.
+        limits: Limits = Limits::default();
+        /// Paths beside the built-in ones; they win.
+        routes: Vec<Route> = Vec::new();
+        /// Room policies in order.
+        rooms: Vec<RoomRule> = Vec::new();
+    }
 }
 
-/// Where a client's address comes from when a balancer stands in front.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Proxies {
-    /// Networks whose word is taken.
-    pub trusted: Vec<Network>,
-    /// Connections of trusted peers begin with a PROXY protocol v2 header.
-    pub protocol_v2: bool,
-}
-
-/// All settings of a node.
-#[derive(Clone, PartialEq)]
-pub struct Config {
-    /// Address of the public port.
-    pub listen: SocketAddr,
-    /// Address of the admin port.
-    pub admin: SocketAddr,
-    /// The node's name in `welcome` and `/v1/node`.
-    pub node_name: String,
-    /// Number of shards, 1 to 256.
-    pub shards: usize,
-    /// Whether each shard's thread is pinned to a core.
-    pub pin: bool,
-    /// Which wire.
-    pub driver: Driver,
-    /// Connections that the node admits at most; computed from the host when absent.
-    pub max_connections: Option<u32>,
-    /// Close connections of this age, ± 10 %.
-    pub max_connection_age: Option<Duration>,
-    /// Broker; none is the local bus.
-    pub nats: Option<Nats>,
-    /// Bounds.
-    pub limits: Limits,
-    /// See [`limits::PING_INTERVAL`].
-    pub ping_interval: Duration,
-    /// See [`limits::PONG_TIMEOUT`].
-    pub pong_timeout: Duration,
-    /// How long a draining node goes on accepting before it refuses.
-    pub drain_delay: Duration,
-    /// The window over which clients are closed.
-    pub drain_window: Duration,
-    /// Close code of a drain.
-    pub drain_close_code: u16,
-    /// Paths beside the built-in ones; they win.
-    pub routes: Vec<Route>,
-    /// Room policies in order.
-    pub rooms: Vec<RoomRule>,
-    /// Raw clients are closed with 1013 on a gap.
-    pub raw_close_on_gap: bool,
-    /// Allowed values of Origin, exactly; `*` allows any. Empty: the host that the request names, or no Origin at all.
-    pub origins: Vec<String>,
-    /// permessage-deflate is negotiated.
-    pub compression: bool,
-    /// Opens all of the admin port.
-    pub admin_token: Option<String>,
-    /// Opens publishing on the admin port.
-    pub publish_token: Option<String>,
-    /// `/ready` is 503 while the broker is away, not only before it was first reached.
-    pub ready_require_broker: bool,
-    /// Balancers in front.
-    pub proxies: Proxies,
-    /// Other processes may listen at the same address too (SO_REUSEPORT), each taking a share of the clients.
-    pub share_port: bool,
-    /// Serve `/demo`.
-    pub demo: bool,
-    /// Serve `/echo` with raised limits.
-    pub conformance: bool,
-    /// What is logged: a level, or directives such as `tidegate=debug`.
-    pub log_filter: String,
-    /// How it is logged.
-    pub log_format: LogFormat,
-}
+/// A connection's bucket holds [`limits::MESSAGE_BURST_SECONDS`] of its rate in 16 bits.
+const MAX_MESSAGE_RATE: u64 = (u16::MAX / limits::MESSAGE_BURST_SECONDS) as u64;
 
 impl Config {
     /// What the shards need of it. The demo page is the caller's to add.
@@ -149,18 +162,19 @@ impl Config {
         let rate = self.connection_rate();
         // The conformance profile adds a path, which a configured one hides.
         let echo = Route { path: String::from("/echo"), dialect: DialectId::Echo, room: None };
-        let echo = self.conformance.then_some(echo);
+        let echo = (self.profile == Profile::Conformance).then_some(echo);
         shard::Options {
             node_name: self.node_name.clone(),
             limits: self.limits.clone(),
+            message_rate: self.message_rate,
             connection_rate: if rate == 0 { 0 } else { (rate / self.shards as u32).max(1) },
-            ping_interval: self.ping_interval,
-            pong_timeout: self.pong_timeout,
+            ping_interval: self.heartbeat.ping_interval,
+            pong_timeout: self.heartbeat.pong_timeout,
             max_connection_age: self.max_connection_age,
-            drain_close_code: self.drain_close_code,
+            drain_close_code: self.drain.close_code,
             routes: echo.into_iter().chain(self.routes.iter().cloned()).collect(),
             rooms: self.rooms.clone(),
-            close_on_gap: self.raw_close_on_gap,
+            close_on_gap: self.raw.on_gap == OnGap::Close,
             origins: self.origins.clone(),
             compression: self.compression,
             trusted: self.proxies.trusted.clone(),
@@ -171,43 +185,7 @@ impl Config {
 
     /// New connections a second that the node takes, on all shards together; 0 is no limit.
     pub fn connection_rate(&self) -> u32 {
-        self.limits.connection_rate.unwrap_or(limits::CONNECTION_RATE_PER_SHARD * self.shards as u32)
-    }
-}
-
-impl Default for Config {
-    fn default() -> Self {
-        Self {
-            listen: SocketAddr::from(([127, 0, 0, 1], 8080)),
-            admin: SocketAddr::from(([127, 0, 0, 1], 9090)),
-            node_name: String::from("tidegate"),
-            shards: 1,
-            pin: false,
-            driver: Driver::Auto,
-            max_connections: None,
-            max_connection_age: None,
-            nats: None,
-            limits: Limits::default(),
-            ping_interval: limits::PING_INTERVAL,
-            pong_timeout: limits::PONG_TIMEOUT,
-            drain_delay: Duration::ZERO,
-            drain_window: limits::DRAIN_WINDOW,
-            drain_close_code: 1012,
-            routes: Vec::new(),
-            rooms: Vec::new(),
-            raw_close_on_gap: false,
-            origins: Vec::new(),
-            compression: false,
-            admin_token: None,
-            publish_token: None,
-            ready_require_broker: false,
-            proxies: Proxies::default(),
-            share_port: false,
-            demo: false,
-            conformance: false,
-            log_filter: String::from("info"),
-            log_format: LogFormat::Auto,
-        }
+        self.connection_rate.unwrap_or(limits::CONNECTION_RATE_PER_SHARD * self.shards as u32)
     }
 }
 

@@ -1,14 +1,14 @@
-//! Where a value came from, what is wrong with it, and which name somebody may have meant.
+//! Where a value came from, what is wrong with it, and which name may have been meant.
 
 use std::fmt;
 
 use super::keys::Setting;
-use super::value::Value;
+use crate::setting::Value;
 
 /// Where a value came from.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Origin {
-    /// Nobody typed it; what it was derived from, if from anything.
+    /// It was not set; what the default was derived from, if from anything.
     Default(&'static str),
     /// The profile sets it.
     Profile,

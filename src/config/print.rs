@@ -4,9 +4,11 @@
 
 use std::collections::BTreeMap;
 
-use super::Config;
-use super::keys::{Draft, Kind, SETTINGS, Setting, quoted};
+use super::keys::{SETTINGS, Setting};
 use super::merge::Settings;
+use super::{Config, Origin, merge};
+use crate::host::Host;
+use crate::setting::{Kind, quoted};
 use crate::shard::{PublishPolicy, SlowPolicy};
 
 /// Column at which the origin begins, where the value leaves room.
@@ -16,43 +18,38 @@ const COMMENT_COLUMN: usize = 44;
 pub(super) fn settings(settings: &Settings) -> String {
     let origins: BTreeMap<&str, String> =
         settings.origins.iter().map(|(name, origin)| (*name, origin.to_string())).collect();
-    let mut text = scalars(&settings.draft, &origins);
+    let mut text = scalars(&settings.config, &origins);
     let routes = settings.tables.routes.iter().map(|(_, origin)| origin.to_string());
     let rooms = settings.tables.rooms.iter().map(|(_, origin)| origin.to_string());
     text.push_str(&lists(&settings.config, &routes.collect::<Vec<_>>(), &rooms.collect::<Vec<_>>()));
     text
 }
 
-/// A configuration whose origins nobody knows.
+/// A configuration without the origins of its values.
 pub(super) fn toml_of(config: &Config) -> String {
-    let nats = config.nats.clone().unwrap_or_default();
-    let (nats_user, nats_password) = nats.user.clone().unzip();
-    let draft = Draft { config: config.clone(), nats, nats_user, nats_password };
-    scalars(&draft, &BTreeMap::new()) + &lists(config, &[], &[])
+    scalars(config, &BTreeMap::new()) + &lists(config, &[], &[])
 }
 
-fn scalars(draft: &Draft, origins: &BTreeMap<&str, String>) -> String {
+fn scalars(config: &Config, origins: &BTreeMap<&str, String>) -> String {
     let (mut text, mut section) = (String::new(), "");
     // Top-level keys must come before the first section.
     let (top, sections): (Vec<&Setting>, Vec<&Setting>) =
         SETTINGS.iter().partition(|setting| !setting.keys[0].contains('.'));
     for setting in top.into_iter().chain(sections) {
-        let (here, key) = setting.keys[0].rsplit_once('.').unwrap_or(("", setting.keys[0]));
+        let (here, key) = setting.keys[0].rsplit_once('.').unwrap_or(("", &setting.keys[0]));
         if here != section {
             text.push_str(&format!("\n[{here}]\n"));
             section = here;
         }
-        let origin = origins.get(setting.name).map_or("", String::as_str);
-        text.push_str(&line(setting, key, (setting.show)(draft), origin));
+        let origin = origins.get(setting.name.as_str()).map_or("", String::as_str);
+        text.push_str(&line(setting, key, (setting.show)(config), origin));
     }
     text
 }
 
 fn line(setting: &Setting, key: &str, value: Option<String>, origin: &str) -> String {
     match value {
-        Some(_) if setting.kind == Kind::Secret => {
-            commented(&format!("# {key} = \"***\""), &format!("masked; {origin}"))
-        }
+        Some(_) if setting.is_secret() => commented(&format!("# {key} = \"***\""), &format!("masked; {origin}")),
         Some(value) => commented(&format!("{key} = {value}"), origin),
         None => commented(&format!("# {key} ="), &format!("{origin}: {}", setting.absent)),
     }
@@ -87,4 +84,34 @@ fn lists(config: &Config, route_origins: &[String], room_origins: &[String]) -> 
         text.push_str(&(pair("publish", publish) + &pair("slow", slow)));
     }
     text
+}
+
+/// Every setting as a table in Markdown, for the documentation: a row for each, in the order of `--print-config`. `host` is
+/// what some defaults are derived from.
+pub fn table(host: &Host) -> String {
+    let origins = merge::default_origins(host);
+    let defaults = Config::default();
+    let mut text = String::from("| key | flag | environment | default | what it is |\n|---|---|---|---|---|\n");
+    for setting in SETTINGS.iter() {
+        let flag = match setting.kind {
+            Kind::Daily(_) => format!("`{}`", setting.flag()),
+            Kind::Rare | Kind::Secret => String::new(),
+        };
+        let default = match (&origins[setting.name.as_str()], (setting.show)(&defaults)) {
+            (Origin::Default(""), Some(value)) => format!("`{value}`"),
+            (Origin::Default(""), None) => setting.absent.to_owned(),
+            (source, _) => source.to_string().trim_start_matches("default: ").to_owned(),
+        };
+        let (key, variable, about) = (&setting.keys[0], setting.variable(), sentence_part(setting.about));
+        text.push_str(&format!("| `{key}` | {flag} | `{variable}` | {default} | {about} |\n"));
+    }
+    text
+}
+
+/// A sentence as it stands in a cell of a table: without its capital letter and its full stop.
+fn sentence_part(sentence: &str) -> String {
+    let sentence = sentence.trim().trim_end_matches('.');
+    let mut characters = sentence.chars();
+    let first = characters.next().map(|first| first.to_ascii_lowercase());
+    first.into_iter().chain(characters).collect()
 }

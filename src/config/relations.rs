@@ -1,24 +1,23 @@
 //! What must hold between settings, and what is allowed and deserves a warning.
 
-use super::Config;
-use super::keys::Draft;
 use super::origin::Problem;
-use super::value::size;
+use super::{Broker, Config};
 use crate::limits::COALESCED_BYTES;
+use crate::setting::value::size;
 use crate::shard::PublishPolicy;
 
 /// Every relation that does not hold; adds to `warnings` what an operator should know.
-pub(super) fn check(draft: &Draft, warnings: &mut Vec<String>) -> Vec<Problem> {
-    let broken = addresses(&draft.config).into_iter().chain(buffers(&draft.config)).chain(credentials(draft));
-    let broken = broken.chain(proxies(&draft.config));
+pub(super) fn check(config: &Config, warnings: &mut Vec<String>) -> Vec<Problem> {
+    let broken = addresses(config).into_iter().chain(buffers(config)).chain(credentials(&config.nats));
+    let broken = broken.chain(proxies(config));
     let problems = broken.map(Problem::between).collect();
-    exposure(&draft.config, warnings);
-    broker(draft, warnings);
+    exposure(config, warnings);
+    broker(&config.nats, warnings);
     problems
 }
 
 fn addresses(config: &Config) -> Option<String> {
-    let (public, admin) = (config.listen, config.admin);
+    let (public, admin) = (config.listen, config.admin.listen);
     let one_host = public.ip() == admin.ip() || public.ip().is_unspecified() || admin.ip().is_unspecified();
     (public.port() == admin.port() && public.port() != 0 && one_host)
         .then(|| format!("listen ({public}) and admin ({admin}) need two ports; change one of them"))
@@ -58,7 +57,8 @@ fn buffers(config: &Config) -> Vec<String> {
     broken
 }
 
-/// Nobody's PROXY header would be taken for one, and every connection behind the balancer would be a bad request.
+/// Without trusted networks no PROXY header would be read as one, and every connection behind the balancer would be refused
+/// as a bad request.
 fn proxies(config: &Config) -> Option<String> {
     (config.proxies.protocol_v2 && config.proxies.trusted.is_empty()).then(|| {
         String::from(
@@ -68,14 +68,14 @@ fn proxies(config: &Config) -> Option<String> {
     })
 }
 
-fn credentials(draft: &Draft) -> Vec<String> {
+fn credentials(nats: &Broker) -> Vec<String> {
     let mut broken = Vec::new();
-    match (&draft.nats_user, &draft.nats_password) {
+    match (&nats.user, &nats.password) {
         (Some(_), None) => broken.push(String::from("nats.user needs nats.password (or nats.password_file)")),
         (None, Some(_)) => broken.push(String::from("nats.password needs nats.user")),
         _ => {}
     }
-    let ways = [draft.nats.credentials.is_some(), draft.nats.token.is_some(), draft.nats_user.is_some()];
+    let ways = [nats.credentials.is_some(), nats.token.is_some(), nats.user.is_some()];
     if ways.iter().filter(|given| **given).count() > 1 {
         broken.push(String::from(
             "nats.credentials, nats.token and nats.user exclude each other; keep the one your broker asks for",
@@ -84,33 +84,32 @@ fn credentials(draft: &Draft) -> Vec<String> {
     broken
 }
 
-/// Who may reach this node, and do what.
+/// Warns where other hosts reach a port of this node without permission.
 fn exposure(config: &Config, warnings: &mut Vec<String>) {
     let everywhere = config.rooms.iter().any(|rule| rule.pattern == "*" && rule.publish != PublishPolicy::Any);
     if !config.listen.ip().is_loopback() && !everywhere {
         warnings.push(format!(
-            "anybody who reaches {} may publish into rooms; a last [[rooms]] with match = \"*\", publish = \"none\" stops it",
+            "every client that reaches {} may publish into rooms; a last [[rooms]] with match = \"*\", publish = \"none\" stops it",
             config.listen
         ));
     }
-    if !config.admin.ip().is_loopback() && config.admin_token.is_none() {
+    if !config.admin.listen.ip().is_loopback() && config.admin.token.is_none() {
         warnings.push(format!(
             "the admin port {} has no admin.token: other hosts get /live, /ready and /metrics only",
-            config.admin
+            config.admin.listen
         ));
     }
 }
 
-fn broker(draft: &Draft, warnings: &mut Vec<String>) {
-    let nats = &draft.nats;
+fn broker(nats: &Broker, warnings: &mut Vec<String>) {
     let given = [
         ("nats.credentials", nats.credentials.is_some()),
         ("nats.token", nats.token.is_some()),
-        ("nats.user", draft.nats_user.is_some()),
+        ("nats.user", nats.user.is_some()),
         ("nats.ca_file", nats.ca_file.is_some()),
     ];
     let given: Vec<&str> = given.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
-    if nats.urls.is_empty() && !given.is_empty() {
+    if nats.url.is_empty() && !given.is_empty() {
         warnings.push(format!("{} without nats.url has no effect: the local bus runs", given.join(", ")));
     }
 }

@@ -4,12 +4,11 @@ use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
 use super::file::{Contents, Places, typed_value};
-use super::keys::quoted;
 use super::origin::{Origin, Problem, nearest, suggestion};
-use super::value::Value;
 
 use crate::dialect::DialectId;
 use crate::model::valid_room;
+use crate::setting::{Value, quoted};
 use crate::shard::{PublishPolicy, RoomRule, Route, SlowPolicy};
 
 /// The lists, each item with its place.
@@ -105,7 +104,7 @@ struct Item<'a, 'i> {
 }
 
 impl<'a, 'i> Item<'a, 'i> {
-    /// Looks for keys that nobody knows first.
+    /// Reports unknown keys first.
     fn of(
         list: &'static str,
         table: &'a DeTable<'i>,

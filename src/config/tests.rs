@@ -1,10 +1,14 @@
 //! What is typed and what becomes of it.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
+use clap::CommandFactory;
+
 use super::*;
-use crate::cli::SettingFlags;
+use crate::cli::Cli;
 use crate::host::{Host, ProbeOutcome};
+use crate::setting::Kind;
 use crate::shard::{PublishPolicy, SlowPolicy};
 
 fn host() -> Host {
@@ -37,7 +41,7 @@ fn problems(file: &str) -> Vec<String> {
 }
 
 #[test]
-fn nothing_typed_is_the_defaults_and_what_the_host_says() {
+fn without_sources_the_configuration_is_the_defaults_and_what_the_host_says() {
     let config = config("");
     assert_eq!(config, Config { shards: 4, pin: true, node_name: "edge-1".into(), ..Config::default() });
 }
@@ -57,7 +61,7 @@ fn a_flag_wins_over_a_variable_and_that_over_the_file() {
     let variables = [("TIDEGATE_SHARDS", "5"), ("TIDEGATE_MESSAGE_RATE", "8"), ("PATH", "/bin")];
     let settings = typed(&[("shards", "6")], &variables, file).ok().unwrap();
     let config = &settings.config;
-    assert_eq!((config.shards, config.limits.message_rate, config.driver), (6, 8, Driver::Epoll));
+    assert_eq!((config.shards, config.message_rate, config.driver), (6, 8, Driver::Epoll));
     let origin = |name| settings.origin(name).unwrap().to_string();
     assert_eq!(origin("shards"), "flag --shards");
     assert_eq!(origin("message_rate"), "environment TIDEGATE_MESSAGE_RATE");
@@ -108,16 +112,16 @@ fn every_section_of_the_file_reaches_the_configuration() {
         match = "*"
     "#;
     let config = config(file);
-    let nats = config.nats.clone().unwrap();
-    assert_eq!(nats.urls, ["nats://a:4222", "tls://b:4222"]);
+    let nats = &config.nats;
+    assert_eq!(nats.url, ["nats://a:4222", "tls://b:4222"]);
     assert_eq!((nats.token.as_deref(), nats.prefix.as_str()), (Some("t0ken"), "prod.tide"));
     assert_eq!((config.limits.message_bytes, config.limits.outbox_total_bytes), (16 << 10, Some(1 << 30)));
-    assert_eq!((config.limits.linger, config.ping_interval), (Duration::ZERO, Duration::from_secs(20)));
-    assert_eq!((config.drain_delay, config.drain_window), (Duration::from_secs(5), Duration::from_secs(60)));
-    assert_eq!((config.drain_close_code, config.raw_close_on_gap), (4001, true));
-    assert_eq!((config.admin.port(), config.admin_token.as_deref()), (9000, Some("secret")));
+    assert_eq!((config.limits.linger, config.heartbeat.ping_interval), (Duration::ZERO, Duration::from_secs(20)));
+    assert_eq!((config.drain.delay, config.drain.window), (Duration::from_secs(5), Duration::from_secs(60)));
+    assert_eq!((config.drain.close_code, config.raw.on_gap), (4001, OnGap::Close));
+    assert_eq!((config.admin.listen.port(), config.admin.token.as_deref()), (9000, Some("secret")));
     assert_eq!((config.max_connections, config.max_connection_age), (Some(1000), Some(Duration::from_secs(21_600))));
-    assert!(config.ready_require_broker && config.proxies.protocol_v2);
+    assert!(config.ready.require_broker && config.proxies.protocol_v2);
     assert_eq!(
         (config.routes[0].dialect, config.routes[0].room.as_deref()),
         (crate::dialect::DialectId::Raw, Some("chat_channel"))
@@ -128,10 +132,10 @@ fn every_section_of_the_file_reaches_the_configuration() {
 
 #[test]
 fn the_admin_address_may_be_a_plain_value_or_in_its_section() {
-    assert_eq!(config("admin = \"127.0.0.1:9191\"").admin.port(), 9191);
-    assert_eq!(config("[admin]\nlisten = \"127.0.0.1:9191\"").admin.port(), 9191);
-    assert_eq!(config("admin = \"localhost:9191\"").admin, config("admin = \"127.0.0.1:9191\"").admin);
-    let urls = |file| config(file).nats.unwrap().urls;
+    assert_eq!(config("admin = \"127.0.0.1:9191\"").admin.listen.port(), 9191);
+    assert_eq!(config("[admin]\nlisten = \"127.0.0.1:9191\"").admin.listen.port(), 9191);
+    assert_eq!(config("admin = \"localhost:9191\"").admin.listen, config("admin = \"127.0.0.1:9191\"").admin.listen);
+    let urls = |file| config(file).nats.url;
     assert_eq!(urls("nats_url = \"nats://a, nats://b\""), urls("[nats]\nurl = [\"nats://a\", \"nats://b\"]"));
 }
 
@@ -246,16 +250,16 @@ const MISTAKES: &[(&str, &str)] = &[
 ];
 
 #[test]
-fn every_mistake_in_the_file_is_told_with_its_line_and_what_to_do() {
+fn every_error_in_the_file_is_reported_with_its_line_and_what_to_do() {
     for (file, expected) in MISTAKES {
         let problems = problems(file);
-        let told = problems.iter().any(|problem| problem.starts_with(expected));
-        assert!(told, "{file}\n  expected: {expected}\n  found:    {problems:?}");
+        let reported = problems.iter().any(|problem| problem.starts_with(expected));
+        assert!(reported, "{file}\n  expected: {expected}\n  found:    {problems:?}");
     }
 }
 
 #[test]
-fn all_mistakes_are_told_at_once_in_the_order_of_the_lines() {
+fn all_errors_are_reported_at_once_in_the_order_of_the_lines() {
     let problems = problems("zulu = 1\nshard = 2\n[limits]\nalpha = 3\n");
     let lines: Vec<&str> = problems.iter().map(|p| p.split(' ').next().unwrap()).collect();
     assert_eq!(lines, ["tidegate.toml:1:", "tidegate.toml:2:", "tidegate.toml:4:"]);
@@ -269,12 +273,12 @@ fn a_wrong_flag_or_variable_is_named_as_it_was_typed() {
 }
 
 #[test]
-fn a_wrong_value_that_a_stronger_source_replaces_does_no_harm() {
+fn a_wrong_value_that_a_stronger_source_overrides_is_ignored() {
     assert_eq!(typed(&[("shards", "2")], &[("TIDEGATE_SHARDS", "x")], "").ok().unwrap().config.shards, 2);
 }
 
 #[test]
-fn unknown_variables_only_warn_and_those_of_kubernetes_are_told_as_such() {
+fn unknown_variables_only_warn_and_those_that_kubernetes_injects_are_named_as_such() {
     let variables = [
         ("TIDEGATE_SHARD", "2"),
         ("TIDEGATE_PORT", "tcp://10.0.0.1:80"),
@@ -297,11 +301,11 @@ fn a_secret_may_stand_in_a_file_and_a_stronger_source_wins_over_it() {
     let path = std::env::temp_dir().join(format!("tidegate-token-{}", std::process::id()));
     std::fs::write(&path, "from-file\n").unwrap();
     let (shown, file) = (path.display().to_string(), format!("[admin]\ntoken_file = {:?}", path.display().to_string()));
-    assert_eq!(config(&file).admin_token.as_deref(), Some("from-file"));
+    assert_eq!(config(&file).admin.token.as_deref(), Some("from-file"));
     let by_variable = typed(&[], &[("TIDEGATE_ADMIN_TOKEN_FILE", &shown)], "").ok().unwrap();
-    assert_eq!(by_variable.config.admin_token.as_deref(), Some("from-file"));
+    assert_eq!(by_variable.config.admin.token.as_deref(), Some("from-file"));
     let stronger = typed(&[], &[("TIDEGATE_ADMIN_TOKEN", "direct")], &file).ok().unwrap();
-    assert_eq!(stronger.config.admin_token.as_deref(), Some("direct"));
+    assert_eq!(stronger.config.admin.token.as_deref(), Some("direct"));
     std::fs::remove_file(&path).unwrap();
 }
 
@@ -331,18 +335,18 @@ fn what_is_printed_can_be_read_back_and_means_the_same() {
 #[test]
 fn the_conformance_profile_raises_limits_and_what_is_typed_still_wins() {
     let config = config("profile = \"conformance\"\nmessage_rate = 5\n");
-    assert!(config.conformance && config.compression);
+    assert!(config.profile == Profile::Conformance && config.compression);
     assert_eq!((config.limits.message_bytes, config.limits.outbox_bytes), (16 << 20, 64 << 20));
-    assert_eq!((config.limits.message_rate, config.limits.connection_rate), (5, Some(0)));
+    assert_eq!((config.message_rate, config.connection_rate), (5, Some(0)));
     let settings = typed(&[("profile", "conformance")], &[], "").ok().unwrap();
     assert_eq!(settings.origin("limits_message_bytes"), Some(&Origin::Profile));
 }
 
 #[test]
-fn a_public_port_that_anybody_may_publish_through_is_warned_about() {
+fn a_public_port_that_every_client_may_publish_through_is_warned_about() {
     let warnings = |file| typed(&[], &[], file).ok().unwrap().warnings;
     assert!(warnings("").is_empty());
-    assert!(warnings("listen = \"0.0.0.0:80\"")[0].contains("anybody who reaches 0.0.0.0:80"));
+    assert!(warnings("listen = \"0.0.0.0:80\"")[0].contains("every client that reaches 0.0.0.0:80"));
     assert!(warnings("listen = \"0.0.0.0:80\"\n[[rooms]]\nmatch = \"*\"\npublish = \"none\"").is_empty());
     assert!(warnings("admin = \"0.0.0.0:9090\"")[0].contains("no admin.token"));
     assert!(warnings("[nats]\ntoken = \"t\"")[0].contains("nats.token without nats.url"));
@@ -351,10 +355,12 @@ fn a_public_port_that_anybody_may_publish_through_is_warned_about() {
 
 #[test]
 fn every_daily_setting_is_a_flag_and_no_name_stands_twice() {
-    let daily: std::collections::BTreeSet<_> =
-        keys::SETTINGS.iter().filter(|s| s.kind == keys::Kind::Daily).map(|s| s.name).collect();
-    assert_eq!(daily, SettingFlags::NAMES.iter().copied().collect());
-    let mut names: Vec<&str> = keys::SETTINGS.iter().map(|s| s.name).collect();
+    let daily: BTreeSet<&str> =
+        keys::SETTINGS.iter().filter(|s| matches!(s.kind, Kind::Daily(_))).map(|s| s.name.as_str()).collect();
+    let command = Cli::command();
+    let flags = command.get_arguments().map(|flag| flag.get_id().as_str());
+    assert_eq!(daily, flags.filter(|flag| !matches!(*flag, "config" | "print_config")).collect());
+    let mut names: Vec<&str> = keys::SETTINGS.iter().map(|s| s.name.as_str()).collect();
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), keys::SETTINGS.len());

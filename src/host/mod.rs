@@ -53,7 +53,7 @@ pub struct Host {
     pub cgroup_limit_bytes: Option<u64>,
     /// What the cgroup uses of it and cannot give back, in bytes.
     pub cgroup_used_bytes: u64,
-    /// `kernel.io_uring_disabled`: 0 for all, 1 for members of a group only, 2 for nobody.
+    /// `kernel.io_uring_disabled`: 0 for all, 1 for members of a group only, 2 for none.
     pub io_uring_disabled: Option<u64>,
     /// What became of making a ring.
     pub io_uring: ProbeOutcome,

@@ -74,6 +74,8 @@ pub struct Options {
     pub node_name: String,
     /// Bounds.
     pub limits: Limits,
+    /// Messages a second from one connection; 0 is no limit.
+    pub message_rate: u16,
     /// New connections a second on each shard; 0 is no limit.
     pub connection_rate: u32,
     /// See [`limits::PING_INTERVAL`].
@@ -107,6 +109,7 @@ impl Default for Options {
         Self {
             node_name: String::from("tidegate"),
             limits: Limits::default(),
+            message_rate: limits::MESSAGE_RATE,
             connection_rate: limits::CONNECTION_RATE_PER_SHARD,
             ping_interval: limits::PING_INTERVAL,
             pong_timeout: limits::PONG_TIMEOUT,
@@ -213,7 +216,7 @@ impl Settings {
             message_deadline: ticks(limits.message_deadline),
             write_stall: ticks(limits.write_stall),
             max_age: options.max_connection_age.map_or(0, ticks),
-            message_burst: limits.message_rate.saturating_mul(limits::MESSAGE_BURST_SECONDS),
+            message_burst: options.message_rate.saturating_mul(limits::MESSAGE_BURST_SECONDS),
             rules: Rules { message_bytes: limits.message_bytes, deflate: None },
             routes: options.routes.iter().map(|route| (route.path.clone(), route.clone())).collect(),
             state,

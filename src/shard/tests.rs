@@ -27,7 +27,7 @@ fn stage() -> (Shard<TestDriver>, Token) {
 
 /// The same with a message rate.
 fn stage_with_rate(message_rate: u16) -> (Shard<TestDriver>, Token) {
-    stage_with(|options, _| options.limits.message_rate = message_rate)
+    stage_with(|options, _| options.message_rate = message_rate)
 }
 
 fn stage_with(configure: impl FnOnce(&mut Options, &mut Budgets)) -> (Shard<TestDriver>, Token) {

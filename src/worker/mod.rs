@@ -23,9 +23,9 @@ use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
 use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 
+use crate::admin::ShardExit;
 use crate::broker::Port;
 use crate::clock::monotonic_ns;
-use crate::control::ShardExit;
 use crate::counters::ShardCounters;
 use crate::limits::SWEEP_TICK;
 use crate::mailbox::{Receiver, Waker};
@@ -67,7 +67,7 @@ pub struct Seat {
     pub port: Port,
     /// Commands from the admin side.
     pub commands: Receiver<Command>,
-    /// What the relay and control ring.
+    /// What the relay and the admin thread ring.
     pub waker: Arc<Waker>,
     /// Seed of its jitter.
     pub seed: u64,

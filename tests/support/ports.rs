@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use tidegate::broker::{self, Options};
-use tidegate::config::{self, Config};
+use tidegate::config::Config;
 use tidegate::counters::{Cell, DropReason, RelayCounters};
 use tidegate::limits::Limits;
 use tidegate::mailbox::Waker;
@@ -178,8 +178,9 @@ pub fn json(room: &str, payload: &str) -> Publication {
 
 /// A relay's options for one broker.
 pub fn options(url: &str) -> Options {
-    let nats = config::Nats { urls: vec![url.to_owned()], prefix: String::from("tidegate"), ..config::Nats::default() };
-    Options::new(Config { nats: Some(nats), ..Config::default() }, 1)
+    let mut config = Config::default();
+    config.nats.url = vec![url.to_owned()];
+    Options::new(config, 1)
 }
 
 /// A relay's options for one broker, with these bounds.

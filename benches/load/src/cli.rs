@@ -9,8 +9,8 @@ use clap::{Args, CommandFactory, Parser, Subcommand};
 use serde::Serialize;
 
 use crate::record::{self, Record};
-use crate::script::{Dialect, Script};
-use crate::{crew, modes, sys, worker};
+use crate::scenario::{Dialect, Scenario};
+use crate::{modes, sys, worker, workers};
 
 const ABOUT: &str = "Loads a WebSocket server over loopback and tells what it cost and how long it took.";
 
@@ -45,7 +45,7 @@ enum Mode {
     Slow(SlowArgs),
     /// Publish for long while connections come and go, with an account of every message
     Soak(SoakArgs),
-    #[command(name = crew::WORKER, hide = true)]
+    #[command(name = workers::WORKER, hide = true)]
     Worker,
 }
 
@@ -94,11 +94,11 @@ pub(crate) struct Common {
     #[arg(long, value_name = "LINE")]
     pub(crate) header: Vec<String>,
     /// Seconds that any step may take before the run is given up
-    #[arg(long, default_value_t = 60.0, value_name = "SECONDS")]
-    pub(crate) patience: f64,
+    #[arg(long, alias = "patience", default_value_t = 60.0, value_name = "SECONDS")]
+    pub(crate) timeout: f64,
     #[command(flatten)]
     #[serde(skip)]
-    pub(crate) words: Script,
+    pub(crate) words: Scenario,
 }
 
 /// For how long is measured, and whether the account is held against the server.
@@ -153,7 +153,7 @@ pub(crate) struct IdleArgs {
     /// Then publish so many messages into every room, one a second
     #[arg(long, default_value_t = 0, value_name = "N")]
     pub(crate) broadcasts: u32,
-    /// Dial again, after a back-off, who did not get in; without it the first refusal ends the run
+    /// Dial refused and lost connections again, after a back-off; without it the first refusal ends the run
     #[arg(long)]
     pub(crate) retry: bool,
 }
@@ -315,8 +315,8 @@ fn tell(mode: &str, common: &Common, outcome: &Outcome, parameters: &serde_json:
 
 impl Common {
     /// How long any step may take.
-    pub(crate) fn patience(&self) -> Duration {
-        Duration::from_secs_f64(self.patience)
+    pub(crate) fn timeout(&self) -> Duration {
+        Duration::from_secs_f64(self.timeout)
     }
 }
 

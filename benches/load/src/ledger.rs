@@ -92,7 +92,7 @@ mod tests {
     }
 
     #[test]
-    fn who_joins_in_the_middle_starts_with_what_it_first_hears() {
+    fn a_member_that_joins_in_the_middle_starts_with_its_first_message() {
         let mut ledger = Ledger::default();
         assert_eq!(ledger.unheard(50), 0);
         assert_eq!(ledger.record(40), Arrival::InOrder);

@@ -5,12 +5,12 @@
 //! | module | what it is |
 //! |---|---|
 //! | `cli` | what the user types |
-//! | `modes` | what is measured: idle, echo, fanout, storm, slow, soak; each a story over a crew |
-//! | `crew` | the worker processes, seen from the one that was started |
+//! | `modes` | what is measured: idle, echo, fanout, storm, slow, soak; each a scenario over the workers |
+//! | `workers` | the worker processes, seen from the one that was started |
 //! | `record` | one JSON line and one table for each run |
 //! | `worker` | a worker process: one thread, one epoll, one part to play |
 //! | `fleet`, `dial`, `lines` | many client connections, when they are dialled, what they say |
-//! | `frame`, `stamp`, `ledger`, `script`, `target`, `bins`, `orders` | pure: values in, values out |
+//! | `frame`, `stamp`, `ledger`, `scenario`, `target`, `bins`, `protocol` | pure: values in, values out |
 //! | `sys`, `proc` | sockets, epoll, clocks; what the kernel tells |
 //! | `floor` | the bare loops |
 //!
@@ -23,7 +23,6 @@
 
 mod bins;
 mod cli;
-mod crew;
 mod dial;
 mod fleet;
 mod floor;
@@ -31,14 +30,15 @@ mod frame;
 mod ledger;
 mod lines;
 mod modes;
-mod orders;
 mod proc;
+mod protocol;
 mod record;
-mod script;
+mod scenario;
 mod stamp;
 mod sys;
 mod target;
 mod worker;
+mod workers;
 
 use std::process::ExitCode;
 

@@ -1,10 +1,10 @@
-//! A script made ready for use: what each connection says, as octets, and what is listened for.
+//! A scenario made ready for use: what each connection says, as octets, and what is listened for.
 
 use memchr::memmem::Finder;
 
 use crate::frame::{self, opcode};
-use crate::orders::Plan;
-use crate::script::{Template, Values, literal};
+use crate::protocol::Plan;
+use crate::scenario::{Template, Values, literal};
 use crate::target::Scheme;
 
 /// RFC 6455's sample key: loopback has no caches to fool, and its answer is known.
@@ -24,7 +24,7 @@ pub(crate) struct Lines {
     join: Option<Template>,
     publish: Option<Template>,
     answer: Option<(Vec<u8>, Vec<u8>)>,
-    /// See [`crate::script::Script::stream`].
+    /// See [`crate::scenario::Scenario::stream`].
     pub(crate) stream: bool,
     pub(crate) greeted: Option<Finder<'static>>,
     pub(crate) joined: Option<Finder<'static>>,
@@ -47,31 +47,31 @@ pub(crate) enum Upgrade {
 
 impl Lines {
     pub(crate) fn new(plan: &Plan) -> Self {
-        let script = &plan.script;
+        let scenario = &plan.scenario;
         let template = |text: &Option<String>| text.as_deref().map(Template::new);
         let finder = |text: &Option<String>| text.as_deref().map(|text| Finder::new(&literal(text)).into_owned());
         Self {
             framed: plan.target.scheme == Scheme::WebSocket,
-            binary: script.binary,
+            binary: scenario.binary,
             host: plan.target.address.to_string(),
             headers: plan.headers.iter().map(|header| format!("{header}\r\n")).collect(),
             path: Template::new(&plan.target.path),
             rooms: Template::new(&plan.room_name),
-            hello: template(&script.hello),
-            join: template(&script.join),
-            publish: template(&script.publish),
-            answer: script
+            hello: template(&scenario.hello),
+            join: template(&scenario.join),
+            publish: template(&scenario.publish),
+            answer: scenario
                 .answer
                 .as_deref()
                 .and_then(|text| text.split_once("=>"))
                 .map(|(heard, said)| (literal(heard), literal(said))),
-            stream: script.stream,
-            greeted: finder(&script.greeted),
-            joined: finder(&script.joined),
-            acknowledged: finder(&script.acknowledged),
-            refused: finder(&script.refused),
-            matching: finder(&script.matching),
-            gap: finder(&script.gap),
+            stream: scenario.stream,
+            greeted: finder(&scenario.greeted),
+            joined: finder(&scenario.joined),
+            acknowledged: finder(&scenario.acknowledged),
+            refused: finder(&scenario.refused),
+            matching: finder(&scenario.matching),
+            gap: finder(&scenario.gap),
         }
     }
 
@@ -115,12 +115,12 @@ impl Lines {
         true
     }
 
-    /// Appends the first words, if the script has any.
+    /// Appends the first words, if the scenario has any.
     pub(crate) fn hello(&self, client: u32, room: u32, out: &mut Vec<u8>) {
         self.say(self.hello.as_ref(), client, room, b"", out);
     }
 
-    /// Appends the wish to join `room`; tells whether the script has one.
+    /// Appends the wish to join `room`; tells whether the scenario has one.
     pub(crate) fn join(&self, client: u32, room: u32, out: &mut Vec<u8>) -> bool {
         self.say(self.join.as_ref(), client, room, b"", out)
     }

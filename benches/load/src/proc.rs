@@ -84,7 +84,7 @@ impl KernelMemory {
     }
 }
 
-/// The inodes of /proc. Whoever looks through a process's descriptors there gives each an inode and a name for a while: these
+/// The inodes of /proc. A program that lists a process's descriptors there gives each an inode and a name for a while: these
 /// names are no part of a connection.
 const PROC_INODES: &str = "proc_inode_cache";
 
@@ -128,7 +128,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_in_proc_that_somebody_looked_at_do_not_count() {
+    fn names_in_proc_that_another_program_listed_do_not_count() {
         let text = "dentry 50 64 128 32 1 : tunables 0 0 0\nproc_inode_cache 20 23 696 23 4 : tunables 0 0 0\n";
         assert_eq!(slabs(text)["dentry"], 30 * 128);
     }

@@ -103,7 +103,7 @@ fn address(to: SocketAddrV4) -> libc::sockaddr_in {
 }
 
 fn tcp_socket() -> io::Result<OwnedFd> {
-    // SAFETY: socket returns a descriptor that nobody else owns, or -1.
+    // SAFETY: socket returns a descriptor that has no other owner, or -1.
     unsafe {
         let fd = check(libc::socket(libc::AF_INET, libc::SOCK_STREAM | libc::SOCK_NONBLOCK | libc::SOCK_CLOEXEC, 0))?;
         Ok(OwnedFd::from_raw_fd(fd))
@@ -148,9 +148,9 @@ pub(crate) fn listen(at: SocketAddrV4) -> io::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
-/// Accepts one connection, non-blocking; `None` when nobody waits.
+/// Accepts one connection, non-blocking; `None` when the queue is empty.
 pub(crate) fn accept(listener: &TcpListener) -> io::Result<Option<TcpStream>> {
-    // SAFETY: no address is asked for; the descriptor returned is owned by nobody else.
+    // SAFETY: no address is asked for; the descriptor returned has no other owner.
     let accepted = unsafe {
         check(libc::accept4(
             listener.as_raw_fd(),
@@ -228,7 +228,7 @@ pub(crate) struct Epoll {
 impl Epoll {
     /// One that reports up to `capacity` descriptors a turn.
     pub(crate) fn new(capacity: usize) -> io::Result<Self> {
-        // SAFETY: epoll_create1 returns a descriptor that nobody else owns, or -1.
+        // SAFETY: epoll_create1 returns a descriptor that has no other owner, or -1.
         let fd = unsafe { OwnedFd::from_raw_fd(check(libc::epoll_create1(libc::EPOLL_CLOEXEC))?) };
         Ok(Self { fd, events: vec![libc::epoll_event { events: 0, u64: 0 }; capacity] })
     }

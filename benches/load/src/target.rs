@@ -89,7 +89,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wrong_address_is_told_in_one_line_with_what_is_accepted() {
+    fn a_wrong_address_is_reported_in_one_line_with_what_is_accepted() {
         for (text, part) in [
             ("127.0.0.1:80", "no scheme"),
             ("wss://127.0.0.1", "not spoken"),

@@ -29,7 +29,7 @@ fn number(record: &Value, key: &str) -> u64 {
 }
 
 #[test]
-fn an_honest_server_has_a_clean_account() {
+fn a_correct_server_has_a_clean_account() {
     let (record, code) = fanout(Fault::Honest, "0.5");
     assert_eq!(code, Some(0), "{record}");
     assert_eq!(number(&record, "published"), 100);
@@ -42,7 +42,7 @@ fn an_honest_server_has_a_clean_account() {
 }
 
 #[test]
-fn what_is_lost_is_counted_even_at_the_end() {
+fn lost_messages_are_counted_even_at_the_end() {
     // The hundredth message, the last one, is among the lost.
     let (record, code) = fanout(Fault::Loses, "0.5");
     assert_eq!((number(&record, "lost"), code), (10, Some(1)), "{record}");
@@ -50,21 +50,21 @@ fn what_is_lost_is_counted_even_at_the_end() {
 }
 
 #[test]
-fn what_comes_twice_is_counted() {
+fn duplicates_are_counted() {
     let (record, code) = fanout(Fault::Doubles, "0.5");
     assert_eq!((number(&record, "duplicate"), code), (10, Some(1)), "{record}");
     assert_eq!(number(&record, "lost"), 0);
 }
 
 #[test]
-fn what_comes_after_its_successor_is_reordered_and_not_lost() {
+fn a_message_after_its_successor_is_reordered_and_not_lost() {
     let (record, code) = fanout(Fault::Swaps, "0.525");
     assert_eq!((number(&record, "reordered"), code), (10, Some(1)), "{record}");
     assert_eq!((number(&record, "lost"), number(&record, "duplicate")), (0, 0));
 }
 
 #[test]
-fn a_server_that_falls_behind_shows_in_the_latency_although_the_publisher_waits_for_nobody() {
+fn a_server_that_falls_behind_shows_in_the_latency_although_the_publisher_never_waits() {
     // One message takes the server 20 ms, and one comes every 5 ms: the last of a hundred waits for 1.5 s.
     let (record, _) = fanout(Fault::Delays, "0.5");
     let latency = &record["results"]["latency"];
@@ -130,7 +130,7 @@ fn an_echo_in_several_processes_comes_back_whole() {
 }
 
 #[test]
-fn everybody_comes_back_after_a_cut() {
+fn every_connection_comes_back_after_a_cut() {
     let url = format!("ws://{}/raw/{{room}}", toy::start(Fault::Honest));
     let output = tideload(&["storm", &url, "-c", "50", "--cut", "--json", "-", "-q"]);
     let record: Value = serde_json::from_slice(&output.stdout).unwrap();
@@ -245,7 +245,7 @@ fn bad_input_gets_one_clear_line() {
         (vec!["fanout", nowhere, "--answer", "2"], 2, "has no =>"),
         (vec!["fanout", nowhere, "--rate", "0"], 3, "--rate is above 0"),
         (vec!["echo", nowhere, "--pin", "4000"], 2, "--pin 4000"),
-        (vec!["fanout", &silent, "--greeted", "", "--joined", "never", "-c", "3", "--patience", "1"], 3, "--joined"),
+        (vec!["fanout", &silent, "--greeted", "", "--joined", "never", "-c", "3", "--timeout", "1"], 3, "--joined"),
     ] {
         let output = tideload(&arguments);
         let told = String::from_utf8_lossy(&output.stderr);

@@ -61,10 +61,10 @@ impl ConnectOptions {
     /// # Errors
     /// No settings, a URL that is none, or a file that cannot be read.
     pub(super) fn new(options: &Options) -> io::Result<Self> {
-        let nats = options.config.nats.as_ref().ok_or_else(|| invalid(String::from(NO_SERVER)))?;
+        let nats = &options.config.nats;
         let mut servers = Vec::new();
         let mut in_url = None;
-        for url in &nats.urls {
+        for url in &nats.url {
             let (server, login) = parse_server(url)?;
             servers.push(server);
             in_url = in_url.or(login);
@@ -200,7 +200,7 @@ fn decoded(text: &str) -> Option<String> {
     String::from_utf8(percent::octets(text).map(|octet| octet.unwrap_or(b'%')).collect()).ok()
 }
 
-fn login(nats: &config::Nats) -> io::Result<Option<Login>> {
+fn login(nats: &config::Broker) -> io::Result<Option<Login>> {
     if let Some(file) = &nats.credentials {
         let content = read_file("nats.credentials", file)?;
         // Parsed once here, so that a wrong file is an error at start and not a warning for ever.
@@ -209,7 +209,7 @@ fn login(nats: &config::Nats) -> io::Result<Option<Login>> {
         })?;
         return Ok(Some(Login::Credentials(content)));
     }
-    let user = nats.user.clone().map(|(user, password)| Login::User(user, password));
+    let user = nats.user.clone().zip(nats.password.clone()).map(|(user, password)| Login::User(user, password));
     Ok(user.or_else(|| nats.token.clone().map(Login::Token)))
 }
 

@@ -108,7 +108,7 @@ impl Start for Nats {
     type Settings = Settings;
 
     fn is_configured(config: &Config) -> bool {
-        config.nats.is_some()
+        !config.nats.url.is_empty()
     }
 
     fn settings(options: &Options) -> io::Result<Settings> {

@@ -17,8 +17,9 @@ fn relay(runtime: &tokio::runtime::Runtime, limits: &Limits, now: Instant) -> (S
     let mut ends = Ends::new(limits, vec![Waker::new().unwrap()], &shared);
     let bounds = Bounds { confirm_within: limits.fence_deadline, linger: limits.linger, rooms: usize::MAX };
     let relay = Relay::new(ends.outlets, bounds, limits.fence_deadline, Arc::new(RelayCounters::default()));
-    let nats = crate::config::Nats { urls: vec![String::from("nats://127.0.0.1:1")], ..Default::default() };
-    let options = Options::new(Config { nats: Some(nats), limits: limits.clone(), ..Config::default() }, 1);
+    let mut config = Config { limits: limits.clone(), ..Config::default() };
+    config.nats.url = vec![String::from("nats://127.0.0.1:1")];
+    let options = Options::new(config, 1);
     let _inside = runtime.enter();
     let broker = Nats::new(Nats::settings(&options).unwrap());
     (Service::new(relay, broker, ends.requests, shared, now), ends.ports.pop().unwrap())

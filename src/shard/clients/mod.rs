@@ -199,7 +199,7 @@ impl Clients {
     /// Takes one credit of a connection's message rate; messages and pings are paid from the same rate.
     #[inline]
     pub(super) fn take_credit(&mut self, turn: &Turn, token: Token) -> bool {
-        let (rate, burst) = (turn.settings.options.limits.message_rate, turn.settings.message_burst);
+        let (rate, burst) = (turn.settings.options.message_rate, turn.settings.message_burst);
         self.table.find(token).is_some_and(|entry| entry.take_token(turn.clock.tick, rate, burst))
     }
 

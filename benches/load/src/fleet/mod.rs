@@ -1,5 +1,5 @@
 //! Many client connections on one epoll: dialled, upgraded, greeted, joined, read and answered. Driven by a worker's loop
-//! through [`Fleet::turn`]; what is said on the way to being ready is in `talk`, what is done with what is heard then the
+//! through [`Fleet::turn`]; what is said on the way to being ready is in `handshake`, what is done with what is heard then the
 //! [`Ear`]'s.
 //!
 //! ```text
@@ -10,7 +10,7 @@
 //!
 //! Invariants: a connection that is `Resting` has no socket; answers to what one read brought leave in one send.
 
-mod talk;
+mod handshake;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -19,11 +19,11 @@ use std::net::TcpStream;
 use crate::bins::Bins;
 use crate::dial::{Dialer, source};
 use crate::lines::Lines;
-use crate::orders::{Connected, Plan};
+use crate::protocol::{Connected, Plan};
 use crate::sys::{self, Epoll, Watch};
 
-/// The token of the worker's orders among the connections' numbers.
-const ORDERS: u64 = u64::MAX;
+/// The token of the worker's commands among the connections' numbers.
+const COMMANDS: u64 = u64::MAX;
 const READ_BYTES: usize = 256 * 1024;
 const EVENTS: usize = 1024;
 
@@ -38,7 +38,7 @@ pub(crate) trait Ear {
 #[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
 enum Stage {
     #[default]
-    Resting,
+    Closed,
     Dialling,
     Upgrading,
     Greeting,
@@ -110,9 +110,9 @@ impl Fleet {
         &self.lines
     }
 
-    /// Watches the worker's orders too: [`Self::turn`] tells when some are there.
-    pub(crate) fn watch_orders(&self, orders: &impl std::os::fd::AsRawFd) -> io::Result<()> {
-        self.epoll.add(orders, Watch::Read, ORDERS)
+    /// Watches the worker's commands too: [`Self::turn`] tells when some are there.
+    pub(crate) fn watch_commands(&self, commands: &impl std::os::fd::AsRawFd) -> io::Result<()> {
+        self.epoll.add(commands, Watch::Read, COMMANDS)
     }
 
     /// Begins to dial.
@@ -153,13 +153,13 @@ impl Fleet {
         (std::mem::take(&mut self.ended), counts)
     }
 
-    /// What the first connection that is not ready waits for: a hint at a template that nobody answers.
+    /// What the first connection that is not ready waits for: a hint at a template that the server never answers.
     pub(crate) fn waits_for(&self) -> Option<&'static str> {
         self.clients.iter().find_map(|client| match client.stage {
             Stage::Upgrading => Some("the answer to the upgrade request"),
             Stage::Greeting => Some("what --greeted says"),
             Stage::Joining => Some("what --joined says"),
-            Stage::Resting | Stage::Dialling | Stage::Ready => None,
+            Stage::Closed | Stage::Dialling | Stage::Ready => None,
         })
     }
 
@@ -169,7 +169,7 @@ impl Fleet {
         Some(format!("{} connections to {} failed: {what}", count, self.plan.target.address))
     }
 
-    /// One turn: dials what is due, waits up to `timeout_ns`, reads and answers. True when orders are waiting.
+    /// One turn: dials what is due, waits up to `timeout_ns`, reads and answers. True when commands are waiting.
     pub(crate) fn turn(&mut self, ear: &mut impl Ear, timeout_ns: u64) -> io::Result<bool> {
         let now_ns = sys::now_ns();
         while let Some(client) = self.dialer.due(now_ns) {
@@ -177,18 +177,18 @@ impl Fleet {
         }
         let wait_ns = self.dialer.wait_ns(now_ns).unwrap_or(u64::MAX).min(timeout_ns);
         let count = self.epoll.wait(wait_ns)?;
-        let mut orders = false;
+        let mut commands = false;
         let mut buffer = std::mem::take(&mut self.buffer);
         for index in 0..count {
             let ready = self.epoll.ready(index);
-            if ready.token == ORDERS {
-                orders = true;
+            if ready.token == COMMANDS {
+                commands = true;
             } else if let Err(error) = self.step(ready.token as u32, ready.writable, &mut buffer, ear) {
-                self.end(ready.token as u32, &told(&error), ear);
+                self.end(ready.token as u32, &summary(&error), ear);
             }
         }
         self.buffer = buffer;
-        Ok(orders)
+        Ok(commands)
     }
 
     fn dial(&mut self, client: u32, ear: &mut impl Ear) {
@@ -202,7 +202,7 @@ impl Fleet {
             Ok(())
         });
         if let Err(error) = watched {
-            self.end(client, &told(&error), ear);
+            self.end(client, &summary(&error), ear);
         }
     }
 
@@ -261,14 +261,14 @@ impl Fleet {
     /// Closes one connection, which comes back after a back-off.
     pub(crate) fn hang_up(&mut self, client: u32, ear: &mut impl Ear) {
         if self.clients[client as usize].stage == Stage::Ready {
-            self.rest(client, ear);
+            self.release(client, ear);
             self.dialer.retry(client, 0, sys::now_ns());
         }
     }
 
-    fn rest(&mut self, client: u32, ear: &mut impl Ear) {
+    fn release(&mut self, client: u32, ear: &mut impl Ear) {
         let entry = &mut self.clients[client as usize];
-        let stage = std::mem::replace(&mut entry.stage, Stage::Resting);
+        let stage = std::mem::replace(&mut entry.stage, Stage::Closed);
         entry.stream = None;
         entry.stash = Vec::new();
         entry.unsent = Vec::new();
@@ -287,7 +287,7 @@ impl Fleet {
         *book.entry(String::from(why)).or_insert(0) += 1;
         entry.attempts += 1;
         let attempts = entry.attempts;
-        self.rest(client, ear);
+        self.release(client, ear);
         if self.plan.retry {
             self.dialer.retry(client, attempts, sys::now_ns());
         }
@@ -295,7 +295,7 @@ impl Fleet {
 }
 
 /// An error in few words that do not depend on the connection, so that equal ones count together.
-fn told(error: &io::Error) -> String {
+fn summary(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::UnexpectedEof => String::from("closed without a close frame"),
         io::ErrorKind::ConnectionRefused => String::from("connection refused: nothing listens there"),

@@ -17,7 +17,7 @@ type Sockets = Vec<Option<TcpStream>>;
 
 /// What a bare server does with octets that came.
 pub(crate) trait Task {
-    /// Between two calls of [`Task::tick`]; who does not tick asks no clock.
+    /// Between two calls of [`Task::tick`]; a task without ticks never reads the clock.
     const TICK_NS: u64 = FOREVER_NS;
     /// `bytes` came from the connection with this descriptor.
     fn came(&mut self, fd: usize, bytes: &[u8], sockets: &Sockets);
@@ -74,7 +74,7 @@ fn serve<T: Task>(listener: &TcpListener, task: &mut T) -> std::io::Result<()> {
     }
 }
 
-/// Until nobody is left, as servers do: the look at an empty queue is part of the floor.
+/// Until the queue is empty, as servers do: the look at an empty queue is part of the floor.
 fn accept_all(listener: &TcpListener, epoll: &Epoll, sockets: &mut Sockets) -> std::io::Result<()> {
     while let Some(stream) = sys::accept(listener)? {
         stream.set_nodelay(true)?;
@@ -135,7 +135,7 @@ impl Task for Idle {
     const TICK_NS: u64 = 100_000_000;
 
     fn came(&mut self, fd: usize, bytes: &[u8], sockets: &Sockets) {
-        // What begins otherwise is a pong, which nobody waits for.
+        // What begins otherwise is a pong, which no side waits for.
         if bytes.starts_with(b"GET ") {
             send(sockets, fd, &ANSWER);
             self.open.resize(self.open.len().max(fd + 1), false);

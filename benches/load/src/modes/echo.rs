@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use crate::cli::{EchoArgs, Outcome};
-use crate::crew::Crew;
 use crate::modes::{Merged, as_connected, as_ready, as_report, as_sent, merge, plan, server_cpu_ns, shares};
-use crate::orders::{Order, Pace, Role};
+use crate::protocol::{Command, Pace, Role};
 use crate::record::Record;
 use crate::sys;
+use crate::workers::Workers;
 
 /// Measures as the arguments say.
 pub(crate) fn measure(args: &EchoArgs) -> Result<Outcome, String> {
@@ -16,14 +16,14 @@ pub(crate) fn measure(args: &EchoArgs) -> Result<Outcome, String> {
     let role = Role::Echo { pipeline: args.pipeline, rate: args.rate.map(|rate| rate / count) };
     // Each connection has a room of its own, so that what it publishes comes back to it alone.
     let plans = shares(&plan(common, role, common.connections)?, common.processes);
-    let mut crew = Crew::start(&plans, common.patience(), common.quiet)?;
-    let all = crew.all();
-    crew.order(&all, &Order::Connect)?;
-    crew.gather(&all, "connecting", Duration::ZERO, as_connected)?;
+    let mut workers = Workers::start(&plans, common.timeout(), common.quiet)?;
+    let all = workers.all();
+    workers.send(&all, &Command::Connect)?;
+    workers.gather(&all, "connecting", Duration::ZERO, as_connected)?;
     if args.span.warmup > 0.0 {
-        round(&mut crew, args, args.span.warmup)?;
+        round(&mut workers, args, args.span.warmup)?;
     }
-    let (merged, cpu_ns) = round(&mut crew, args, args.span.seconds)?;
+    let (merged, cpu_ns) = round(&mut workers, args, args.span.seconds)?;
     let mut record = Record::default();
     let messages = merged.counts.delivered;
     let rate = messages as f64 / merged.seconds();
@@ -40,16 +40,16 @@ pub(crate) fn measure(args: &EchoArgs) -> Result<Outcome, String> {
 }
 
 /// Sends for so long; returns what was counted and the server's CPU, from idle to idle.
-fn round(crew: &mut Crew, args: &EchoArgs, seconds: f64) -> Result<(Merged, Option<u64>), String> {
-    let all = crew.all();
-    crew.order(&all, &Order::Begin { published: 0 })?;
-    crew.gather(&all, "preparing", Duration::ZERO, as_ready)?;
+fn round(workers: &mut Workers, args: &EchoArgs, seconds: f64) -> Result<(Merged, Option<u64>), String> {
+    let all = workers.all();
+    workers.send(&all, &Command::Begin { published: 0 })?;
+    workers.gather(&all, "preparing", Duration::ZERO, as_ready)?;
     let before = server_cpu_ns(&args.common.server_pid);
     let at_ns = sys::now_ns() + 20_000_000;
-    crew.order(&all, &Order::Send { at_ns, seconds, pace: Pace::Window(0) })?;
-    crew.gather(&all, "echoing", Duration::from_secs_f64(seconds), as_sent)?;
+    workers.send(&all, &Command::Send { at_ns, seconds, pace: Pace::Window(0) })?;
+    workers.gather(&all, "echoing", Duration::from_secs_f64(seconds), as_sent)?;
     let after = server_cpu_ns(&args.common.server_pid);
-    crew.order(&all, &Order::Report { published: 0 })?;
-    let reports = crew.gather(&all, "counting", Duration::ZERO, as_report)?;
+    workers.send(&all, &Command::Report { published: 0 })?;
+    let reports = workers.gather(&all, "counting", Duration::ZERO, as_report)?;
     Ok((merge(&reports), before.zip(after).map(|(before, after)| after - before)))
 }

@@ -5,22 +5,22 @@ use std::time::Duration;
 
 use crate::bins::Bins;
 use crate::cli::{Common, FanoutArgs, Outcome, Publishing};
-use crate::crew::Crew;
 use crate::modes::{Merged, as_connected, as_ready, as_report, as_sent, merge, plan, server_cpu_ns, shares};
-use crate::orders::{Connected, Order, Pace, Plan, Report, Role};
+use crate::protocol::{Command, Connected, Pace, Plan, Report, Role};
 use crate::record::{Record, duration};
-use crate::script::{Dialect, Script, Template, dialect_of};
+use crate::scenario::{Dialect, Scenario, Template, dialect_of};
 use crate::sys;
 use crate::target::{Scheme, Target};
+use crate::workers::Workers;
 
 /// Publications of which the last member's moment is noted, at most.
 const SAMPLES: f64 = 10_000.0;
 /// How long nothing new must arrive for everything to count as arrived.
 const QUIET: Duration = Duration::from_secs(5);
 
-/// Rooms with members, and somebody who publishes into them.
+/// Rooms with members, and a publisher.
 pub(crate) struct Stage {
-    pub(crate) crew: Crew,
+    pub(crate) workers: Workers,
     /// Workers whose deliveries are measured.
     pub(crate) listeners: Vec<usize>,
     /// Workers whose members stop reading.
@@ -43,7 +43,7 @@ pub(crate) struct Round {
 }
 
 impl Stage {
-    /// Starts the workers; nobody is connected yet. `stalled` members beside the others have small receive buffers.
+    /// Starts the workers; no connection is open yet. `stalled` members beside the others have small receive buffers.
     pub(crate) fn set(common: &Common, publishing: &Publishing, stalled: Option<(u32, i32)>) -> Result<Self, String> {
         Self::set_with(common, publishing, stalled, false)
     }
@@ -90,7 +90,7 @@ impl Stage {
         plans.push(publisher(common, publishing, &listening, pace)?);
         let publisher = plans.len() - 1;
         Ok(Self {
-            crew: Crew::start(&plans, common.patience(), common.quiet)?,
+            workers: Workers::start(&plans, common.timeout(), common.quiet)?,
             listeners,
             stalled: slow,
             publisher,
@@ -102,13 +102,13 @@ impl Stage {
         })
     }
 
-    /// Connects everybody; returns how it went for the listeners.
+    /// Connects all; returns how it went for the listeners.
     pub(crate) fn connect(&mut self) -> Result<Vec<Connected>, String> {
         let others: Vec<usize> = self.stalled.iter().copied().chain([self.publisher]).collect();
-        self.crew.order(&self.listeners, &Order::Connect)?;
-        let connected = self.crew.gather(&self.listeners, "connecting", Duration::ZERO, as_connected)?;
-        self.crew.order(&others, &Order::Connect)?;
-        self.crew.gather(&others, "connecting", Duration::ZERO, as_connected)?;
+        self.workers.send(&self.listeners, &Command::Connect)?;
+        let connected = self.workers.gather(&self.listeners, "connecting", Duration::ZERO, as_connected)?;
+        self.workers.send(&others, &Command::Connect)?;
+        self.workers.gather(&others, "connecting", Duration::ZERO, as_connected)?;
         Ok(connected)
     }
 
@@ -128,18 +128,18 @@ impl Stage {
 
     /// The same at another pace.
     pub(crate) fn round_at(&mut self, seconds: f64, pace: Pace) -> Result<Round, String> {
-        let all = self.crew.all();
+        let all = self.workers.all();
         let before = self.published;
-        self.crew.order(&all, &Order::Begin { published: before })?;
-        self.crew.gather(&all, "preparing", Duration::ZERO, as_ready)?;
+        self.workers.send(&all, &Command::Begin { published: before })?;
+        self.workers.gather(&all, "preparing", Duration::ZERO, as_ready)?;
         let cpu_before = server_cpu_ns(&self.pids);
         let at_ns = sys::now_ns() + 20_000_000;
-        self.crew.order(&[self.publisher], &Order::Send { at_ns, seconds, pace })?;
-        let sent = self.crew.gather(&[self.publisher], "publishing", Duration::from_secs_f64(seconds), as_sent)?;
+        self.workers.send(&[self.publisher], &Command::Send { at_ns, seconds, pace })?;
+        let sent = self.workers.gather(&[self.publisher], "publishing", Duration::from_secs_f64(seconds), as_sent)?;
         self.published = sent.first().copied().unwrap_or(before);
         let expected = self.deliveries(self.published) - self.deliveries(before);
         let hearing: Vec<usize> = self.listeners.iter().chain(&self.stalled).copied().collect();
-        self.crew.settle(&hearing, expected, QUIET)?;
+        self.workers.settle(&hearing, expected, QUIET)?;
         let cpu_after = server_cpu_ns(&self.pids);
         let measured: Vec<usize> = self.listeners.iter().copied().chain([self.publisher]).collect();
         let merged = merge(&self.reports(&measured)?);
@@ -152,50 +152,50 @@ impl Stage {
 
     /// What these workers counted since the round began.
     pub(crate) fn reports(&mut self, workers: &[usize]) -> Result<Vec<Report>, String> {
-        self.crew.order(workers, &Order::Report { published: self.published })?;
-        self.crew.gather(workers, "counting", Duration::ZERO, as_report)
+        self.workers.send(workers, &Command::Report { published: self.published })?;
+        self.workers.gather(workers, "counting", Duration::ZERO, as_report)
     }
 }
 
-/// The plan of the one who publishes.
+/// The publisher's plan.
 fn publisher(common: &Common, publishing: &Publishing, listening: &Plan, pace: Pace) -> Result<Plan, String> {
     let mut plan = Plan { role: Role::Publish, first: 0, retry: false, ..listening.clone() };
     if let Some(url) = &publishing.publish_url {
         plan.target = Target::parse(url)?;
         let spoken = common.dialect.filter(|_| plan.target.scheme == Scheme::WebSocket);
         let dialect = spoken.unwrap_or_else(|| dialect_of(plan.target.scheme, &plan.target.path));
-        let words = if plan.target.scheme == Scheme::WebSocket { common.words.clone() } else { Script::default() };
-        plan.script = words.or(Script::preset(dialect));
+        let words = if plan.target.scheme == Scheme::WebSocket { common.words.clone() } else { Scenario::default() };
+        plan.scenario = words.or(Scenario::preset(dialect));
         if dialect == Dialect::Nats {
-            broker(&mut plan.script, pace);
+            broker(&mut plan.scenario, pace);
         }
     }
     if let Some(name) = &publishing.publish_room {
         plan.room_name = name.replace("{room}", &common.room_name);
     }
-    if plan.script.publish.is_none() {
+    if plan.scenario.publish.is_none() {
         return Err(String::from(
             "nothing is known to say for publishing here: give --publish TEMPLATE or --publish-url",
         ));
     }
-    // As fast as acknowledged, a publisher that nobody acknowledges takes its own deliveries for it, so it is a member.
-    let member = matches!(pace, Pace::Window(_)) && plan.script.acknowledged.is_none();
+    // As fast as acknowledged, a publisher without acknowledgements takes its own deliveries for it, so it is a member.
+    let member = matches!(pace, Pace::Window(_)) && plan.scenario.acknowledged.is_none();
     let framed = plan.target.scheme == Scheme::WebSocket;
     let room_in_path = framed && Template::new(&plan.target.path).names_room();
     if !member && !room_in_path {
-        (plan.script.join, plan.script.joined) = (None, None);
+        (plan.scenario.join, plan.scenario.joined) = (None, None);
     }
     let connections = if room_in_path || member { publishing.rooms } else { publishing.publishers.unwrap_or(1) };
     plan.clients = connections.min(publishing.rooms);
     Ok(plan)
 }
 
-/// Of NATS' script a publisher over TCP needs no subscription, and acknowledgements only where it waits for them.
-fn broker(script: &mut Script, pace: Pace) {
-    (script.join, script.joined) = (None, None);
+/// Of NATS' scenario a publisher over TCP needs no subscription, and acknowledgements only where it waits for them.
+fn broker(scenario: &mut Scenario, pace: Pace) {
+    (scenario.join, scenario.joined) = (None, None);
     if matches!(pace, Pace::Window(_)) {
-        script.hello = Some(String::from(r#"CONNECT {"verbose":true,"pedantic":false}\r\nPING\r\n"#));
-        script.acknowledged = Some(String::from("+OK"));
+        scenario.hello = Some(String::from(r#"CONNECT {"verbose":true,"pedantic":false}\r\nPING\r\n"#));
+        scenario.acknowledged = Some(String::from("+OK"));
     }
 }
 

@@ -4,12 +4,12 @@
 use std::time::Duration;
 
 use crate::cli::{IdleArgs, Outcome};
-use crate::crew::Crew;
 use crate::modes::fanout::{Stage, describe};
 use crate::modes::{as_connected, as_ready, merge, plan, server_bytes, server_cpu_ns, storm, without_server};
-use crate::orders::{Order, Pace, Role};
 use crate::proc::{self, KernelMemory};
+use crate::protocol::{Command, Pace, Role};
 use crate::record::Record;
+use crate::workers::Workers;
 
 /// Connections of a process to itself that show what one end costs the kernel.
 const CALIBRATION: u32 = 4_000;
@@ -36,17 +36,17 @@ pub(crate) fn measure(args: &IdleArgs) -> Result<Outcome, String> {
     fits(common.connections)?;
     let mut record = Record::default();
     let mut stage = Stage::set_with(common, &args.publishing, None, args.retry)?;
-    stage.crew.watch(Duration::from_millis(500), "waiting")?;
+    stage.workers.watch(Duration::from_millis(500), "waiting")?;
     let before = Memory::read(pids);
     let connected = stage.connect()?;
     storm::describe_connecting(&connected, &mut record);
-    stage.crew.watch(Duration::from_secs_f64(args.settle), "settling")?;
+    stage.workers.watch(Duration::from_secs_f64(args.settle), "settling")?;
     let after = Memory::read(pids);
     let cpu_before = server_cpu_ns(pids);
-    let all = stage.crew.all();
-    stage.crew.order(&all, &Order::Begin { published: 0 })?;
-    stage.crew.gather(&all, "preparing", Duration::ZERO, as_ready)?;
-    stage.crew.watch(Duration::from_secs_f64(args.publishing.span.seconds), "idle")?;
+    let all = stage.workers.all();
+    stage.workers.send(&all, &Command::Begin { published: 0 })?;
+    stage.workers.gather(&all, "preparing", Duration::ZERO, as_ready)?;
+    stage.workers.watch(Duration::from_secs_f64(args.publishing.span.seconds), "idle")?;
     let cpu = cpu_before.zip(server_cpu_ns(pids)).map(|(before, after)| after - before);
     let listeners = stage.listeners.clone();
     let idle = merge(&stage.reports(&listeners)?);
@@ -129,11 +129,11 @@ fn calibrate(args: &IdleArgs) -> Result<Result<(f64, f64), String>, String> {
     let mut own = plan(&args.common, Role::Calibrate, 1)?;
     own.clients = CALIBRATION;
     let nothing = KernelMemory::read();
-    let mut crew = Crew::start(&[own], args.common.patience(), args.common.quiet)?;
-    crew.gather(&[0], "calibrating", Duration::ZERO, as_connected)?;
+    let mut workers = Workers::start(&[own], args.common.timeout(), args.common.quiet)?;
+    workers.gather(&[0], "calibrating", Duration::ZERO, as_connected)?;
     let open = KernelMemory::read();
-    crew.order(&[0], &Order::Connect)?;
-    crew.gather(&[0], "calibrating", Duration::ZERO, as_ready)?;
+    workers.send(&[0], &Command::Connect)?;
+    workers.gather(&[0], "calibrating", Duration::ZERO, as_ready)?;
     let armed = KernelMemory::read();
     Ok(grown(nothing, open, armed))
 }

@@ -1,4 +1,4 @@
-//! What is measured, each mode a story over a crew. What they share is here: plans, rounds, the server's figures.
+//! What is measured, each mode a scenario over the workers. What they share is here: plans, rounds, the server's figures.
 
 pub(crate) mod echo;
 pub(crate) mod fanout;
@@ -11,10 +11,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::bins::Bins;
 use crate::cli::Common;
-use crate::orders::{Connected, Counts, Event, Plan, Report, Role};
 use crate::proc;
+use crate::protocol::{Connected, Counts, Event, Plan, Report, Role};
 use crate::record::{Record, duration};
-use crate::script::{self, Script};
+use crate::scenario::{self, Scenario};
 use crate::target::Target;
 
 /// Connections of one worker: nofile is 20,000 on many hosts, and a worker needs a few descriptors for itself.
@@ -29,11 +29,11 @@ fn run_number() -> u32 {
 /// A plan for all connections of the command line; workers' shares are cut from it.
 fn plan(common: &Common, role: Role, rooms: u32) -> Result<Plan, String> {
     let target = Target::parse(&common.url)?;
-    let dialect = common.dialect.unwrap_or_else(|| script::dialect_of(target.scheme, &target.path));
+    let dialect = common.dialect.unwrap_or_else(|| scenario::dialect_of(target.scheme, &target.path));
     Ok(Plan {
         run: run_number(),
         role,
-        script: common.words.clone().or(Script::preset(dialect)),
+        scenario: common.words.clone().or(Scenario::preset(dialect)),
         target,
         headers: common.header.clone(),
         rooms: rooms.max(1),
@@ -199,7 +199,7 @@ mod tests {
             run: 1,
             role: Role::Storm,
             target: Target { scheme: Scheme::WebSocket, address: "127.0.0.1:1".parse().unwrap(), path: "/".into() },
-            script: Script::default(),
+            scenario: Scenario::default(),
             headers: Vec::new(),
             rooms: 1,
             room_name: String::new(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crate::cli::{Outcome, SlowArgs};
 use crate::modes::fanout::{Stage, describe};
 use crate::modes::{as_ready, merge, server_bytes};
-use crate::orders::Order;
+use crate::protocol::Command;
 use crate::record::{Record, duration};
 
 /// Measures as the arguments say.
@@ -21,8 +21,8 @@ pub(crate) fn measure(args: &SlowArgs) -> Result<Outcome, String> {
     }
     let before = stage.round(publishing.span.seconds)?.merged.latency.summary();
     let stalled = stage.stalled.clone();
-    stage.crew.order(&stalled, &Order::Stall { clients: args.stalled })?;
-    stage.crew.gather(&stalled, "stalling", Duration::ZERO, as_ready)?;
+    stage.workers.send(&stalled, &Command::Stall { clients: args.stalled })?;
+    stage.workers.gather(&stalled, "stalling", Duration::ZERO, as_ready)?;
     let memory = server_bytes(&common.server_pid);
     let round = stage.round(publishing.span.seconds)?;
     let mut record = Record::default();

@@ -8,7 +8,7 @@ use crate::bins::Bins;
 use crate::cli::{Outcome, SoakArgs};
 use crate::modes::fanout::Stage;
 use crate::modes::{as_ready, server_bytes, without_server};
-use crate::orders::{Counts, Order};
+use crate::protocol::{Command, Counts};
 use crate::record::{Record, duration};
 
 /// The sums over all rounds.
@@ -30,8 +30,8 @@ pub(crate) fn measure(args: &SoakArgs) -> Result<Outcome, String> {
     stage.connect()?;
     let listeners = stage.listeners.clone();
     let rate = args.churn / listeners.len() as f64;
-    stage.crew.order(&listeners, &Order::Churn { rate })?;
-    stage.crew.gather(&listeners, "preparing", Duration::ZERO, as_ready)?;
+    stage.workers.send(&listeners, &Command::Churn { rate })?;
+    stage.workers.gather(&listeners, "preparing", Duration::ZERO, as_ready)?;
     let started = Instant::now();
     let mut sums = Sums {
         rounds: 0,

@@ -1,14 +1,14 @@
-//! `storm`: everybody connects at once; and everybody is cut off at once and comes back.
+//! `storm`: all clients connect at once; then all connections are cut at once and come back.
 
 use std::time::{Duration, Instant};
 
 use crate::bins::Bins;
 use crate::cli::{Outcome, StormArgs};
-use crate::crew::Crew;
 use crate::modes::{as_connected, as_ready, as_report, merge, plan, server_cpu_ns, shares, without_server};
-use crate::orders::{Connected, Order, Role};
+use crate::protocol::{Command, Connected, Role};
 use crate::record::{Record, duration};
 use crate::sys;
+use crate::workers::Workers;
 
 /// Puts how connecting went into the record; returns the time from the first dial to the last connection ready, in seconds.
 pub(crate) fn describe_connecting(connected: &[Connected], record: &mut Record) -> f64 {
@@ -42,24 +42,24 @@ pub(crate) fn measure(args: &StormArgs) -> Result<Outcome, String> {
     for _ in 0..args.repeat.max(1) {
         // The table and the distributions are the last time's; the CPU figure is of all.
         record = Record::default();
-        let mut crew = Crew::start(&plans, common.patience(), common.quiet)?;
-        let all = crew.all();
-        crew.order(&all, &Order::Begin { published: 0 })?;
-        crew.gather(&all, "preparing", Duration::ZERO, as_ready)?;
-        let before = at_rest(pids, common.patience());
-        crew.order(&all, &Order::Connect)?;
-        let connected = crew.gather(&all, "connecting", Duration::ZERO, as_connected)?;
+        let mut workers = Workers::start(&plans, common.timeout(), common.quiet)?;
+        let all = workers.all();
+        workers.send(&all, &Command::Begin { published: 0 })?;
+        workers.gather(&all, "preparing", Duration::ZERO, as_ready)?;
+        let before = when_idle(pids, common.timeout());
+        workers.send(&all, &Command::Connect)?;
+        let connected = workers.gather(&all, "connecting", Duration::ZERO, as_connected)?;
         let cpu = before.zip(server_cpu_ns(pids)).map(|(before, after)| after - before);
         let merged = merge(&{
-            crew.order(&all, &Order::Report { published: 0 })?;
-            crew.gather(&all, "counting", Duration::ZERO, as_report)?
+            workers.send(&all, &Command::Report { published: 0 })?;
+            workers.gather(&all, "counting", Duration::ZERO, as_report)?
         });
         let seconds = describe_connecting(&connected, &mut record);
         let used = if common.pin.is_some() { merged.cpu_ns } else { merged.busiest_ns };
         record.client_bound = used as f64 / 1e9 >= 0.95 * seconds;
         figures.extend(cpu.map(|ns| ns as f64 / 1e3 / f64::from(common.connections)));
         if args.cut {
-            cut(&mut crew, &mut record)?;
+            cut(&mut workers, &mut record)?;
         }
     }
     match figures.iter().copied().reduce(f64::min) {
@@ -74,16 +74,16 @@ pub(crate) fn measure(args: &StormArgs) -> Result<Outcome, String> {
     Ok(Outcome { record, held: true })
 }
 
-/// The servers' CPU time once they rest: what they still do for the connections of the time before is no upgrade's.
-fn at_rest(pids: &[u32], patience: Duration) -> Option<u64> {
+/// The servers' CPU time once they are idle: what they still do for the connections of the time before is no upgrade's.
+fn when_idle(pids: &[u32], timeout: Duration) -> Option<u64> {
     const LOOK: Duration = Duration::from_millis(100);
-    const RESTING_NS: u64 = 2_000_000;
-    let give_up = Instant::now() + patience;
+    const IDLE_NS: u64 = 2_000_000;
+    let give_up = Instant::now() + timeout;
     let mut last = server_cpu_ns(pids)?;
     loop {
         std::thread::sleep(LOOK);
         let now = server_cpu_ns(pids)?;
-        if now - last < RESTING_NS || Instant::now() >= give_up {
+        if now - last < IDLE_NS || Instant::now() >= give_up {
             return Some(now);
         }
         last = now;
@@ -91,10 +91,10 @@ fn at_rest(pids: &[u32], patience: Duration) -> Option<u64> {
 }
 
 /// All are cut off at once and come back.
-fn cut(crew: &mut Crew, record: &mut Record) -> Result<(), String> {
-    let all = crew.all();
-    crew.order(&all, &Order::Cut { at_ns: sys::now_ns() + 50_000_000 })?;
-    let restored = crew.gather(&all, "coming back", Duration::ZERO, as_connected)?;
+fn cut(workers: &mut Workers, record: &mut Record) -> Result<(), String> {
+    let all = workers.all();
+    workers.send(&all, &Command::Cut { at_ns: sys::now_ns() + 50_000_000 })?;
+    let restored = workers.gather(&all, "coming back", Duration::ZERO, as_connected)?;
     let mut back = Bins::new();
     restored.iter().for_each(|worker| back.add(&worker.restored));
     record.distribution("restored", &back, "cut to restored");

@@ -4,12 +4,12 @@
 use std::io;
 use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
 
-use crate::orders::{Connected, Event};
+use crate::protocol::{Connected, Event};
 use crate::sys::{self, Epoll, Watch};
-use crate::worker::{Desk, tell};
+use crate::worker::{Input, tell};
 
 /// Opens `pairs` connections; tells when they are open, tells again when one end of each is waited on; holds them.
-pub(crate) fn hold(pairs: u32, desk: &mut Desk) -> io::Result<()> {
+pub(crate) fn hold(pairs: u32, input: &mut Input) -> io::Result<()> {
     let (listener, address) = listen_somewhere()?;
     let mut near: Vec<TcpStream> = Vec::new();
     let mut far = Vec::new();
@@ -20,13 +20,13 @@ pub(crate) fn hold(pairs: u32, desk: &mut Desk) -> io::Result<()> {
         }
     }
     tell(&Event::Connected(Box::new(Connected { open: far.len() as u32, ..Connected::default() })))?;
-    desk.wait()?;
+    input.wait()?;
     let epoll = Epoll::new(1)?;
     for stream in &near {
         epoll.add(stream, Watch::Read, 0)?;
     }
     tell(&Event::Ready)?;
-    desk.until_the_end();
+    input.until_the_end();
     Ok(())
 }
 

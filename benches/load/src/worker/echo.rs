@@ -7,7 +7,7 @@ use crate::bins::Bins;
 use crate::fleet::{Ear, Fleet};
 use crate::ledger::{Arrival, Ledger};
 use crate::lines::Lines;
-use crate::orders::{Counts, Pace, Plan, Report};
+use crate::protocol::{Counts, Pace, Plan, Report};
 use crate::stamp::{Stamp, Stamper};
 use crate::worker::Part;
 

@@ -5,7 +5,7 @@ use crate::bins::Bins;
 use crate::fleet::Ear;
 use crate::ledger::{Arrival, Ledger};
 use crate::lines::{Lines, occurrences};
-use crate::orders::{Counts, Plan, Report};
+use crate::protocol::{Counts, Plan, Report};
 use crate::stamp::{Stamp, Stamper};
 use crate::worker::Part;
 
@@ -98,7 +98,7 @@ impl Ear for Listen {
     }
 
     fn ended(&mut self, client: u32) {
-        // What it misses until it is back is no loss: nobody is told what happens while he is away.
+        // What it misses until it is back is no loss: a server sends nothing to a closed connection.
         self.ledgers[client as usize] = Ledger::default();
     }
 }

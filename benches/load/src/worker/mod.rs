@@ -9,7 +9,7 @@ mod publish;
 use std::io::{self, Read, Write};
 
 use crate::fleet::{Ear, Fleet};
-use crate::orders::{Event, Order, Pace, Plan, Report, Role};
+use crate::protocol::{Command, Event, Pace, Plan, Report, Role};
 use crate::sys;
 
 /// Between two progress events.
@@ -47,8 +47,8 @@ pub(crate) trait Part: Ear {
 
 /// Plays the part that the first line of standard input says. Errors go to standard output as the last event.
 pub(crate) fn run() {
-    let mut desk = Desk::default();
-    if let Err(error) = desk.first().and_then(|plan| play(plan, &mut desk))
+    let mut input = Input::default();
+    if let Err(error) = input.first().and_then(|plan| play(plan, &mut input))
         && error.kind() != io::ErrorKind::UnexpectedEof
     {
         // Where even this cannot be told, the exit is what the other side sees.
@@ -56,7 +56,7 @@ pub(crate) fn run() {
     }
 }
 
-fn play(plan: Plan, desk: &mut Desk) -> io::Result<()> {
+fn play(plan: Plan, input: &mut Input) -> io::Result<()> {
     let limit = sys::raise_nofile()?;
     if u64::from(plan.clients) + sys::SPARE_DESCRIPTORS > limit {
         return Err(io::Error::other(format!(
@@ -66,16 +66,16 @@ fn play(plan: Plan, desk: &mut Desk) -> io::Result<()> {
     }
     sys::tighten_timers();
     match plan.role {
-        Role::Listen { stride } => run_part(listen::Listen::new(&plan, stride), plan, desk),
-        Role::Storm => run_part(listen::Listen::new(&plan, u64::MAX), plan, desk),
-        Role::Echo { pipeline, rate } => run_part(echo::Echo::new(&plan, pipeline, rate), plan, desk),
-        Role::Publish => run_part(publish::Publish::new(&plan), plan, desk),
-        Role::Calibrate => calibrate::hold(plan.clients, desk),
+        Role::Listen { stride } => run_part(listen::Listen::new(&plan, stride), plan, input),
+        Role::Storm => run_part(listen::Listen::new(&plan, u64::MAX), plan, input),
+        Role::Echo { pipeline, rate } => run_part(echo::Echo::new(&plan, pipeline, rate), plan, input),
+        Role::Publish => run_part(publish::Publish::new(&plan), plan, input),
+        Role::Calibrate => calibrate::hold(plan.clients, input),
     }
 }
 
 /// What the loop is in the middle of.
-struct Stand {
+struct State {
     connecting: bool,
     sending: bool,
     cut_at_ns: Option<u64>,
@@ -90,12 +90,12 @@ struct Churn {
     next_client: u32,
 }
 
-fn run_part(mut part: impl Part, plan: Plan, desk: &mut Desk) -> io::Result<()> {
+fn run_part(mut part: impl Part, plan: Plan, input: &mut Input) -> io::Result<()> {
     let retry = plan.retry;
     let clients = plan.clients;
     let mut fleet = Fleet::new(plan)?;
-    fleet.watch_orders(&io::stdin())?;
-    let mut stand = Stand {
+    fleet.watch_commands(&io::stdin())?;
+    let mut state = State {
         connecting: false,
         sending: false,
         cut_at_ns: None,
@@ -107,30 +107,30 @@ fn run_part(mut part: impl Part, plan: Plan, desk: &mut Desk) -> io::Result<()> 
     loop {
         let now_ns = sys::now_ns();
         let mut wait_ns = part.act(&mut fleet, now_ns)?.min(TURN_NS);
-        wait_ns = wait_ns.min(stand.disturb(&mut fleet, &mut part, clients, now_ns));
-        // Orders may have come with the plan, in one read.
-        while let Some(order) = desk.next()? {
-            stand.obey(order, &mut fleet, &mut part)?;
+        wait_ns = wait_ns.min(state.disturb(&mut fleet, &mut part, clients, now_ns));
+        // Commands may have come with the plan, in one read.
+        while let Some(command) = input.next()? {
+            state.handle(command, &mut fleet, &mut part)?;
         }
         if fleet.turn(&mut part, wait_ns)? {
-            desk.fill()?;
+            input.fill()?;
         }
-        if stand.connecting
+        if state.connecting
             && !retry
             && let Some(why) = fleet.failure()
         {
             return Err(io::Error::other(why));
         }
-        stand.tell_what_is_done(&mut fleet, &mut part)?;
+        state.tell_what_is_done(&mut fleet, &mut part)?;
         if now_ns > progress_ns {
             progress_ns = now_ns + PROGRESS_NS;
-            let waits_for = if stand.connecting { fleet.waits_for().map(String::from) } else { None };
+            let waits_for = if state.connecting { fleet.waits_for().map(String::from) } else { None };
             tell(&Event::Progress { open: fleet.open(), heard: part.heard_so_far(), waits_for })?;
         }
     }
 }
 
-impl Stand {
+impl State {
     /// Cuts and churns what is due; returns nanoseconds until the next time.
     fn disturb(&mut self, fleet: &mut Fleet, part: &mut impl Part, clients: u32, now_ns: u64) -> u64 {
         if let Some(at_ns) = self.cut_at_ns {
@@ -149,35 +149,35 @@ impl Stand {
         churn.next_ns - now_ns
     }
 
-    fn obey(&mut self, order: Order, fleet: &mut Fleet, part: &mut impl Part) -> io::Result<()> {
+    fn handle(&mut self, command: Command, fleet: &mut Fleet, part: &mut impl Part) -> io::Result<()> {
         let now_ns = sys::now_ns();
-        match order {
-            Order::Connect => {
+        match command {
+            Command::Connect => {
                 self.connecting = true;
                 fleet.connect(now_ns);
             }
-            Order::Begin { published } => {
+            Command::Begin { published } => {
                 part.begin(published);
                 fleet.tally();
                 (self.begun_ns, self.begun_cpu_ns) = (now_ns, sys::own_cpu_ns());
                 tell(&Event::Ready)?;
             }
-            Order::Send { at_ns, seconds, pace } => {
+            Command::Send { at_ns, seconds, pace } => {
                 part.start(at_ns, (seconds * 1e9) as u64, pace);
                 self.sending = true;
             }
-            Order::Stall { clients } => {
+            Command::Stall { clients } => {
                 (0..clients).try_for_each(|client| fleet.stall(client))?;
                 part.stalled(clients);
                 tell(&Event::Ready)?;
             }
-            Order::Cut { at_ns } => self.cut_at_ns = Some(at_ns),
-            Order::Churn { rate } => {
+            Command::Cut { at_ns } => self.cut_at_ns = Some(at_ns),
+            Command::Churn { rate } => {
                 let interval_ns = (1e9 / rate) as u64;
                 self.churn = (rate > 0.0).then_some(Churn { interval_ns, next_ns: now_ns, next_client: 0 });
                 tell(&Event::Ready)?;
             }
-            Order::Report { published } => tell(&Event::Report(Box::new(self.report(published, fleet, part))))?,
+            Command::Report { published } => tell(&Event::Report(Box::new(self.report(published, fleet, part))))?,
         }
         Ok(())
     }
@@ -216,11 +216,11 @@ pub(crate) fn tell(event: &Event) -> io::Result<()> {
 
 /// Standard input, cut into lines, read only when there is something to read.
 #[derive(Default)]
-pub(crate) struct Desk {
+pub(crate) struct Input {
     partial: Vec<u8>,
 }
 
-impl Desk {
+impl Input {
     fn first(&mut self) -> io::Result<Plan> {
         loop {
             if let Some(line) = self.line() {
@@ -247,16 +247,16 @@ impl Desk {
         Some(std::mem::replace(&mut self.partial, rest))
     }
 
-    /// The next order that is here.
-    fn next(&mut self) -> io::Result<Option<Order>> {
+    /// The next command that is here.
+    fn next(&mut self) -> io::Result<Option<Command>> {
         Ok(self.line().map(|line| serde_json::from_slice(&line)).transpose()?)
     }
 
-    /// Waits for the next order.
-    pub(crate) fn wait(&mut self) -> io::Result<Order> {
+    /// Waits for the next command.
+    pub(crate) fn wait(&mut self) -> io::Result<Command> {
         loop {
-            if let Some(order) = self.next()? {
-                return Ok(order);
+            if let Some(command) = self.next()? {
+                return Ok(command);
             }
             self.fill()?;
         }

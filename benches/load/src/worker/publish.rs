@@ -7,7 +7,7 @@ use std::io;
 use crate::bins::Bins;
 use crate::fleet::{Ear, Fleet};
 use crate::lines::{Lines, occurrences};
-use crate::orders::{Counts, Pace, Plan, Report};
+use crate::protocol::{Counts, Pace, Plan, Report};
 use crate::stamp::{Stamp, Stamper};
 use crate::sys;
 use crate::worker::Part;
@@ -48,7 +48,7 @@ impl Publish {
             begin_ns: 0,
             stop_ns: 0,
             due: 0,
-            hears: plan.script.acknowledged.is_none(),
+            hears: plan.scenario.acknowledged.is_none(),
         }
     }
 

@@ -1,0 +1,310 @@
+//! The drain, a graceful shutdown: clients are told to reconnect elsewhere, then closed over a window (G10). A pure state machine.
+//!
+//! ```text
+//! Serving ─begin─► Delaying ─delay─► Draining ─empty or deadline─► Drained ─terminate─► Stopping ─threads ended─► Done
+//! ```
+//!
+//! A signal and `POST /drain` both begin; only a signal terminates: after `POST /drain` the machine waits in `Drained`
+//! for SIGTERM. A second signal goes to `Done` from anywhere.
+//!
+//! The admin thread drives it: inputs and `now` come in, [`Effect`]s go out. It knows no shard, socket or clock.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+/// From the last client's moment in the window and its close deadline to giving up on it.
+const MARGIN: Duration = Duration::from_secs(2);
+/// From the command to stop to giving up on threads that do not end.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// Where the drain is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Phase {
+    /// No drain.
+    Serving,
+    /// Not ready, and still accepting until then.
+    Delaying(Instant),
+    /// New upgrades are refused, clients are told and closed; given up then.
+    Draining(Instant),
+    /// No connection is left, or the deadline passed.
+    Drained {
+        /// Whether no connection was left.
+        empty: bool,
+    },
+    /// The shards were told to stop; given up then.
+    Stopping {
+        /// Whether no connection was left.
+        empty: bool,
+        /// When waiting for their threads ends.
+        until: Instant,
+    },
+    /// The process may end.
+    Done,
+}
+
+impl Phase {
+    /// The name in `/v1/node`.
+    pub const fn label(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Delaying(_) => "delaying",
+            Self::Draining(_) => "draining",
+            Self::Drained { .. } => "drained",
+            Self::Stopping { .. } => "stopping",
+            Self::Done => "done",
+        }
+    }
+}
+
+/// How the drain ended.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum End {
+    /// Every client was gone.
+    Empty,
+    /// The deadline passed first.
+    DeadlinePassed,
+    /// Threads of shards did not end.
+    Stuck,
+    /// A second signal came.
+    Forced,
+}
+
+/// What the admin thread has to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effect {
+    /// Say not ready.
+    Unready,
+    /// Order the shards to refuse upgrades.
+    Refuse,
+    /// Order the shards to tell and close their clients within the window.
+    Tell,
+    /// Order the shards to stop.
+    Stop,
+    /// End the process.
+    Finish(End),
+}
+
+/// The machine.
+#[derive(Debug)]
+pub struct Drain {
+    delay: Duration,
+    timeout: Duration,
+    phase: Phase,
+    terminate: bool,
+    effects: VecDeque<Effect>,
+}
+
+impl Drain {
+    /// A node that serves. `delay` is how long it goes on accepting, `window` over which clients are closed,
+    /// `close_deadline` how long one close may take.
+    pub fn new(delay: Duration, window: Duration, close_deadline: Duration) -> Self {
+        let timeout = window.saturating_add(close_deadline).saturating_add(MARGIN);
+        Self { delay, timeout, phase: Phase::Serving, terminate: false, effects: VecDeque::new() }
+    }
+
+    /// SIGTERM or SIGINT: drain and end. A second one ends at once.
+    pub fn handle_signal(&mut self, now: Instant) {
+        if self.terminate {
+            return self.finish(End::Forced);
+        }
+        self.terminate = true;
+        self.begin(now);
+        self.stop_if_drained(now);
+    }
+
+    /// `POST /drain`: drain and wait for the signal. Idempotent.
+    pub fn handle_request(&mut self, now: Instant) {
+        self.begin(now);
+    }
+
+    /// What is left: `open` connections (and commands that shards have not read), `running` threads. Call it often.
+    pub fn handle_progress(&mut self, now: Instant, open: u64, running: usize) {
+        match self.phase {
+            Phase::Delaying(until) if now >= until => self.tell(now),
+            Phase::Draining(_) if open == 0 => self.drained(now, true),
+            Phase::Draining(deadline) if now >= deadline => self.drained(now, false),
+            Phase::Stopping { empty, .. } if running == 0 => {
+                self.finish(if empty { End::Empty } else { End::DeadlinePassed });
+            }
+            Phase::Stopping { until, .. } if now >= until => self.finish(End::Stuck),
+            _ => {}
+        }
+    }
+
+    /// The next thing to do, in order.
+    pub fn poll_effect(&mut self) -> Option<Effect> {
+        self.effects.pop_front()
+    }
+
+    /// Where it is.
+    pub const fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// From a drain's first moment to the process's end, at most.
+    pub const fn longest(&self) -> Duration {
+        self.delay.saturating_add(self.timeout).saturating_add(STOP_DEADLINE)
+    }
+
+    fn begin(&mut self, now: Instant) {
+        if self.phase != Phase::Serving {
+            return;
+        }
+        self.effects.push_back(Effect::Unready);
+        self.phase = Phase::Delaying(now + self.delay);
+        if self.delay.is_zero() {
+            self.tell(now);
+        }
+    }
+
+    fn tell(&mut self, now: Instant) {
+        self.effects.extend([Effect::Refuse, Effect::Tell]);
+        self.phase = Phase::Draining(now + self.timeout);
+    }
+
+    fn drained(&mut self, now: Instant, empty: bool) {
+        self.phase = Phase::Drained { empty };
+        self.stop_if_drained(now);
+    }
+
+    fn stop_if_drained(&mut self, now: Instant) {
+        if let (Phase::Drained { empty }, true) = (self.phase, self.terminate) {
+            self.effects.push_back(Effect::Stop);
+            self.phase = Phase::Stopping { empty, until: now + STOP_DEADLINE };
+        }
+    }
+
+    fn finish(&mut self, end: End) {
+        if self.phase != Phase::Done {
+            self.phase = Phase::Done;
+            self.effects.push_back(Effect::Finish(end));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WINDOW: Duration = Duration::from_secs(30);
+    const CLOSE: Duration = Duration::from_secs(5);
+
+    fn drain(delay_s: u64) -> (Drain, Instant) {
+        (Drain::new(Duration::from_secs(delay_s), WINDOW, CLOSE), Instant::now())
+    }
+
+    fn effects(drain: &mut Drain) -> Vec<Effect> {
+        std::iter::from_fn(|| drain.poll_effect()).collect()
+    }
+
+    #[test]
+    fn a_node_that_serves_does_nothing() {
+        let (mut drain, t) = drain(0);
+        drain.handle_progress(t + WINDOW * 100, 0, 0);
+        assert_eq!(effects(&mut drain), []);
+        assert_eq!(drain.phase(), Phase::Serving);
+    }
+
+    #[test]
+    fn a_signal_makes_unready_at_once_and_goes_on_accepting_for_the_delay() {
+        let (mut drain, t) = drain(5);
+        drain.handle_signal(t);
+        assert_eq!(effects(&mut drain), [Effect::Unready]);
+        drain.handle_progress(t + Duration::from_millis(4999), 0, 2);
+        assert_eq!(effects(&mut drain), []);
+        drain.handle_progress(t + Duration::from_secs(5), 3, 2);
+        assert_eq!(effects(&mut drain), [Effect::Refuse, Effect::Tell]);
+    }
+
+    #[test]
+    fn the_last_client_gone_stops_the_shards_and_their_end_ends_the_process() {
+        let (mut drain, t) = drain(0);
+        drain.handle_signal(t);
+        assert_eq!(effects(&mut drain), [Effect::Unready, Effect::Refuse, Effect::Tell]);
+        drain.handle_progress(t, 1, 2);
+        assert_eq!(effects(&mut drain), []);
+        drain.handle_progress(t, 0, 2);
+        assert_eq!(effects(&mut drain), [Effect::Stop]);
+        drain.handle_progress(t, 0, 1);
+        assert_eq!(effects(&mut drain), []);
+        drain.handle_progress(t, 0, 0);
+        assert_eq!(effects(&mut drain), [Effect::Finish(End::Empty)]);
+        assert_eq!(drain.phase(), Phase::Done);
+    }
+
+    #[test]
+    fn the_deadline_is_window_plus_close_plus_margin_and_then_the_rest_is_stopped() {
+        let (mut drain, t) = drain(0);
+        drain.handle_signal(t);
+        effects(&mut drain);
+        let deadline = t + WINDOW + CLOSE + MARGIN;
+        drain.handle_progress(deadline - Duration::from_millis(1), 1, 2);
+        assert_eq!(effects(&mut drain), []);
+        drain.handle_progress(deadline, 1, 2);
+        assert_eq!(effects(&mut drain), [Effect::Stop]);
+        drain.handle_progress(deadline, 1, 0);
+        assert_eq!(effects(&mut drain), [Effect::Finish(End::DeadlinePassed)]);
+    }
+
+    #[test]
+    fn a_requested_drain_with_no_connection_left_waits_for_the_signal() {
+        let (mut drain, t) = drain(0);
+        drain.handle_request(t);
+        drain.handle_request(t);
+        assert_eq!(effects(&mut drain), [Effect::Unready, Effect::Refuse, Effect::Tell]);
+        drain.handle_progress(t, 0, 2);
+        drain.handle_progress(t + WINDOW * 100, 0, 2);
+        assert_eq!(effects(&mut drain), []);
+        assert_eq!(drain.phase(), Phase::Drained { empty: true });
+        drain.handle_signal(t + WINDOW * 100);
+        assert_eq!(effects(&mut drain), [Effect::Stop]);
+    }
+
+    #[test]
+    fn the_first_signal_after_a_request_lets_the_drain_go_on() {
+        let (mut drain, t) = drain(0);
+        drain.handle_request(t);
+        effects(&mut drain);
+        drain.handle_signal(t);
+        assert_eq!(effects(&mut drain), []);
+        drain.handle_progress(t, 0, 2);
+        assert_eq!(effects(&mut drain), [Effect::Stop]);
+    }
+
+    #[test]
+    fn a_second_signal_ends_at_once_from_every_phase() {
+        for steps in 0..4 {
+            let (mut drain, t) = drain(1);
+            drain.handle_signal(t);
+            for step in 0..steps {
+                drain.handle_progress(t + Duration::from_secs(step), u64::from(step == 0), 1);
+            }
+            effects(&mut drain);
+            drain.handle_signal(t);
+            assert_eq!(effects(&mut drain), [Effect::Finish(End::Forced)], "after {steps} steps");
+            drain.handle_signal(t);
+            assert_eq!(effects(&mut drain), [], "it ends once");
+        }
+    }
+
+    #[test]
+    fn no_drain_takes_longer_than_it_says_even_if_no_client_leaves_and_no_thread_ends() {
+        let (mut drain, t) = drain(5);
+        drain.handle_signal(t);
+        let end = (0..).map(|seconds| t + Duration::from_secs(seconds)).find(|now| {
+            drain.handle_progress(*now, 1, 2);
+            drain.phase() == Phase::Done
+        });
+        assert_eq!(end, Some(t + drain.longest()));
+    }
+
+    #[test]
+    fn threads_that_do_not_end_are_given_up_on() {
+        let (mut drain, t) = drain(0);
+        drain.handle_signal(t);
+        drain.handle_progress(t, 0, 2);
+        effects(&mut drain);
+        drain.handle_progress(t + STOP_DEADLINE, 0, 1);
+        assert_eq!(effects(&mut drain), [Effect::Finish(End::Stuck)]);
+    }
+}
