@@ -152,8 +152,7 @@ impl Driver for TestDriver {
 
 /// A turn of a shard with these settings.
 pub(super) fn turn(seed: u64, configure: impl FnOnce(&mut Options, &mut Budgets)) -> Turn {
-    let mut options = Options::default();
-    options.message_rate = 0;
+    let mut options = Options { message_rate: 0, ..Options::default() };
     let mut budgets = Budgets { connections: 10, outbox_bytes: 1 << 30, unfinished_bytes: 1 << 30 };
     configure(&mut options, &mut budgets);
     let counters: Arc<ShardCounters> = Arc::default();
