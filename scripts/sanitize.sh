@@ -75,12 +75,12 @@ stories() {
 }
 
 asan_core() {
-    with_asan test --no-default-features --lib --test proto_message --test proto_handshake --test proto_deflate --test proto_native
+    with_asan test --package tidegate-core --package tidegate --no-default-features --lib --test proto_message --test proto_handshake --test proto_deflate --test proto_native
 }
 
 asan_gateway() {
     local gateway
-    gateway=$(made tidegate with_asan build --bin tidegate --no-default-features --features gateway)
+    gateway=$(made tidegate with_asan build --bin tidegate --no-default-features)
     ASAN_OPTIONS=detect_leaks=1:log_path=$out/finding \
         LSAN_OPTIONS=suppressions=$root/scripts/leaks.supp:print_suppressions=0 stories "$gateway" protocol:: raw:: rooms::
 }
@@ -95,7 +95,7 @@ valgrind_core() {
 # Errors end in a file, since the gateway's log belongs to its test.
 valgrind_gateway() {
     local gateway
-    gateway=$(made tidegate cargo build --bin tidegate --no-default-features --features gateway)
+    gateway=$(made tidegate cargo build --bin tidegate --no-default-features)
     # Building the stories builds the ordinary gateway in its place.
     cp "$gateway" "$out/gateway"
     cat >"$out/under-valgrind" <<TEXT
@@ -106,7 +106,7 @@ TEXT
     stories "$out/under-valgrind" raw::on_epoll
 }
 
-miri_core() { with_nightly miri test --no-default-features --lib proto::; }
+miri_core() { with_nightly miri test --package tidegate-core --lib proto::; }
 
 for name in "$@"; do
     case $name in

@@ -4,11 +4,11 @@ use std::io::{Write, stderr, stdout};
 use std::process::ExitCode;
 
 use clap::Parser;
-use tidegate::check;
-use tidegate::cli::{CheckArgs, Cli, Command, NodeArgs, ServeArgs};
-use tidegate::config::{self, Problem, Settings};
-use tidegate::host::Host;
-use tidegate::{client, log, node};
+use tidegate::gateway::check;
+use tidegate::gateway::cli::{CheckArgs, Cli, Command, NodeArgs, ServeArgs};
+use tidegate::gateway::config::{self, Problem, Settings};
+use tidegate::gateway::host::Host;
+use tidegate::gateway::{client, log, node};
 
 #[cfg(feature = "mimalloc")]
 #[global_allocator]

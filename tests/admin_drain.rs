@@ -5,9 +5,9 @@ mod admin_support;
 use std::time::Duration;
 
 use admin_support::{Shard, TestNode, eventually};
-use tidegate::admin::Outcome;
-use tidegate::config::{Config, Drain};
-use tidegate::limits::Limits;
+use tidegate::gateway::admin::Outcome;
+use tidegate::gateway::config::{Config, Drain};
+use tidegate_core::limits::Limits;
 
 fn config(window_ms: u64) -> Config {
     let limits = Limits { close_deadline: Duration::from_millis(10), ..Limits::default() };

@@ -6,11 +6,11 @@ use std::time::Duration;
 
 use admin_support::{FakeRelay, NODE, Shard, TestNode, eventually, post};
 use serde_json::json;
-use tidegate::config::{Admin, Config, Drain, Publish};
-use tidegate::counters::DropReason;
-use tidegate::limits::{Limits, REQUEST_MAILBOX_BYTES};
-use tidegate::model::{AckLevel, Kind};
-use tidegate::relay::{ToRelay, ToShard};
+use tidegate::gateway::config::{Admin, Config, Drain, Publish};
+use tidegate_core::counters::DropReason;
+use tidegate_core::limits::{Limits, REQUEST_MAILBOX_BYTES};
+use tidegate_core::model::{AckLevel, Kind};
+use tidegate_core::relay::{ToRelay, ToShard};
 
 fn config() -> Config {
     Config { drain: Drain { window: Duration::from_millis(100), ..Drain::default() }, ..Config::default() }

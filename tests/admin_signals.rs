@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use admin_support::{TestNode, eventually};
 use nix::sys::signal::{Signal, raise};
-use tidegate::admin::Outcome;
-use tidegate::config::{Config, Drain};
+use tidegate::gateway::admin::Outcome;
+use tidegate::gateway::config::{Config, Drain};
 
 #[test]
 fn a_hangup_is_ignored_a_sigterm_drains_and_a_sigint_after_it_ends_at_once() {

@@ -3,7 +3,6 @@
 //!
 //! Where there is time, `scripts/reliability.sh` has many more made. `TIDEGATE_FUZZ_INPUTS=100000` makes that many for each target, `TIDEGATE_FUZZ_SEED=7` others.
 
-#![cfg(feature = "gateway")]
 #![expect(clippy::unwrap_used, clippy::print_stderr, reason = "a test may panic, and says on what")]
 #![expect(unreachable_pub, reason = "the same source is a library for the fuzzers")]
 

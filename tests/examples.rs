@@ -9,7 +9,6 @@
 //! - `LANGUAGE PATH`: an excerpt; its lines stand in that file, in this order.
 //!
 //! `…` in an expected text stands for anything, and as a JSON value too. A section's blocks share one gateway and its clients.
-#![cfg(feature = "gateway")]
 #![expect(
     clippy::unwrap_used,
     clippy::print_stdout,

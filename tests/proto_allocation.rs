@@ -3,9 +3,9 @@
 use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
-use tidegate::dialect::native::{self, Content, Request};
-use tidegate::proto::frame::{self, BINARY, PING, TEXT};
-use tidegate::proto::message::{Event, Rules, decode};
+use tidegate_core::dialect::native::{self, Content, Request};
+use tidegate_core::proto::frame::{self, BINARY, PING, TEXT};
+use tidegate_core::proto::message::{Event, Rules, decode};
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };

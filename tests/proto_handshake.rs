@@ -1,8 +1,8 @@
 //! The opening handshake: the table of bad inputs, each with its status, and what must pass.
 
-use tidegate::close::Refusal::{self, *};
-use tidegate::limits::{HEAD_BYTES, HEAD_FIELDS, TARGET_BYTES};
-use tidegate::proto::handshake::{self, Progress, Request, Upgrade, origin_allowed, parse, parse_from, same_host};
+use tidegate_core::close::Refusal::{self, *};
+use tidegate_core::limits::{HEAD_BYTES, HEAD_FIELDS, TARGET_BYTES};
+use tidegate_core::proto::handshake::{self, Progress, Request, Upgrade, origin_allowed, parse, parse_from, same_host};
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 

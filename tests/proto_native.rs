@@ -1,7 +1,7 @@
 //! The native dialect: what clients ask, what they are told, and what they cannot inject.
 
-use tidegate::dialect::ErrorCode;
-use tidegate::dialect::native::{Request, parse};
+use tidegate_core::dialect::ErrorCode;
+use tidegate_core::dialect::native::{Request, parse};
 
 #[test]
 fn a_message_is_read_without_touching_its_content() {
@@ -128,7 +128,7 @@ fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
 
 #[test]
 fn every_answer_is_as_the_protocol_page_says() {
-    use tidegate::dialect::native::*;
+    use tidegate_core::dialect::native::*;
     let cases = [
         (
             written(|out| welcome(out, b"00c0ffee", "n-1", 25_000, 10_000)),
@@ -167,7 +167,7 @@ proptest::proptest! {
 
     #[test]
     fn no_text_escapes_from_the_string_it_is_written_into(text in "[\\x00-\\x7fé€😀\u{2028}\"\\\\]{0,60}") {
-        use tidegate::dialect::native::{Content, message};
+        use tidegate_core::dialect::native::{Content, message};
         let json = written(|out| message(out, "a", None, Content::Text(&text), 1));
         let value: serde_json::Value = serde_json::from_str(&json).expect("valid JSON");
         proptest::prop_assert_eq!(value["content"].as_str(), Some(&*text));

@@ -1,5 +1,4 @@
 //! The documentation against the program: its tables name what the binary names, and its browser client does what it says.
-#![cfg(feature = "gateway")]
 #![expect(clippy::unwrap_used, reason = "a failed step of a test's preparation is a failed test")]
 
 mod support;

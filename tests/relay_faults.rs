@@ -1,7 +1,5 @@
 //! The relay while the broker is away, slow, silent or leaving.
 
-#![cfg(feature = "gateway")]
-
 mod support;
 
 use std::ops::Range;
@@ -12,11 +10,11 @@ use support::checker::{self, Heard};
 use support::nats::{Nats, NatsOptions, PlainClient, free_port};
 use support::ports::{TestPort, TestRelay, eventually, json, options, options_with};
 use support::proxy::Proxy;
-use tidegate::broker::Options;
-use tidegate::counters::DropReason;
-use tidegate::limits::{self, Limits};
-use tidegate::model::{AckLevel, GapReason};
-use tidegate::relay::{JoinError, ToShard};
+use tidegate::gateway::broker::Options;
+use tidegate_core::counters::DropReason;
+use tidegate_core::limits::{self, Limits};
+use tidegate_core::model::{AckLevel, GapReason};
+use tidegate_core::relay::{JoinError, ToShard};
 
 /// Waits this long instead of seconds.
 const SHORT: Duration = Duration::from_millis(500);
@@ -315,7 +313,7 @@ fn a_broker_that_takes_less_than_clients_may_publish_is_told_with_the_cure_and_n
 
 #[test]
 fn settings_that_cannot_work_are_told_at_start() {
-    let wrong = |change: &dyn Fn(&mut tidegate::config::Broker)| {
+    let wrong = |change: &dyn Fn(&mut tidegate::gateway::config::Broker)| {
         let mut options = options("nats://127.0.0.1:4222");
         change(&mut options.config.nats);
         TestRelay::try_start(options, 1).err().expect("it must not start").to_string()

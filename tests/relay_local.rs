@@ -1,16 +1,14 @@
 //! The relay on its built-in bus: one node, no broker.
 
-#![cfg(feature = "gateway")]
-
 mod support;
 
 use std::time::Duration;
 
 use support::ports::{TestRelay, json};
-use tidegate::counters::DropReason;
-use tidegate::limits::{self, Limits};
-use tidegate::model::{AckLevel, GapReason};
-use tidegate::relay::ToShard;
+use tidegate_core::counters::DropReason;
+use tidegate_core::limits::{self, Limits};
+use tidegate_core::model::{AckLevel, GapReason};
+use tidegate_core::relay::ToShard;
 
 #[test]
 fn a_message_reaches_every_shard_that_subscribed_once_and_no_other() {

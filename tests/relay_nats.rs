@@ -1,7 +1,5 @@
 //! The relay on a real nats-server: what it promises while the broker works.
 
-#![cfg(feature = "gateway")]
-
 mod support;
 
 use std::time::Duration;
@@ -11,11 +9,11 @@ use support::nats::{Nats, NatsOptions, PlainClient};
 use support::ports::{TestRelay, json, options, options_with};
 use support::proxy::Proxy;
 use support::tls::Certificate;
-use tidegate::counters::DropReason;
-use tidegate::limits::Limits;
-use tidegate::model::ConnectionId;
-use tidegate::model::{AckLevel, GapReason, Kind};
-use tidegate::relay::{JoinError, ToShard};
+use tidegate_core::counters::DropReason;
+use tidegate_core::limits::Limits;
+use tidegate_core::model::ConnectionId;
+use tidegate_core::model::{AckLevel, GapReason, Kind};
+use tidegate_core::relay::{JoinError, ToShard};
 
 #[test]
 fn a_message_crosses_two_nodes_and_comes_back_through_the_broker() {

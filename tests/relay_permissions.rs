@@ -1,8 +1,6 @@
 //! The relay where the broker forbids rooms, hundreds at once: the broker's client keeps 128 of its complaints and drops the rest,
 //! and no room whose refusal was dropped may be taken for joined, whatever the complaints before it were about.
 
-#![cfg(feature = "gateway")]
-
 mod support;
 
 use std::collections::BTreeSet;
@@ -11,9 +9,9 @@ use nix::sys::signal::Signal;
 use support::nats::{Nats, NatsOptions, PlainClient};
 use support::ports::{TestPort, TestRelay, json, options};
 use support::proxy::Proxy;
-use tidegate::broker::Options;
-use tidegate::model::GapReason;
-use tidegate::relay::ToShard;
+use tidegate::gateway::broker::Options;
+use tidegate_core::model::GapReason;
+use tidegate_core::relay::ToShard;
 
 const ROOMS: usize = 500;
 const CLOSED: &str = "tidegate.room.closed.>";

@@ -1,15 +1,14 @@
 //! The tables of the documentation against the tables of the program that they are made of.
 //!
 //! `UPDATE_DOCS=1 cargo nextest run --test tables` writes them into the documents, between their markers.
-#![cfg(feature = "gateway")]
 #![expect(clippy::unwrap_used, reason = "a failed step of a test's preparation is a failed test")]
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use tidegate::admin;
-use tidegate::config;
-use tidegate::host::{Host, ProbeOutcome};
+use tidegate::gateway::admin;
+use tidegate::gateway::config;
+use tidegate::gateway::host::{Host, ProbeOutcome};
 
 /// README.md and the documents in `docs`.
 fn documents() -> Vec<PathBuf> {

@@ -10,11 +10,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, poll};
-use tidegate::conn::{Chunk, Tag, Token};
-use tidegate::mailbox::Waker;
-use tidegate::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
-use tidegate::wire::epoll::Epoll;
-use tidegate::wire::uring::Uring;
+use tidegate::gateway::mailbox::Waker;
+use tidegate::gateway::wire::epoll::Epoll;
+use tidegate::gateway::wire::uring::Uring;
+use tidegate_core::conn::{Chunk, Tag, Token};
+use tidegate_core::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
 
 /// When a test that waits for something gives up.
 const PATIENCE: Duration = Duration::from_secs(60);

@@ -11,14 +11,14 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
-use tidegate::admin::{self, Admin, DriverInfo, Outcome, ShardExit, ShardHandle};
-use tidegate::broker::{self, Port};
-use tidegate::config::Config;
-use tidegate::counters::{Cell, RelayCounters, ShardCounters};
-use tidegate::mailbox::{Receiver, Sender, Waker, mailbox};
-use tidegate::readiness::NodeState;
-use tidegate::relay::{ToRelay, ToShard};
-use tidegate::shard::command::{Command, ConnectionInfo, RoomInfo};
+use tidegate::gateway::admin::{self, Admin, DriverInfo, Outcome, ShardExit, ShardHandle};
+use tidegate::gateway::broker::{self, Port};
+use tidegate::gateway::config::Config;
+use tidegate::gateway::mailbox::{Receiver, Sender, Waker, mailbox};
+use tidegate_core::counters::{Cell, RelayCounters, ShardCounters};
+use tidegate_core::readiness::NodeState;
+use tidegate_core::relay::{ToRelay, ToShard};
+use tidegate_core::shard::command::{Command, ConnectionInfo, RoomInfo};
 
 /// How long a test waits for what must come.
 const TIMEOUT: Duration = Duration::from_secs(30);

@@ -3,7 +3,7 @@
 import re
 import tomllib
 
-# From src/limits.rs; a test compares them.
+# From src/core/limits.rs; a test compares them.
 CLOSE_DEADLINE_S = 5
 DRAIN_WINDOW_S = 30
 IDLE_BYTES, PAGE_BYTES, BASE_MIB = 4100, 4096, 64

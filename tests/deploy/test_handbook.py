@@ -62,7 +62,7 @@ def test_every_setting_that_it_names_is_one(tidegate):
 
 
 def test_the_arithmetic_of_sizing_is_the_programs():
-    source = (ROOT / "src/check/capacity.rs").read_text()
+    source = (ROOT / "src/gateway/check/capacity.rs").read_text()
     kernel, user = (int(re.search(rf"{name}_BYTES: u64 = ([0-9_]+)", source)[1]) for name in ("KERNEL", "USER"))
     assert f"| {kernel:,} |" in TEXT and f"about {user} |" in TEXT
     total = int(re.search(r"\*\*about ([0-9,]+)\*\*", TEXT)[1].replace(",", ""))

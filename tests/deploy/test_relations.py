@@ -22,7 +22,7 @@ def test_every_relation_holds_with_the_hpa_too(everything):
 
 
 def test_the_relations_count_with_the_gateways_own_limits():
-    limits = (ROOT / "src/limits.rs").read_text()
+    limits = (ROOT / "src/core/limits.rs").read_text()
     for name, value in (("CLOSE_DEADLINE", CLOSE_DEADLINE_S), ("DRAIN_WINDOW", DRAIN_WINDOW_S)):
         assert f"{name}: Duration = Duration::from_secs({value})" in limits
 

@@ -1,6 +1,5 @@
 //! The gateway from outside: the real binary, a real broker, real sockets. Every story that touches the wire runs on both
 //! drivers. Nothing is slept for: a story waits for what must come, with patience.
-#![cfg(feature = "gateway")]
 #![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a test may panic, and says on what")]
 
 #[path = "../support/mod.rs"]

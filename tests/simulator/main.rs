@@ -11,7 +11,7 @@
 mod simulation;
 
 use simulation::{Faults, Plan, Seen, World};
-use tidegate::close::CloseReason;
+use tidegate_core::close::CloseReason;
 
 const SEEDS: u64 = 12;
 

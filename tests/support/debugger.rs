@@ -10,8 +10,10 @@ use std::ptr::{null_mut, without_provenance_mut};
 use nix::libc::{self, c_void, pid_t, user_regs_struct};
 
 /// What a thread runs in each turn of its loop, as `nm -C` writes it: a shard's, for either wire, and the relay's, for either bus.
-const TURNS: [(&str, &str); 2] =
-    [("shard-", "tidegate::shard::Shard<D>::reap"), ("relay", "tidegate::relay::router::Router<M>::wake_ports")];
+const TURNS: [(&str, &str); 2] = [
+    ("shard-", "tidegate_core::shard::Shard<D>::reap"),
+    ("relay", "tidegate_core::relay::router::Router<M>::wake_ports"),
+];
 /// What `None.unwrap()` calls: its one argument is where the source stands.
 const UNWRAP_FAILED: &str = "core::option::unwrap_failed";
 /// Steps after which a loop that never turned has stopped turning.

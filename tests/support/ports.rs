@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
-use tidegate::broker::{self, Options};
-use tidegate::config::Config;
-use tidegate::counters::{Cell, DropReason, RelayCounters};
-use tidegate::limits::Limits;
-use tidegate::mailbox::Waker;
-use tidegate::model::{Kind, Publication};
-use tidegate::relay::{AckToken, ToRelay, ToShard};
+use tidegate::gateway::broker::{self, Options};
+use tidegate::gateway::config::Config;
+use tidegate::gateway::mailbox::Waker;
+use tidegate_core::counters::{Cell, DropReason, RelayCounters};
+use tidegate_core::limits::Limits;
+use tidegate_core::model::{Kind, Publication};
+use tidegate_core::relay::{AckToken, ToRelay, ToShard};
 
 /// How long a test waits for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(30);

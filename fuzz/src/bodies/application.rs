@@ -3,12 +3,12 @@
 use arbitrary::Arbitrary;
 use bytes::Bytes;
 use serde::de::IgnoredAny;
-use tidegate::dialect::ErrorCode;
-use tidegate::dialect::native::{self, Content, Request};
-use tidegate::limits::REF_BYTES;
-use tidegate::model::ConnectionId;
-use tidegate::model::{Kind, Publication, valid_room};
-use tidegate::relay::envelope;
+use tidegate_core::dialect::ErrorCode;
+use tidegate_core::dialect::native::{self, Content, Request};
+use tidegate_core::limits::REF_BYTES;
+use tidegate_core::model::ConnectionId;
+use tidegate_core::model::{Kind, Publication, valid_room};
+use tidegate_core::relay::envelope;
 
 /// Any text is a request or a refusal, and whatever is written in answer is one JSON object that says it unchanged.
 pub fn native_dialect(data: &[u8]) {

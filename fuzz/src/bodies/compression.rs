@@ -1,8 +1,8 @@
 //! permessage-deflate: what is inflated stays within its limit, what is deflated comes back.
 
 use arbitrary::Arbitrary;
-use tidegate::close::CloseReason;
-use tidegate::proto::deflate::{Deflate, compress_once, inflate as inflate_message};
+use tidegate_core::close::CloseReason;
+use tidegate_core::proto::deflate::{Deflate, compress_once, inflate as inflate_message};
 
 use super::with;
 

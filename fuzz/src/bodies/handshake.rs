@@ -3,13 +3,15 @@
 use std::net::IpAddr;
 
 use arbitrary::Arbitrary;
-use tidegate::dialect::{DialectId, Route};
-use tidegate::limits::{HEAD_BYTES, HEAD_FIELDS, TARGET_BYTES};
-use tidegate::model::valid_room;
-use tidegate::percent;
-use tidegate::proto::deflate::agree;
-use tidegate::proto::handshake::{Progress, Request, Upgrade, accept, origin_allowed, parse, parse_from, same_host};
-use tidegate::proto::proxy::parse_v2;
+use tidegate_core::dialect::{DialectId, Route};
+use tidegate_core::limits::{HEAD_BYTES, HEAD_FIELDS, TARGET_BYTES};
+use tidegate_core::model::valid_room;
+use tidegate_core::percent;
+use tidegate_core::proto::deflate::agree;
+use tidegate_core::proto::handshake::{
+    Progress, Request, Upgrade, accept, origin_allowed, parse, parse_from, same_host,
+};
+use tidegate_core::proto::proxy::parse_v2;
 
 use super::{cut, with};
 

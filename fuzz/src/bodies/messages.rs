@@ -1,9 +1,9 @@
 //! Frames to messages: the same however the octets are cut, and what a naive reader would make of them.
 
 use arbitrary::Arbitrary;
-use tidegate::close::CloseReason;
-use tidegate::proto::frame::{self, BINARY, CLOSE, CONTINUE, OpCode, PING, PONG, TEXT};
-use tidegate::proto::message::{Deflate, IDLE_FRAMES, Partial, Rules, decode};
+use tidegate_core::close::CloseReason;
+use tidegate_core::proto::frame::{self, BINARY, CLOSE, CONTINUE, OpCode, PING, PONG, TEXT};
+use tidegate_core::proto::message::{Deflate, IDLE_FRAMES, Partial, Rules, decode};
 
 use super::said::Said;
 use super::{cut, with};

@@ -3,10 +3,10 @@
 use std::str::from_utf8;
 
 use arbitrary::Arbitrary;
-use tidegate::close::CloseReason;
-use tidegate::proto::frame::{Header, OpCode};
-use tidegate::proto::mask;
-use tidegate::proto::utf8::Validator;
+use tidegate_core::close::CloseReason;
+use tidegate_core::proto::frame::{Header, OpCode};
+use tidegate_core::proto::mask;
+use tidegate_core::proto::utf8::Validator;
 
 use super::{cut, with};
 

@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use arbitrary::Arbitrary;
-use tidegate::conn::{Chunk, Outbox, Overflow, Tag};
+use tidegate_core::conn::{Chunk, Outbox, Overflow, Tag};
 
 use super::with;
 

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use arbitrary::Arbitrary;
 use bytes::Bytes;
-use tidegate::model::{Kind, Publication};
-use tidegate::room::{Room, Step};
+use tidegate_core::model::{Kind, Publication};
+use tidegate_core::room::{Room, Step};
 
 use super::with;
 

@@ -4,8 +4,8 @@ use std::path::Path;
 use std::sync::OnceLock;
 
 use arbitrary::Arbitrary;
-use tidegate::config::{Sources, merge};
-use tidegate::host::{Host, ProbeOutcome};
+use tidegate::gateway::config::{Sources, merge};
+use tidegate::gateway::host::{Host, ProbeOutcome};
 
 #[derive(Arbitrary)]
 struct Typed<'a> {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
-use tidegate::conn::{Connections, Due, Entry, Flags, Heartbeat, Slices, State, Tick, Token, due};
-use tidegate::relay::interest::{Bounds, Effect, Interest, RoomKey};
+use tidegate_core::conn::{Connections, Due, Entry, Flags, Heartbeat, Slices, State, Tick, Token, due};
+use tidegate_core::relay::interest::{Bounds, Effect, Interest, RoomKey};
 
 use super::with;
 

@@ -1,9 +1,9 @@
 //! What the counters must say when every connection has ended (G8): everything that began has ended, for a reason that the
 //! story allows, and no more often than clients gave one.
 
-use tidegate::close::{CloseReason, Refusal};
-use tidegate::counters::{Cell, DropReason};
-use tidegate::model::GapReason;
+use tidegate_core::close::{CloseReason, Refusal};
+use tidegate_core::counters::{Cell, DropReason};
+use tidegate_core::model::GapReason;
 
 use super::client::Client;
 use super::node::Node;

@@ -7,10 +7,10 @@ use std::collections::{BTreeMap, VecDeque};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tidegate::model::{AckLevel, GapReason, Publication, RoomName};
-use tidegate::relay::interest::RoomKey;
-use tidegate::relay::publish_queue::{Outgoing, Ticket};
-use tidegate::relay::{Broker, NotTaken, Sink};
+use tidegate_core::model::{AckLevel, GapReason, Publication, RoomName};
+use tidegate_core::relay::interest::RoomKey;
+use tidegate_core::relay::publish_queue::{Outgoing, Ticket};
+use tidegate_core::relay::{Broker, NotTaken, Sink};
 
 use super::dice::Dice;
 use super::plan::Faults;

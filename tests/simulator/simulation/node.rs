@@ -4,12 +4,12 @@ use std::cell::RefCell;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tidegate::broker::Port;
-use tidegate::counters::{RelayCounters, ShardCounters};
-use tidegate::readiness::NodeState;
-use tidegate::relay::ToRelay;
-use tidegate::shard::command::Command;
-use tidegate::shard::{Budgets, Options, PublishPolicy, RoomRule, Settings, Shard, SlowPolicy};
+use tidegate::gateway::broker::Port;
+use tidegate_core::counters::{RelayCounters, ShardCounters};
+use tidegate_core::readiness::NodeState;
+use tidegate_core::relay::ToRelay;
+use tidegate_core::shard::command::Command;
+use tidegate_core::shard::{Budgets, Options, PublishPolicy, RoomRule, Settings, Shard, SlowPolicy};
 
 use super::dice::Dice;
 use super::oracle::Oracle;

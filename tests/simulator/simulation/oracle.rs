@@ -12,8 +12,8 @@
 use std::collections::{BTreeMap, HashMap};
 
 use serde_json::Value;
-use tidegate::model::{ConnectionId, GapReason, Kind, Publication, RoomName};
-use tidegate::relay::ToShard;
+use tidegate_core::model::{ConnectionId, GapReason, Kind, Publication, RoomName};
+use tidegate_core::relay::ToShard;
 
 use super::client::frames::Inflated;
 use super::plan::{Plan, Seen};

@@ -1,7 +1,7 @@
 //! What a story is about, and what it may show: which connections may be closed for which reason, and which gaps may be told.
 
-use tidegate::close::{CloseReason, Refusal};
-use tidegate::model::GapReason;
+use tidegate_core::close::{CloseReason, Refusal};
+use tidegate_core::model::GapReason;
 
 /// What the simulated broker does wrong, in percent of its occasions.
 #[derive(Clone, Copy, Default)]

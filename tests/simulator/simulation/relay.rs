@@ -9,14 +9,14 @@ use std::sync::Arc;
 use std::task::{Context, Waker as TaskWaker};
 use std::time::{Duration, Instant};
 
-use tidegate::broker::Port;
-use tidegate::broker::testing::LocalBus;
-use tidegate::counters::RelayCounters;
-use tidegate::limits::{self, Limits};
-use tidegate::mailbox::{Receiver, Sender, Waker, mailbox};
-use tidegate::model::Publication;
-use tidegate::relay::interest::Bounds;
-use tidegate::relay::{Broker, Outlet, ToRelay, ToShard};
+use tidegate::gateway::broker::Port;
+use tidegate::gateway::broker::testing::LocalBus;
+use tidegate::gateway::mailbox::{Receiver, Sender, Waker, mailbox};
+use tidegate_core::counters::RelayCounters;
+use tidegate_core::limits::{self, Limits};
+use tidegate_core::model::Publication;
+use tidegate_core::relay::interest::Bounds;
+use tidegate_core::relay::{Broker, Outlet, ToRelay, ToShard};
 
 use super::broker::{Fate, SimulatedBroker};
 use super::dice::Dice;
@@ -31,7 +31,7 @@ pub enum Relay {
 
 /// The relay as it is, over the simulated broker.
 pub struct Remote {
-    relay: tidegate::relay::Relay<Sender<ToShard>>,
+    relay: tidegate_core::relay::Relay<Sender<ToShard>>,
     broker: SimulatedBroker,
     requests: Vec<Receiver<ToRelay>>,
     begin: Instant,
@@ -146,7 +146,7 @@ impl Remote {
         let (confirm_within, linger) = (Duration::from_millis(40), Duration::from_millis(20));
         let bounds = Bounds { confirm_within, linger, rooms: usize::MAX };
         // What the relay gives up by age the oracle does not see: nothing gets that old.
-        let relay = tidegate::relay::Relay::new(outlets, bounds, Duration::from_secs(3_600), counters);
+        let relay = tidegate_core::relay::Relay::new(outlets, bounds, Duration::from_secs(3_600), counters);
         (all, Self { relay, broker: SimulatedBroker::new(faults), requests, begin })
     }
 

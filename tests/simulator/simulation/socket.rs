@@ -7,8 +7,8 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
-use tidegate::conn::{Chunk, Token};
-use tidegate::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
+use tidegate_core::conn::{Chunk, Token};
+use tidegate_core::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
 
 use super::dice::Dice;
 

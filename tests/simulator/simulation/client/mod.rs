@@ -7,9 +7,9 @@ mod speech;
 use std::collections::BTreeMap;
 
 use serde_json::Value;
-use tidegate::close::CloseReason;
-use tidegate::model::{ConnectionId, GapReason};
-use tidegate::proto::frame;
+use tidegate_core::close::CloseReason;
+use tidegate_core::model::{ConnectionId, GapReason};
+use tidegate_core::proto::frame;
 
 use super::dice::Dice;
 use super::oracle::{Oracle, Receiver, Span, room_index};

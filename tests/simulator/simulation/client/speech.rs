@@ -1,8 +1,8 @@
 //! What a client says.
 
-use tidegate::close::CloseReason;
-use tidegate::model::Kind;
-use tidegate::proto::frame;
+use tidegate_core::close::CloseReason;
+use tidegate_core::model::Kind;
+use tidegate_core::proto::frame;
 
 use super::super::dice::Dice;
 use super::super::oracle::Oracle;

@@ -1,0 +1,58 @@
+//! The core of tidegate, a WebSocket gateway: bytes and time in, values out.
+//!
+//! Backends and clients publish messages into rooms; tidegate delivers each message to every client that joined the
+//! room, on every node. What decides is here; threads, sockets, clocks and the broker's connection are in the package `tidegate`.
+//!
+//! # Map
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`model`] | the words of publish/subscribe: room names, publications, connection ids |
+//! | [`proto`] | RFC 6455 and 7692: handshake, frames, masking, UTF-8, reassembly, deflate |
+//! | [`dialect`] | what clients say inside WebSocket messages: native JSON, raw |
+//! | [`conn`] | one client: its 64-byte entry, outbox, deadlines |
+//! | [`room`] | many clients: members, passes of a fan-out |
+//! | [`relay`] | between the shards and a broker: interest table, router, what waits to be published |
+//! | [`shard`] | one core's connections and rooms, and everything that happens to them |
+//! | [`counters`], [`metric`] | what threads count, and the metrics that show it |
+//! | [`readiness`] | whether the node wants traffic |
+//! | [`setting`] | how the tables of settings are written and read |
+//! | [`close`], [`limits`], [`percent`] | why connections end, how much of everything, `%XX` |
+//!
+//! # The dependency rule
+//!
+//! `model` is below everything but the limits. `proto` knows no connection, `conn` knows no room, `dialect` knows no socket,
+//! `relay` knows no client protocol and no broker. `tests/architecture.rs` of the package `tidegate` holds it.
+//!
+//! # Lexicon
+//!
+//! - **shard**: one core's thread, with its own listener, connections and rooms.
+//! - **connection**: one client's socket, a slab entry from accept to close.
+//! - **room**: a named set of members; **member**: a connection that joined it.
+//! - **message**: what a client or backend says; **publication**: one message accepted into one room.
+//! - **frame**: the octets of a WebSocket frame (RFC 6455 §5).
+//! - **dialect**: how clients phrase requests and messages.
+//! - **driver**: epoll or io_uring, behind a trait; in `wire` bytes meet sockets.
+//! - **pass**: one walk of a fan-out over a room's members.
+//! - **outbox**: what a connection could not be sent yet.
+//! - **broker**: what carries publications between nodes, or on the local bus between the shards of one.
+//! - **relay**: what is between the shards and the broker; its loop runs on a thread, on the local bus also on the shards' own.
+//! - **mailbox**: a bounded queue between two threads.
+//! - **interest**: that a shard has members in a room.
+//! - **gap**: the notice that messages of a room may be missing.
+//! - **drain**: sending everybody away in an orderly manner.
+
+pub mod close;
+pub mod conn;
+pub mod counters;
+pub mod dialect;
+pub mod limits;
+pub mod metric;
+pub mod model;
+pub mod percent;
+pub mod proto;
+pub mod readiness;
+pub mod relay;
+pub mod room;
+pub mod setting;
+pub mod shard;

@@ -1,0 +1,84 @@
+//! `GET /metrics`: what the shards and the relay count, in Prometheus' text format. Pure but for the process's own figures.
+//!
+//! Which metrics there are is said where their counters are (`metrics!`). Counters that every shard keeps are summed; what only
+//! makes sense per shard has the label `shard`. Every label's values come from a fixed table, so the number of series is fixed
+//! from the start, and each is there from the first scrape.
+
+mod exposition;
+mod process;
+
+use prometheus::TextEncoder;
+use prometheus::proto::{MetricFamily, MetricType};
+
+use exposition::Exposition;
+use tidegate_core::counters::{Cell, RelayCounters, ShardCounters};
+use tidegate_core::metric::{gauge, metrics};
+
+/// The content type of the exposition.
+pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+metrics! {
+    /// What is known of the node without counting.
+    struct NodeFigures {
+        /// Connections that this node admits.
+        capacity: Option<f64> => gauge("ws_connection_capacity"),
+            gauge("pod_connection_capacity")
+                .help("Connections that this node admits; the same as ws_connection_capacity.");
+        /// Open connections of the admin port.
+        admin_connections: Option<f64> => gauge("tidegate_admin_connections");
+        /// 1; the labels say what runs.
+        build: [(&'static str, &'static str); 2] => gauge("tidegate_build_info");
+    }
+}
+
+/// What the exposition is made from.
+pub(super) struct Sources<'a> {
+    pub(super) shards: Vec<&'a ShardCounters>,
+    pub(super) relay: &'a RelayCounters,
+    /// Connections that the node admits.
+    pub(super) capacity: u64,
+    pub(super) driver: &'static str,
+    /// Open connections of the admin port.
+    pub(super) admin_connections: usize,
+}
+
+/// The whole exposition.
+///
+/// # Errors
+/// A family that the encoder refuses: a mistake in this module.
+pub(super) fn exposition(sources: &Sources<'_>) -> prometheus::Result<String> {
+    TextEncoder::new().encode_to_string(&families(sources))
+}
+
+fn families(sources: &Sources<'_>) -> Vec<MetricFamily> {
+    let node = NodeFigures {
+        capacity: Some(sources.capacity as f64),
+        admin_connections: Some(sources.admin_connections as f64),
+        build: [("version", env!("CARGO_PKG_VERSION")), ("driver", sources.driver)],
+    };
+    let mut exposition = Exposition::default();
+    exposition.add(&sources.shards);
+    exposition.add(&[&node]);
+    exposition.add(&[sources.relay]);
+    exposition.add(&[&process::Figures::now()]);
+    exposition.families()
+}
+
+/// Every metric as a table in Markdown, for the documentation: a row for each family, in the order of the exposition.
+pub fn table() -> String {
+    let shard = ShardCounters::default();
+    let relay = RelayCounters { mailbox_depth: vec![Cell::default()], ..RelayCounters::default() };
+    let sources = Sources { shards: vec![&shard], relay: &relay, capacity: 0, driver: "", admin_connections: 0 };
+    let mut text = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
+    for family in families(&sources) {
+        let kind = match family.get_field_type() {
+            MetricType::COUNTER => "counter",
+            MetricType::HISTOGRAM => "histogram",
+            MetricType::GAUGE | MetricType::SUMMARY | MetricType::UNTYPED => "gauge",
+        };
+        let labels = family.get_metric().first().map_or(&[][..], |sample| sample.get_label());
+        let labels: Vec<String> = labels.iter().map(|label| format!("`{}`", label.name())).collect();
+        text.push_str(&format!("| `{}` | {kind} | {} | {} |\n", family.name(), labels.join(", "), family.help()));
+    }
+    text
+}

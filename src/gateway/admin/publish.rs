@@ -1,0 +1,127 @@
+//! Publishing for backends: publications go out through the admin thread's relay port, acknowledgements come back by token.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use bytes::Bytes;
+
+use super::notify::Notify;
+use crate::gateway::broker::Port;
+use tidegate_core::model::{AckLevel, Kind, Publication, RoomName};
+use tidegate_core::relay::{AckToken, ToRelay, ToShard};
+
+/// The admin thread's port of the relay, shared by the tasks that publish. What it holds is bounded as a shard's is: a request that gave up
+/// leaves its publication there, so the number of connections bounds nothing.
+pub(super) struct Publisher {
+    port: RefCell<Port>,
+    /// What came back, by token; `None` while it is awaited.
+    awaited: RefCell<HashMap<AckToken, Option<Acknowledged>>>,
+    last_token: Cell<AckToken>,
+}
+
+/// What the relay said of one publication; `None` where it was not taken, or where that is unknown.
+type Acknowledged = Option<AckLevel>;
+
+/// The tokens of one request; forgets them when dropped, so that a request that gave up leaves nothing.
+struct Awaited<'a> {
+    publisher: &'a Publisher,
+    tokens: Vec<AckToken>,
+}
+
+impl Publisher {
+    pub(super) fn new(port: Port) -> Self {
+        Self { port: RefCell::new(port), awaited: RefCell::default(), last_token: Cell::new(0) }
+    }
+
+    /// Takes what the relay said; called before the waiting tasks are woken.
+    pub(super) fn take_in(&self) {
+        let from_relay = &mut self.port.borrow_mut().from_relay;
+        while let Some(said) = from_relay.pop() {
+            from_relay.release(said.pinned_bytes());
+            let (token, acknowledged) = match said {
+                ToShard::Acked(token, level) => (token, Some(level)),
+                ToShard::Failed(token) => (token, None),
+                // The admin thread subscribes nothing, and a publisher over HTTP has no connection that a gap could be sent to.
+                ToShard::Deliver(_)
+                | ToShard::Joined(_)
+                | ToShard::Refused(..)
+                | ToShard::Revoked(_)
+                | ToShard::Gap(..) => continue,
+            };
+            if let Some(slot) = self.awaited.borrow_mut().get_mut(&token) {
+                *slot = Some(acknowledged);
+            }
+        }
+    }
+
+    /// Whether something waits in the port.
+    pub(super) fn is_idle(&self) -> bool {
+        self.port.borrow().from_relay.is_empty()
+    }
+
+    /// Publishes one payload into rooms and waits until each is acknowledged or failed, at most for `deadline`. The
+    /// level of each room in order; `None` where it was not taken, or where that is unknown.
+    pub(super) async fn publish(
+        &self,
+        rooms: &[RoomName],
+        kind: Kind,
+        payload: &Bytes,
+        notify: &Notify,
+        deadline: Duration,
+    ) -> Vec<Option<AckLevel>> {
+        let awaited = self.send(rooms, kind, payload);
+        let complete = notify.until(|| awaited.is_complete().then_some(()));
+        // Late acknowledgements count as none: the caller sees which rooms are known to have it.
+        let _ = monoio::time::timeout(deadline, complete).await;
+        awaited.levels()
+    }
+
+    fn send(&self, rooms: &[RoomName], kind: Kind, payload: &[u8]) -> Awaited<'_> {
+        let time_unix_ns = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .map_or(0, |since| since.as_nanos().min(u128::from(u64::MAX)) as u64);
+        // Of its own, so that what waits for the relay pins what it is charged with, and nothing of the connection's buffer.
+        let payload = Bytes::copy_from_slice(payload);
+        let mut port = self.port.borrow_mut();
+        let mut tokens = Vec::with_capacity(rooms.len());
+        for room in rooms {
+            let token = self.last_token.get() + 1;
+            self.last_token.set(token);
+            tokens.push(token);
+            let publication = Publication {
+                room: room.clone(),
+                kind,
+                payload: payload.clone(),
+                from: None,
+                echo: true,
+                time_unix_ns,
+            };
+            let taken = port.ask(ToRelay::Publish(publication, Some(token))).is_ok();
+            self.awaited.borrow_mut().insert(token, if taken { None } else { Some(None) });
+        }
+        port.flush();
+        Awaited { publisher: self, tokens }
+    }
+}
+
+impl Awaited<'_> {
+    fn is_complete(&self) -> bool {
+        let awaited = self.publisher.awaited.borrow();
+        self.tokens.iter().all(|token| awaited.get(token).is_none_or(Option::is_some))
+    }
+
+    fn levels(&self) -> Vec<Option<AckLevel>> {
+        let awaited = self.publisher.awaited.borrow();
+        self.tokens.iter().map(|token| awaited.get(token).copied().flatten().flatten()).collect()
+    }
+}
+
+impl Drop for Awaited<'_> {
+    fn drop(&mut self) {
+        let mut awaited = self.publisher.awaited.borrow_mut();
+        for token in &self.tokens {
+            awaited.remove(token);
+        }
+    }
+}

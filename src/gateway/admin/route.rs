@@ -1,0 +1,227 @@
+//! What a request on the admin port asks for. Pure: method and target in, [`Route`] or [`Problem`] out.
+
+use super::auth::Need;
+use super::reply::Problem;
+use tidegate_core::model::ConnectionId;
+use tidegate_core::model::{RoomName, valid_room};
+use tidegate_core::percent;
+
+/// Entries of a list where the request does not say.
+const LIST_DEFAULT: usize = 100;
+/// Entries of a list at most.
+const LIST_MAX: usize = 1000;
+
+/// One endpoint with its parameters.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(super) enum Route {
+    /// `GET /metrics`
+    Metrics,
+    /// `GET /live`
+    Live,
+    /// `GET /ready`
+    Ready,
+    /// `POST /drain`
+    Drain,
+    /// `GET /v1/node`
+    Node,
+    /// `GET /v1/rooms?limit=`
+    Rooms { limit: usize },
+    /// `GET /v1/connections?sort=outbox&limit=`
+    Connections { by_outbox: bool, limit: usize },
+    /// `DELETE /v1/connections/ID`
+    Close(ConnectionId),
+    /// `POST /v1/rooms/ROOM/messages`
+    PublishRoom(RoomName),
+    /// `POST /v1/messages`
+    PublishRooms,
+}
+
+impl Route {
+    /// What it asks of the peer.
+    pub(super) const fn need(&self) -> Need {
+        match self {
+            Self::Metrics | Self::Live | Self::Ready => Need::Nothing,
+            Self::PublishRoom(_) | Self::PublishRooms => Need::Publish,
+            Self::Drain | Self::Node | Self::Rooms { .. } | Self::Connections { .. } | Self::Close(_) => Need::Admin,
+        }
+    }
+}
+
+/// Finds the route.
+///
+/// # Errors
+/// 404, 405 with Allow, or 400 for a parameter.
+pub(super) fn route(method: &str, path: &str, query: &str) -> Result<Route, Problem> {
+    match path {
+        "/metrics" => only("GET", method, || Ok(Route::Metrics)),
+        "/live" => only("GET", method, || Ok(Route::Live)),
+        "/ready" => only("GET", method, || Ok(Route::Ready)),
+        "/drain" => only("POST", method, || Ok(Route::Drain)),
+        "/v1/node" => only("GET", method, || Ok(Route::Node)),
+        "/v1/rooms" => only("GET", method, || {
+            let parameters = Parameters::parse(query, false)?;
+            Ok(Route::Rooms { limit: parameters.limit })
+        }),
+        "/v1/connections" => only("GET", method, || {
+            let Parameters { limit, by_outbox } = Parameters::parse(query, true)?;
+            Ok(Route::Connections { by_outbox, limit })
+        }),
+        "/v1/messages" => only("POST", method, || Ok(Route::PublishRooms)),
+        _ => with_name(method, path),
+    }
+}
+
+fn with_name(method: &str, path: &str) -> Result<Route, Problem> {
+    if let Some(id) = path.strip_prefix("/v1/connections/") {
+        return only("DELETE", method, || {
+            let malformed = "a connection id is 24 lower-case hexadecimal digits; GET /v1/connections lists them";
+            id.parse().map(Route::Close).map_err(|_| Problem::bad("bad-connection", malformed))
+        });
+    }
+    if let Some(room) = path.strip_prefix("/v1/rooms/").and_then(|rest| rest.strip_suffix("/messages")) {
+        return only("POST", method, || Ok(Route::PublishRoom(room_name(&decoded(room)?)?)));
+    }
+    let message = "nothing is served here; try /metrics, /live, /ready, /drain, /v1/node, /v1/rooms, /v1/connections, \
+                   /v1/messages or /v1/rooms/ROOM/messages";
+    Err(Problem::new(404, "not-found", message))
+}
+
+fn only(allowed: &'static str, method: &str, route: impl FnOnce() -> Result<Route, Problem>) -> Result<Route, Problem> {
+    if method == allowed {
+        return route();
+    }
+    let message = format!("this endpoint takes {allowed} only");
+    Err(Problem::new(405, "method-not-allowed", message).with("allow", allowed))
+}
+
+/// A room's name, checked.
+///
+/// # Errors
+/// 400 that says which rule it breaks.
+pub(super) fn room_name(name: &str) -> Result<RoomName, Problem> {
+    valid_room(name).map_err(|bad| Problem::bad("bad-room", format!("this is no name of a room: {bad}")))?;
+    Ok(RoomName::from(name))
+}
+
+/// Percent-decodes.
+fn decoded(text: &str) -> Result<String, Problem> {
+    let octets: Result<Vec<u8>, _> = percent::octets(text).collect();
+    let octets = octets.map_err(|_| Problem::bad("bad-room", "a % must be followed by two hexadecimal digits"))?;
+    // What is not UTF-8 is not ASCII either; the check of the name refuses the replacement character.
+    Ok(String::from_utf8_lossy(&octets).into_owned())
+}
+
+/// Query parameters of the lists.
+struct Parameters {
+    limit: usize,
+    by_outbox: bool,
+}
+
+impl Parameters {
+    fn parse(query: &str, sortable: bool) -> Result<Self, Problem> {
+        let mut parameters = Self { limit: LIST_DEFAULT, by_outbox: false };
+        for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+            match pair.split_once('=').unwrap_or((pair, "")) {
+                ("limit", value) => {
+                    let limit = value.parse().ok().filter(|limit| (1..=LIST_MAX).contains(limit));
+                    let message = || format!("limit must be a number from 1 to {LIST_MAX}");
+                    parameters.limit = limit.ok_or_else(|| Problem::bad("bad-parameter", message()))?;
+                }
+                ("sort", "outbox") if sortable => parameters.by_outbox = true,
+                _ => {
+                    let accepted = if sortable { "limit=N and sort=outbox" } else { "limit=N" };
+                    return Err(Problem::bad("bad-parameter", format!("this endpoint takes {accepted} only")));
+                }
+            }
+        }
+        Ok(parameters)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn problem(method: &str, path: &str, query: &str) -> (u16, &'static str) {
+        let problem = route(method, path, query).unwrap_err();
+        assert!(!problem.message.is_empty());
+        (problem.status, problem.code)
+    }
+
+    #[test]
+    fn every_endpoint_of_the_contract_is_found_and_asks_for_what_it_should() {
+        let id: ConnectionId = "deadbeef0000000100000001".parse().unwrap();
+        let table = [
+            ("GET", "/metrics", Route::Metrics, Need::Nothing),
+            ("GET", "/live", Route::Live, Need::Nothing),
+            ("GET", "/ready", Route::Ready, Need::Nothing),
+            ("POST", "/drain", Route::Drain, Need::Admin),
+            ("GET", "/v1/node", Route::Node, Need::Admin),
+            ("GET", "/v1/rooms", Route::Rooms { limit: 100 }, Need::Admin),
+            ("GET", "/v1/connections", Route::Connections { by_outbox: false, limit: 100 }, Need::Admin),
+            ("DELETE", "/v1/connections/deadbeef0000000100000001", Route::Close(id), Need::Admin),
+            ("POST", "/v1/rooms/lobby/messages", Route::PublishRoom("lobby".into()), Need::Publish),
+            ("POST", "/v1/messages", Route::PublishRooms, Need::Publish),
+        ];
+        for (method, path, expected, need) in table {
+            assert_eq!(expected.need(), need, "{path}");
+            assert_eq!(route(method, path, ""), Ok(expected), "{path}");
+            for other in ["GET", "POST", "DELETE", "PUT", "HEAD", "OPTIONS"].iter().filter(|other| **other != method) {
+                let problem = route(other, path, "").unwrap_err();
+                assert_eq!((problem.status, problem.header), (405, Some(("allow", method))), "{other} {path}");
+            }
+        }
+    }
+
+    #[test]
+    fn lists_take_a_limit_and_a_sort_and_say_what_they_take() {
+        assert_eq!(route("GET", "/v1/rooms", "limit=7"), Ok(Route::Rooms { limit: 7 }));
+        let sorted = Route::Connections { by_outbox: true, limit: 5 };
+        assert_eq!(route("GET", "/v1/connections", "sort=outbox&limit=5"), Ok(sorted));
+        for query in ["limit=0", "limit=1001", "limit=-1", "limit=", "limit", "limits=3", "sort=age"] {
+            assert_eq!(problem("GET", "/v1/connections", query), (400, "bad-parameter"), "{query}");
+        }
+        assert_eq!(problem("GET", "/v1/rooms", "sort=outbox"), (400, "bad-parameter"));
+    }
+
+    #[test]
+    fn a_room_is_percent_decoded_and_may_contain_slashes() {
+        for (path, room) in
+            [("/v1/rooms/a%2Fb/messages", "a/b"), ("/v1/rooms/a/b/messages", "a/b"), ("/v1/rooms/%41/messages", "A")]
+        {
+            assert_eq!(route("POST", path, ""), Ok(Route::PublishRoom(room.into())), "{path}");
+        }
+    }
+
+    #[test]
+    fn rooms_that_would_inject_into_a_subject_or_a_header_are_refused() {
+        for room in [
+            "",
+            "%",
+            "%4",
+            "%zz",
+            "a%20b",
+            "a%0d%0ab",
+            "%2a",
+            "%3e",
+            "a..b",
+            ".a",
+            "%24SYS",
+            "%ff%fe",
+            "%00",
+            "caf%c3%a9",
+        ] {
+            let path = format!("/v1/rooms/{room}/messages");
+            assert_eq!(problem("POST", &path, ""), (400, "bad-room"), "{room}");
+        }
+        assert_eq!(problem("POST", &format!("/v1/rooms/{}/messages", "x".repeat(201)), ""), (400, "bad-room"));
+    }
+
+    #[test]
+    fn an_unknown_path_is_404_and_a_malformed_connection_id_400() {
+        for path in ["/", "/v2/node", "/v1/rooms/lobby", "/metrics/", "/v1/rooms/messages", "*"] {
+            assert_eq!(problem("GET", path, ""), (404, "not-found"), "{path}");
+        }
+        assert_eq!(problem("DELETE", "/v1/connections/7", ""), (400, "bad-connection"));
+    }
+}

@@ -1,0 +1,306 @@
+//! `tidegate sub`: a WebSocket client that joins one room, prints what comes, and comes back when it is sent away.
+//!
+//! It does what the protocol page asks of clients: it waits with jitter before it comes back, says its attempt, keeps away
+//! after the close codes that say so, and takes a silence longer than ping interval and pong timeout for a dead connection.
+
+use std::fmt::Display;
+use std::hash::{BuildHasher, RandomState};
+use std::io::{self, Read, Write, stdout};
+use std::net::{SocketAddr, TcpStream};
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tungstenite::handshake::HandshakeError;
+use tungstenite::protocol::CloseFrame;
+use tungstenite::{Error, Message, WebSocket};
+
+use super::{failed, misused, reachable, say};
+use crate::gateway::config::Config;
+use tidegate_core::model::valid_room;
+
+/// For the connection and the handshake.
+const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
+/// Longest silence until the node has said what it promises.
+const FIRST_SILENCE: Duration = Duration::from_secs(60);
+/// Longest wait after the first lost connection; it doubles with every attempt.
+const FIRST_BACKOFF: Duration = Duration::from_millis(500);
+/// Longest wait of all.
+const LAST_BACKOFF: Duration = Duration::from_secs(30);
+/// Close codes after which coming back would end the same way.
+const FINAL_CODES: [u16; 5] = [1002, 1003, 1007, 1008, 1009];
+
+/// What to print, and when to end.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Subscription {
+    /// End after this many messages.
+    pub count: Option<u64>,
+    /// Print whole messages, and all that the node says.
+    pub whole: bool,
+}
+
+/// How a connection ended.
+enum End {
+    /// All that was asked for came, or standard output was closed.
+    Done,
+    /// Coming back may help; not before this time, if the node gave one.
+    Lost(String, Option<Duration>),
+    /// Coming back would not help.
+    Final(String),
+}
+
+/// Joins `room` on the public port and prints its messages, one a line.
+pub fn subscribe(config: &Config, room: &str, wanted: Subscription) -> ExitCode {
+    if let Err(offence) = valid_room(room) {
+        return misused(format!("{room:?} is not a room: {offence}"));
+    }
+    let node = reachable(config.listen);
+    let mut session = Session { room, wanted, left: wanted.count.unwrap_or(u64::MAX), was_joined: false, attempt: 0 };
+    loop {
+        match session.run(node) {
+            End::Done => return ExitCode::SUCCESS,
+            End::Final(text) => return failed(text),
+            End::Lost(text, told) => {
+                session.attempt = session.attempt.saturating_add(1);
+                let wait = told.unwrap_or_else(|| backoff(session.attempt, random()));
+                say(format_args!("{text}; reconnecting in {} ms (attempt {})", wait.as_millis(), session.attempt));
+                thread::sleep(wait);
+            }
+        }
+    }
+}
+
+/// A socket that a signal does not interrupt: with a timeout set, the kernel answers EINTR where it would else go on.
+struct Patient(TcpStream);
+
+impl Read for Patient {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        retried(|| self.0.read(buffer))
+    }
+}
+
+impl Write for Patient {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        retried(|| self.0.write(bytes))
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        retried(|| self.0.flush())
+    }
+}
+
+fn retried<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            outcome => return outcome,
+        }
+    }
+}
+
+/// One subscription, over all its connections.
+struct Session<'a> {
+    room: &'a str,
+    wanted: Subscription,
+    left: u64,
+    /// The node was there once: being refused later is a reason to wait, not to give up.
+    was_joined: bool,
+    attempt: u32,
+}
+
+impl Session<'_> {
+    fn run(&mut self, node: SocketAddr) -> End {
+        if self.left == 0 {
+            return End::Done;
+        }
+        let mut socket = match self.connect(node) {
+            Ok(socket) => socket,
+            Err(end) => return end,
+        };
+        let join = json!({ "type": "join", "roomId": self.room }).to_string();
+        if let Err(error) = socket.send(Message::text(join)) {
+            return End::Lost(format!("the connection failed: {error}"), None);
+        }
+        let mut told = None;
+        loop {
+            match socket.read() {
+                Ok(Message::Text(text)) => {
+                    if let Some(end) = self.handle(text.as_str(), &socket.get_ref().0, &mut told) {
+                        let _ = socket.close(None).and_then(|()| socket.flush());
+                        return end;
+                    }
+                }
+                Ok(Message::Close(frame)) => {
+                    let _ = socket.flush();
+                    return closed(frame, told);
+                }
+                Ok(_) => {}
+                Err(error) => return End::Lost(lost(&error), told),
+            }
+        }
+    }
+
+    fn connect(&self, node: SocketAddr) -> Result<WebSocket<Patient>, End> {
+        let stream =
+            TcpStream::connect_timeout(&node, CONNECT_DEADLINE).map_err(|error| self.unreachable(node, &error))?;
+        let timeouts = stream
+            .set_read_timeout(Some(CONNECT_DEADLINE))
+            .and_then(|()| stream.set_write_timeout(Some(CONNECT_DEADLINE)));
+        timeouts.map_err(|error| End::Final(format!("the socket takes no timeout: {error}")))?;
+        let url = match self.attempt {
+            0 => format!("ws://{node}/"),
+            attempt => format!("ws://{node}/?attempt={attempt}"),
+        };
+        match tungstenite::client(url.as_str(), Patient(stream)) {
+            Ok((socket, _)) => {
+                let _ = socket.get_ref().0.set_read_timeout(Some(FIRST_SILENCE));
+                Ok(socket)
+            }
+            Err(HandshakeError::Failure(Error::Http(answer))) if answer.status().is_server_error() => {
+                let after = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok());
+                Err(End::Lost(format!("{node} answered {}", answer.status()), after.map(Duration::from_secs)))
+            }
+            Err(HandshakeError::Failure(Error::Http(answer))) => Err(End::Final(format!(
+                "{node} answered {}; is this the public port of a tidegate node?",
+                answer.status()
+            ))),
+            Err(error) => Err(End::Lost(format!("{node} did not complete the handshake: {error}"), None)),
+        }
+    }
+
+    fn unreachable(&self, node: SocketAddr, error: &io::Error) -> End {
+        if self.was_joined {
+            return End::Lost(format!("{node} cannot be reached: {error}"), None);
+        }
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => End::Final(format!(
+                "nothing listens on {node}; start a node there, or say where one is: --listen IP:PORT"
+            )),
+            _ => End::Final(format!("{node} cannot be reached: {error}")),
+        }
+    }
+
+    /// Handles one message of the node; some end the connection.
+    fn handle(&mut self, text: &str, stream: &TcpStream, told: &mut Option<Duration>) -> Option<End> {
+        let said: Value = match serde_json::from_str(text) {
+            Ok(said) => said,
+            Err(_) => return Some(End::Final(String::from("the node does not speak JSON; is this path a raw one?"))),
+        };
+        let kind = said["type"].as_str().unwrap_or_default();
+        if self.wanted.whole && print(text).is_err() {
+            return Some(End::Done);
+        }
+        match kind {
+            "welcome" => {
+                let silence = said["pingInterval"].as_u64().zip(said["pongTimeout"].as_u64());
+                let silence = silence.map_or(FIRST_SILENCE, |(ping, pong)| Duration::from_millis((ping + pong).max(1)));
+                let _ = stream.set_read_timeout(Some(silence));
+            }
+            "joined" => {
+                (self.was_joined, self.attempt) = (true, 0);
+                say(format_args!("joined {}", self.room));
+            }
+            "message" => {
+                if !self.wanted.whole && print(line(&said["content"])).is_err() {
+                    return Some(End::Done);
+                }
+                self.left -= 1;
+                return (self.left == 0).then_some(End::Done);
+            }
+            "gap" => {
+                say(format_args!("messages may be missing here ({})", said["reason"].as_str().unwrap_or("unknown")))
+            }
+            "server-shutdown" => *told = said["reconnectAfter"].as_u64().map(Duration::from_millis),
+            "error" => return Some(refused(&said)),
+            _ => {}
+        }
+        None
+    }
+}
+
+/// A join that failed: for now, or for good.
+fn refused(said: &Value) -> End {
+    let code = said["code"].as_str().unwrap_or("unknown");
+    let text = format!("the node answered {code}: {}", said["message"].as_str().unwrap_or_default());
+    match code {
+        "unavailable" | "rate-limited" => End::Lost(text, None),
+        _ => End::Final(text),
+    }
+}
+
+fn closed(frame: Option<CloseFrame>, told: Option<Duration>) -> End {
+    let Some(frame) = frame else { return End::Lost(String::from("the node closed the connection"), told) };
+    let code = u16::from(frame.code);
+    let text = format!("the node closed the connection: {code} {}", frame.reason);
+    if FINAL_CODES.contains(&code) { End::Final(text) } else { End::Lost(text, told) }
+}
+
+fn lost(error: &Error) -> String {
+    match error {
+        Error::Io(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
+            String::from("nothing was heard for too long")
+        }
+        error => format!("the connection was lost: {error}"),
+    }
+}
+
+/// Text as it is where it is one line; anything else as JSON.
+fn line(content: &Value) -> String {
+    match content.as_str() {
+        Some(text) if !text.contains(char::is_control) => text.to_owned(),
+        _ => content.to_string(),
+    }
+}
+
+fn print(line: impl Display) -> io::Result<()> {
+    let mut out = stdout().lock();
+    writeln!(out, "{line}").and_then(|()| out.flush())
+}
+
+/// A wait between a tenth and the whole of the attempt's longest.
+fn backoff(attempt: u32, random: u64) -> Duration {
+    let longest = FIRST_BACKOFF.saturating_mul(1 << attempt.saturating_sub(1).min(16)).min(LAST_BACKOFF);
+    longest / 10 + longest.mul_f64(0.9 * (random as f64 / u64::MAX as f64))
+}
+
+fn random() -> u64 {
+    // The standard library's keys come from the system's randomness, and differ with every call.
+    RandomState::new().hash_one(0_u8)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wait_doubles_is_jittered_and_bounded() {
+        assert_eq!(backoff(1, 0), Duration::from_millis(50));
+        assert_eq!(backoff(1, u64::MAX), FIRST_BACKOFF);
+        assert_eq!(backoff(3, u64::MAX), 4 * FIRST_BACKOFF);
+        assert_eq!(backoff(u32::MAX, u64::MAX), LAST_BACKOFF);
+    }
+
+    #[test]
+    fn a_signal_is_no_reason_to_give_up_a_read() {
+        let mut answers =
+            [Err(io::ErrorKind::Interrupted.into()), Err(io::ErrorKind::Interrupted.into()), Ok(7)].into_iter();
+        assert_eq!(retried(|| answers.next().unwrap()).unwrap(), 7);
+    }
+
+    #[test]
+    fn a_message_is_one_line() {
+        assert_eq!(line(&json!("hello")), "hello");
+        assert_eq!(line(&json!("two\nlines")), r#""two\nlines""#);
+        assert_eq!(line(&json!({"a": 1})), r#"{"a":1}"#);
+    }
+
+    #[test]
+    fn close_codes_say_whether_to_come_back() {
+        let frame = |code: u16| Some(CloseFrame { code: code.into(), reason: "x".into() });
+        assert!(matches!(closed(frame(1008), None), End::Final(_)));
+        let after = Some(Duration::from_millis(7));
+        assert!(matches!(closed(frame(1012), after), End::Lost(_, told) if told == after));
+        assert!(matches!(closed(None, None), End::Lost(..)));
+    }
+}

@@ -1,0 +1,119 @@
+//! What a setting's value must be where a range or a list of names does not say it, and what of it is shown.
+
+use std::path::PathBuf;
+
+use tidegate_core::proto::network::Network;
+use tidegate_core::setting::{Value, list};
+
+pub(super) fn node_name(value: &Value) -> Result<String, String> {
+    let name = value.filled()?;
+    if name.len() > 64 || !name.bytes().all(|b| b.is_ascii_graphic() && !matches!(b, b'"' | b'\\')) {
+        return Err(format!(
+            "{name:?} is not a node's name: 1 to 64 printable ASCII characters without space, \" and \\"
+        ));
+    }
+    Ok(name)
+}
+
+pub(super) fn log_filter(value: &Value) -> Result<String, String> {
+    let filter = value.filled()?;
+    // A word alone would be a target that logs all, and everything else nothing: a level with a slip silences the node.
+    let is_word = |part: &&str| part.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_');
+    let mut words = filter.split(',').map(str::trim).filter(|part| !part.is_empty()).filter(is_word);
+    if let Some(word) = words.find(|word| word.parse::<tracing::level_filters::LevelFilter>().is_err()) {
+        return Err(format!(
+            "{word:?} is not a level: off, error, warn, info, debug or trace; a target has one too, such as tidegate=debug"
+        ));
+    }
+    match tracing_subscriber::EnvFilter::builder().parse(&filter) {
+        Ok(_) => Ok(filter),
+        Err(error) => Err(format!(
+            "{filter:?} is not a log filter ({error}); give a level such as info or debug, or tidegate=debug"
+        )),
+    }
+}
+
+pub(super) fn origins(value: &Value) -> Result<Vec<String>, String> {
+    let origins = value.list()?;
+    for origin in &origins {
+        let host = origin.split_once("://").map_or("", |(_, host)| host);
+        if !matches!(origin.as_str(), "*" | "null") && (host.is_empty() || host.contains(['/', '?', '#', ' '])) {
+            return Err(format!("{origin:?} is not an origin: scheme and host such as https://app.example, or *"));
+        }
+    }
+    Ok(origins)
+}
+
+pub(super) fn urls(value: &Value) -> Result<Vec<String>, String> {
+    let urls = value.list()?;
+    if urls.is_empty() {
+        return Err(String::from("names no server; give nats://host:4222, or leave it out for the local bus"));
+    }
+    for url in &urls {
+        let host = url.strip_prefix("nats://").or_else(|| url.strip_prefix("tls://"));
+        if host.is_none_or(|host| host.is_empty() || host.contains(char::is_whitespace)) {
+            let shown = masked_url(url);
+            return Err(format!("{shown:?} is not a broker's URL: nats://host:4222, or tls://host:4222"));
+        }
+    }
+    Ok(urls)
+}
+
+/// The URLs as they may be shown; none is the local bus.
+pub(super) fn shown_urls(urls: &[String]) -> Option<String> {
+    (!urls.is_empty()).then(|| list(&urls.iter().map(|url| masked_url(url)).collect::<Vec<_>>()))?
+}
+
+/// A URL without the user and password that may stand in it.
+pub(super) fn masked_url(url: &str) -> String {
+    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
+    match rest.rsplit_once('@') {
+        Some((_, host)) => format!("{scheme}://***@{host}"),
+        None => url.to_owned(),
+    }
+}
+
+pub(super) fn subject_prefix(value: &Value) -> Result<String, String> {
+    let prefix = value.filled()?;
+    match tidegate_core::model::valid_room(&prefix) {
+        Ok(()) if prefix.len() <= 64 => Ok(prefix),
+        _ => {
+            Err(format!("{prefix:?} is not a subject prefix: up to 64 printable ASCII characters, dots between tokens"))
+        }
+    }
+}
+
+pub(super) fn close_code(value: &Value) -> Result<u16, String> {
+    let code = value.integer(1000..=4999)?;
+    match code {
+        1001 | 1012 | 1013 | 3000..=4999 => Ok(code),
+        _ => Err(format!("{code} is not a close code for a drain: 1001, 1012, 1013 or 3000 to 4999")),
+    }
+}
+
+pub(super) fn networks(value: &Value) -> Result<Vec<Network>, String> {
+    value.list()?.iter().map(|network| network.parse()).collect()
+}
+
+pub(super) fn readable(value: &Value) -> Result<PathBuf, String> {
+    let path = PathBuf::from(value.filled()?);
+    std::fs::File::open(&path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?;
+    Ok(path)
+}
+
+/// A secret, typed or in a file; a line's end after it does not belong to it.
+pub(super) fn secret_text(value: &Value) -> Result<String, String> {
+    let text = match value {
+        Value::InFile(path) => {
+            std::fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?
+        }
+        Value::Text(text) => text.clone(),
+        // Never echoed: it may be the secret, typed without quotes.
+        _ => return Err(String::from("is not text; put it in quotes")),
+    };
+    let text = text.trim_end_matches(['\r', '\n']);
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(String::from("must be printable ASCII without spaces, at least one character"));
+    }
+    Ok(text.to_owned())
+}

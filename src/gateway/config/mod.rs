@@ -1,0 +1,200 @@
+//! Every setting of a node, validated: what the program uses. What the user typed (file, environment, flags) is merged
+//! into it here and nowhere else.
+//!
+//! [`load`] reads the sources and [`merge`] makes [`Settings`] of them: flags win over the environment, it over the file,
+//! that over the defaults. Each value remembers where it came from. A new setting is one entry in the table of its section
+//! (here, in `sections`, or in [`tidegate_core::limits`]): its field, default, key, variable, flag, `--print-config`, the suggestions
+//! and the documentation's table follow from the entry.
+
+mod checks;
+mod environment;
+mod file;
+mod keys;
+mod merge;
+mod origin;
+mod print;
+mod relations;
+mod sections;
+mod tables;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tidegate_core::dialect::DialectId;
+use tidegate_core::limits::{self, Limits};
+use tidegate_core::setting::{
+    HOUR, SECOND, address, auto_or, boolean, checked, choice, flag, integer, list, off_or, quoted, settings, switch,
+    time,
+};
+use tidegate_core::shard::{self, RoomRule, Route};
+
+pub(crate) use keys::{SettingFlag, flags};
+pub use merge::{DEFAULT_FILE, Settings, Sources, load, merge};
+pub use origin::{Origin, Problem};
+pub use print::table as settings_table;
+pub use sections::{Admin, Broker, Drain, Heartbeat, OnGap, Proxies, Publish, Raw, Ready};
+pub use tidegate_core::setting::parse_duration;
+
+/// Which wire a shard runs on.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Driver {
+    /// io_uring where the probe succeeds, else epoll.
+    #[default]
+    Auto,
+    /// io_uring or exit 3.
+    IoUring,
+    /// epoll.
+    Epoll,
+}
+
+/// What the node is for: it changes the defaults of other settings.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Profile {
+    /// Clients.
+    #[default]
+    Production,
+    /// A test suite of the protocol: large messages, no rates, and `/echo`.
+    Conformance,
+}
+
+/// How log lines look.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LogFormat {
+    /// For people on a terminal, JSON elsewhere.
+    #[default]
+    Auto,
+    /// For people.
+    Human,
+    /// One JSON object a line.
+    Json,
+}
+
+settings! {
+    /// All settings of a node: the keys at the top of the file, and its sections.
+    #[derive(Clone, PartialEq)]
+    pub struct Config in "" {
+        // The profile comes first: it changes the defaults of the others.
+        /// `production`, or `conformance`: 16 MiB messages, no rates, `/echo`.
+        profile: Profile = Profile::Production,
+            choice(&[("production", Profile::Production), ("conformance", Profile::Conformance)]),
+            flag("Serving", 7, "PROFILE", "production, or conformance: 16 MiB messages, no rates, /echo").default("");
+        /// Where clients connect.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)), address(),
+            flag("Serving", 1, "ADDRESS", "Where clients connect");
+        /// This node's name in `welcome` and the admin endpoints.
+        node_name: String = String::from("tidegate"), checked(checks::node_name, quoted),
+            flag("Serving", 4, "NAME", "This node's name").default("the hostname");
+        /// Threads that serve clients; fewer where a CPU quota pays for fewer.
+        shards: usize = 1, integer(1..=256),
+            flag("Machine", 1, "N", "Threads that serve clients").default("cores, or the CPU quota");
+        /// `auto`, `io_uring` or `epoll`.
+        driver: Driver = Driver::Auto,
+            choice(&[("auto", Driver::Auto), ("io_uring", Driver::IoUring), ("epoll", Driver::Epoll)]),
+            flag("Machine", 2, "DRIVER", "auto, io_uring or epoll");
+        /// Connections of this node; more get 503.
+        max_connections: Option<u32> = None, auto_or("auto: what the host holds", integer(1..=100_000_000)),
+            flag("Bounds", 1, "N", "Connections of this node")
+                .default("what the host holds").alias("limits.max_connections");
+        /// Older connections are asked to reconnect, ± 10 %.
+        max_connection_age: Option<Duration> = None, off_or(time(SECOND..=30 * 24 * HOUR)),
+            flag("Bounds", 4, "TIME", "Ask older connections to reconnect, such as 6h")
+                .default("off").alias("limits.max_connection_age");
+        /// Messages a second from one connection; 0: no limit. The excess is dropped, and the connection is read only ten
+        /// times a second.
+        message_rate: u16 = limits::MESSAGE_RATE, integer(0..=MAX_MESSAGE_RATE),
+            flag("Bounds", 2, "N", "Messages a second from one connection, 0: no limit").alias("limits.message_rate");
+        /// New connections a second on this node; 0: no limit.
+        connection_rate: Option<u32> = None, auto_or("auto: 5000 for each shard", integer(0..=10_000_000)),
+            flag("Bounds", 3, "N", "New connections a second, 0: no limit")
+                .default("5000 a shard").alias("limits.connection_rate");
+        /// Negotiate permessage-deflate.
+        compression: bool = false, boolean(), switch("Clients", 2, "Negotiate permessage-deflate");
+        /// Pages that may connect, such as `https://app.example`; `*`: any; empty: the same host.
+        origins: Vec<String> = Vec::new(), checked(checks::origins, |origins| list(origins)),
+            flag("Clients", 1, "LIST", "Pages that may connect, such as https://app.example; *: any").default("same host");
+        /// Let other gateways of this host listen at the same address.
+        share_port: bool = false, boolean(),
+            switch("Serving", 5, "Let other gateways of this host listen at the same address");
+        /// Also serve a page at `/demo`.
+        demo: bool = false, boolean(), switch("Serving", 6, "Also serve a page at /demo where two tabs talk");
+        /// `error` to `trace`, or such as `tidegate=debug`.
+        log: String = String::from("info"), checked(checks::log_filter, quoted),
+            flag("Logging", 1, "FILTER", "error, warn, info, debug, trace, or such as tidegate=debug");
+        /// `human`, `json`; `auto`: human on a terminal.
+        log_format: LogFormat = LogFormat::Auto,
+            choice(&[("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)]),
+            flag("Logging", 2, "FORMAT", "auto, human or json").default("human on a terminal, else json");
+    } and {
+        /// Whether each shard's thread is pinned to a core; the host decides.
+        pin: bool = false;
+        /// The admin port.
+        admin: Admin = Admin::default();
+        /// Publishing over HTTP.
+        publish: Publish = Publish::default();
+        /// When the node wants traffic.
+        ready: Ready = Ready::default();
+        /// The broker.
+        nats: Broker = Broker::default();
+        /// How silent clients are found.
+        heartbeat: Heartbeat = Heartbeat::default();
+        /// How the node closes its clients before it stops.
+        drain: Drain = Drain::default();
+        /// Clients that speak raw messages.
+        raw: Raw = Raw::default();
+        /// Balancers in front.
+        proxies: Proxies = Proxies::default();
+        /// Bounds.
+        limits: Limits = Limits::default();
+        /// Paths beside the built-in ones; they win.
+        routes: Vec<Route> = Vec::new();
+        /// Room policies in order.
+        rooms: Vec<RoomRule> = Vec::new();
+    }
+}
+
+/// A connection's bucket holds [`limits::MESSAGE_BURST_SECONDS`] of its rate in 16 bits.
+const MAX_MESSAGE_RATE: u64 = (u16::MAX / limits::MESSAGE_BURST_SECONDS) as u64;
+
+impl Config {
+    /// What the shards need of it. The demo page is the caller's to add.
+    pub fn shard_options(&self) -> shard::Options {
+        let rate = self.connection_rate();
+        // The conformance profile adds a path, which a configured one hides.
+        let echo = Route { path: String::from("/echo"), dialect: DialectId::Echo, room: None };
+        let echo = (self.profile == Profile::Conformance).then_some(echo);
+        shard::Options {
+            node_name: self.node_name.clone(),
+            limits: self.limits.clone(),
+            message_rate: self.message_rate,
+            connection_rate: if rate == 0 { 0 } else { (rate / self.shards as u32).max(1) },
+            ping_interval: self.heartbeat.ping_interval,
+            pong_timeout: self.heartbeat.pong_timeout,
+            max_connection_age: self.max_connection_age,
+            drain_close_code: self.drain.close_code,
+            routes: echo.into_iter().chain(self.routes.iter().cloned()).collect(),
+            rooms: self.rooms.clone(),
+            close_on_gap: self.raw.on_gap == OnGap::Close,
+            origins: self.origins.clone(),
+            compression: self.compression,
+            trusted: self.proxies.trusted.clone(),
+            proxy_protocol: self.proxies.protocol_v2,
+            demo_page: None,
+        }
+    }
+
+    /// New connections a second that the node takes, on all shards together; 0 is no limit.
+    pub fn connection_rate(&self) -> u32 {
+        self.connection_rate.unwrap_or(limits::CONNECTION_RATE_PER_SHARD * self.shards as u32)
+    }
+}
+
+/// Without secrets: what `--print-config` shows.
+impl fmt::Debug for Config {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&print::toml_of(self))
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,115 @@
+//! What must hold between settings, and what is allowed and deserves a warning.
+
+use super::origin::Problem;
+use super::{Broker, Config};
+use tidegate_core::limits::COALESCED_BYTES;
+use tidegate_core::setting::value::size;
+use tidegate_core::shard::PublishPolicy;
+
+/// Every relation that does not hold; adds to `warnings` what an operator should know.
+pub(super) fn check(config: &Config, warnings: &mut Vec<String>) -> Vec<Problem> {
+    let broken = addresses(config).into_iter().chain(buffers(config)).chain(credentials(&config.nats));
+    let broken = broken.chain(proxies(config));
+    let problems = broken.map(Problem::between).collect();
+    exposure(config, warnings);
+    broker(&config.nats, warnings);
+    problems
+}
+
+fn addresses(config: &Config) -> Option<String> {
+    let (public, admin) = (config.listen, config.admin.listen);
+    let one_host = public.ip() == admin.ip() || public.ip().is_unspecified() || admin.ip().is_unspecified();
+    (public.port() == admin.port() && public.port() != 0 && one_host)
+        .then(|| format!("listen ({public}) and admin ({admin}) need two ports; change one of them"))
+}
+
+fn buffers(config: &Config) -> Vec<String> {
+    let limits = &config.limits;
+    let mut broken = Vec::new();
+    let outbox = limits.outbox_bytes;
+    if outbox < 4 * limits.message_bytes {
+        broken.push(format!(
+            "limits.outbox_bytes ({}) must hold four messages of limits.message_bytes ({}): raise it to {} or lower the other",
+            size(outbox as u64),
+            size(limits.message_bytes as u64),
+            size(4 * limits.message_bytes as u64),
+        ));
+    }
+    if outbox < 4 * COALESCED_BYTES {
+        let least = size(4 * COALESCED_BYTES as u64);
+        broken
+            .push(format!("limits.outbox_bytes ({}) must hold four batches: raise it to {least}", size(outbox as u64)));
+    }
+    if let Some(total) = limits.outbox_total_bytes.filter(|total| *total < outbox as u64) {
+        broken.push(format!(
+            "limits.outbox_total_bytes ({}) is for all outboxes and must hold one ({}): raise it",
+            size(total),
+            size(outbox as u64),
+        ));
+    }
+    if let Some(total) = limits.unfinished_total_bytes.filter(|total| *total < limits.message_bytes as u64) {
+        broken.push(format!(
+            "limits.unfinished_total_bytes ({}) is for all unfinished messages and must hold one ({}): raise it",
+            size(total),
+            size(limits.message_bytes as u64),
+        ));
+    }
+    broken
+}
+
+/// Without trusted networks no PROXY header would be read as one, and every connection behind the balancer would be refused
+/// as a bad request.
+fn proxies(config: &Config) -> Option<String> {
+    (config.proxies.protocol_v2 && config.proxies.trusted.is_empty()).then(|| {
+        String::from(
+            "proxies.protocol_v2 needs proxies.trusted, whose connections begin with the header: name the balancer's \
+             network there, such as 10.0.0.0/8, or leave protocol_v2 out",
+        )
+    })
+}
+
+fn credentials(nats: &Broker) -> Vec<String> {
+    let mut broken = Vec::new();
+    match (&nats.user, &nats.password) {
+        (Some(_), None) => broken.push(String::from("nats.user needs nats.password (or nats.password_file)")),
+        (None, Some(_)) => broken.push(String::from("nats.password needs nats.user")),
+        _ => {}
+    }
+    let ways = [nats.credentials.is_some(), nats.token.is_some(), nats.user.is_some()];
+    if ways.iter().filter(|given| **given).count() > 1 {
+        broken.push(String::from(
+            "nats.credentials, nats.token and nats.user exclude each other; keep the one your broker asks for",
+        ));
+    }
+    broken
+}
+
+/// Warns where other hosts reach a port of this node without permission.
+fn exposure(config: &Config, warnings: &mut Vec<String>) {
+    let everywhere = config.rooms.iter().any(|rule| rule.pattern == "*" && rule.publish != PublishPolicy::Any);
+    if !config.listen.ip().is_loopback() && !everywhere {
+        warnings.push(format!(
+            "every client that reaches {} may publish into rooms; a last [[rooms]] with match = \"*\", publish = \"none\" stops it",
+            config.listen
+        ));
+    }
+    if !config.admin.listen.ip().is_loopback() && config.admin.token.is_none() {
+        warnings.push(format!(
+            "the admin port {} has no admin.token: other hosts get /live, /ready and /metrics only",
+            config.admin.listen
+        ));
+    }
+}
+
+fn broker(nats: &Broker, warnings: &mut Vec<String>) {
+    let given = [
+        ("nats.credentials", nats.credentials.is_some()),
+        ("nats.token", nats.token.is_some()),
+        ("nats.user", nats.user.is_some()),
+        ("nats.ca_file", nats.ca_file.is_some()),
+    ];
+    let given: Vec<&str> = given.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
+    if nats.url.is_empty() && !given.is_empty() {
+        warnings.push(format!("{} without nats.url has no effect: the local bus runs", given.join(", ")));
+    }
+}

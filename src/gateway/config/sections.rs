@@ -1,0 +1,124 @@
+//! The sections of the file that the gateway reads itself, an entry for each setting. `[limits]` is in [`tidegate_core::limits`].
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::checks::{close_code, networks, readable, secret_text, shown_urls, subject_prefix, urls};
+use tidegate_core::limits;
+use tidegate_core::proto::network::Network;
+use tidegate_core::setting::{
+    HOUR, MINUTE, SECOND, Value, ZERO, address, boolean, checked, choice, flag, list, optional, plain, quoted, rare,
+    secret, settings, time,
+};
+
+settings! {
+    /// `[admin]`: the admin port.
+    #[derive(Clone, PartialEq, Eq)]
+    pub struct Admin in "admin" {
+        /// Metrics, health, publishing over HTTP, drain.
+        listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9090)), address(),
+            flag("Serving", 2, "ADDRESS", "Metrics, health, publishing over HTTP").name("admin").alias("admin");
+        /// Opens every admin endpoint; `admin.token_file` reads it from a file.
+        token: Option<String> = None,
+            optional("only loopback may administer", checked(secret_text, quoted)), secret();
+    }
+}
+
+settings! {
+    /// `[publish]`: publishing over HTTP.
+    #[derive(Clone, PartialEq, Eq)]
+    pub struct Publish in "publish" {
+        /// Opens publishing only; `publish.token_file` likewise.
+        token: Option<String> = None,
+            optional("the admin token, and without one only loopback, may publish over HTTP", checked(secret_text, quoted)),
+            secret();
+    }
+}
+
+settings! {
+    /// `[ready]`: when the node wants traffic.
+    #[derive(Clone, PartialEq, Eq, Debug)]
+    pub struct Ready in "ready" {
+        /// A lost broker makes the node unready.
+        require_broker: bool = false, boolean(), rare();
+    }
+}
+
+settings! {
+    /// `[nats]`: the broker, as the settings name it. [`Broker::options`] is what the relay connects with.
+    #[derive(Clone, PartialEq, Eq)]
+    pub struct Broker in "nats" {
+        /// The broker that connects the nodes; several as a list, or with commas.
+        url: Vec<String> = Vec::new(), checked(urls, |urls| shown_urls(urls)).absent("the local bus: this node alone"),
+            flag("Serving", 3, "URL", "Broker that connects the nodes; several with commas; without it this node is alone")
+                .alias("nats_url");
+        /// First token of the subjects.
+        prefix: String = String::from("tidegate"), checked(subject_prefix, quoted), rare();
+        /// A `.creds` file.
+        credentials: Option<PathBuf> = None, optional("none", checked(readable, |path| quoted(&path.display()))), rare();
+        /// Token; or `nats.token_file`.
+        token: Option<String> = None, optional("none", checked(secret_text, quoted)), secret();
+        /// User name; needs `nats.password`.
+        user: Option<String> = None, optional("none", checked(Value::filled, quoted)), rare();
+        /// Password; or `nats.password_file`.
+        password: Option<String> = None, optional("none", checked(secret_text, quoted)), secret();
+        /// Certificates to trust for `tls://`.
+        ca_file: Option<PathBuf> = None,
+            optional("the system's certificates", checked(readable, |path| quoted(&path.display()))), rare();
+    }
+}
+
+settings! {
+    /// `[heartbeat]`: how silent clients are found.
+    #[derive(Clone, PartialEq, Eq, Debug)]
+    pub struct Heartbeat in "heartbeat" {
+        /// From the last octet of a client to the ping.
+        ping_interval: Duration = limits::PING_INTERVAL, time(SECOND..=50 * MINUTE), rare();
+        /// From the ping to the end of a silent client.
+        pong_timeout: Duration = limits::PONG_TIMEOUT, time(SECOND..=10 * MINUTE), rare();
+    }
+}
+
+settings! {
+    /// `[drain]`: how the node closes its clients before it stops.
+    #[derive(Clone, PartialEq, Eq, Debug)]
+    pub struct Drain in "drain" {
+        /// Time for which the node goes on accepting while it is unready.
+        delay: Duration = ZERO, time(ZERO..=10 * MINUTE), rare();
+        /// Time over which clients are told to reconnect and closed.
+        window: Duration = limits::DRAIN_WINDOW, time(ZERO..=HOUR),
+            flag("Bounds", 5, "TIME", "Time over which a drain closes clients").alias("drain_window");
+        /// Close code of a drain: 1001, 1012, 1013, or 3000 to 4999.
+        close_code: u16 = 1012, checked(close_code, plain), rare();
+    }
+}
+
+settings! {
+    /// `[raw]`: clients that speak raw messages.
+    #[derive(Clone, PartialEq, Eq, Debug)]
+    pub struct Raw in "raw" {
+        /// `ignore`, or `close`: raw clients are closed with 1013 at a gap.
+        on_gap: OnGap = OnGap::Ignore, choice(&[("ignore", OnGap::Ignore), ("close", OnGap::Close)]), rare();
+    }
+}
+
+/// What a gap does to a client whose protocol has no words for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum OnGap {
+    /// Nothing.
+    Ignore,
+    /// It is closed with 1013.
+    Close,
+}
+
+settings! {
+    /// `[proxies]`: where a client's address comes from when a balancer stands in front.
+    #[derive(Clone, PartialEq, Eq, Debug)]
+    pub struct Proxies in "proxies" {
+        /// Networks whose `X-Forwarded-For` counts.
+        trusted: Vec<Network> = Vec::new(), checked(networks, |networks| list(networks)), rare();
+        /// Trusted proxies send a PROXY protocol v2 header.
+        protocol_v2: bool = false, boolean(), rare();
+    }
+}

@@ -1,0 +1,461 @@
+//! A shard's worker thread: its runtime, its listener, its mailboxes, and the event loop that drives the shard.
+//!
+//! [`run`] is the thread's body. The shard decides; this module waits, accepts, tells the time, and carries items between the
+//! shard and its mailboxes.
+
+pub mod listener;
+
+use std::cell::RefCell;
+use std::convert::Infallible;
+use std::fs::File;
+use std::future::{Future, poll_fn};
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use futures_util::future::{Either, select};
+use monoio::net::TcpStream;
+use monoio::{IoUringDriver, LegacyDriver, RuntimeBuilder};
+use nix::sys::time::TimeSpec;
+use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
+
+use crate::gateway::admin::ShardExit;
+use crate::gateway::broker::Port;
+use crate::gateway::clock::monotonic_ns;
+use crate::gateway::mailbox::{Receiver, Waker};
+use crate::gateway::wire::epoll::Epoll;
+use crate::gateway::wire::uring::Uring;
+use crate::gateway::wire::uring::ring::{RUNTIME_ENTRIES, runtime_builder};
+use listener::Accepted;
+use tidegate_core::counters::ShardCounters;
+use tidegate_core::limits::SWEEP_TICK;
+use tidegate_core::shard::command::Command;
+use tidegate_core::shard::driver::Driver;
+use tidegate_core::shard::{Settings, Shard};
+
+/// Reads in one turn.
+const READS: usize = 256;
+/// Items taken from the relay's mailbox in one turn.
+const DELIVERIES: usize = 1024;
+/// Sends of the fan-out between two looks at the clock.
+const SENDS: usize = 32;
+/// How long the fan-out may go on in one turn; meanwhile no connection is read.
+const FAN_OUT_TIME: Duration = Duration::from_micros(250);
+/// Connections accepted in a row.
+const ACCEPTS: usize = 64;
+/// Rest of the accepting after a request that was a mistake, and the longest one: see [`Patience`].
+const FIRST_REST: Duration = Duration::from_millis(25);
+const LONGEST_REST: Duration = Duration::from_millis(250);
+/// Rest after the host ran out of descriptors or memory.
+const EXHAUSTED_REST: Duration = Duration::from_millis(100);
+/// How long a stopping shard goes on answering requests that are on their way: longer than any rest of the accepting.
+const LAST_ACCEPTS: Duration = Duration::from_millis(350);
+
+/// All that a shard's thread is given.
+pub struct Seat {
+    /// The shard's settings.
+    pub settings: Arc<Settings>,
+    /// What it counts.
+    pub counters: Arc<ShardCounters>,
+    /// Its listener.
+    pub listener: OwnedFd,
+    /// Its port of the relay.
+    pub port: Port,
+    /// Commands from the admin side.
+    pub commands: Receiver<Command>,
+    /// What the relay and the admin thread ring.
+    pub waker: Arc<Waker>,
+    /// Seed of its jitter.
+    pub seed: u64,
+}
+
+/// Runs a shard on the calling thread until it is told to stop.
+///
+/// # Errors
+/// The runtime or the driver could not be made.
+pub fn run(seat: Seat, uring: bool) -> io::Result<ShardExit> {
+    seat.counters.uring.set(u64::from(uring));
+    if uring {
+        let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
+            .with_entries(RUNTIME_ENTRIES)
+            .uring_builder(runtime_builder()?)
+            .build()?;
+        let driver = Uring::new(seat.waker.clone())?;
+        runtime.block_on(live(seat, driver, uring))
+    } else {
+        let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build()?;
+        let driver = Epoll::new(seat.waker.clone())?;
+        runtime.block_on(live(seat, driver, uring))
+    }
+}
+
+async fn live<D: Driver + AsFd + 'static>(seat: Seat, driver: D, uring: bool) -> io::Result<ShardExit> {
+    let events = Awaited::new(&driver, uring)?;
+    let shard = Shard::new(driver, seat.settings.clone(), seat.counters.clone(), seat.seed);
+    let shard = Rc::new(RefCell::new(shard));
+    let listener = Rc::new(seat.listener);
+    let callers = Awaited::new(&*listener, uring)?;
+    // The loop is a task like the accepting one: monoio polls a main future that is ready again and again before it looks
+    // at its driver.
+    let start = Instant::now();
+    let rest = Rest::new(uring)?;
+    let accepting = monoio::spawn(accept(shard.clone(), listener.clone(), callers, rest, seat.waker.clone(), start));
+    let inbox = Inbox { port: seat.port, commands: seat.commands, waker: seat.waker };
+    let turning = monoio::spawn(turn(shard.clone(), listener.clone(), inbox, events, seat.counters, start));
+    // Accepting ends by an error only, and a shard that cannot accept is of no use: it ends with it.
+    match select(turning, accepting).await {
+        Either::Left((turned, _)) => turned?,
+        Either::Right((Err(error), _)) => return Err(error),
+    }
+    empty_the_queue(&shard, &listener);
+    Ok(ShardExit::Stopped)
+}
+
+/// A descriptor that the runtime waits on. monoio knows sockets only; any descriptor that can be polled may pose as one while
+/// nothing but its readiness is used.
+struct Awaited {
+    stream: TcpStream,
+    /// The runtime is told of completions; else of readiness.
+    uring: bool,
+}
+
+impl Awaited {
+    fn new(fd: impl AsFd, uring: bool) -> io::Result<Self> {
+        let stream = TcpStream::from_std(std::net::TcpStream::from(fd.as_fd().try_clone_to_owned()?))?;
+        Ok(Self { stream, uring })
+    }
+
+    /// Waits until it is readable. Where it is so at once, the runtime's other tasks and its driver get their turn all the same.
+    async fn readable(&self) -> io::Result<()> {
+        // Not relaxed: the legacy driver would report readiness again and again.
+        let mut readable = pin!(self.stream.readable(false));
+        let mut polls = 0;
+        poll_fn(|context| {
+            polls += 1;
+            // That it was woken is enough. The legacy driver would ask the kernel once more; a completion must be taken.
+            if polls > 1 && !self.uring { Poll::Ready(Ok(())) } else { readable.as_mut().poll(context) }
+        })
+        .await
+        .or_else(unless_interrupted)?;
+        if polls == 1 {
+            yield_now().await;
+        }
+        Ok(())
+    }
+}
+
+/// A signal that interrupts the wait (EINTR) is no error: the caller looks for events in any case.
+fn unless_interrupted(error: io::Error) -> io::Result<()> {
+    if error.kind() == io::ErrorKind::Interrupted { Ok(()) } else { Err(error) }
+}
+
+async fn turn<D: Driver>(
+    shard: Rc<RefCell<Shard<D>>>,
+    listener: Rc<OwnedFd>,
+    inbox: Inbox,
+    events: Awaited,
+    counters: Arc<ShardCounters>,
+    start: Instant,
+) -> io::Result<()> {
+    let Inbox { mut port, mut commands, waker } = inbox;
+    let mut lag = Lag::new(start);
+    let mut end = None;
+    loop {
+        let busy = {
+            let mut shard = shard.borrow_mut();
+            let now = Instant::now();
+            tell_time(&mut shard, start, now);
+            shard.reap();
+            shard.serve_ready(READS);
+            if shard.has_handled() {
+                shard.note_handled(now.elapsed().as_nanos() as u64);
+            }
+            take_deliveries(&mut shard, &mut port);
+            hand_over(&mut shard, &mut port);
+            // Once more: what the local bus gives back at once is fanned out in this turn.
+            take_deliveries(&mut shard, &mut port);
+            while let Some(command) = commands.pop() {
+                shard.handle_command(command);
+            }
+            fan_out(&mut shard);
+            hand_over(&mut shard, &mut port);
+            if let Some(error) = shard.driver().failure() {
+                return Err(error);
+            }
+            if shard.is_stopped() && now >= *end.get_or_insert_with(|| last_moment(&listener, now)) {
+                shard.close_all();
+                shard.submit();
+                shard.reap();
+                return Ok(());
+            }
+            lag.note(now, &counters);
+            shard.has_work() || !port.from_relay.is_empty()
+        };
+        if busy {
+            yield_now().await;
+            continue;
+        }
+        // The driver takes what was rung before the mailboxes are looked at: what comes after that look rings again.
+        waker.will_sleep();
+        if shard.borrow_mut().driver().may_sleep() && port.from_relay.is_empty() && commands.is_empty() {
+            events.readable().await?;
+        } else {
+            yield_now().await;
+        }
+        waker.stay_awake();
+    }
+}
+
+/// What others put in for the shard, and what they ring.
+struct Inbox {
+    port: Port,
+    commands: Receiver<Command>,
+    waker: Arc<Waker>,
+}
+
+fn tell_time<D: Driver>(shard: &mut Shard<D>, start: Instant, now: Instant) {
+    shard.set_time(now.duration_since(start).as_nanos() as u64, unix_ns());
+}
+
+fn take_deliveries<D: Driver>(shard: &mut Shard<D>, port: &mut Port) {
+    for _ in 0..DELIVERIES {
+        if !shard.takes_deliveries() {
+            break;
+        }
+        let Some(item) = port.from_relay.pop() else { break };
+        port.from_relay.release(item.pinned_bytes());
+        shard.handle_relay(item);
+    }
+}
+
+/// Sends until nothing is left or the turn's time is up: a send takes 2 µs or 10, so that a count bounds no latency.
+fn fan_out<D: Driver>(shard: &mut Shard<D>) {
+    // Most turns have nothing to fan out, and need not look at the clock for it.
+    let began = shard.is_fanning_out().then(Instant::now);
+    loop {
+        shard.fan_out(SENDS);
+        shard.submit();
+        if shard.has_delivered() {
+            shard.note_delivered(unix_ns());
+        }
+        if !shard.is_fanning_out() || began.is_none_or(|began| began.elapsed() >= FAN_OUT_TIME) {
+            return;
+        }
+    }
+}
+
+/// Gives the relay what the shard has for it. What does not fit waits: the next tick at the latest tries again.
+///
+/// What is left to the relay's thread may wait for the shard's core. While the shard has work of its own it lets the relay run
+/// first, or what one client says would wait for the end of a broadcast to others.
+fn hand_over<D: Driver>(shard: &mut Shard<D>, port: &mut Port) {
+    let mut any = false;
+    while let Some(item) = shard.poll_relay() {
+        if let Err(item) = port.ask(item) {
+            shard.unpoll_relay(item);
+            break;
+        }
+        any = true;
+    }
+    if any && port.flush() && shard.has_work() {
+        std::thread::yield_now();
+    }
+}
+
+/// Takes connections in while the shard lives. A host without descriptors is met with patience, not with a spinning loop.
+async fn accept<D: Driver>(
+    shard: Rc<RefCell<Shard<D>>>,
+    listener: Rc<OwnedFd>,
+    callers: Awaited,
+    rest: Rest,
+    waker: Arc<Waker>,
+    start: Instant,
+) -> io::Result<Infallible> {
+    let mut spare = File::open("/dev/null").ok();
+    let mut patience = Patience::default();
+    loop {
+        callers.readable().await?;
+        let now = Instant::now();
+        let (ended, mistakes) = {
+            let mut shard = shard.borrow_mut();
+            tell_time(&mut shard, start, now);
+            let ended = take_in(&mut shard, &listener);
+            shard.submit();
+            if shard.wants_turn() {
+                waker.ring();
+            }
+            (ended, shard.mistakes())
+        };
+        match ended {
+            Accepted::Broken(error) => {
+                return Err(io::Error::other(format!(
+                    "the listener is broken, no connection can be accepted: {error}"
+                )));
+            }
+            Accepted::Exhausted(error) => {
+                tracing::warn!(%error, "cannot accept: raise nofile, or lower max_connections below it");
+                refuse_with(&mut spare, &shard, &listener);
+                rest.take(EXHAUSTED_REST).await?;
+            }
+            Accepted::NoneWaiting => {
+                if let Some(time) = patience.rest(mistakes, now) {
+                    rest.take(time).await?;
+                }
+            }
+            Accepted::Socket(_) => {}
+        }
+    }
+}
+
+/// A rest of the accepting. While a timer of the runtime's runs, each of the loop's waits would have a timeout, and arm and disarm one
+/// of the processor's timers for it; this one is armed once.
+struct Rest {
+    timer: TimerFd,
+    over: Awaited,
+}
+
+impl Rest {
+    fn new(uring: bool) -> io::Result<Self> {
+        let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
+        let over = Awaited::new(&timer, uring)?;
+        Ok(Self { timer, over })
+    }
+
+    async fn take(&self, time: Duration) -> io::Result<()> {
+        // Arming takes back what it told before.
+        self.timer.set(Expiration::OneShot(TimeSpec::from_duration(time)), TimerSetTimeFlags::empty())?;
+        self.over.readable().await
+    }
+}
+
+/// Accept back-off after malformed requests, each of which takes some 0.2 ms. A client that sends one now and then costs the others
+/// little; one that sends them without a pause is soon accepted four times a second, too seldom to show in the 99th percentile of
+/// connected clients. Many at once are the connection rate's business.
+#[derive(Default)]
+struct Patience {
+    mistakes: u64,
+    /// The rest that the last mistake was worth, and when it was seen.
+    last: Option<(Duration, Instant)>,
+}
+
+impl Patience {
+    /// The rest that is due after so many mistakes: twice as long with each, until none was seen for twice the longest.
+    fn rest(&mut self, mistakes: u64, now: Instant) -> Option<Duration> {
+        self.last = self.last.filter(|(_, seen)| now.duration_since(*seen) < 2 * LONGEST_REST);
+        if mistakes > self.mistakes {
+            self.mistakes = mistakes;
+            let rest = self.last.map_or(FIRST_REST, |(rest, _)| LONGEST_REST.min(2 * rest));
+            self.last = Some((rest, now));
+        }
+        self.last.map(|(rest, _)| rest)
+    }
+}
+
+/// Accepts up to [`ACCEPTS`] waiting connections. Returns what the last attempt came to; [`Accepted::NoneWaiting`] where all were
+/// accepted.
+fn take_in<D: Driver>(shard: &mut Shard<D>, listener: &OwnedFd) -> Accepted {
+    // They are counted, or every crowd would end with an expensive look at an empty queue. A connection waits, or the listener is
+    // broken: one attempt is due in any case.
+    let waiting = listener::waiting(listener).max(1);
+    let mut last = Accepted::NoneWaiting;
+    for _ in 0..waiting.min(ACCEPTS) {
+        last = listener::accept(listener);
+        let Accepted::Socket(fd) = last else { return last };
+        shard.handle_accepted(fd);
+    }
+    if waiting > ACCEPTS { last } else { Accepted::NoneWaiting }
+}
+
+/// Uses a descriptor that was kept for this to tell waiting connections that the node is full.
+fn refuse_with<D: Driver>(spare: &mut Option<File>, shard: &RefCell<Shard<D>>, listener: &OwnedFd) {
+    *spare = None;
+    for _ in 0..ACCEPTS {
+        let Accepted::Socket(fd) = listener::accept(listener) else { break };
+        shard.borrow_mut().turn_away(fd);
+    }
+    *spare = File::open("/dev/null").ok();
+}
+
+/// At the very end, connections that still wait are answered.
+fn empty_the_queue<D: Driver>(shard: &RefCell<Shard<D>>, listener: &OwnedFd) {
+    while let Accepted::Socket(fd) = listener::accept(listener) {
+        shard.borrow_mut().turn_away(fd);
+    }
+}
+
+/// The shard's last moment: no new connection is begun, while requests that are on their way are still read and answered,
+/// because a socket that is closed over an unread request is reset.
+fn last_moment(listener: &OwnedFd, now: Instant) -> Instant {
+    if let Err(error) = listener::drop_new_connections(listener) {
+        tracing::warn!(%error, "cannot drop new connections; some may be reset");
+    }
+    now + LAST_ACCEPTS
+}
+
+/// How long the loop's turns take, and how late they begin: a shard that lags is one whose clients wait.
+struct Lag {
+    since: Instant,
+    ended: Instant,
+    longest: Duration,
+}
+
+impl Lag {
+    fn new(now: Instant) -> Self {
+        Self { since: now, ended: now, longest: Duration::ZERO }
+    }
+
+    /// Notes a turn that began at `began` and has just ended; tells the longest one once a second. There is a turn with
+    /// every tick: where there was none for longer, the thread did not run.
+    fn note(&mut self, began: Instant, counters: &ShardCounters) {
+        let now = Instant::now();
+        let late = began.saturating_duration_since(self.ended).saturating_sub(SWEEP_TICK);
+        self.longest = self.longest.max(late + (now - began));
+        self.ended = now;
+        counters.turning.show(monotonic_ns(now));
+        if now - self.since >= Duration::from_secs(1) {
+            counters.loop_lag_ns.set(self.longest.as_nanos() as u64);
+            *self = Self::new(now);
+        }
+    }
+}
+
+fn unix_ns() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_nanos() as u64)
+}
+
+/// Lets the runtime's other tasks and its driver have a turn.
+async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|context| {
+        if yielded {
+            return Poll::Ready(());
+        }
+        yielded = true;
+        context.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_accepting_rests_longer_with_each_mistake_and_not_at_all_when_they_have_stopped() {
+        let (mut patience, start) = (Patience::default(), Instant::now());
+        let at = |ms: u64| start + Duration::from_millis(ms);
+        let mut rest_ms = |mistakes, now| patience.rest(mistakes, at(now)).map(|rest| rest.as_millis());
+        assert_eq!(rest_ms(0, 0), None);
+        assert_eq!(rest_ms(1, 10), Some(25));
+        assert_eq!(rest_ms(1, 400), Some(25), "others come, and make no mistakes");
+        assert_eq!(rest_ms(1, 510), None, "it was long ago");
+        assert_eq!([2, 3, 4, 5, 9].map(|mistakes| rest_ms(mistakes, 520)), [25, 50, 100, 200, 250].map(Some));
+        assert_eq!(rest_ms(10, 1_019), Some(250));
+        assert_eq!(rest_ms(10, 1_519), None);
+    }
+}

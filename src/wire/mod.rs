@@ -1,7 +1,0 @@
-//! Where bytes meet sockets: the two drivers of a shard, behind [`Driver`](crate::shard::driver::Driver).
-//!
-//! [`epoll::Epoll`] is the reference, [`uring::Uring`] the other one.
-
-pub mod epoll;
-mod socket;
-pub mod uring;
