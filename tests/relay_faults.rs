@@ -313,7 +313,7 @@ fn a_broker_that_takes_less_than_clients_may_publish_is_told_with_the_cure_and_n
 
 #[test]
 fn settings_that_cannot_work_are_told_at_start() {
-    let wrong = |change: &dyn Fn(&mut tidegate::gateway::config::Broker)| {
+    let wrong = |change: &dyn Fn(&mut tidegate::gateway::config::Nats)| {
         let mut options = options("nats://127.0.0.1:4222");
         change(&mut options.config.nats);
         TestRelay::try_start(options, 1).err().expect("it must not start").to_string()

@@ -33,8 +33,7 @@ pub(crate) use keys::{SettingFlag, flags};
 pub use merge::{DEFAULT_FILE, Settings, Sources, load, merge};
 pub use origin::{Origin, Problem};
 pub use print::table as settings_table;
-pub use sections::{Admin, Broker, Drain, Heartbeat, OnGap, Proxies, Publish, Raw, Ready};
-pub use tidegate_core::setting::parse_duration;
+pub use sections::{Admin, Drain, Heartbeat, Nats, OnGap, Proxies, Publish, Raw, Ready};
 
 /// Which wire a shard runs on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -135,7 +134,7 @@ settings! {
         /// When the node wants traffic.
         ready: Ready = Ready::default();
         /// The broker.
-        nats: Broker = Broker::default();
+        nats: Nats = Nats::default();
         /// How silent clients are found.
         heartbeat: Heartbeat = Heartbeat::default();
         /// How the node closes its clients before it stops.

@@ -1,7 +1,7 @@
 //! What must hold between settings, and what is allowed and deserves a warning.
 
 use super::origin::Problem;
-use super::{Broker, Config};
+use super::{Config, Nats};
 use tidegate_core::limits::COALESCED_BYTES;
 use tidegate_core::setting::value::size;
 use tidegate_core::shard::PublishPolicy;
@@ -68,7 +68,7 @@ fn proxies(config: &Config) -> Option<String> {
     })
 }
 
-fn credentials(nats: &Broker) -> Vec<String> {
+fn credentials(nats: &Nats) -> Vec<String> {
     let mut broken = Vec::new();
     match (&nats.user, &nats.password) {
         (Some(_), None) => broken.push(String::from("nats.user needs nats.password (or nats.password_file)")),
@@ -101,7 +101,7 @@ fn exposure(config: &Config, warnings: &mut Vec<String>) {
     }
 }
 
-fn broker(nats: &Broker, warnings: &mut Vec<String>) {
+fn broker(nats: &Nats, warnings: &mut Vec<String>) {
     let given = [
         ("nats.credentials", nats.credentials.is_some()),
         ("nats.token", nats.token.is_some()),

@@ -46,9 +46,9 @@ settings! {
 }
 
 settings! {
-    /// `[nats]`: the broker, as the settings name it. [`Broker::options`] is what the relay connects with.
+    /// `[nats]`: how to reach the broker. Without a URL the local bus runs.
     #[derive(Clone, PartialEq, Eq)]
-    pub struct Broker in "nats" {
+    pub struct Nats in "nats" {
         /// The broker that connects the nodes; several as a list, or with commas.
         url: Vec<String> = Vec::new(), checked(urls, |urls| shown_urls(urls)).absent("the local bus: this node alone"),
             flag("Serving", 3, "URL", "Broker that connects the nodes; several with commas; without it this node is alone")

@@ -200,7 +200,7 @@ fn decoded(text: &str) -> Option<String> {
     String::from_utf8(percent::octets(text).map(|octet| octet.unwrap_or(b'%')).collect()).ok()
 }
 
-fn login(nats: &config::Broker) -> io::Result<Option<Login>> {
+fn login(nats: &config::Nats) -> io::Result<Option<Login>> {
     if let Some(file) = &nats.credentials {
         let content = read_file("nats.credentials", file)?;
         // Parsed once here, so that a wrong file is an error at start and not a warning for ever.
