@@ -246,7 +246,7 @@ fn a_relay_that_stands_still_leaves_connections_and_other_rooms_alone(driver: Dr
     incident.recovered();
 }
 
-/// The shards' and control's threads serve their own requests under the local bus's lock.
+/// The shards' threads and the admin thread serve their own requests under the local bus's lock.
 fn without_a_broker_messages_cross_while_the_relays_thread_stands_still(driver: Driver) {
     let gateway = Gateway::start(driver, &[]);
     let _held = Held::hold(gateway.pid(), "relay");

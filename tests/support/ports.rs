@@ -16,7 +16,7 @@ use tidegate_core::relay::{AckToken, ToRelay, ToShard};
 /// How long a test waits for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(30);
 
-/// A relay with its ports; the last port is control's.
+/// A relay with its ports; the last port is the admin thread's.
 pub struct TestRelay {
     pub ports: Vec<TestPort>,
     pub counters: Arc<RelayCounters>,
@@ -24,7 +24,7 @@ pub struct TestRelay {
 }
 
 impl TestRelay {
-    /// Starts a relay with `shards` ports for shards and one for control.
+    /// Starts a relay with `shards` ports for shards and one for the admin thread.
     pub fn start(options: Options, shards: usize) -> Self {
         Self::try_start(options, shards).unwrap()
     }

@@ -1,4 +1,4 @@
-//! What ports (shards, control) and the relay say to each other.
+//! What ports (shards, the admin thread) and the relay say to each other.
 
 use std::sync::Arc;
 
@@ -16,7 +16,7 @@ pub enum JoinError {
     TooManyRooms,
 }
 
-/// From a port (a shard, or control) to the relay.
+/// From a port (a shard, or the admin thread) to the relay.
 #[derive(Debug)]
 pub enum ToRelay {
     /// The shard wants the room; [`ToShard::Joined`] or [`ToShard::Refused`] answers, exactly once each.

@@ -51,7 +51,7 @@ pub struct Relay<M> {
 }
 
 impl<M: Mailbox> Relay<M> {
-    /// A relay with a port for each outlet, the last of which is control's. A publication that the broker has not taken after
+    /// A relay with a port for each outlet, the last of which is the admin thread's. A publication that the broker has not taken after
     /// `max_age` is given up.
     pub fn new(outlets: Vec<Outlet<M>>, bounds: Bounds, max_age: Duration, counters: Arc<RelayCounters>) -> Self {
         Self { router: Router::new(outlets, Interest::new(bounds), counters), publishes: PublishQueue::new(max_age) }

@@ -1,9 +1,9 @@
 //! A set of ports, small enough to sit in every room's entry.
 
-/// Names a port: its position in what `relay::start` hands out. Shards first, control last.
+/// Names a port: its position in what `relay::start` hands out. Shards first, the admin thread last.
 pub type PortIndex = u16;
 
-/// Ports of one node at most: 256 shards and control.
+/// Ports of one node at most: 256 shards and the admin thread.
 pub const MAX_PORTS: usize = 257;
 
 const WORDS: usize = MAX_PORTS.div_ceil(64);

@@ -104,7 +104,7 @@ impl<M: Mailbox> Router<M> {
         }
     }
 
-    /// Tells a gap of all rooms to every shard. The last port is control's, which has no rooms.
+    /// Tells a gap of all rooms to every shard. The last port is the admin thread's, which has no rooms.
     pub(super) fn tell_gap_to_all(&mut self, reason: GapReason) {
         let shards = self.outlets.len().saturating_sub(1);
         for outlet in &mut self.outlets[..shards] {

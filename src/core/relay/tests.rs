@@ -55,13 +55,13 @@ impl Broker for Asked {
     }
 }
 
-/// A relay with the ports of one shard and of control, and the ends that they read.
+/// A relay with the ports of one shard and of the admin thread, and the ends that they read.
 fn relay() -> (Relay<test_mailbox::TestMailbox>, [Reader; 2], Arc<RelayCounters>) {
     let counters = Arc::new(RelayCounters::default());
-    let [shard, control] = [(); 2].map(|()| mailbox(16 + limits::MAILBOX_RESERVE));
-    let outlets = vec![Outlet::new(shard.0, 16), Outlet::new(control.0, 16)];
+    let [shard, admin] = [(); 2].map(|()| mailbox(16 + limits::MAILBOX_RESERVE));
+    let outlets = vec![Outlet::new(shard.0, 16), Outlet::new(admin.0, 16)];
     let bounds = Bounds { confirm_within: MAX_AGE, linger: Duration::ZERO, rooms: 1 };
-    (Relay::new(outlets, bounds, MAX_AGE, counters.clone()), [shard.1, control.1], counters)
+    (Relay::new(outlets, bounds, MAX_AGE, counters.clone()), [shard.1, admin.1], counters)
 }
 
 fn apply(relay: &mut Relay<test_mailbox::TestMailbox>, broker: &mut Asked, now: Instant) {
@@ -152,8 +152,8 @@ fn the_node_says_once_that_it_has_all_the_rooms_that_it_may_have() {
 
 #[test]
 fn control_is_told_no_gap_because_it_has_no_rooms() {
-    let (mut relay, [shard, control], counters) = relay();
+    let (mut relay, [shard, admin], counters) = relay();
     relay.lost(None, GapReason::Broker, 3);
-    assert_eq!((items(&shard).len(), items(&control).len()), (1, 0));
+    assert_eq!((items(&shard).len(), items(&admin).len()), (1, 0));
     assert_eq!(counters.dropped[DropReason::Broker as usize].value(), 3);
 }

@@ -138,7 +138,7 @@ impl Options {
     }
 }
 
-/// Starts a relay with one port for each waker: the shards', then control's.
+/// Starts a relay with one port for each waker: the shards', then the admin thread's.
 ///
 /// # Errors
 /// No port or too many, no eventfd, no thread, or broker settings that cannot work (a file that cannot be read, a URL that

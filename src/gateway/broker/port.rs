@@ -1,4 +1,4 @@
-//! The ports of a relay: the shards' and control's end of it, and the relay's end of their mailboxes.
+//! The ports of a relay: the shards' and the admin thread's end of it, and the relay's end of their mailboxes.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use tidegate_core::limits::{self, Limits};
 use tidegate_core::relay::ports::PortIndex;
 use tidegate_core::relay::{Mailbox, Outlet, ToRelay, ToShard};
 
-/// One end of the relay: a shard's, or (the last one) control's, which publishes and gets acknowledgements only.
+/// One end of the relay: a shard's, or (the last one) the admin thread's, which publishes and gets acknowledgements only.
 ///
 /// The reader of `from_relay` releases what each item is charged with: [`ToShard::pinned_bytes`]. Requests go in by way of
 /// [`Port::ask`], which charges them; the relay releases them.

@@ -33,7 +33,7 @@ pub struct Held<'a> {
 }
 
 impl LocalBus {
-    /// A bus with this many ports, the last of which is control's. Its relay thread has not run yet.
+    /// A bus with this many ports, the last of which is the admin thread's. Its relay thread has not run yet.
     ///
     /// # Errors
     /// No eventfd.

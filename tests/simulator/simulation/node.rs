@@ -32,8 +32,8 @@ pub struct Node {
     pub seats: Vec<Seat>,
     pub relay: Relay,
     pub relay_counters: Arc<RelayCounters>,
-    /// Control's port, which nothing is published through.
-    _control: Port,
+    /// The admin thread's port, which nothing is published through.
+    _admin: Port,
 }
 
 impl Node {
@@ -43,7 +43,7 @@ impl Node {
         let relay_counters = Arc::new(RelayCounters::default());
         let state = NodeState::new(relay_counters.clone(), false);
         let (mut ports, relay) = Relay::new(&options.limits, plan, SHARDS + 1, relay_counters.clone());
-        let control = ports.pop().expect("control's port is the last");
+        let admin = ports.pop().expect("the admin thread's port is the last");
         let seats = ports.into_iter().enumerate().map(|(n, port)| {
             let net = Net::new(Dice::new(seed.wrapping_add(n as u64)), !seed.is_multiple_of(3));
             let net = Rc::new(RefCell::new(net));
@@ -52,7 +52,7 @@ impl Node {
             let shard = Shard::new(SimWire(net.clone()), Arc::new(settings), counters[n].clone(), seed);
             Seat { shard, net, counters: counters[n].clone(), port }
         });
-        Self { seats: seats.collect(), relay, relay_counters, _control: control }
+        Self { seats: seats.collect(), relay, relay_counters, _admin: admin }
     }
 
     pub fn drain(&mut self) {
