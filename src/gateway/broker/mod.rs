@@ -8,7 +8,7 @@
 //! | `locked`, `runtime` | where the turns run: on the calling thread under the relay's lock, or on a runtime of the relay's thread |
 //! | `port`, `thread` | the shards' end of the relay; the relay's thread |
 //!
-//! A new broker is a module that implements [`Broker`] and [`Start`], and a line in the table below: see
+//! A new broker is a module that implements [`Broker`] and `Start`, and a line in the table below: see
 //! `docs/new-broker.md`. The interface and everything that brokers have in common is in [`tidegate_core::relay`].
 
 mod local;
