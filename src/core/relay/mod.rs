@@ -87,17 +87,22 @@ impl<M: Mailbox> Relay<M> {
     /// Passes on to the broker what requests, timeouts and the broker's own news asked of it, and as many publications as it
     /// takes.
     pub fn apply<B: Broker>(&mut self, broker: &mut B, cx: &mut Context<'_>, now: Instant) {
-        while let Some(order) = self.router.poll_order() {
-            match order {
-                Order::Subscribe(key, room) => broker.subscribe(key, &room, now, self),
-                Order::Unsubscribe(key) => broker.unsubscribe(key),
-            }
-        }
+        self.apply_orders(broker, now);
         while let Some(item) = self.publishes.pop() {
             match broker.publish(cx, item, now, self) {
                 Ok(()) => self.router.counters.messages_out.add(1),
                 Err(NotTaken::Busy(item)) => return self.publishes.hand_back(item),
                 Err(NotTaken::Refused(ticket)) => self.give_up(ticket),
+            }
+        }
+    }
+
+    /// The same without publications: what [`Broker::flush`] told may ask for it, when it is too late to publish in this turn.
+    pub fn apply_orders<B: Broker>(&mut self, broker: &mut B, now: Instant) {
+        while let Some(order) = self.router.poll_order() {
+            match order {
+                Order::Subscribe(key, room) => broker.subscribe(key, &room, now, self),
+                Order::Unsubscribe(key) => broker.unsubscribe(key),
             }
         }
     }

@@ -111,6 +111,7 @@ impl<B: Broker> Service<B> {
         self.relay.handle_timeout(now);
         self.relay.apply(&mut self.broker, cx, now);
         self.broker.flush(cx, now, &mut self.relay);
+        self.relay.apply_orders(&mut self.broker, now);
         self.relay.wake_ports();
         if self.relay.take_full() {
             let rooms = self.relay.interest().len();
@@ -150,5 +151,78 @@ impl<B: Broker> Service<B> {
         let tick = if self.relay.is_behind() { now + FULL_MAILBOX_TICK } else { self.next_measure };
         let others = [self.relay.poll_timeout(), self.broker.next_deadline(), self.stop_deadline];
         others.into_iter().flatten().fold(tick, Instant::min)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::task::{Poll, Waker as TaskWaker};
+
+    use super::*;
+    use crate::broker::port::Ends;
+    use crate::limits::Limits;
+    use crate::mailbox::Waker;
+    use crate::model::RoomName;
+    use crate::relay::interest::{Bounds, RoomKey};
+    use crate::relay::publish_queue::Outgoing;
+    use crate::relay::{JoinError, NotTaken, ToRelay};
+
+    /// Refuses every subscription when it comes to send it.
+    #[derive(Default)]
+    struct Refusing {
+        unsent: Vec<RoomKey>,
+        ended: Vec<RoomKey>,
+    }
+
+    impl Broker for Refusing {
+        const NAME: &'static str = "refusing";
+        const NEEDS_RUNTIME: bool = true;
+
+        fn poll<S: Sink>(&mut self, _: &mut Context<'_>, _: Instant, _: &mut S) {}
+
+        fn subscribe<S: Sink>(&mut self, key: RoomKey, _: &RoomName, _: Instant, _: &mut S) {
+            self.unsent.push(key);
+        }
+
+        fn unsubscribe(&mut self, key: RoomKey) {
+            self.ended.push(key);
+        }
+
+        fn publish<S: Sink>(
+            &mut self,
+            _: &mut Context<'_>,
+            item: Outgoing,
+            _: Instant,
+            _: &mut S,
+        ) -> Result<(), NotTaken> {
+            Err(NotTaken::Busy(item))
+        }
+
+        fn flush<S: Sink>(&mut self, _: &mut Context<'_>, _: Instant, sink: &mut S) {
+            self.unsent.drain(..).for_each(|key| sink.refused(key));
+        }
+
+        fn next_deadline(&self) -> Option<Instant> {
+            None
+        }
+
+        fn poll_finish<S: Sink>(&mut self, _: &mut Context<'_>, _: Duration, _: &mut S) -> Poll<()> {
+            Poll::Ready(())
+        }
+    }
+
+    #[test]
+    fn a_subscription_that_is_refused_when_it_is_sent_is_ended_in_the_same_turn() {
+        let (shared, now, limits) = (Arc::new(Shared::new(Waker::new().unwrap())), Instant::now(), Limits::default());
+        let mut ends = Ends::new(&limits, vec![Waker::new().unwrap()], &shared);
+        let bounds = Bounds { confirm_within: limits.fence_deadline, linger: limits.linger, rooms: usize::MAX };
+        let relay = Relay::new(ends.outlets, bounds, limits.fence_deadline, Arc::default());
+        let mut service = Service::new(relay, Refusing::default(), ends.requests, shared, now);
+        assert!(ends.ports[0].ask(ToRelay::Subscribe("lobby".into())).is_ok());
+        let next = service.turn(&mut Context::from_waker(TaskWaker::noop()), now);
+        assert!(matches!(next, Next::Sleep(_)));
+        assert_eq!(service.broker.ended.len(), 1);
+        let told = ends.ports[0].from_relay.pop();
+        assert!(matches!(told, Some(ToShard::Refused(_, JoinError::Unconfirmed))), "{told:?}");
     }
 }
