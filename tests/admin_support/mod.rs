@@ -268,7 +268,7 @@ pub struct Subscriber {
 impl Subscriber {
     pub fn join(&mut self, room: &str) {
         assert!(self.port.ask(ToRelay::Subscribe(room.into())).is_ok());
-        self.port.flush();
+        self.port.flush(Instant::now());
         assert!(matches!(self.next(), ToShard::Joined(_)));
     }
 

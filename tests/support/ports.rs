@@ -76,11 +76,11 @@ impl TestPort {
         let deadline = Instant::now() + PATIENCE;
         while let Err(back) = self.port.ask(request) {
             assert!(Instant::now() < deadline, "the relay takes no requests");
-            self.port.flush();
+            self.port.flush(Instant::now());
             std::thread::yield_now();
             request = back;
         }
-        self.port.flush();
+        self.port.flush(Instant::now());
     }
 
     /// Asks for a room without waiting for the answer.

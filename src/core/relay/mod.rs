@@ -89,10 +89,31 @@ impl<M: Mailbox> Relay<M> {
     pub fn apply<B: Broker>(&mut self, broker: &mut B, cx: &mut Context<'_>, now: Instant) {
         self.apply_orders(broker, now);
         while let Some(item) = self.publishes.pop() {
-            match broker.publish(cx, item, now, self) {
-                Ok(()) => self.router.counters.messages_out.add(1),
-                Err(NotTaken::Busy(item)) => return self.publishes.hand_back(item),
-                Err(NotTaken::Refused(ticket)) => self.give_up(ticket),
+            if !self.publish(item, broker, cx, now) {
+                return;
+            }
+        }
+    }
+
+    /// [`Relay::handle_request`] and [`Relay::apply`] in one, for a broker that answers before a call returns: a publication then
+    /// goes through no queue.
+    #[inline]
+    pub fn execute<B: Broker>(
+        &mut self,
+        port: PortIndex,
+        request: ToRelay,
+        broker: &mut B,
+        cx: &mut Context<'_>,
+        now: Instant,
+    ) {
+        match request {
+            ToRelay::Publish(publication, token) if self.publishes.is_empty() => {
+                let ticket = token.map(|token| Ticket { port, token });
+                self.publish(Outgoing { publication, ticket, since: now }, broker, cx, now);
+            }
+            request => {
+                self.handle_request(port, request, now);
+                self.apply(broker, cx, now);
             }
         }
     }
@@ -141,6 +162,20 @@ impl<M: Mailbox> Relay<M> {
         self.router.take_full()
     }
 
+    /// Offers a publication to the broker. Says whether the next one may follow.
+    #[inline]
+    fn publish<B: Broker>(&mut self, item: Outgoing, broker: &mut B, cx: &mut Context<'_>, now: Instant) -> bool {
+        match broker.publish(cx, item, now, self) {
+            Ok(()) => self.router.counters.messages_out.add(1),
+            Err(NotTaken::Refused(ticket)) => self.give_up(ticket),
+            Err(NotTaken::Busy(item)) => {
+                self.publishes.hand_back(item);
+                return false;
+            }
+        }
+        true
+    }
+
     /// A publication goes no further: the broker did not take it.
     fn give_up(&mut self, ticket: Option<Ticket>) {
         self.router.dropped(DropReason::Unavailable, 1);
@@ -175,6 +210,7 @@ impl<M: Mailbox> Sink for Relay<M> {
         self.router.refuse(key);
     }
 
+    #[inline]
     fn message(&mut self, key: RoomKey, publication: Publication) {
         self.router.deliver(key, publication);
     }

@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
@@ -100,7 +100,7 @@ impl Publisher {
             let taken = port.ask(ToRelay::Publish(publication, Some(token))).is_ok();
             self.awaited.borrow_mut().insert(token, if taken { None } else { Some(None) });
         }
-        port.flush();
+        port.flush(Instant::now());
         Awaited { publisher: self, tokens }
     }
 }

@@ -34,9 +34,9 @@ impl<B: Broker> Locked<B> {
 
     /// Serves a port on the calling thread. Says whether something is left to the relay's thread: another thread holds the lock,
     /// or it was too much.
-    pub(super) fn serve(&self, port: PortIndex) -> bool {
+    pub(super) fn serve(&self, port: PortIndex, now: Instant) -> bool {
         let left = match self.service.try_lock() {
-            Ok(mut service) => service.serve(port, &mut no_task(), Instant::now()),
+            Ok(mut service) => service.serve(port, &mut no_task(), now),
             Err(_) => true,
         };
         if left {
@@ -99,7 +99,7 @@ mod tests {
         let locked = Locked::new(Service::new(relay, Local, Default::default(), shared.clone(), now));
         let other_thread = locked.lock();
         shared.waker.will_sleep();
-        assert!(locked.serve(0));
+        assert!(locked.serve(0, now));
         assert!(shared.waker.clear());
         drop(other_thread);
     }

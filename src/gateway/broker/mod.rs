@@ -100,8 +100,8 @@ macro_rules! brokers {
         impl Server {
             /// See [`Locked::serve`].
             #[inline]
-            fn serve(&self, port: PortIndex) -> bool {
-                match self { $(Self::$local(locked) => locked.serve(port)),* }
+            fn serve(&self, port: PortIndex, now: Instant) -> bool {
+                match self { $(Self::$local(locked) => locked.serve(port, now)),* }
             }
         }
     };

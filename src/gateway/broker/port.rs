@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::Server;
 use super::thread::Shared;
@@ -44,10 +45,10 @@ impl Port {
     }
 
     /// Has what was put in served: on the local bus at once, by the calling thread, if it can. Says whether it is left to the
-    /// relay's thread, which was woken.
-    pub fn flush(&mut self) -> bool {
+    /// relay's thread, which was woken. `now` may be as old as the caller's turn.
+    pub fn flush(&mut self, now: Instant) -> bool {
         match &self.server {
-            Some((server, port)) => server.serve(*port),
+            Some((server, port)) => server.serve(*port, now),
             None => {
                 self.to_relay.wake();
                 true
@@ -89,6 +90,7 @@ impl Requests {
     }
 
     /// Takes a port's oldest request.
+    #[inline]
     pub(super) fn pop(&mut self, port: PortIndex) -> Option<ToRelay> {
         let mailbox = &mut self.0[usize::from(port)];
         let request = mailbox.pop()?;

@@ -64,21 +64,27 @@ impl<B: Broker> Service<B> {
     pub(super) fn take_requests(&mut self, port: PortIndex, cx: &mut Context<'_>, now: Instant) -> bool {
         for _ in 0..REQUESTS_PER_TURN {
             let Some(request) = self.requests.pop(port) else { return false };
-            self.relay.handle_request(port, request, now);
-            if !B::NEEDS_RUNTIME {
-                self.relay.apply(&mut self.broker, cx, now);
+            if B::NEEDS_RUNTIME {
+                self.relay.handle_request(port, request, now);
+            } else {
+                self.relay.execute(port, request, &mut self.broker, cx, now);
             }
         }
         !self.requests.is_empty_at(port)
     }
 
-    /// Serves one port: what the thread that asks does under the relay's lock. Says whether something is left to the relay's
-    /// thread.
+    /// Serves one port: what the thread that asks does under the relay's lock, with a broker that answers at once and so has nothing
+    /// to flush. Says whether something is left to the relay's thread.
     pub(super) fn serve(&mut self, port: PortIndex, cx: &mut Context<'_>, now: Instant) -> bool {
         // The relay's thread looks often while a port is behind, and need be told only that it begins.
         let was_behind = self.relay.is_behind();
         let more = self.take_requests(port, cx, now);
-        self.end_batch(cx, now);
+        // A room that the port left ends now: it does not linger.
+        if self.relay.poll_timeout().is_some_and(|at| at <= now) {
+            self.relay.handle_timeout(now);
+            self.relay.apply_orders(&mut self.broker, now);
+        }
+        self.relay.wake_ports();
         more || !was_behind && self.relay.is_behind()
     }
 

@@ -175,14 +175,14 @@ async fn turn<D: Driver>(
                 shard.note_handled(now.elapsed().as_nanos() as u64);
             }
             take_deliveries(&mut shard, &mut port);
-            hand_over(&mut shard, &mut port);
+            hand_over(&mut shard, &mut port, now);
             // Once more: what the local bus gives back at once is fanned out in this turn.
             take_deliveries(&mut shard, &mut port);
             while let Some(command) = commands.pop() {
                 shard.handle_command(command);
             }
             fan_out(&mut shard);
-            hand_over(&mut shard, &mut port);
+            hand_over(&mut shard, &mut port, now);
             if let Some(error) = shard.driver().failure() {
                 return Err(error);
             }
@@ -252,7 +252,7 @@ fn fan_out<D: Driver>(shard: &mut Shard<D>) {
 ///
 /// What is left to the relay's thread may wait for the shard's core. While the shard has work of its own it lets the relay run
 /// first, or what one client says would wait for the end of a broadcast to others.
-fn hand_over<D: Driver>(shard: &mut Shard<D>, port: &mut Port) {
+fn hand_over<D: Driver>(shard: &mut Shard<D>, port: &mut Port, now: Instant) {
     let mut any = false;
     while let Some(item) = shard.poll_relay() {
         if let Err(item) = port.ask(item) {
@@ -261,7 +261,7 @@ fn hand_over<D: Driver>(shard: &mut Shard<D>, port: &mut Port) {
         }
         any = true;
     }
-    if any && port.flush() && shard.has_work() {
+    if any && port.flush(now) && shard.has_work() {
         std::thread::yield_now();
     }
 }

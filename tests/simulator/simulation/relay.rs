@@ -82,7 +82,8 @@ impl Relay {
     /// A port has its requests taken, if the lock is free.
     pub fn flush(&mut self, n: usize, port: &mut Port, dice: &mut Dice, oracle: &mut Oracle) {
         let Self::Local(local) = self else {
-            port.flush();
+            // The relay's thread has its turns.
+            port.flush(Instant::now());
             return;
         };
         if dice.percent(local.contention_percent) {
@@ -91,9 +92,9 @@ impl Relay {
         if local.is_held() {
             local.contended += 1;
             let _held = local.bus.hold();
-            assert!(port.flush(), "requests were served under a lock that another thread holds");
+            assert!(port.flush(local.now), "requests were served under a lock that another thread holds");
         } else {
-            port.flush();
+            port.flush(local.now);
         }
         local.note_taken(n, oracle);
     }
