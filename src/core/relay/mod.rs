@@ -42,7 +42,7 @@ use crate::model::{AckLevel, GapReason, Publication};
 use interest::{Bounds, Interest, RoomKey};
 use ports::PortIndex;
 use publish_queue::{Outgoing, PublishQueue, Ticket};
-use router::{Order, Router};
+use router::{BrokerEffect, Router};
 
 /// The router with the ports' mailboxes, and the publications that wait for the broker.
 pub struct Relay<M> {
@@ -87,7 +87,7 @@ impl<M: Mailbox> Relay<M> {
     /// Passes on to the broker what requests, timeouts and the broker's own news asked of it, and as many publications as it
     /// takes.
     pub fn apply<B: Broker>(&mut self, broker: &mut B, cx: &mut Context<'_>, now: Instant) {
-        self.apply_orders(broker, now);
+        self.apply_effects(broker, now);
         while let Some(item) = self.publishes.pop() {
             if !self.publish(item, broker, cx, now) {
                 return;
@@ -119,11 +119,11 @@ impl<M: Mailbox> Relay<M> {
     }
 
     /// The same without publications: what [`Broker::flush`] told may ask for it, when it is too late to publish in this turn.
-    pub fn apply_orders<B: Broker>(&mut self, broker: &mut B, now: Instant) {
-        while let Some(order) = self.router.poll_order() {
-            match order {
-                Order::Subscribe(key, room) => broker.subscribe(key, &room, now, self),
-                Order::Unsubscribe(key) => broker.unsubscribe(key),
+    pub fn apply_effects<B: Broker>(&mut self, broker: &mut B, now: Instant) {
+        while let Some(effect) = self.router.poll_broker_effect() {
+            match effect {
+                BrokerEffect::Subscribe(key, room) => broker.subscribe(key, &room, now, self),
+                BrokerEffect::Unsubscribe(key) => broker.unsubscribe(key),
             }
         }
     }

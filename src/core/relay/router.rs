@@ -16,7 +16,7 @@ use crate::model::{GapReason, Publication, RoomName};
 
 /// What the broker has to do.
 #[derive(Debug)]
-pub(super) enum Order {
+pub(super) enum BrokerEffect {
     /// Subscribe the room, then confirm it.
     Subscribe(RoomKey, RoomName),
     /// End the room's subscription.
@@ -28,22 +28,22 @@ pub(super) struct Router<M> {
     pub(super) interest: Interest,
     pub(super) counters: Arc<RelayCounters>,
     outlets: Vec<Outlet<M>>,
-    orders: VecDeque<Order>,
+    broker_effects: VecDeque<BrokerEffect>,
     /// Ports with something that did not fit.
     behind: bool,
     full: Full,
 }
 
-/// Whether the node has had all the rooms that it may have: told once.
+/// Whether a room was refused because the node has all the rooms that it may have: logged once.
 enum Full {
     Never,
-    Untold,
-    Told,
+    Unlogged,
+    Logged,
 }
 
 impl<M: Mailbox> Router<M> {
     pub(super) fn new(outlets: Vec<Outlet<M>>, interest: Interest, counters: Arc<RelayCounters>) -> Self {
-        Self { interest, counters, outlets, orders: VecDeque::new(), behind: false, full: Full::Never }
+        Self { interest, counters, outlets, broker_effects: VecDeque::new(), behind: false, full: Full::Never }
     }
 
     /// A port wants a room.
@@ -77,8 +77,8 @@ impl<M: Mailbox> Router<M> {
     }
 
     /// The next thing that the broker has to do.
-    pub(super) fn poll_order(&mut self) -> Option<Order> {
-        self.orders.pop_front()
+    pub(super) fn poll_broker_effect(&mut self) -> Option<BrokerEffect> {
+        self.broker_effects.pop_front()
     }
 
     /// Hands a publication to every port that subscribed the room, once.
@@ -152,11 +152,11 @@ impl<M: Mailbox> Router<M> {
 
     /// Whether a room was refused because there are too many; says so once.
     pub(super) fn take_full(&mut self) -> bool {
-        let untold = matches!(self.full, Full::Untold);
-        if untold {
-            self.full = Full::Told;
+        let unlogged = matches!(self.full, Full::Unlogged);
+        if unlogged {
+            self.full = Full::Logged;
         }
-        untold
+        unlogged
     }
 
     /// Answers the ports, and keeps what the broker has to do.
@@ -166,8 +166,8 @@ impl<M: Mailbox> Router<M> {
                 Effect::Joined(port, room) => self.tell(port, ToShard::Joined(room)),
                 Effect::Refused(port, room, error) => self.refuse_port(port, room, error),
                 Effect::Revoked(port, room) => self.tell(port, ToShard::Revoked(room)),
-                Effect::Subscribe(key, room) => self.orders.push_back(Order::Subscribe(key, room)),
-                Effect::Unsubscribe(key) => self.orders.push_back(Order::Unsubscribe(key)),
+                Effect::Subscribe(key, room) => self.broker_effects.push_back(BrokerEffect::Subscribe(key, room)),
+                Effect::Unsubscribe(key) => self.broker_effects.push_back(BrokerEffect::Unsubscribe(key)),
             }
         }
         self.counters.subscriptions.set(self.interest.len() as u64);
@@ -175,7 +175,7 @@ impl<M: Mailbox> Router<M> {
 
     fn refuse_port(&mut self, port: PortIndex, room: RoomName, error: JoinError) {
         if error == JoinError::TooManyRooms && matches!(self.full, Full::Never) {
-            self.full = Full::Untold;
+            self.full = Full::Unlogged;
         }
         self.tell(port, ToShard::Refused(room, error));
     }

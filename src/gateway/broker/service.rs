@@ -82,7 +82,7 @@ impl<B: Broker> Service<B> {
         // A room that the port left ends now: it does not linger.
         if self.relay.poll_timeout().is_some_and(|at| at <= now) {
             self.relay.handle_timeout(now);
-            self.relay.apply_orders(&mut self.broker, now);
+            self.relay.apply_effects(&mut self.broker, now);
         }
         self.relay.wake_ports();
         more || !was_behind && self.relay.is_behind()
@@ -90,7 +90,7 @@ impl<B: Broker> Service<B> {
 
     /// One turn of the relay's thread.
     pub(super) fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Next {
-        // Read before the turn: what was asked before the order to stop is then seen by it.
+        // Read before the turn: what was asked before the relay was told to stop is then seen by it.
         let stopping = self.shared.must_stop();
         self.broker.poll(cx, now, &mut self.relay);
         self.relay.wake_ports();
@@ -117,7 +117,7 @@ impl<B: Broker> Service<B> {
         self.relay.handle_timeout(now);
         self.relay.apply(&mut self.broker, cx, now);
         self.broker.flush(cx, now, &mut self.relay);
-        self.relay.apply_orders(&mut self.broker, now);
+        self.relay.apply_effects(&mut self.broker, now);
         self.relay.wake_ports();
         if self.relay.take_full() {
             let rooms = self.relay.interest().len();
@@ -135,7 +135,7 @@ impl<B: Broker> Service<B> {
         }
     }
 
-    /// Whether everything that was asked before the order to stop has been done, or the time for it is over.
+    /// Whether everything that was asked before the relay was told to stop has been done, or the time for it is over.
     fn is_finished(&mut self, cx: &mut Context<'_>, now: Instant) -> bool {
         let deadline = *self.stop_deadline.get_or_insert(now + limits::RELAY_STOP_DEADLINE);
         let left = deadline.saturating_duration_since(now);
