@@ -153,7 +153,7 @@ pub struct DrainArgs {
     #[command(flatten)]
     pub node: NodeArgs,
     /// Give up after this time, exit code 1
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = crate::gateway::config::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = tidegate_core::setting::parse_duration)]
     pub timeout: Duration,
 }
 

@@ -165,13 +165,13 @@ mod tests {
     use std::task::{Poll, Waker as TaskWaker};
 
     use super::*;
-    use crate::broker::port::Ends;
-    use crate::limits::Limits;
-    use crate::mailbox::Waker;
-    use crate::model::RoomName;
-    use crate::relay::interest::{Bounds, RoomKey};
-    use crate::relay::publish_queue::Outgoing;
-    use crate::relay::{JoinError, NotTaken, ToRelay};
+    use crate::gateway::broker::port::Ends;
+    use crate::gateway::mailbox::Waker;
+    use tidegate_core::limits::Limits;
+    use tidegate_core::model::RoomName;
+    use tidegate_core::relay::interest::{Bounds, RoomKey};
+    use tidegate_core::relay::publish_queue::Outgoing;
+    use tidegate_core::relay::{JoinError, NotTaken, ToRelay};
 
     /// Refuses every subscription when it comes to send it.
     #[derive(Default)]
