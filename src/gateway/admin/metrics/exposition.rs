@@ -177,3 +177,63 @@ fn histogram(counts: &[u64; BUCKETS_NS.len() + 1], sum: f64) -> HistogramValue {
     value.set_sample_sum(sum);
     value
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus::TextEncoder;
+
+    use super::*;
+    use crate::counters::{DropReason, RelayCounters, ShardCounters};
+
+    fn scrape(shards: &[&ShardCounters], relay: &RelayCounters) -> String {
+        let mut exposition = Exposition::default();
+        exposition.add(shards);
+        exposition.add(&[relay]);
+        TextEncoder::new().encode_to_string(&exposition.families()).unwrap()
+    }
+
+    #[track_caller]
+    fn assert_samples(text: &str, samples: &[&str]) {
+        for sample in samples {
+            assert!(text.lines().any(|line| line == *sample), "no {sample} in\n{text}");
+        }
+    }
+
+    #[test]
+    fn shards_are_added_up_or_the_largest_counts_or_each_has_its_label() {
+        let (one, two) = (ShardCounters::default(), ShardCounters::default());
+        for (shard, number) in [(&one, 3), (&two, 4)] {
+            shard.connections.set(number);
+            shard.outbox_max_bytes.set(number);
+            shard.loop_lag_ns.set(number * 500_000_000);
+            shard.messages_in[1].set(number);
+            shard.handshake_duration.record(2_000_000, number);
+        }
+        let text = scrape(&[&one, &two], &RelayCounters::default());
+        assert_samples(&text, &["ws_connections_active 7", "ws_connected_clients 7", "ws_outbox_max_bytes 4"]);
+        assert_samples(&text, &["ws_shard_connections{shard=\"0\"} 3", "ws_shard_connections{shard=\"1\"} 4"]);
+        assert_samples(&text, &["ws_loop_lag_seconds{shard=\"0\"} 1.5", "ws_loop_lag_seconds{shard=\"1\"} 2"]);
+        assert_samples(&text, &["ws_messages_total{direction=\"inbound\",type=\"leave\"} 7"]);
+        assert_samples(&text, &["ws_handshake_duration_seconds_bucket{le=\"0.001\"} 0"]);
+        assert_samples(&text, &["ws_handshake_duration_seconds_bucket{le=\"0.0025\"} 7"]);
+        assert_samples(&text, &["ws_handshake_duration_seconds_sum 0.014", "ws_handshake_duration_seconds_count 7"]);
+    }
+
+    #[test]
+    fn what_the_relay_dropped_is_added_to_what_the_shards_dropped() {
+        let (shard, relay) = (ShardCounters::default(), RelayCounters::default());
+        shard.dropped[DropReason::Mailbox as usize].set(2);
+        relay.dropped[DropReason::Mailbox as usize].set(5);
+        relay.dropped[DropReason::Broker as usize].set(1);
+        let text = scrape(&[&shard], &relay);
+        assert_samples(&text, &["ws_dropped_total{reason=\"mailbox\"} 7", "ws_dropped_total{reason=\"broker\"} 1"]);
+        assert_eq!(text.matches("# TYPE ws_dropped_total counter").count(), 1);
+    }
+
+    #[test]
+    fn a_family_without_a_sample_is_left_out_because_the_encoder_refuses_it() {
+        let text = scrape(&[&ShardCounters::default()], &RelayCounters::default());
+        assert!(!text.contains("ws_relay_mailbox_depth"), "{text}");
+        assert!(!scrape(&[], &RelayCounters::default()).contains("ws_shard_connections"));
+    }
+}
