@@ -238,13 +238,13 @@ fn obey(number: usize, kind: Shard, command: Command, counters: &ShardCounters) 
         Command::Drain { .. } if kind == Shard::Fragile => panic!("this shard is fragile"),
         Command::Drain { .. } if kind != Shard::Clinging => counters.connections.set(0),
         Command::Refuse | Command::Stop | Command::Drain { .. } => {}
-        Command::Rooms { limit, answer } => {
+        Command::Rooms { limit, reply } => {
             let room = |name: &str, publications| RoomInfo { room: name.to_owned(), members: 2, publications };
             let mut rooms = vec![room("lobby", 9), room(&format!("shard-{number}"), 1)];
             rooms.truncate(limit);
-            answer(rooms);
+            reply(rooms);
         }
-        Command::Connections { by_outbox, limit, answer } => {
+        Command::Connections { by_outbox, limit, reply } => {
             let info = |index: usize| ConnectionInfo {
                 id: format!("{NODE:08x}{number:02x}{index:06x}00000001"),
                 state: "open",
@@ -253,9 +253,9 @@ fn obey(number: usize, kind: Shard, command: Command, counters: &ShardCounters) 
                 outbox_bytes: if by_outbox { 100 * index + number } else { 0 },
                 peer: String::from("127.0.0.1:5000"),
             };
-            answer((0..3).map(info).rev().take(limit).collect());
+            reply((0..3).map(info).rev().take(limit).collect());
         }
-        Command::Close { id, answer } => answer(id.index == 1),
+        Command::Close { id, reply } => reply(id.index == 1),
     }
 }
 

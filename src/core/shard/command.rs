@@ -1,6 +1,6 @@
-//! Commands from the admin side: drain, stop, and questions about rooms and connections.
+//! Commands from the admin side: drain, stop, and queries of rooms and connections.
 //!
-//! A question carries the function that takes its answer; dropped without a call, there is none.
+//! A query carries the function that takes its reply; dropped without a call, there is none.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -12,8 +12,8 @@ use crate::conn::{Entry, State, Token, ticks};
 use crate::model::ConnectionId;
 use crate::shard::driver::Driver;
 
-/// Takes one answer, on the shard's thread: it must not block.
-pub type Answer<T> = Box<dyn FnOnce(T) + Send>;
+/// A one-shot reply: takes one value, on the shard's thread, and must not block.
+pub type Reply<T> = Box<dyn FnOnce(T) + Send>;
 
 /// What a shard is told to do.
 pub enum Command {
@@ -31,7 +31,7 @@ pub enum Command {
         /// At most this many.
         limit: usize,
         /// Takes the rooms, the busiest first.
-        answer: Answer<Vec<RoomInfo>>,
+        reply: Reply<Vec<RoomInfo>>,
     },
     /// Describe connections.
     Connections {
@@ -40,18 +40,18 @@ pub enum Command {
         /// At most this many.
         limit: usize,
         /// Takes the connections.
-        answer: Answer<Vec<ConnectionInfo>>,
+        reply: Reply<Vec<ConnectionInfo>>,
     },
     /// Close one connection.
     Close {
         /// The connection.
         id: ConnectionId,
         /// Takes whether it was there and open.
-        answer: Answer<bool>,
+        reply: Reply<bool>,
     },
 }
 
-/// Without the answers, which are functions.
+/// Without the replies, which are functions.
 impl fmt::Debug for Command {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -105,11 +105,11 @@ impl<D: Driver> Shard<D> {
                 self.admission.begin_drain(&self.turn, window);
             }
             Command::Stop => self.stopped = true,
-            Command::Rooms { limit, answer } => answer(self.rooms.busiest(&self.turn, limit)),
-            Command::Connections { by_outbox, limit, answer } => answer(self.list_connections(by_outbox, limit)),
-            Command::Close { id, answer } => {
+            Command::Rooms { limit, reply } => reply(self.rooms.busiest(&self.turn, limit)),
+            Command::Connections { by_outbox, limit, reply } => reply(self.list_connections(by_outbox, limit)),
+            Command::Close { id, reply } => {
                 let closed = self.close_by_id(id);
-                answer(closed);
+                reply(closed);
             }
         }
         self.settle();

@@ -133,16 +133,16 @@ fn limits(config: &Config) -> Value {
 }
 
 async fn rooms(supervisor: &Supervisor, limit: usize) -> Reply {
-    let answers = supervisor.ask_all(|answer| Command::Rooms { limit, answer }).await;
-    let missing = supervisor.shards.len() - answers.len();
-    Reply::json(200, &json!({"rooms": merged(answers, limit), "silentShards": missing}))
+    let replies = supervisor.ask_all(|reply| Command::Rooms { limit, reply }).await;
+    let missing = supervisor.shards.len() - replies.len();
+    Reply::json(200, &json!({"rooms": merged(replies, limit), "silentShards": missing}))
 }
 
 /// One list of rooms out of one per shard. Every shard with a member gets every publication, so members add up and
 /// publications do not.
-fn merged(answers: Vec<Vec<RoomInfo>>, limit: usize) -> Vec<RoomInfo> {
+fn merged(replies: Vec<Vec<RoomInfo>>, limit: usize) -> Vec<RoomInfo> {
     let mut by_name: HashMap<String, RoomInfo> = HashMap::new();
-    for info in answers.into_iter().flatten() {
+    for info in replies.into_iter().flatten() {
         match by_name.get_mut(&info.room) {
             Some(room) => {
                 room.members += info.members;
@@ -162,9 +162,9 @@ fn merged(answers: Vec<Vec<RoomInfo>>, limit: usize) -> Vec<RoomInfo> {
 }
 
 async fn connections(supervisor: &Supervisor, by_outbox: bool, limit: usize) -> Reply {
-    let answers = supervisor.ask_all(|answer| Command::Connections { by_outbox, limit, answer }).await;
-    let missing = supervisor.shards.len() - answers.len();
-    let mut connections: Vec<ConnectionInfo> = answers.into_iter().flatten().collect();
+    let replies = supervisor.ask_all(|reply| Command::Connections { by_outbox, limit, reply }).await;
+    let missing = supervisor.shards.len() - replies.len();
+    let mut connections: Vec<ConnectionInfo> = replies.into_iter().flatten().collect();
     if by_outbox {
         connections.sort_by(|a, b| b.outbox_bytes.cmp(&a.outbox_bytes).then_with(|| a.id.cmp(&b.id)));
     }
@@ -181,7 +181,7 @@ async fn close(supervisor: &Supervisor, id: ConnectionId) -> Result<Reply, Probl
         return Err(gone());
     }
     let shard = supervisor.shards.get(usize::from(id.shard)).ok_or_else(gone)?;
-    match supervisor.ask(shard, |answer| Command::Close { id, answer }).await {
+    match supervisor.ask(shard, |reply| Command::Close { id, reply }).await {
         Some(true) => Ok(Reply::json(200, &json!({"closed": id.to_string()}))),
         Some(false) => Err(gone()),
         None => Err(Problem::unavailable("the connection's shard did not answer in time; try again")),
@@ -219,7 +219,7 @@ mod tests {
 
     #[test]
     fn rooms_of_several_shards_become_one_list_with_the_busiest_first() {
-        let answers = vec![vec![room("b", 2, 5), room("a", 1, 9)], vec![room("b", 3, 4), room("c", 1, 5)]];
-        assert_eq!(merged(answers, 2), [room("a", 1, 9), room("b", 5, 5)]);
+        let replies = vec![vec![room("b", 2, 5), room("a", 1, 9)], vec![room("b", 3, 4), room("c", 1, 5)]];
+        assert_eq!(merged(replies, 2), [room("a", 1, 9), room("b", 5, 5)]);
     }
 }

@@ -94,7 +94,7 @@ impl Shard {
     fn ask<T: Send + 'static>(
         &self,
         waker: &Arc<Waker>,
-        command: impl FnOnce(command::Answer<T>) -> Command,
+        command: impl FnOnce(command::Reply<T>) -> Command,
     ) -> Receiver<T> {
         let (sender, receiver) = oneshot::channel(waker.clone());
         let mut commands = self.commands.borrow_mut();
@@ -144,14 +144,14 @@ impl Supervisor {
     pub(super) async fn ask<T: Send + 'static>(
         &self,
         shard: &Shard,
-        command: impl FnOnce(command::Answer<T>) -> Command,
+        command: impl FnOnce(command::Reply<T>) -> Command,
     ) -> Option<T> {
         let receiver = shard.ask(&self.waker, command);
         monoio::time::timeout(REPLY_DEADLINE, self.notify.until(|| receiver.poll())).await.ok().flatten()
     }
 
     /// Sends every shard a command that has a reply; the replies that came in time.
-    pub(super) async fn ask_all<T: Send + 'static>(&self, command: impl Fn(command::Answer<T>) -> Command) -> Vec<T> {
+    pub(super) async fn ask_all<T: Send + 'static>(&self, command: impl Fn(command::Reply<T>) -> Command) -> Vec<T> {
         let receivers: Vec<_> = self.shards.iter().map(|shard| shard.ask(&self.waker, &command)).collect();
         let mut replies: Vec<Option<Option<T>>> = receivers.iter().map(|_| None).collect();
         let complete = self.notify.until(|| {
