@@ -16,10 +16,10 @@ crate::on_both_drivers! {
     a_room_that_injects_reaches_no_broker
     a_million_joins_are_as_many_rooms_as_a_client_may_have
     ten_thousand_messages_at_once_are_cut_to_the_rate_and_told
-    a_message_over_the_limit_is_closed_with_1009_and_reaches_nobody
+    a_message_over_the_limit_is_closed_with_1009_and_reaches_no_member
     joining_and_leaving_twice_is_once
     leaving_while_messages_fly_neither_hangs_nor_doubles
-    who_comes_to_a_place_that_was_left_hears_nothing_of_the_one_before
+    a_connection_at_a_slot_that_was_freed_gets_nothing_of_its_predecessor
     what_was_bad_leaves_nothing_behind
 }
 
@@ -160,7 +160,7 @@ fn messages_at_once_are_cut_to_the_rate_and_told(driver: Driver, messages: usize
     reading.join().unwrap();
 }
 
-fn a_message_over_the_limit_is_closed_with_1009_and_reaches_nobody(driver: Driver) {
+fn a_message_over_the_limit_is_closed_with_1009_and_reaches_no_member(driver: Driver) {
     // The gateway reads no close frame behind a message that it refused to read.
     let mut gateway = Gateway::on(driver).config("[limits]\nclose_deadline = \"1s\"").start();
     let mut member = Client::connect(gateway.port);
@@ -260,7 +260,7 @@ fn come_and_go(member: &mut Client) {
     }
 }
 
-fn who_comes_to_a_place_that_was_left_hears_nothing_of_the_one_before(driver: Driver) {
+fn a_connection_at_a_slot_that_was_freed_gets_nothing_of_its_predecessor(driver: Driver) {
     let mut gateway = Gateway::start(driver, &["--shards", "1", "--connection-rate", "0"]);
     let index = |client: &Client| client.id[10..16].to_owned();
     let mut ids = std::collections::BTreeSet::new();

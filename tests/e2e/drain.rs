@@ -14,8 +14,8 @@ use crate::support::gateway::{Driver, Gateway};
 use crate::support::{http, nats::Nats};
 
 crate::on_both_drivers! {
-    a_signal_under_load_tells_everybody_and_loses_nothing_untold
-    upgrades_during_a_drain_get_503_and_nobody_is_reset
+    a_drain_under_load_tells_every_client_and_loses_nothing_silently
+    upgrades_during_a_drain_get_503_and_no_connection_is_reset
     a_second_signal_ends_at_once
     a_drain_over_http_waits_for_the_signal
     the_drain_command_returns_when_the_node_is_empty
@@ -47,7 +47,7 @@ fn hear_to_the_end(client: &mut Client) -> (Vec<Heard>, bool, End) {
     }
 }
 
-fn a_signal_under_load_tells_everybody_and_loses_nothing_untold(driver: Driver) {
+fn a_drain_under_load_tells_every_client_and_loses_nothing_silently(driver: Driver) {
     let broker = Nats::start();
     let args = ["--nats-url", &broker.url(), "--message-rate", "0", "--drain-window", "2s"];
     let mut leaving = Gateway::start(driver, &args);
@@ -104,7 +104,7 @@ fn hear_to_number(client: &mut Client, count: &AtomicU64) -> Vec<Heard> {
     heard
 }
 
-fn upgrades_during_a_drain_get_503_and_nobody_is_reset(driver: Driver) {
+fn upgrades_during_a_drain_get_503_and_no_connection_is_reset(driver: Driver) {
     // The client answers its close only at the end.
     let config = "[drain]\nwindow = \"1s\"\n[limits]\nclose_deadline = \"1s\"";
     let mut gateway = Gateway::on(driver).config(config).start();

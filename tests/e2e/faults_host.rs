@@ -18,7 +18,7 @@ use crate::support::load::Load;
 use crate::support::nats::free_port;
 
 crate::on_both_drivers! {
-    a_wall_clock_that_jumps_an_hour_closes_nobody_and_moves_no_deadline
+    a_wall_clock_that_jumps_an_hour_closes_no_connection_and_moves_no_deadline
     a_storm_of_signals_interrupts_every_call_and_nothing_is_lost
     under_a_memory_limit_admission_stops_before_the_kernel_kills
     hostile_clients_under_a_memory_limit_are_bounded
@@ -26,7 +26,7 @@ crate::on_both_drivers! {
 }
 
 crate::long_on_both_drivers! {
-    a_gateway_that_stood_still_for_a_minute_blames_nobody
+    a_gateway_that_stood_still_for_a_minute_times_out_no_client
 }
 
 /// libfaketime, which shows a process another time than the host's.
@@ -47,7 +47,7 @@ impl Drop for Scratch {
     }
 }
 
-fn a_wall_clock_that_jumps_an_hour_closes_nobody_and_moves_no_deadline(driver: Driver) {
+fn a_wall_clock_that_jumps_an_hour_closes_no_connection_and_moves_no_deadline(driver: Driver) {
     const HOUR_MS: i64 = 3_600_000;
     let shift = Scratch(std::env::temp_dir().join(format!("tidegate-clock-{}", free_port())));
     let jump = |to: &str| std::fs::write(&shift.0, to).unwrap();
@@ -96,7 +96,7 @@ fn a_wall_clock_that_jumps_an_hour_closes_nobody_and_moves_no_deadline(driver: D
     assert_eq!(gateway.terminate(), 0);
 }
 
-fn a_gateway_that_stood_still_for_a_minute_blames_nobody(driver: Driver) {
+fn a_gateway_that_stood_still_for_a_minute_times_out_no_client(driver: Driver) {
     let gateway = Gateway::start(driver, &[]);
     let mut clients: Vec<Client> = (0..30).map(|_| Client::connect(gateway.port)).collect();
     clients.iter_mut().for_each(|client| client.join("lobby"));

@@ -23,10 +23,10 @@ crate::on_both_drivers! {
     a_shard_that_stands_still_for_long_makes_the_node_unfit_to_live
     a_panic_in_a_shard_ends_the_process_with_a_failure
     a_panic_in_the_relay_ends_the_process_with_a_failure
-    a_shard_that_can_accept_nobody_any_more_ends_the_process_with_a_failure
+    a_shard_that_can_accept_no_connection_any_more_ends_the_process_with_a_failure
     a_relay_that_stands_still_leaves_connections_and_other_rooms_alone
     without_a_broker_messages_cross_while_the_relays_thread_stands_still
-    a_kernel_without_buffers_ends_the_connection_concerned_and_keeps_nobody_out
+    a_kernel_without_buffers_ends_the_connection_concerned_and_no_other
 }
 
 /// Members of a room on each of the two shards, three on either.
@@ -180,7 +180,7 @@ fn panic_in(thread: &str, fault: &'static str, driver: Driver) {
 }
 
 /// One of two listeners ends: the other shard would live on, and half of those who connect would wait for ever.
-fn a_shard_that_can_accept_nobody_any_more_ends_the_process_with_a_failure(driver: Driver) {
+fn a_shard_that_can_accept_no_connection_any_more_ends_the_process_with_a_failure(driver: Driver) {
     let mut gateway = Gateway::start(driver, &[]);
     let mut client = Client::connect(gateway.port);
     let mut incident = Incident::begin("listener of a shard is shut down", driver);
@@ -260,7 +260,7 @@ fn without_a_broker_messages_cross_while_the_relays_thread_stands_still(driver: 
 }
 
 /// recv(2) and send(2) of either wire, as the shard makes them for requests and answers, and accept(2).
-fn a_kernel_without_buffers_ends_the_connection_concerned_and_keeps_nobody_out(driver: Driver) {
+fn a_kernel_without_buffers_ends_the_connection_concerned_and_no_other(driver: Driver) {
     use nix::libc::{ENOBUFS, SYS_accept4, SYS_recvfrom, SYS_sendto};
     let mut gateway = Gateway::start(driver, &["--shards", "1"]);
     let mut neighbour = Client::connect(gateway.port);

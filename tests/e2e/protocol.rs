@@ -11,7 +11,7 @@ crate::on_both_drivers! {
     the_three_native_paths_speak_the_same
     the_subprotocol_is_answered_if_offered_and_not_needed
     join_and_leave_are_idempotent_and_echo_their_ref
-    a_message_reaches_every_member_the_sender_too_and_nobody_else
+    a_message_reaches_every_member_the_sender_too_and_no_other_client
     echo_false_leaves_out_the_sender_only
     any_json_is_content_and_arrives_as_it_was_written
     an_acknowledgement_names_the_local_bus
@@ -83,7 +83,7 @@ fn join_and_leave_are_idempotent_and_echo_their_ref(driver: Driver) {
     assert_eq!(client.content("lobby"), "heard");
 }
 
-fn a_message_reaches_every_member_the_sender_too_and_nobody_else(driver: Driver) {
+fn a_message_reaches_every_member_the_sender_too_and_no_other_client(driver: Driver) {
     let gateway = Gateway::start(driver, &[]);
     // More than the shards: some of them share one, some do not.
     let mut members: Vec<Client> = (0..8).map(|_| Client::connect(gateway.port)).collect();

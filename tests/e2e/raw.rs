@@ -6,7 +6,7 @@ use crate::support::client::{Client, End, Said};
 use crate::support::gateway::{Driver, Gateway};
 
 crate::on_both_drivers! {
-    text_stays_text_and_binary_stays_binary_for_everybody_in_the_room
+    text_stays_text_and_binary_stays_binary_for_every_member_of_the_room
     raw_and_native_clients_of_one_room_hear_each_other
     a_room_in_the_path_is_percent_decoded
     a_route_maps_a_path_to_a_room_so_that_plain_broadcast_programs_work
@@ -21,7 +21,7 @@ fn member(gateway: &Gateway, path: &str) -> Client {
     client
 }
 
-fn text_stays_text_and_binary_stays_binary_for_everybody_in_the_room(driver: Driver) {
+fn text_stays_text_and_binary_stays_binary_for_every_member_of_the_room(driver: Driver) {
     let gateway = Gateway::start(driver, &[]);
     let mut first = member(&gateway, "/raw/lobby");
     let mut second = member(&gateway, "/raw/lobby");

@@ -6,14 +6,14 @@ use crate::support::client::{Client, End};
 use crate::support::gateway::{Driver, Gateway};
 
 crate::on_both_drivers! {
-    the_first_matching_rule_says_who_may_publish
+    the_first_matching_rule_says_which_clients_may_publish
     one_client_may_be_in_so_many_rooms_and_no_more
     one_node_may_have_so_many_rooms_and_no_more
     backends_publish_over_http_into_one_room_or_several
     operators_see_rooms_and_connections_and_close_one
 }
 
-fn the_first_matching_rule_says_who_may_publish(driver: Driver) {
+fn the_first_matching_rule_says_which_clients_may_publish(driver: Driver) {
     let config = "[[rooms]]\nmatch = \"news.open\"\npublish = \"any\"\n\
                   [[rooms]]\nmatch = \"news.*\"\npublish = \"none\"\n\
                   [[rooms]]\nmatch = \"team.*\"\npublish = \"members\"\n";

@@ -15,7 +15,7 @@ crate::on_both_drivers! {
     a_client_that_vanished_without_a_fin_is_reaped
     a_client_that_answers_pings_stays
     a_client_that_talks_is_not_pinged
-    a_gateway_that_stood_still_blames_nobody
+    a_gateway_that_stood_still_times_out_no_client
     a_broadcast_reaches_thousands_of_idle_clients_once_while_another_room_talks
     an_idle_client_in_a_room_costs_less_than_192_bytes
 }
@@ -113,7 +113,7 @@ fn a_client_that_talks_is_not_pinged(driver: Driver) {
     assert!(pings <= 1, "{pings} pings to a client that talks");
 }
 
-fn a_gateway_that_stood_still_blames_nobody(driver: Driver) {
+fn a_gateway_that_stood_still_times_out_no_client(driver: Driver) {
     let config = "[heartbeat]\nping_interval = \"3s\"\npong_timeout = \"3s\"";
     let gateway = Gateway::on(driver).config(config).start();
     let mut clients: Vec<Client> = (0..30).map(|_| Client::connect(gateway.port)).collect();

@@ -260,7 +260,7 @@ mod tests {
     }
 
     #[test]
-    fn who_joined_later_need_not_have_heard_what_was_said_before() {
+    fn a_member_that_joined_later_need_not_have_received_earlier_messages() {
         let m = |n| Heard::Message(0, n);
         let since = |since, heard: &[Heard]| judge_range(since..4, heard, &[1012]);
         assert_eq!(since(2, &[m(2), m(3)]), Verdict::default());

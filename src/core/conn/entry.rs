@@ -300,7 +300,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_sends_with_every_tick_gets_its_whole_rate_whatever_it_is() {
+    fn a_connection_that_sends_with_every_tick_gets_its_whole_message_rate_whatever_it_is() {
         // Rates that are no multiple of the ticks in a second lost up to half of themselves, a part of a token each tick.
         for rate in [1, 9, 10, 11, 19, 101, 32_767] {
             let mut entry = Entry::new(3, 1, 7, 0);

@@ -218,7 +218,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_is_slow_to_look_leaves_no_index_out() {
+    fn a_late_sweep_takes_longer_and_still_visits_every_index() {
         let mut slices = Slices::new(10);
         let mut next = 0;
         // Seven a tick of the ten that each makes due.

@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[test]
-    fn who_leaves_or_joins_during_a_pass_makes_nobody_miss_or_get_it_twice() {
+    fn members_that_leave_or_join_during_a_pass_make_no_member_miss_or_get_it_twice() {
         let mut room = room_of(0..5);
         room.publish(publication("a"));
         assert_eq!([room.step(), room.step()], [Step::Member(0), Step::Member(1)]);

@@ -98,7 +98,7 @@ fn crowd(shard: &mut Shard<TestDriver>, size: u32) -> Vec<Token> {
 }
 
 #[test]
-fn those_who_are_read_together_are_each_heard_for_themselves() {
+fn connections_that_are_read_together_are_each_answered_with_their_own_pong() {
     let (mut shard, _) = stage();
     let tokens = crowd(&mut shard, 10);
     for (digit, token) in (b'0'..=b'9').zip(tokens) {
@@ -123,7 +123,7 @@ fn floods(total_bytes: usize) -> [(&'static str, Vec<u8>); 3] {
 }
 
 #[test]
-fn whoever_sends_more_than_it_may_is_read_once_a_tick() {
+fn a_connection_over_its_message_rate_is_read_once_a_tick() {
     for (flood, octets) in floods(READ_BYTES + 3 * EXCESS_READ_BYTES) {
         let (mut shard, token) = stage_with_rate(10);
         let total = octets.len();
@@ -146,7 +146,7 @@ fn whoever_sends_more_than_it_may_is_read_once_a_tick() {
 }
 
 #[test]
-fn who_was_in_excess_and_is_read_to_the_end_is_read_as_everybody_else() {
+fn a_connection_that_was_over_its_rate_and_is_read_to_the_end_is_read_as_any_other() {
     let (mut shard, token) = stage_with_rate(10);
     let flags = |shard: &mut Shard<TestDriver>| shard.clients.find(token).unwrap().flags;
     shard.writer.driver().incoming.extend(pings(EXCESS_READ_BYTES));
@@ -182,7 +182,7 @@ fn of_pings_over_the_rate_the_last_one_of_a_read_is_answered() {
 }
 
 #[test]
-fn the_end_of_whoever_is_held_back_is_found_with_the_next_tick() {
+fn the_end_of_a_connection_that_is_held_back_is_found_with_the_next_tick() {
     let (mut shard, token) = stage_with_rate(10);
     shard.writer.driver().incoming.extend(pings(READ_BYTES));
     shard.writer.driver().peer_ended = true;

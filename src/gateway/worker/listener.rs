@@ -184,14 +184,14 @@ mod tests {
     }
 
     #[test]
-    fn a_port_that_somebody_listens_on_is_in_use_whatever_reuseport_says() {
+    fn a_port_that_another_process_listens_on_is_in_use_whatever_reuseport_says() {
         let listener = listen_at(any_port()).unwrap();
         let error = probe(local_address(&listener)).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     }
 
     #[test]
-    fn those_who_wait_are_counted_until_they_are_accepted() {
+    fn connections_in_the_accept_queue_are_counted_until_they_are_accepted() {
         let listener = listen_at(any_port()).unwrap();
         assert_eq!(waiting(&listener), 0);
         let _clients: Vec<_> = (0..3).map(|_| TcpStream::connect(local_address(&listener)).unwrap()).collect();

@@ -446,7 +446,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_accepting_rests_longer_with_each_mistake_and_not_at_all_when_they_have_stopped() {
+    fn accept_back_off_grows_with_each_malformed_request_and_ends_when_they_stop() {
         let (mut patience, start) = (Patience::default(), Instant::now());
         let at = |ms: u64| start + Duration::from_millis(ms);
         let mut rest_ms = |mistakes, now| patience.rest(mistakes, at(now)).map(|rest| rest.as_millis());

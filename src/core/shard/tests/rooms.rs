@@ -48,7 +48,7 @@ fn sent(shard: &Shard<TestDriver>) -> String {
 }
 
 #[test]
-fn who_is_told_joined_is_a_member_although_the_one_before_it_in_the_queue_is_gone() {
+fn a_connection_that_is_told_joined_is_a_member_although_the_one_before_it_in_the_queue_is_gone() {
     // The room ended with the first, whose `joined` could not be sent, and the second was told `joined` of a room that was not
     // there: it heard nothing, and what was said into the room was never published.
     let (mut shard, first) = stage();
@@ -127,7 +127,7 @@ fn every_message_that_an_outbox_drops_is_counted_where_some_of_a_batch_were_the_
 }
 
 #[test]
-fn who_is_in_a_room_that_the_broker_takes_back_is_told_and_is_no_member_any_more() {
+fn members_of_a_room_that_the_broker_revokes_are_told_and_are_members_no_more() {
     // Members stayed in silence, and who came later was told joined at once.
     let (mut shard, token) = stage();
     join(&mut shard, token, "lobby");

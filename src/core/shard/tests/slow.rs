@@ -71,7 +71,7 @@ fn an_answer_makes_room_where_the_oldest_may_be_dropped() {
 }
 
 #[test]
-fn whoever_is_sent_away_is_told_although_its_outbox_is_full() {
+fn a_client_closed_by_a_drain_is_told_although_its_outbox_is_full() {
     let (mut shard, token) = stalled(&["kept"], |_, _| {});
     (0..FILLS).for_each(|_| publish(&mut shard, "kept"));
     let left = CAP - shard.clients.find(token).unwrap().outbox_bytes();

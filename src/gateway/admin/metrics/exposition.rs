@@ -183,7 +183,7 @@ mod tests {
     use prometheus::TextEncoder;
 
     use super::*;
-    use crate::counters::{DropReason, RelayCounters, ShardCounters};
+    use tidegate_core::counters::{DropReason, RelayCounters, ShardCounters};
 
     fn scrape(shards: &[&ShardCounters], relay: &RelayCounters) -> String {
         let mut exposition = Exposition::default();

@@ -48,7 +48,7 @@ fn a_connection_released_before_its_poll_was_handed_over_is_released_all_the_sam
 }
 
 #[test]
-fn who_is_released_while_the_kernel_refuses_the_poll_is_free_at_once_and_until_then_the_wire_sleeps() {
+fn a_connection_released_while_the_kernel_refuses_the_poll_is_free_at_once_and_until_then_the_driver_sleeps() {
     let mut wire = tiny();
     wire.ledger.stop_timer();
     let (mut client, fd) = pairs(1).remove(0);
