@@ -2,7 +2,7 @@
 //!
 //! [`Refusal`] is before the upgrade (an HTTP status), [`CloseReason`] after it (a close code, RFC 6455 §7.4).
 
-/// Who is to blame for the end of a connection.
+/// Which side is at fault for the end of a connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fault {
     /// The client left, vanished or broke the protocol.
@@ -33,7 +33,7 @@ macro_rules! table {
             /// What the client is told; at most 123 bytes, what fits a close frame (RFC 6455 §5.5.1).
             pub const fn text(self) -> &'static str { match self { $(Self::$row => $text),* } }
 
-            /// Who is at fault.
+            /// Which side is at fault.
             pub const fn fault(self) -> Fault { match self { $(Self::$row => Fault::$fault),* } }
         }
     };
@@ -41,7 +41,7 @@ macro_rules! table {
 
 table! {
     /// Why an open connection ended.
-    CloseReason, code, "The close code; 0 where no close frame is sent because nobody would read it.":
+    CloseReason, code, "The close code; 0 where no close frame is sent because the peer would not read it.":
     /// The client sent a close frame; its code is echoed.
     ClosedByPeer Peer 1000 "client" "goodbye";
     /// The client shut its socket down without a close frame.
@@ -137,7 +137,7 @@ mod tests {
 
     #[test]
     fn every_refusal_that_is_answered_says_what_is_wrong_and_what_to_do() {
-        // Half of them said only what was wrong; whoever wrote a client read "this is no valid WebSocket upgrade request".
+        // Half of them said only what was wrong; the author of a client read "this is no valid WebSocket upgrade request".
         for refusal in Refusal::ALL.iter().filter(|refusal| refusal.status() != 0) {
             let halves = refusal.text().split_once("; ");
             assert!(halves.is_some_and(|(wrong, cure)| !wrong.is_empty() && !cure.is_empty()), "{refusal:?}");

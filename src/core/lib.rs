@@ -40,7 +40,7 @@
 //! - **mailbox**: a bounded queue between two threads.
 //! - **interest**: that a shard has members in a room.
 //! - **gap**: the notice that messages of a room may be missing.
-//! - **drain**: sending everybody away in an orderly manner.
+//! - **drain**: graceful shutdown: closing all clients, told and spread over a window.
 
 pub mod close;
 pub mod conn;

@@ -16,7 +16,7 @@ use crate::gateway::check;
 use crate::gateway::config::{Config, Driver};
 use crate::gateway::host::{self, Host, ProbeOutcome};
 use crate::gateway::mailbox::{Sender, Waker, mailbox};
-use crate::gateway::worker::{self, Seat, listener};
+use crate::gateway::worker::{self, ShardContext, listener};
 use tidegate_core::counters::{Cell, RelayCounters, ShardCounters};
 use tidegate_core::limits;
 use tidegate_core::readiness::NodeState;
@@ -232,7 +232,7 @@ fn start_shards(
     let mut shards = Vec::new();
     for (number, ((listener, port), waker)) in listeners.into_iter().zip(ports).zip(wakers).enumerate() {
         let (commands, inbox) = mailbox(COMMANDS, waker.clone());
-        let seat = Seat {
+        let context = ShardContext {
             settings: Arc::new(common.settings(number)),
             counters: common.counters[number].clone(),
             listener,
@@ -242,25 +242,25 @@ fn start_shards(
             seed: random(),
         };
         let admin = wakers[common.config.shards].clone();
-        shards.push(start_shard(number, seat, commands, admin, common)?);
+        shards.push(start_shard(number, context, commands, admin, common)?);
     }
     Ok(shards)
 }
 
 fn start_shard(
     number: usize,
-    seat: Seat,
+    context: ShardContext,
     commands: Sender<Command>,
     admin: Arc<Waker>,
     common: &Common,
 ) -> Result<ShardHandle, CannotStart> {
-    let counters = seat.counters.clone();
+    let counters = context.counters.clone();
     let (uring, pin) = (common.driver.name == "io_uring", common.config.pin);
     let run = move || {
         if pin {
             pin_to_core(number);
         }
-        worker::run(seat, uring).unwrap_or_else(|error| ShardExit::Failed(error.to_string()))
+        worker::run(context, uring).unwrap_or_else(|error| ShardExit::Failed(error.to_string()))
     };
     ShardHandle::start(format!("shard-{number}"), commands, counters, admin, run)
         .map_err(|error| CannotStart(format!("cannot start a thread: {error}; raise the limit of threads")))

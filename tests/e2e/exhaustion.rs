@@ -15,7 +15,7 @@ use crate::support::load::ClearedAtTheEnd;
 
 crate::on_both_drivers! {
     over_the_capacity_clients_get_503_and_those_inside_are_served
-    without_descriptors_the_node_answers_rests_and_recovers
+    without_descriptors_the_node_answers_pauses_and_recovers
     over_the_connection_rate_clients_get_503
     malformed_requests_do_not_starve_valid_clients
     all_unfinished_messages_together_are_bounded_and_the_largest_goes
@@ -41,7 +41,7 @@ fn over_the_capacity_clients_get_503_and_those_inside_are_served(driver: Driver)
     gateway.wait("there is room again", |gateway| Client::try_connect(gateway.port, "/").is_ok());
 }
 
-fn without_descriptors_the_node_answers_rests_and_recovers(driver: Driver) {
+fn without_descriptors_the_node_answers_pauses_and_recovers(driver: Driver) {
     let mut gateway = Gateway::start(driver, &["--connection-rate", "0"]);
     // Fewer than it counted on when it started: its capacity is not what stops clients.
     gateway.limit_descriptors(gateway.open_descriptors() as u64 + 40);

@@ -26,14 +26,14 @@ pub use sweep::{Due, Heartbeat, Slices, due};
 
 /// The shard's time: tenths of a second of the monotonic clock, counted by its sweeps.
 ///
-/// A shard that was stopped for a minute counts few ticks, not six hundred: nobody times out because *we* slept.
+/// A shard that was stopped for a minute counts few ticks, not six hundred: no client times out because *we* slept.
 pub type Tick = u32;
 
 /// Ticks in a second.
 pub const TICKS_PER_SECOND: u32 = 10;
 
 /// What a bucket that gains `rate` a second gains between two ticks. The shard's clock says which tick brings what a second
-/// has left over: any ten ticks in a row bring the whole rate, and nobody keeps a remainder.
+/// has left over: any ten ticks in a row bring the whole rate, and no bucket keeps a remainder.
 pub fn gained(since: Tick, now: Tick, rate: u32) -> u64 {
     let until = |tick| u64::from(tick) * u64::from(rate) / u64::from(TICKS_PER_SECOND);
     until(now) - until(since.min(now))

@@ -53,7 +53,7 @@ impl Connections {
         self.entries.get(index as usize)
     }
 
-    /// The name of whoever is at an index.
+    /// The name of the connection at an index.
     pub fn token_at(&self, index: u32) -> Option<Token> {
         self.entries.get(index as usize).map(|entry| Token { index, generation: entry.generation })
     }

@@ -59,8 +59,8 @@ pub fn due(entry: &mut Entry, now: Tick, heartbeat: Heartbeat, write_stall: u32)
     if silent >= heartbeat.ping + heartbeat.pong { Due::Vanished } else { Due::Nothing }
 }
 
-/// Cuts the slab into slices: a tick makes one due, and each entry is seen once in a round of `count` ticks. Whoever is slow to look
-/// has longer rounds and leaves nobody out.
+/// Cuts the slab into slices: a tick makes one due, and each entry is seen once in a round of `count` ticks. A late
+/// sweep takes longer but still visits every connection once.
 #[derive(Debug)]
 pub struct Slices {
     count: u32,

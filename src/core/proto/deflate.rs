@@ -231,7 +231,7 @@ impl Inflated {
     }
 }
 
-/// Compresses a message for all members with whom this was agreed on: the payload of a frame with RSV1. Where it is not
+/// Compresses a message for all members that have agreed on it: the payload of a frame with RSV1. Where it is not
 /// shorter, the message may as well be sent as it is.
 pub fn compress_once(payload: &[u8], deflate: Deflate) -> Vec<u8> {
     DEFLATERS.with_borrow_mut(|slots| {

@@ -1,12 +1,12 @@
-//! Many clients: who is in a room, and the passes that carry its messages to all of them.
+//! Many clients: the members of a room, and the passes that carry its messages to all of them.
 //!
 //! The shard drives it: publications and joins come in in mailbox order, and [`Room::step`] walks the members a few at a
 //! time. A room has at most one pass at a time; what arrives meanwhile is the next pass, coalesced into one batch.
 //!
 //! Invariants:
-//! - a pass ends where the members ended when it began, so whoever joins during it gets the next one first;
-//! - while a pass runs nobody changes position: leaving leaves a [`HOLE`], closed when the pass is over;
-//! - so nobody is skipped and nobody gets a batch twice (G1), and batches follow each other in order (G2).
+//! - a pass ends where the members ended when it began, so a member that joins during it gets the next one first;
+//! - while a pass runs no member changes position: leaving leaves a [`HOLE`], closed when the pass is over;
+//! - so no member is skipped and none gets a batch twice (G1), and batches follow each other in order (G2).
 //!
 //! It knows connections by their slab index only, and leaves encoding and sending to the shard.
 
@@ -58,7 +58,7 @@ impl Room {
         self.members.len() - self.holes
     }
 
-    /// Whether nobody is in it.
+    /// Whether it has no member.
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
@@ -73,7 +73,7 @@ impl Room {
         self.members.iter().copied().filter(|member| *member != HOLE)
     }
 
-    /// Adds a member, who gets what the next pass carries and all that follows; returns its position.
+    /// Adds a member, which gets what the next pass carries and all that follows; returns its position.
     pub fn join(&mut self, connection: u32) -> u32 {
         debug_assert!(connection != HOLE);
         self.members.push(connection);
@@ -137,7 +137,7 @@ impl Room {
         self.pass.as_mut().map(|pass| &mut pass.batch)
     }
 
-    /// Ends a pass that is [`Step::Over`] and closes the holes; `moved` learns who is where now. Returns the batch and
+    /// Ends a pass that is [`Step::Over`] and closes the holes; `moved` learns the members that moved and their new positions. Returns the batch and
     /// whether another pass waits.
     pub fn finish(&mut self, mut moved: impl FnMut(u32, u32)) -> (Option<Batch>, bool) {
         let batch = self.pass.take().map(|pass| pass.batch);
@@ -237,7 +237,7 @@ mod tests {
         assert_eq!(room.leave(0), None, "already served");
         assert_eq!(room.leave(3), None, "not yet served");
         let position = room.join(0);
-        assert_eq!(rest_of_pass(&mut room), [2, 4], "the one who came back waits for the next pass");
+        assert_eq!(rest_of_pass(&mut room), [2, 4], "the member that came back waits for the next pass");
         let mut positions = vec![(0, position)];
         room.finish(|member, at| positions.push((member, at)));
         for (member, at) in positions.into_iter().rev() {

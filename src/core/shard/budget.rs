@@ -10,7 +10,7 @@ use crate::counters::{Cell, ShardCounters};
 use crate::shard::driver::Driver;
 
 impl<D: Driver> Shard<D> {
-    /// Ends who holds the most while the node is over a budget. What one turn adds may go over it.
+    /// Ends the connections that hold the most while the node is over a budget. What one turn adds may go over it.
     pub(super) fn hold_to_budgets(&mut self) {
         let budgets = self.turn.settings.budgets;
         self.hold_to(budgets.outbox_bytes, |shard| &shard.outbox_bytes, Entry::outbox_bytes, CloseReason::OutboxBudget);
@@ -18,7 +18,7 @@ impl<D: Driver> Shard<D> {
         self.hold_to(budgets.unfinished_bytes, |shard| &shard.unfinished_bytes, size, CloseReason::MessageBudget);
     }
 
-    /// Only a shard over its own share ends somebody: where the node is over its budget there is one.
+    /// Only a shard over its own share ends connections: where the node is over its budget there is one.
     fn hold_to(
         &mut self,
         budget: u64,

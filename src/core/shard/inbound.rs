@@ -24,7 +24,7 @@ enum Next {
 pub(super) const READ_BYTES: usize = 16 * 1024;
 /// Connections that are read before the first of them is heard.
 const READ_AHEAD: usize = 16;
-/// Octets read at once from a connection in excess. What is in them is mostly dropped, and everybody else waits for that.
+/// Octets read at once from a connection in excess. What is in them is mostly dropped, and all other connections wait for that.
 pub(super) const EXCESS_READ_BYTES: usize = 8 * 1024;
 /// Pongs in one read that are taken for answers to our pings.
 const PONGS: u32 = 16;
@@ -67,8 +67,8 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Reads once from each of up to `budget` ready connections. Whoever sends more than it may is read again with the next
-    /// tick, so that TCP slows it down and nobody else waits for what it says.
+    /// Reads once from each of up to `budget` ready connections. A connection over its rate is read again with the next
+    /// tick, so that TCP slows it down and no other waits for what it sends.
     ///
     /// A few are read before the first of them is heard: the kernel's code for reading, ours and the kernel's for sending do not
     /// fit the processor's first cache together, and taking turns each would push the others out.

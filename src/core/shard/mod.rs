@@ -21,7 +21,7 @@
 //! A turn of the loop, in this order: [`Shard::reap`], [`Shard::serve_ready`], [`Shard::handle_relay`] and
 //! [`Shard::handle_command`], [`Shard::fan_out`], [`Shard::submit`]; each but the first under a budget.
 //!
-//! It leaves to others: what octets mean (`proto`, `dialect`), when a connection is due (`conn`), who is next in a pass
+//! It leaves to others: what octets mean (`proto`, `dialect`), when a connection is due (`conn`), which member is next in a pass
 //! (`room`), how octets reach a socket ([`driver`]), and where publications go (`relay`).
 
 #![deny(clippy::wildcard_enum_match_arm)]
@@ -238,7 +238,7 @@ impl<D: Driver> Shard<D> {
         self.rooms.is_passing() || self.rooms.is_telling_gaps()
     }
 
-    /// Whether deliveries may be taken from the mailbox: not before a gap is told to everybody, and not more than the rooms
+    /// Whether deliveries may be taken from the mailbox: not before a gap is told to all clients, and not more than the rooms
     /// may hold; what the mailbox has no room for meanwhile is one more gap.
     pub fn takes_deliveries(&self) -> bool {
         self.rooms.takes_deliveries(&self.turn)

@@ -333,7 +333,7 @@ fn the_first_pings_of_a_crowd_that_came_at_once_are_spread_over_half_the_interva
         let tick = pinged.expect("a silent client is pinged within the interval and a round of the sweep");
         quarters[(4 * tick / interval).min(3) as usize] += 1;
     }
-    assert_eq!(quarters[..2], [0, 0], "who has just come is left alone");
+    assert_eq!(quarters[..2], [0, 0], "a client that has just come is left alone");
     assert!(quarters[2..].iter().all(|pinged| (70..130).contains(pinged)), "{quarters:?}");
 }
 
@@ -341,7 +341,7 @@ fn the_first_pings_of_a_crowd_that_came_at_once_are_spread_over_half_the_interva
 fn a_crowd_that_is_due_at_once_is_pinged_a_few_in_a_turn() {
     const CROWD: u32 = 100;
     let (mut shard, _) = stage_with(|_, budgets| budgets.connections = u64::from(CROWD));
-    // Whoever speaks is silent from then on.
+    // A client that talks is silent from then on.
     for token in crowd(&mut shard, CROWD) {
         shard.writer.driver().incoming.extend(pings(0));
         ready(&mut shard, token, false);
@@ -351,7 +351,7 @@ fn a_crowd_that_is_due_at_once_is_pinged_a_few_in_a_turn() {
     let mut in_a_turn = Vec::new();
     while in_a_turn.iter().sum::<usize>() < CROWD as usize {
         if !shard.has_work() {
-            assert!(in_a_turn.is_empty(), "nobody waits for another tick");
+            assert!(in_a_turn.is_empty(), "no ping waits for another tick");
             shard.writer.driver().events.push(Event::Ticked(1));
         }
         shard.reap();
@@ -366,7 +366,7 @@ fn a_crowd_that_is_due_at_once_is_pinged_a_few_in_a_turn() {
 fn a_sweep_that_is_late_looks_at_more_in_a_turn() {
     let (mut shard, _) = stage_with(|_, budgets| budgets.connections = 100);
     crowd(&mut shard, 100);
-    // As many at once as make everybody due, and the round late.
+    // As many at once as make every ping due, and the round late.
     let ticks = ticks(Options::default().ping_interval) + TICKS_PER_SECOND;
     shard.writer.driver().events.extend((0..ticks).map(|_| Event::Ticked(1)));
     shard.reap();

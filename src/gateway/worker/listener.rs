@@ -22,7 +22,7 @@ const KEEPALIVE_INTERVAL_S: u32 = 10;
 /// Questions without an answer after which the socket fails.
 const KEEPALIVE_PROBES: u32 = 6;
 
-/// Finds out whether somebody listens at `address` already: with SO_REUSEPORT alone, a second gateway would take half of
+/// Finds out whether another process listens at `address` already: with SO_REUSEPORT alone, a second gateway would take half of
 /// the first one's clients without a word.
 ///
 /// # Errors
@@ -59,7 +59,7 @@ fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
     Ok(socket(family, SockType::Stream, flags, SockProtocol::Tcp)?)
 }
 
-/// TCP_NOTSENT_LOWAT: without it the kernel takes 3 MB from whoever writes to a client that never reads.
+/// TCP_NOTSENT_LOWAT: without it the kernel takes 3 MB for each client that never reads.
 fn set_notsent_lowat(socket: &OwnedFd) -> io::Result<()> {
     let value = NOTSENT_LOWAT_BYTES;
     set_option(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, &value)
@@ -113,7 +113,7 @@ pub fn accept(listener: &OwnedFd) -> Accepted {
 /// Connections that wait to be accepted, as the kernel tells (tcp(7), TCP_INFO; it is what ss(8) calls Recv-Q of a listener); 0
 /// also where it does not tell.
 ///
-/// The question takes a tenth of the time of an accept(2) that finds nobody, which makes a socket and its file before it looks
+/// The question takes a tenth of the time of an accept(2) that finds no connection, which makes a socket and its file before it looks
 /// (0.7 and 6.2 µs, Linux 6.18).
 pub fn waiting(listener: &OwnedFd) -> usize {
     let mut info = std::mem::MaybeUninit::<libc::tcp_info>::zeroed();
@@ -127,7 +127,7 @@ pub fn waiting(listener: &OwnedFd) -> usize {
     info.tcpi_unacked as usize
 }
 
-/// Drops new SYNs from here on, so that the queue can be emptied and the listener closed without resetting anybody: a
+/// Drops new SYNs from here on, so that the queue can be emptied and the listener closed without resetting a connection: a
 /// client whose SYN is dropped tries again a second later, on another node or the next process.
 ///
 /// # Errors
@@ -169,7 +169,7 @@ mod tests {
     fn accepted_sockets_inherit_what_was_set_on_the_listener() {
         let listener = listen_at(any_port()).unwrap();
         let _client = TcpStream::connect(local_address(&listener)).unwrap();
-        let Accepted::Socket(fd) = accept(&listener) else { panic!("nobody there") };
+        let Accepted::Socket(fd) = accept(&listener) else { panic!("no connection waits") };
         // SAFETY: accept handed the number over.
         let server = unsafe { OwnedFd::from_raw_fd(fd) };
         let get = |option| nix::sys::socket::getsockopt(&server, option);
@@ -200,7 +200,7 @@ mod tests {
             std::thread::yield_now();
         }
         for left in (0..3).rev() {
-            let Accepted::Socket(fd) = accept(&listener) else { panic!("nobody there") };
+            let Accepted::Socket(fd) = accept(&listener) else { panic!("no connection waits") };
             // SAFETY: accept handed the number over.
             drop(unsafe { OwnedFd::from_raw_fd(fd) });
             assert_eq!(waiting(&listener), left);

@@ -47,16 +47,16 @@ const SENDS: usize = 32;
 const FAN_OUT_TIME: Duration = Duration::from_micros(250);
 /// Connections accepted in a row.
 const ACCEPTS: usize = 64;
-/// Rest of the accepting after a request that was a mistake, and the longest one: see [`Patience`].
-const FIRST_REST: Duration = Duration::from_millis(25);
-const LONGEST_REST: Duration = Duration::from_millis(250);
-/// Rest after the host ran out of descriptors or memory.
-const EXHAUSTED_REST: Duration = Duration::from_millis(100);
-/// How long a stopping shard goes on answering requests that are on their way: longer than any rest of the accepting.
+/// Pause in accepting after a malformed request, and the longest one: see [`BackOff`].
+const FIRST_PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_PAUSE: Duration = Duration::from_millis(250);
+/// Pause in accepting after the host ran out of descriptors or memory.
+const EXHAUSTED_PAUSE: Duration = Duration::from_millis(100);
+/// How long a stopping shard goes on answering requests that are on their way: longer than any pause in accepting.
 const LAST_ACCEPTS: Duration = Duration::from_millis(350);
 
 /// All that a shard's thread is given.
-pub struct Seat {
+pub struct ShardContext {
     /// The shard's settings.
     pub settings: Arc<Settings>,
     /// What it counts.
@@ -77,35 +77,36 @@ pub struct Seat {
 ///
 /// # Errors
 /// The runtime or the driver could not be made.
-pub fn run(seat: Seat, uring: bool) -> io::Result<ShardExit> {
-    seat.counters.uring.set(u64::from(uring));
+pub fn run(context: ShardContext, uring: bool) -> io::Result<ShardExit> {
+    context.counters.uring.set(u64::from(uring));
     if uring {
         let mut runtime = RuntimeBuilder::<IoUringDriver>::new()
             .with_entries(RUNTIME_ENTRIES)
             .uring_builder(runtime_builder()?)
             .build()?;
-        let driver = Uring::new(seat.waker.clone())?;
-        runtime.block_on(live(seat, driver, uring))
+        let driver = Uring::new(context.waker.clone())?;
+        runtime.block_on(live(context, driver, uring))
     } else {
         let mut runtime = RuntimeBuilder::<LegacyDriver>::new().build()?;
-        let driver = Epoll::new(seat.waker.clone())?;
-        runtime.block_on(live(seat, driver, uring))
+        let driver = Epoll::new(context.waker.clone())?;
+        runtime.block_on(live(context, driver, uring))
     }
 }
 
-async fn live<D: Driver + AsFd + 'static>(seat: Seat, driver: D, uring: bool) -> io::Result<ShardExit> {
+async fn live<D: Driver + AsFd + 'static>(context: ShardContext, driver: D, uring: bool) -> io::Result<ShardExit> {
     let events = Awaited::new(&driver, uring)?;
-    let shard = Shard::new(driver, seat.settings.clone(), seat.counters.clone(), seat.seed);
+    let shard = Shard::new(driver, context.settings.clone(), context.counters.clone(), context.seed);
     let shard = Rc::new(RefCell::new(shard));
-    let listener = Rc::new(seat.listener);
+    let listener = Rc::new(context.listener);
     let callers = Awaited::new(&*listener, uring)?;
     // The loop is a task like the accepting one: monoio polls a main future that is ready again and again before it looks
     // at its driver.
     let start = Instant::now();
-    let rest = Rest::new(uring)?;
-    let accepting = monoio::spawn(accept(shard.clone(), listener.clone(), callers, rest, seat.waker.clone(), start));
-    let inbox = Inbox { port: seat.port, commands: seat.commands, waker: seat.waker };
-    let turning = monoio::spawn(turn(shard.clone(), listener.clone(), inbox, events, seat.counters, start));
+    let pause = Pause::new(uring)?;
+    let accepting =
+        monoio::spawn(accept(shard.clone(), listener.clone(), callers, pause, context.waker.clone(), start));
+    let inbox = Inbox { port: context.port, commands: context.commands, waker: context.waker };
+    let turning = monoio::spawn(turn(shard.clone(), listener.clone(), inbox, events, context.counters, start));
     // Accepting ends by an error only, and a shard that cannot accept is of no use: it ends with it.
     match select(turning, accepting).await {
         Either::Left((turned, _)) => turned?,
@@ -266,17 +267,17 @@ fn hand_over<D: Driver>(shard: &mut Shard<D>, port: &mut Port, now: Instant) {
     }
 }
 
-/// Takes connections in while the shard lives. A host without descriptors is met with patience, not with a spinning loop.
+/// Takes connections in while the shard lives. After the host ran out of descriptors it pauses; it never spins.
 async fn accept<D: Driver>(
     shard: Rc<RefCell<Shard<D>>>,
     listener: Rc<OwnedFd>,
     callers: Awaited,
-    rest: Rest,
+    pause: Pause,
     waker: Arc<Waker>,
     start: Instant,
 ) -> io::Result<Infallible> {
     let mut spare = File::open("/dev/null").ok();
-    let mut patience = Patience::default();
+    let mut back_off = BackOff::default();
     loop {
         callers.readable().await?;
         let now = Instant::now();
@@ -299,11 +300,11 @@ async fn accept<D: Driver>(
             Accepted::Exhausted(error) => {
                 tracing::warn!(%error, "cannot accept: raise nofile, or lower max_connections below it");
                 refuse_with(&mut spare, &shard, &listener);
-                rest.take(EXHAUSTED_REST).await?;
+                pause.take(EXHAUSTED_PAUSE).await?;
             }
             Accepted::NoneWaiting => {
-                if let Some(time) = patience.rest(mistakes, now) {
-                    rest.take(time).await?;
+                if let Some(time) = back_off.pause(mistakes, now) {
+                    pause.take(time).await?;
                 }
             }
             Accepted::Socket(_) => {}
@@ -311,14 +312,14 @@ async fn accept<D: Driver>(
     }
 }
 
-/// A rest of the accepting. While a timer of the runtime's runs, each of the loop's waits would have a timeout, and arm and disarm one
+/// A pause in accepting. While a timer of the runtime's runs, each of the loop's waits would have a timeout, and arm and disarm one
 /// of the processor's timers for it; this one is armed once.
-struct Rest {
+struct Pause {
     timer: TimerFd,
     over: Awaited,
 }
 
-impl Rest {
+impl Pause {
     fn new(uring: bool) -> io::Result<Self> {
         let timer = TimerFd::new(ClockId::CLOCK_MONOTONIC, TimerFlags::TFD_NONBLOCK | TimerFlags::TFD_CLOEXEC)?;
         let over = Awaited::new(&timer, uring)?;
@@ -336,22 +337,22 @@ impl Rest {
 /// little; one that sends them without a pause is soon accepted four times a second, too seldom to show in the 99th percentile of
 /// connected clients. Many at once are the connection rate's business.
 #[derive(Default)]
-struct Patience {
+struct BackOff {
     mistakes: u64,
-    /// The rest that the last mistake was worth, and when it was seen.
+    /// The pause after the last malformed request, and when that was seen.
     last: Option<(Duration, Instant)>,
 }
 
-impl Patience {
-    /// The rest that is due after so many mistakes: twice as long with each, until none was seen for twice the longest.
-    fn rest(&mut self, mistakes: u64, now: Instant) -> Option<Duration> {
-        self.last = self.last.filter(|(_, seen)| now.duration_since(*seen) < 2 * LONGEST_REST);
+impl BackOff {
+    /// The pause that is due after so many malformed requests: twice as long with each, until none was seen for twice the longest.
+    fn pause(&mut self, mistakes: u64, now: Instant) -> Option<Duration> {
+        self.last = self.last.filter(|(_, seen)| now.duration_since(*seen) < 2 * LONGEST_PAUSE);
         if mistakes > self.mistakes {
             self.mistakes = mistakes;
-            let rest = self.last.map_or(FIRST_REST, |(rest, _)| LONGEST_REST.min(2 * rest));
-            self.last = Some((rest, now));
+            let pause = self.last.map_or(FIRST_PAUSE, |(pause, _)| LONGEST_PAUSE.min(2 * pause));
+            self.last = Some((pause, now));
         }
-        self.last.map(|(rest, _)| rest)
+        self.last.map(|(pause, _)| pause)
     }
 }
 
@@ -447,15 +448,15 @@ mod tests {
 
     #[test]
     fn accept_back_off_grows_with_each_malformed_request_and_ends_when_they_stop() {
-        let (mut patience, start) = (Patience::default(), Instant::now());
+        let (mut back_off, start) = (BackOff::default(), Instant::now());
         let at = |ms: u64| start + Duration::from_millis(ms);
-        let mut rest_ms = |mistakes, now| patience.rest(mistakes, at(now)).map(|rest| rest.as_millis());
-        assert_eq!(rest_ms(0, 0), None);
-        assert_eq!(rest_ms(1, 10), Some(25));
-        assert_eq!(rest_ms(1, 400), Some(25), "others come, and make no mistakes");
-        assert_eq!(rest_ms(1, 510), None, "it was long ago");
-        assert_eq!([2, 3, 4, 5, 9].map(|mistakes| rest_ms(mistakes, 520)), [25, 50, 100, 200, 250].map(Some));
-        assert_eq!(rest_ms(10, 1_019), Some(250));
-        assert_eq!(rest_ms(10, 1_519), None);
+        let mut pause_ms = |mistakes, now| back_off.pause(mistakes, at(now)).map(|pause| pause.as_millis());
+        assert_eq!(pause_ms(0, 0), None);
+        assert_eq!(pause_ms(1, 10), Some(25));
+        assert_eq!(pause_ms(1, 400), Some(25), "others come, and make no mistakes");
+        assert_eq!(pause_ms(1, 510), None, "it was long ago");
+        assert_eq!([2, 3, 4, 5, 9].map(|mistakes| pause_ms(mistakes, 520)), [25, 50, 100, 200, 250].map(Some));
+        assert_eq!(pause_ms(10, 1_019), Some(250));
+        assert_eq!(pause_ms(10, 1_519), None);
     }
 }

@@ -19,7 +19,7 @@ pub enum Content<'a> {
     Binary(&'a [u8]),
 }
 
-/// `welcome`: who the client is, and how silence is judged.
+/// `welcome`: the client's id, and how silence is judged.
 pub fn welcome(out: &mut Vec<u8>, connection_id: &[u8], node: &str, ping_ms: u64, pong_ms: u64) {
     raw(out, r#"{"type":"welcome","connectionId":""#);
     out.extend_from_slice(connection_id);

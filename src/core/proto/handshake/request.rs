@@ -31,7 +31,7 @@ pub struct Upgrade<'a> {
     pub query: &'a str,
     /// Host and port that it names.
     pub host: &'a str,
-    /// Who opened the page, if a browser sent it.
+    /// The origin of the page that opened it, if a browser sent one.
     pub origin: Option<&'a str>,
     /// Sec-WebSocket-Key.
     pub key: &'a [u8],

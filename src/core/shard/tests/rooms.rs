@@ -128,7 +128,7 @@ fn every_message_that_an_outbox_drops_is_counted_where_some_of_a_batch_were_the_
 
 #[test]
 fn members_of_a_room_that_the_broker_revokes_are_told_and_are_members_no_more() {
-    // Members stayed in silence, and who came later was told joined at once.
+    // Members stayed in silence, and a client that came later was told joined at once.
     let (mut shard, token) = stage();
     join(&mut shard, token, "lobby");
     assert!(matches!(shard.poll_relay(), Some(ToRelay::Subscribe(_))));
@@ -143,7 +143,7 @@ fn members_of_a_room_that_the_broker_revokes_are_told_and_are_members_no_more() 
     shard.writer.driver().deeds.clear();
     say(&mut shard, token, r#"{"type":"join","roomId":"lobby"}"#);
     shard.handle_relay(ToShard::Revoked("lobby".into()));
-    assert_eq!(sent(&shard), "", "who asks anew waits for an answer of its own");
+    assert_eq!(sent(&shard), "", "a client that asks anew waits for an answer of its own");
     shard.handle_relay(ToShard::Joined("lobby".into()));
     assert!(sent(&shard).contains(r#""joined""#));
 }
@@ -163,9 +163,9 @@ fn every_join_with_a_ref_is_answered_also_where_its_client_left_before_the_broke
     assert!(told.contains(r#""code":"not-joined""#) && told.contains(r#""ref":1}"#), "{told:?}");
     assert_eq!(told.matches(r#""type":"#).count(), 1, "without a ref `left` says it all: {told:?}");
     assert!(matches!(shard.poll_relay(), Some(ToRelay::Subscribe(_))));
-    assert!(matches!(shard.poll_relay(), Some(ToRelay::Unsubscribe(_))), "nobody is in it");
+    assert!(matches!(shard.poll_relay(), Some(ToRelay::Unsubscribe(_))), "it has no member");
 
-    // Who came back is in the room: each of its joins is one.
+    // A client that came back is in the room: each of its joins is one.
     shard.writer.driver().deeds.clear();
     say(&mut shard, token, r#"{"type":"join","roomId":"lobby","ref":3}"#);
     say(&mut shard, token, r#"{"type":"leave","roomId":"lobby"}"#);

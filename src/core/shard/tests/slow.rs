@@ -29,7 +29,7 @@ fn join(shard: &mut Shard<TestDriver>, token: Token, room: &str) {
     turns(shard);
 }
 
-/// A message to everybody in the room, a quarter of the cap when encoded or a little less.
+/// A message to every member of the room, a quarter of the cap when encoded or a little less.
 fn publish(shard: &mut Shard<TestDriver>, room: &str) {
     publish_sized(shard, room, CAP / FILLS - 150);
 }

@@ -121,7 +121,7 @@ impl Ledger {
         !self.sends.is_empty()
     }
 
-    /// Begins the next batch, also after an empty one: whoever was noted in a batch is in none after a submit. The chunks go
+    /// Begins the next batch, also after an empty one: a connection that was noted in a batch is in none after a submit. The chunks go
     /// where the kernel has taken all entries.
     pub(super) fn close_batch(&mut self, all_taken: bool) {
         if all_taken {

@@ -170,8 +170,8 @@ fn a_broken_entry_in_a_batch_does_not_strand_the_rest() {
     let broken = opcode::Nop::new().build().flags(squeue::Flags::BUFFER_SELECT);
     // SAFETY: it points to nothing.
     assert!(unsafe { wire.ring.push(&broken) });
-    // And one that fails when it is tried: nobody has this number.
-    assert!(matches!(wire.queue(100_000, token(1), &chunk(b"nobody")), Queued::Later));
+    // And one that fails when it is tried: no socket has this number.
+    assert!(matches!(wire.queue(100_000, token(1), &chunk(b"nothing")), Queued::Later));
     assert!(matches!(wire.queue(sockets[2].1, token(2), &chunk(b"last")), Queued::Later));
     let mut events = Vec::new();
     // One enter: what it leaves behind would keep a pointer to a chunk that may be gone.

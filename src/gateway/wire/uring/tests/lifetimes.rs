@@ -23,7 +23,7 @@ fn a_slot_is_free_only_when_its_poll_has_said_its_last() {
         told.extend(new.iter().map(|event| format!("{event:?}")));
         released(new, first)
     });
-    assert_eq!(told.len(), 1, "nothing but the release is told of who was released: {told:?}");
+    assert_eq!(told.len(), 1, "nothing but the release is told of a released connection: {told:?}");
     wire.arm(sockets[1].1, second).unwrap();
     sockets[1].0.write_all(b"mine").unwrap();
     let mut seen = Vec::new();
