@@ -125,12 +125,12 @@ mod fan_out {
 
 mod slab {
     use super::*;
-    use tidegate_core::conn::{Connections, Entry, Token};
+    use tidegate_core::conn::{Connections, Entry, Handle};
 
-    fn filled(count: u32) -> (Connections, Vec<Token>) {
+    fn filled(count: u32) -> (Connections, Vec<Handle>) {
         let mut connections = Connections::with_capacity(count as usize + 1);
-        let tokens = (0..count).map(|fd| connections.insert(|generation| entry(fd as i32, generation))).collect();
-        (connections, tokens)
+        let handles = (0..count).map(|fd| connections.insert(|generation| entry(fd as i32, generation))).collect();
+        (connections, handles)
     }
 
     fn entry(fd: i32, generation: u32) -> Entry {
@@ -142,19 +142,19 @@ mod slab {
     fn insert_and_remove(bencher: Bencher, others: u32) {
         let (mut connections, _) = filled(others);
         bencher.bench_local(|| {
-            let token = connections.insert(|generation| entry(7, generation));
-            connections.remove(black_box(token)).is_some()
+            let handle = connections.insert(|generation| entry(7, generation));
+            connections.remove(black_box(handle)).is_some()
         });
     }
 
-    /// Lookups by token in an order that no prefetcher guesses.
+    /// Lookups by handle in an order that no prefetcher guesses.
     #[divan::bench(args = [1_000, 100_000])]
     fn find(bencher: Bencher, count: u32) {
-        let (mut connections, tokens) = filled(count);
+        let (mut connections, handles) = filled(count);
         let mut at = 0_u32;
         bencher.bench_local(|| {
             at = at.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
-            connections.find(tokens[(at % count) as usize]).map(|entry| entry.fd)
+            connections.find(handles[(at % count) as usize]).map(|entry| entry.fd)
         });
     }
 }

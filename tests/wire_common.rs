@@ -13,13 +13,13 @@ use nix::poll::{PollFd, PollFlags, poll};
 use tidegate::gateway::mailbox::Waker;
 use tidegate::gateway::wire::epoll::Epoll;
 use tidegate::gateway::wire::uring::Uring;
-use tidegate_core::conn::{Chunk, Tag, Token};
+use tidegate_core::conn::{Chunk, Handle, Tag};
 use tidegate_core::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
 
 /// When a test that waits for something gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
-const FIRST: Token = Token { index: 3, generation: 11 };
-const SECOND: Token = Token { index: 4, generation: 12 };
+const FIRST: Handle = Handle { index: 3, generation: 11 };
+const SECOND: Handle = Handle { index: 4, generation: 12 };
 
 /// Runs each story on each wire.
 macro_rules! on_both_wires {
@@ -74,10 +74,10 @@ impl<D: Driver + AsFd> Bench<D> {
     }
 
     /// A connection that is under watch and has said all that it says on arming.
-    fn armed(&mut self, token: Token) -> (TcpStream, RawFd) {
+    fn armed(&mut self, handle: Handle) -> (TcpStream, RawFd) {
         let (client, fd) = self.connect();
-        self.wire.arm(fd, token).unwrap();
-        self.until(|event| matches!(event, Event::Ready(ready) if ready.token == token && ready.writable));
+        self.wire.arm(fd, handle).unwrap();
+        self.until(|event| matches!(event, Event::Ready(ready) if ready.handle == handle && ready.writable));
         (client, fd)
     }
 
@@ -105,8 +105,8 @@ impl<D: Driver + AsFd> Bench<D> {
         }
     }
 
-    fn until_readable(&mut self, wanted: Token) -> Ready {
-        let is_it = |event: &Event| matches!(event, Event::Ready(ready) if ready.token == wanted && ready.readable);
+    fn until_readable(&mut self, wanted: Handle) -> Ready {
+        let is_it = |event: &Event| matches!(event, Event::Ready(ready) if ready.handle == wanted && ready.readable);
         let seen = self.until(is_it);
         match seen.into_iter().find(is_it) {
             Some(Event::Ready(ready)) => ready,
@@ -114,10 +114,10 @@ impl<D: Driver + AsFd> Bench<D> {
         }
     }
 
-    fn until_released(&mut self, fd: RawFd, token: Token) {
+    fn until_released(&mut self, fd: RawFd, handle: Handle) {
         let mut events = Vec::new();
-        self.wire.release(fd, token, &mut events);
-        let is_it = |event: &Event| matches!(event, Event::Released(released) if *released == token);
+        self.wire.release(fd, handle, &mut events);
+        let is_it = |event: &Event| matches!(event, Event::Released(released) if *released == handle);
         if !events.iter().any(is_it) {
             self.until(is_it);
         }
@@ -222,7 +222,7 @@ fn a_reader_that_was_slow_can_be_written_again<D: Driver + AsFd>(mut bench: Benc
         client.read_exact(&mut got).unwrap();
         client
     });
-    bench.until(|event| matches!(event, Event::Ready(ready) if ready.token == FIRST && ready.writable));
+    bench.until(|event| matches!(event, Event::Ready(ready) if ready.handle == FIRST && ready.writable));
     assert!(bench.wire.send(fd, b"more").is_ok());
     let mut client = reader.join().unwrap();
     client.read_exact(&mut [0; 4]).unwrap();
@@ -259,7 +259,7 @@ fn a_send_that_does_not_fit_is_told_with_what_is_out<D: Driver + AsFd>(mut bench
             let mut events = Vec::new();
             bench.wire.submit(&mut events);
             match events.into_iter().next() {
-                Some(Event::Unsent { token: FIRST, result: Ok(sent), .. }) => sent,
+                Some(Event::Unsent { handle: FIRST, result: Ok(sent), .. }) => sent,
                 _ => panic!("a short send was not told first"),
             }
         }
@@ -275,9 +275,9 @@ fn released_means_fin_for_the_peer_and_a_free_slot<D: Driver + AsFd>(mut bench: 
     let (mut client, fd) = bench.armed(FIRST);
     bench.until_released(fd, FIRST);
     assert_eq!(client.read(&mut [0; 8]).unwrap(), 0, "closing under a watch that goes on would send nothing");
-    let (mut client, fd) = bench.armed(Token { generation: 99, ..FIRST });
+    let (mut client, fd) = bench.armed(Handle { generation: 99, ..FIRST });
     client.write_all(b"x").unwrap();
-    bench.until_readable(Token { generation: 99, ..FIRST });
+    bench.until_readable(Handle { generation: 99, ..FIRST });
     assert_eq!(bench.wire.recv(fd, &mut [0; 8]).unwrap(), 1);
 }
 
@@ -290,23 +290,23 @@ fn released_after_a_reset_means_rst_for_the_peer<D: Driver + AsFd>(mut bench: Be
 
 fn the_successor_in_a_slot_hears_nothing_of_its_predecessor<D: Driver + AsFd>(mut bench: Bench<D>) {
     for generation in 1..200 {
-        let token = Token { index: 0, generation };
+        let handle = Handle { index: 0, generation };
         let (mut client, fd) = bench.connect();
-        bench.wire.arm(fd, token).unwrap();
+        bench.wire.arm(fd, handle).unwrap();
         // What it says is with the kernel, or on its way, when the connection ends.
         client.write_all(b"late").unwrap();
         let mut events = Vec::new();
         if generation % 2 == 0 {
             bench.wire.submit(&mut events);
         }
-        bench.wire.release(fd, token, &mut events);
+        bench.wire.release(fd, handle, &mut events);
         while !events.iter().any(|event| matches!(event, Event::Released(_))) {
             events.extend(bench.look());
         }
         for event in events {
             match event {
-                Event::Ready(ready) => assert_eq!(ready.token, token),
-                Event::Released(released) => assert_eq!(released, token),
+                Event::Ready(ready) => assert_eq!(ready.handle, handle),
+                Event::Released(released) => assert_eq!(released, handle),
                 _ => {}
             }
         }

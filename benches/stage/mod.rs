@@ -13,7 +13,7 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tidegate_core::conn::{Chunk, Token};
+use tidegate_core::conn::{Chunk, Handle};
 use tidegate_core::counters::{RelayCounters, ShardCounters};
 use tidegate_core::dialect::DialectId;
 use tidegate_core::model::{Kind, Publication, RoomName};
@@ -40,7 +40,7 @@ struct Net {
     /// Reads that still bring it; the next one finds nothing.
     reads: usize,
     events: Vec<Event>,
-    tokens: Vec<Token>,
+    handles: Vec<Handle>,
     /// Clients that were pinged and have not answered.
     pinged: Vec<usize>,
     sends: u64,
@@ -61,8 +61,8 @@ impl FreeWire {
 }
 
 impl Driver for FreeWire {
-    fn arm(&mut self, _: RawFd, token: Token) -> Result<(), ErrorKind> {
-        self.0.borrow_mut().tokens.push(token);
+    fn arm(&mut self, _: RawFd, handle: Handle) -> Result<(), ErrorKind> {
+        self.0.borrow_mut().handles.push(handle);
         Ok(())
     }
 
@@ -84,7 +84,7 @@ impl Driver for FreeWire {
         self.sent(fd, bytes)
     }
 
-    fn queue(&mut self, fd: RawFd, _: Token, chunk: &Chunk) -> Queued {
+    fn queue(&mut self, fd: RawFd, _: Handle, chunk: &Chunk) -> Queued {
         Queued::Now(self.sent(fd, chunk.bytes()))
     }
 
@@ -96,8 +96,8 @@ impl Driver for FreeWire {
 
     fn finish(&mut self, _: RawFd) {}
 
-    fn release(&mut self, _: RawFd, token: Token, events: &mut Vec<Event>) {
-        events.push(Event::Released(token));
+    fn release(&mut self, _: RawFd, handle: Handle, events: &mut Vec<Event>) {
+        events.push(Event::Released(handle));
     }
 
     fn reset(&mut self, _: RawFd) {}
@@ -159,18 +159,18 @@ impl Stage {
     }
 
     fn clients(&self) -> usize {
-        self.net.borrow().tokens.len()
+        self.net.borrow().handles.len()
     }
 
     /// Lets a client's octets arrive and be read.
     pub fn say(&mut self, client: usize, octets: &[u8]) {
         {
             let mut net = self.net.borrow_mut();
-            let token = net.tokens[client];
+            let handle = net.handles[client];
             net.inbound.clear();
             net.inbound.extend_from_slice(octets);
             net.reads = 1;
-            net.events.push(readable(token));
+            net.events.push(readable(handle));
         }
         self.shard.reap();
         self.shard.serve_ready(BUDGET);
@@ -181,8 +181,8 @@ impl Stage {
         let net = &mut *self.net.borrow_mut();
         net.inbound.clear();
         net.inbound.extend_from_slice(octets);
-        net.reads = net.tokens.len();
-        net.events.extend(net.tokens.iter().map(|token| readable(*token)));
+        net.reads = net.handles.len();
+        net.events.extend(net.handles.iter().map(|handle| readable(*handle)));
     }
 
     /// Lets `pong` arrive from everybody who was pinged; the next [`Self::turn`] reads it. Returns how many that were.
@@ -191,7 +191,7 @@ impl Stage {
         net.inbound.clear();
         net.inbound.extend_from_slice(pong);
         net.reads = net.pinged.len();
-        net.events.extend(net.pinged.drain(..).map(|client| readable(net.tokens[client])));
+        net.events.extend(net.pinged.drain(..).map(|client| readable(net.handles[client])));
         net.reads as u64
     }
 
@@ -236,8 +236,8 @@ impl Stage {
     }
 }
 
-fn readable(token: Token) -> Event {
-    Event::Ready(Ready { token, readable: true, writable: false, hangup: false })
+fn readable(handle: Handle) -> Event {
+    Event::Ready(Ready { handle, readable: true, writable: false, hangup: false })
 }
 
 fn request(path: &str) -> String {

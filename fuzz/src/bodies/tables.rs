@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
-use tidegate_core::conn::{Connections, Due, Entry, Flags, Heartbeat, Slices, State, Tick, Token, due};
+use tidegate_core::conn::{Connections, Due, Entry, Flags, Handle, Heartbeat, Slices, State, Tick, due};
 use tidegate_core::relay::interest::{Bounds, Effect, Interest, RoomKey};
 
 use super::with;
@@ -21,26 +21,26 @@ enum Slot {
 pub fn connections(data: &[u8]) {
     with(data, |steps: Vec<Slot>| {
         let mut slab = Connections::with_capacity(4);
-        let mut model: BTreeMap<u32, (Token, i32)> = BTreeMap::new();
-        let (mut gone, mut highest) = (Vec::<Token>::new(), 0);
+        let mut model: BTreeMap<u32, (Handle, i32)> = BTreeMap::new();
+        let (mut gone, mut highest) = (Vec::<Handle>::new(), 0);
         for (fd, step) in (0_i32..).zip(steps) {
             match step {
                 Slot::Insert => {
-                    let token = slab.insert(|generation| Entry::new(fd, generation, 0, 0));
-                    highest = highest.max(token.index + 1);
-                    assert!(model.insert(token.index, (token, fd)).is_none(), "an index was given twice");
-                    assert!(!gone.contains(&token), "a name was given twice");
+                    let handle = slab.insert(|generation| Entry::new(fd, generation, 0, 0));
+                    highest = highest.max(handle.index + 1);
+                    assert!(model.insert(handle.index, (handle, fd)).is_none(), "an index was given twice");
+                    assert!(!gone.contains(&handle), "a name was given twice");
                 }
                 Slot::Remove(pick) => {
-                    let Some((token, fd)) = nth(&model, pick) else { continue };
-                    assert_eq!(slab.remove(token).map(|entry| entry.fd), Some(fd));
-                    model.remove(&token.index);
-                    gone.push(token);
+                    let Some((handle, fd)) = nth(&model, pick) else { continue };
+                    assert_eq!(slab.remove(handle).map(|entry| entry.fd), Some(fd));
+                    model.remove(&handle.index);
+                    gone.push(handle);
                 }
                 Slot::Stale(pick) => {
-                    let Some(token) = gone.get(usize::from(pick) % gone.len().max(1)).copied() else { continue };
+                    let Some(handle) = gone.get(usize::from(pick) % gone.len().max(1)).copied() else { continue };
                     assert!(
-                        slab.find(token).is_none() && slab.remove(token).is_none(),
+                        slab.find(handle).is_none() && slab.remove(handle).is_none(),
                         "a stale name reached somebody"
                     );
                 }
@@ -49,15 +49,15 @@ pub fn connections(data: &[u8]) {
         }
         let listed: Vec<(u32, i32)> = slab.iter().map(|(index, entry)| (index, entry.fd)).collect();
         assert_eq!(listed, model.iter().map(|(index, (_, fd))| (*index, *fd)).collect::<Vec<_>>());
-        for (index, (token, fd)) in model {
-            assert_eq!(slab.token_at(index), Some(token));
-            assert_eq!(slab.find(token).map(|entry| entry.fd), Some(fd));
+        for (index, (handle, fd)) in model {
+            assert_eq!(slab.handle_at(index), Some(handle));
+            assert_eq!(slab.find(handle).map(|entry| entry.fd), Some(fd));
             assert_eq!(slab.peek(index).map(|entry| entry.fd), Some(fd));
         }
     });
 }
 
-fn nth(model: &BTreeMap<u32, (Token, i32)>, pick: u8) -> Option<(Token, i32)> {
+fn nth(model: &BTreeMap<u32, (Handle, i32)>, pick: u8) -> Option<(Handle, i32)> {
     model.values().nth(usize::from(pick) % model.len().max(1)).copied()
 }
 

@@ -181,9 +181,9 @@ pub struct Entry {
     /// When the client was last heard, in ticks modulo 2¹⁶.
     pub heard: u16,
     /// Messages that it may still send in this instant.
-    pub tokens: u16,
-    /// When the tokens were last refilled, in ticks modulo 2¹⁶.
-    pub token_tick: u16,
+    pub credits: u16,
+    /// When the credits were last refilled, in ticks modulo 2¹⁶.
+    pub credit_tick: u16,
     /// Where it stands.
     pub state: State,
     /// How its messages look on the wire.
@@ -207,8 +207,8 @@ impl Entry {
             partial: None,
             rooms: Rooms::None,
             heard: now as u16,
-            tokens: 0,
-            token_tick: now as u16,
+            credits: 0,
+            credit_tick: now as u16,
             state: State::Handshaking,
             form: Form::UNDECIDED,
             flags: Flags::default(),
@@ -222,22 +222,22 @@ impl Entry {
         self.flags.clear(Flags::PINGED);
     }
 
-    /// Takes one token of a bucket that gains `rate` a second up to `burst`; false where there is none. A `rate` of 0 is
+    /// Takes one credit of a bucket that gains `rate` a second up to `burst`; false where there is none. A `rate` of 0 is
     /// no limit.
-    pub fn take_token(&mut self, now: Tick, rate: u16, burst: u16) -> bool {
+    pub fn take_credit(&mut self, now: Tick, rate: u16, burst: u16) -> bool {
         if rate == 0 {
             return true;
         }
-        let elapsed = (now as u16).wrapping_sub(self.token_tick);
+        let elapsed = (now as u16).wrapping_sub(self.credit_tick);
         if elapsed > 0 {
             let gained = gained(now.saturating_sub(u32::from(elapsed)), now, u32::from(rate));
-            self.tokens = (u64::from(self.tokens) + gained).min(u64::from(burst)) as u16;
-            self.token_tick = now as u16;
+            self.credits = (u64::from(self.credits) + gained).min(u64::from(burst)) as u16;
+            self.credit_tick = now as u16;
         }
-        if self.tokens == 0 {
+        if self.credits == 0 {
             return false;
         }
-        self.tokens -= 1;
+        self.credits -= 1;
         true
     }
 
@@ -282,30 +282,30 @@ mod tests {
     #[test]
     fn the_token_bucket_allows_its_burst_and_then_its_rate() {
         let mut entry = Entry::new(3, 1, 0, 0);
-        entry.tokens = 20;
-        let taken = |entry: &mut Entry, now| (0..1000).take_while(|_| entry.take_token(now, 10, 20)).count();
+        entry.credits = 20;
+        let taken = |entry: &mut Entry, now| (0..1000).take_while(|_| entry.take_credit(now, 10, 20)).count();
         assert_eq!(taken(&mut entry, 0), 20);
         assert_eq!(taken(&mut entry, 5), 5, "half a second gains five");
         assert_eq!(taken(&mut entry, 6), 1, "a tenth gains one");
         assert_eq!(taken(&mut entry, 1000), 20, "never more than the burst");
         assert_eq!(taken(&mut entry, 65_536 + 1000), 0, "the tick's wrap gains nothing");
-        assert!(entry.take_token(1000, 0, 0), "rate 0 is no limit");
+        assert!(entry.take_credit(1000, 0, 0), "rate 0 is no limit");
     }
 
     #[test]
     fn a_slow_rate_still_gains_a_token_in_time() {
         let mut entry = Entry::new(3, 1, 0, 0);
-        let gained = (1..=30).filter(|now| entry.take_token(*now, 1, 2)).count();
+        let gained = (1..=30).filter(|now| entry.take_credit(*now, 1, 2)).count();
         assert_eq!(gained, 3, "one a second for three seconds");
     }
 
     #[test]
     fn a_connection_that_sends_with_every_tick_gets_its_whole_message_rate_whatever_it_is() {
-        // Rates that are no multiple of the ticks in a second lost up to half of themselves, a part of a token each tick.
+        // Rates that are no multiple of the ticks in a second lost up to half of themselves, a part of a credit each tick.
         for rate in [1, 9, 10, 11, 19, 101, 32_767] {
             let mut entry = Entry::new(3, 1, 7, 0);
             let in_a_tick =
-                |entry: &mut Entry, now| (0..40_000).take_while(|_| entry.take_token(now, rate, 2 * rate)).count();
+                |entry: &mut Entry, now| (0..40_000).take_while(|_| entry.take_credit(now, rate, 2 * rate)).count();
             let gained: usize = (8..=107).map(|now| in_a_tick(&mut entry, now)).sum();
             assert_eq!(gained, 10 * usize::from(rate), "{rate} a second, for ten seconds");
         }

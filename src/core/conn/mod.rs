@@ -21,7 +21,7 @@ mod sweep;
 
 pub use entry::{Entry, Flags, Membership, Rooms, State, WAITING};
 pub use outbox::{Chunk, Dropped, Outbox, Overflow, Tag};
-pub use slab::{Connections, Token};
+pub use slab::{Connections, Handle};
 pub use sweep::{Due, Heartbeat, Slices, due};
 
 /// The shard's time: tenths of a second of the monotonic clock, counted by its sweeps.

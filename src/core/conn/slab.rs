@@ -7,7 +7,7 @@ use crate::model::ConnectionId;
 
 /// Names a connection on its shard: index and generation, as the wire hands it back.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub struct Token {
+pub struct Handle {
     /// Slab index.
     pub index: u32,
     /// Generation of the connection.
@@ -29,18 +29,18 @@ impl Connections {
     }
 
     /// Takes an entry in; `make` gets its generation.
-    pub fn insert(&mut self, make: impl FnOnce(u32) -> Entry) -> Token {
+    pub fn insert(&mut self, make: impl FnOnce(u32) -> Entry) -> Handle {
         self.accepted = self.accepted.wrapping_add(1);
         let generation = self.accepted;
         let index = self.entries.insert(make(generation)) as u32;
         debug_assert!(index <= ConnectionId::MAX_INDEX);
         self.end = self.end.max(index + 1);
-        Token { index, generation }
+        Handle { index, generation }
     }
 
     /// The connection of this name, if it is still there.
-    pub fn find(&mut self, token: Token) -> Option<&mut Entry> {
-        self.entries.get_mut(token.index as usize).filter(|entry| entry.generation == token.generation)
+    pub fn find(&mut self, handle: Handle) -> Option<&mut Entry> {
+        self.entries.get_mut(handle.index as usize).filter(|entry| entry.generation == handle.generation)
     }
 
     /// The connection at an index that the caller knows to be taken (a member of a room, an entry under sweep).
@@ -54,8 +54,8 @@ impl Connections {
     }
 
     /// The name of the connection at an index.
-    pub fn token_at(&self, index: u32) -> Option<Token> {
-        self.entries.get(index as usize).map(|entry| Token { index, generation: entry.generation })
+    pub fn handle_at(&self, index: u32) -> Option<Handle> {
+        self.entries.get(index as usize).map(|entry| Handle { index, generation: entry.generation })
     }
 
     /// Asks the processor for an entry that will be needed soon.
@@ -72,9 +72,9 @@ impl Connections {
     }
 
     /// Frees the slot.
-    pub fn remove(&mut self, token: Token) -> Option<Entry> {
-        self.find(token)?;
-        Some(self.entries.remove(token.index as usize))
+    pub fn remove(&mut self, handle: Handle) -> Option<Entry> {
+        self.find(handle)?;
+        Some(self.entries.remove(handle.index as usize))
     }
 
     /// Connections in the slab.

@@ -34,12 +34,12 @@ impl<D: Driver> Shard<D> {
         if !is_over(self) {
             return;
         }
-        for token in self.clients.largest_holders(size) {
-            if self.clients.is_open(token) {
-                self.writer.close(&mut self.turn, &mut self.clients, token, reason);
+        for handle in self.clients.largest_holders(size) {
+            if self.clients.is_open(handle) {
+                self.writer.close(&mut self.turn, &mut self.clients, handle, reason);
             } else {
                 // It was told why it goes, and does not read that either.
-                self.clients.gone(&mut self.turn, token, reason);
+                self.clients.gone(&mut self.turn, handle, reason);
             }
             self.settle();
             if !is_over(self) {

@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::Shard;
 use crate::close::{CloseReason, Refusal};
-use crate::conn::{Entry, State, Token, ticks};
+use crate::conn::{Entry, Handle, State, ticks};
 use crate::model::ConnectionId;
 use crate::shard::driver::Driver;
 
@@ -118,10 +118,10 @@ impl<D: Driver> Shard<D> {
     /// Closes whatever is left, telling it: the thread ends.
     pub fn close_all(&mut self) {
         for index in 0..self.clients.end() {
-            let Some(token) = self.clients.token_at(index) else { continue };
-            self.clients.refuse(&mut self.turn, token, Refusal::Draining);
-            self.writer.close(&mut self.turn, &mut self.clients, token, CloseReason::Drain);
-            self.clients.gone(&mut self.turn, token, CloseReason::Drain);
+            let Some(handle) = self.clients.handle_at(index) else { continue };
+            self.clients.refuse(&mut self.turn, handle, Refusal::Draining);
+            self.writer.close(&mut self.turn, &mut self.clients, handle, CloseReason::Drain);
+            self.clients.gone(&mut self.turn, handle, CloseReason::Drain);
             self.settle();
         }
     }
@@ -139,11 +139,11 @@ impl<D: Driver> Shard<D> {
     }
 
     fn describe(&self, index: u32, entry: &Entry) -> ConnectionInfo {
-        let token = Token { index, generation: entry.generation };
+        let handle = Handle { index, generation: entry.generation };
         let told = self.clients.forwarded(index).map(|address| address.to_string());
         let peer = told.or_else(|| self.writer.driver_ref().peer(entry.fd).map(|peer| peer.to_string()));
         ConnectionInfo {
-            id: self.turn.id(token).to_string(),
+            id: self.turn.id(handle).to_string(),
             state: match entry.state {
                 State::Handshaking => "handshake",
                 State::Open => "open",
@@ -157,11 +157,11 @@ impl<D: Driver> Shard<D> {
     }
 
     fn close_by_id(&mut self, id: ConnectionId) -> bool {
-        let token = Token { index: id.index, generation: id.generation };
-        if self.turn.id(token) != id || !self.clients.is_open(token) {
+        let handle = Handle { index: id.index, generation: id.generation };
+        if self.turn.id(handle) != id || !self.clients.is_open(handle) {
             return false;
         }
-        self.writer.close(&mut self.turn, &mut self.clients, token, CloseReason::Operator);
+        self.writer.close(&mut self.turn, &mut self.clients, handle, CloseReason::Operator);
         true
     }
 }

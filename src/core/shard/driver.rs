@@ -1,7 +1,7 @@
 //! What a shard needs of the system: sockets that become ready, sends, ticks. A trait, so that epoll, io_uring and the
 //! simulator share every line above it.
 //!
-//! A driver knows sockets and [`Token`]s; it knows no frame and no state of a connection. All calls come from the shard's thread.
+//! A driver knows sockets and [`Handle`]s; it knows no frame and no state of a connection. All calls come from the shard's thread.
 //!
 //! The contract of [`Event::Ready`] is that of an edge: it is told once, and what it announced must be read until the
 //! socket says 0, an error or a short read (after [`Ready::hangup`] a short read is not the end), and must be written until
@@ -10,7 +10,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::conn::{Chunk, Token};
+use crate::conn::{Chunk, Handle};
 
 /// The number of an open socket.
 pub type Fd = i32;
@@ -19,7 +19,7 @@ pub type Fd = i32;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Ready {
     /// The connection.
-    pub token: Token,
+    pub handle: Handle,
     /// There is something to read.
     pub readable: bool,
     /// There may be room to write again.
@@ -47,14 +47,14 @@ pub enum Event {
     /// A queued send was short or failed. Nothing may be sent to the connection before this is handled.
     Unsent {
         /// The connection.
-        token: Token,
+        handle: Handle,
         /// What was to be sent.
         chunk: Chunk,
         /// Octets of it that are out, or the error.
         result: Result<usize, ErrorKind>,
     },
     /// The socket is closed and nothing more will be told of it: the slot is free.
-    Released(Token),
+    Released(Handle),
     /// The shard's waker was rung.
     Rung,
     /// So many tenths of a second went by.
@@ -76,7 +76,7 @@ pub trait Driver {
     ///
     /// # Errors
     /// The system has no memory or room for one more; the socket is then the caller's to close.
-    fn arm(&mut self, fd: Fd, token: Token) -> Result<(), ErrorKind>;
+    fn arm(&mut self, fd: Fd, handle: Handle) -> Result<(), ErrorKind>;
 
     /// Collects everything that happened; never blocks.
     fn reap(&mut self, events: &mut Vec<Event>);
@@ -95,7 +95,7 @@ pub trait Driver {
 
     /// Sends a shared chunk now or with the next [`Driver::submit`]. At most one for each connection between two submits: the
     /// caller compares [`Driver::batch`] with what it noted.
-    fn queue(&mut self, fd: Fd, token: Token, chunk: &Chunk) -> Queued;
+    fn queue(&mut self, fd: Fd, handle: Handle, chunk: &Chunk) -> Queued;
 
     /// The number of the batch that [`Driver::queue`] now fills; 0 where nothing is ever queued.
     fn batch(&self) -> u32;
@@ -107,7 +107,7 @@ pub trait Driver {
     fn finish(&mut self, fd: Fd);
 
     /// Stops watching and closes, after what is queued. [`Event::Released`] follows, at once or later.
-    fn release(&mut self, fd: Fd, token: Token, events: &mut Vec<Event>);
+    fn release(&mut self, fd: Fd, handle: Handle, events: &mut Vec<Event>);
 
     /// Makes the later close a reset: the kernel forgets what the peer never read.
     fn reset(&mut self, fd: Fd);

@@ -5,7 +5,7 @@
 
 use super::Shard;
 use crate::close::{CloseReason, Fault, Refusal};
-use crate::conn::{Flags, State, Token};
+use crate::conn::{Flags, Handle, State};
 use crate::dialect::Notice;
 use crate::limits;
 use crate::shard::driver::Driver;
@@ -15,13 +15,13 @@ use crate::shard::driver::Driver;
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Ending {
     /// The node closes an open connection.
-    Close(Token, CloseReason),
+    Close(Handle, CloseReason),
     /// The peer sent a close frame with this code.
-    ClosedByPeer(Token, Option<u16>),
+    ClosedByPeer(Handle, Option<u16>),
     /// A request is answered without an upgrade.
-    Refuse(Token, Refusal),
+    Refuse(Handle, Refusal),
     /// The socket is of no more use; the state that the connection was in.
-    Gone(Token, CloseReason, State),
+    Gone(Handle, CloseReason, State),
 }
 
 impl<D: Driver> Shard<D> {
@@ -39,32 +39,32 @@ impl<D: Driver> Shard<D> {
     fn carry_out_endings(&mut self) {
         while let Some(ending) = self.turn.endings.pop_front() {
             match ending {
-                Ending::Close(token, reason) => self.begin_close(token, reason),
-                Ending::ClosedByPeer(token, code) => self.answer_close(token, code),
-                Ending::Refuse(token, refusal) => {
+                Ending::Close(handle, reason) => self.begin_close(handle, reason),
+                Ending::ClosedByPeer(handle, code) => self.answer_close(handle, code),
+                Ending::Refuse(handle, refusal) => {
                     let Self { turn, admission, writer, clients, .. } = self;
-                    admission.answer_refusal(turn, writer, clients, token, refusal);
+                    admission.answer_refusal(turn, writer, clients, handle, refusal);
                 }
-                Ending::Gone(token, reason, before) => self.release(token, reason, before),
+                Ending::Gone(handle, reason, before) => self.release(handle, reason, before),
             }
         }
     }
 
     /// Tells the peer (RFC 6455 §5.5.1) and awaits its close frame, or, after an offence of the peer's (§7.1.7), just its EOF.
     /// What was already queued goes first, unless the reader is too slow for it.
-    fn begin_close(&mut self, token: Token, reason: CloseReason) {
-        let Some(dialect) = self.clients.begin_closing(&self.turn, token) else { return };
+    fn begin_close(&mut self, handle: Handle, reason: CloseReason) {
+        let Some(dialect) = self.clients.begin_closing(&self.turn, handle) else { return };
         let message_is_why = matches!(
             reason,
             CloseReason::TooBig | CloseReason::MessageTimeout | CloseReason::MessageBudget | CloseReason::Flood
         );
         // Otherwise the rest of the message is still to come, and the peer's close frame is found only behind it.
         if message_is_why || reason.fault() == Fault::Peer {
-            self.clients.take_partial(&self.turn, token);
+            self.clients.take_partial(&self.turn, handle);
         }
-        self.rooms.leave_all(&mut self.turn, &mut self.upstream, &mut self.clients, token);
+        self.rooms.leave_all(&mut self.turn, &mut self.upstream, &mut self.clients, handle);
         if matches!(reason, CloseReason::SlowReader | CloseReason::WriteStall | CloseReason::OutboxBudget) {
-            self.writer.shrink_outbox(&self.turn, &mut self.clients, token, true);
+            self.writer.shrink_outbox(&self.turn, &mut self.clients, handle, true);
         }
         let mut code = reason.code();
         if matches!(reason, CloseReason::Drain | CloseReason::MaxAge) {
@@ -74,49 +74,49 @@ impl<D: Driver> Shard<D> {
         }
         if code != 0 {
             self.writer.reply_close(Some(code), reason.text());
-            self.writer.flush_last_words(&mut self.turn, &mut self.clients, token);
+            self.writer.flush_last_words(&mut self.turn, &mut self.clients, handle);
         }
         if reason.fault() == Fault::Peer {
-            self.writer.finish_after_outbox(&mut self.clients, token);
+            self.writer.finish_after_outbox(&mut self.clients, handle);
         }
     }
 
     /// Echoes the peer's close frame where ours was not sent before (RFC 6455 §5.5.1), then finishes.
-    fn answer_close(&mut self, token: Token, code: Option<u16>) {
-        if self.clients.begin_closing(&self.turn, token).is_some() {
-            self.clients.take_partial(&self.turn, token);
-            self.rooms.leave_all(&mut self.turn, &mut self.upstream, &mut self.clients, token);
+    fn answer_close(&mut self, handle: Handle, code: Option<u16>) {
+        if self.clients.begin_closing(&self.turn, handle).is_some() {
+            self.clients.take_partial(&self.turn, handle);
+            self.rooms.leave_all(&mut self.turn, &mut self.upstream, &mut self.clients, handle);
             self.writer.reply_close(code, "");
-            self.writer.flush_last_words(&mut self.turn, &mut self.clients, token);
+            self.writer.flush_last_words(&mut self.turn, &mut self.clients, handle);
         }
-        if self.clients.find(token).is_some_and(|entry| entry.state == State::Closing) {
-            self.writer.finish_after_outbox(&mut self.clients, token);
+        if self.clients.find(handle).is_some_and(|entry| entry.state == State::Closing) {
+            self.writer.finish_after_outbox(&mut self.clients, handle);
         }
     }
 
     /// Accounts for a connection and gives its socket back. `before` is its state when that was decided.
-    fn release(&mut self, token: Token, reason: CloseReason, before: State) {
-        let Some(entry) = self.clients.alive(token) else { return };
+    fn release(&mut self, handle: Handle, reason: CloseReason, before: State) {
+        let Some(entry) = self.clients.alive(handle) else { return };
         let noted = *entry.reason.get_or_insert(reason);
         let abandoned = entry.outbox.is_some() || reason == CloseReason::PongTimeout;
         let upgraded = entry.flags.has(Flags::UPGRADED);
         if before == State::Handshaking {
             let refusal = if reason == CloseReason::Eof { Refusal::Eof } else { Refusal::Reset };
-            self.admission.leave_handshake(token);
+            self.admission.leave_handshake(handle);
             self.turn.counters.refused[refusal as usize].add(1);
         } else if upgraded {
             self.turn.counters.connections.sub(1);
             self.turn.counters.closed[noted as usize].add(1);
         }
-        self.rooms.leave_all(&mut self.turn, &mut self.upstream, &mut self.clients, token);
-        self.writer.shrink_outbox(&self.turn, &mut self.clients, token, false);
-        self.clients.take_partial(&self.turn, token);
-        let Some(entry) = self.clients.find(token) else { return };
+        self.rooms.leave_all(&mut self.turn, &mut self.upstream, &mut self.clients, handle);
+        self.writer.shrink_outbox(&self.turn, &mut self.clients, handle, false);
+        self.clients.take_partial(&self.turn, handle);
+        let Some(entry) = self.clients.find(handle) else { return };
         entry.state = State::Released;
         entry.deadline = 0;
-        self.clients.forget_forwarded(token);
-        if self.writer.release(&mut self.clients, token, abandoned) {
-            self.clients.remove(&self.turn, token);
+        self.clients.forget_forwarded(handle);
+        if self.writer.release(&mut self.clients, handle, abandoned) {
+            self.clients.remove(&self.turn, handle);
         }
     }
 }

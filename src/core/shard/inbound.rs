@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::Shard;
 use crate::close::CloseReason;
-use crate::conn::{Flags, State, Token};
+use crate::conn::{Flags, Handle, State};
 use crate::counters::MessageType;
 use crate::dialect::{Notice, Payload};
 use crate::proto::message::{self, Event, Rules};
@@ -52,7 +52,7 @@ impl Default for Reading {
 
 /// What one read brought.
 struct Received {
-    token: Token,
+    handle: Handle,
     /// Where it lies in the scratch buffer.
     octets: Range<usize>,
     /// There may be more, and no event will say so.
@@ -63,7 +63,7 @@ struct Received {
 impl<D: Driver> Shard<D> {
     pub(super) fn handle_ready(&mut self, ready: Ready) {
         if self.clients.note_ready(ready) {
-            self.writer.flush_outbox(&mut self.turn, &mut self.clients, ready.token);
+            self.writer.flush_outbox(&mut self.turn, &mut self.clients, ready.handle);
         }
     }
 
@@ -80,20 +80,20 @@ impl<D: Driver> Shard<D> {
             let mut used = 0;
             for _ in 0..left.min(READ_AHEAD) {
                 left -= 1;
-                let Some(token) = self.clients.next_ready() else { break };
-                received.extend(self.receive(token, &mut scratch, &mut used));
+                let Some(handle) = self.clients.next_ready() else { break };
+                received.extend(self.receive(handle, &mut scratch, &mut used));
                 if used > scratch.len() - READ_BYTES {
                     break;
                 }
             }
             self.settle();
             for read in received.drain(..) {
-                let (token, next) = (read.token, self.handle_read(read, &mut scratch));
+                let (handle, next) = (read.handle, self.handle_read(read, &mut scratch));
                 self.settle();
                 match next {
                     Next::Event => {}
-                    Next::Turn => self.clients.read_again(token),
-                    Next::Tick => self.clients.read_with_next_tick(token),
+                    Next::Turn => self.clients.read_again(handle),
+                    Next::Tick => self.clients.read_with_next_tick(handle),
                 }
             }
         }
@@ -102,44 +102,44 @@ impl<D: Driver> Shard<D> {
     }
 
     /// Reads once into what is left of `scratch`, from `used` on, which it moves. What comes to no octets is handled here.
-    fn receive(&mut self, token: Token, scratch: &mut [u8], used: &mut usize) -> Option<Received> {
-        let entry = self.clients.alive(token)?;
+    fn receive(&mut self, handle: Handle, scratch: &mut [u8], used: &mut usize) -> Option<Received> {
+        let entry = self.clients.alive(handle)?;
         // Before the read: an event that comes while it is handled is one more.
         entry.flags.clear(Flags::READY);
         let was_excess = entry.flags.has(Flags::EXCESS);
         let size = if was_excess { EXCESS_READ_BYTES } else { READ_BYTES };
         let start = *used;
         match self.writer.driver().recv(entry.fd, &mut scratch[start..start + size]) {
-            Ok(0) => self.handle_eof(token),
+            Ok(0) => self.handle_eof(handle),
             Ok(length) => {
                 self.turn.counters.bytes_in.add(length as u64);
                 entry.hear(self.turn.clock.tick);
                 let more = length == size || entry.flags.has(Flags::HANGUP);
                 *used = start + length;
-                return Some(Received { token, octets: start..start + length, more, was_excess });
+                return Some(Received { handle, octets: start..start + length, more, was_excess });
             }
             Err(ErrorKind::WouldBlock) => {}
-            Err(ErrorKind::NoMemory) => self.handle_no_memory(token),
-            Err(ErrorKind::Broken) => self.clients.gone(&mut self.turn, token, CloseReason::Reset),
+            Err(ErrorKind::NoMemory) => self.handle_no_memory(handle),
+            Err(ErrorKind::Broken) => self.clients.gone(&mut self.turn, handle, CloseReason::Reset),
         }
         None
     }
 
     /// Acts on what was read; tells when to read again. Meanwhile the connection may have ended.
     fn handle_read(&mut self, read: Received, scratch: &mut [u8]) -> Next {
-        let Received { token, octets, more, was_excess } = read;
-        let Some(entry) = self.clients.find(token) else { return Next::Event };
+        let Received { handle, octets, more, was_excess } = read;
+        let Some(entry) = self.clients.find(handle) else { return Next::Event };
         let octets = &mut scratch[octets];
         let excess = match entry.state {
             State::Handshaking => {
-                self.handle_head(token, octets);
+                self.handle_head(handle, octets);
                 false
             }
-            State::Open | State::Closing if entry.flags.has(Flags::UPGRADED) => self.handle_frames(token, octets),
+            State::Open | State::Closing if entry.flags.has(Flags::UPGRADED) => self.handle_frames(handle, octets),
             State::Open | State::Ending | State::Closing | State::Lingering | State::Released => false,
         };
         if excess != was_excess {
-            self.note_excess(token, excess || more);
+            self.note_excess(handle, excess || more);
         }
         match (excess, more) {
             (true, _) => Next::Tick,
@@ -149,22 +149,22 @@ impl<D: Driver> Shard<D> {
     }
 
     /// Octets before the upgrade. Where they grant it, the welcome goes out with the answer in one send.
-    fn handle_head(&mut self, token: Token, octets: &[u8]) {
+    fn handle_head(&mut self, handle: Handle, octets: &[u8]) {
         let Self { turn, admission, writer, clients, .. } = self;
-        let Some(upgraded) = admission.handle_head(turn, writer, clients, token, octets) else { return };
-        let (id, settings) = (turn.id(token), turn.settings.clone());
+        let Some(upgraded) = admission.handle_head(turn, writer, clients, handle, octets) else { return };
+        let (id, settings) = (turn.id(handle), turn.settings.clone());
         let options = &settings.options;
         let (ping_ms, pong_ms) = (options.ping_interval.as_millis() as u64, options.pong_timeout.as_millis() as u64);
         writer.reply(turn, upgraded.dialect, &Notice::Welcome { id, node: &options.node_name, ping_ms, pong_ms });
-        writer.flush(turn, clients, token);
+        writer.flush(turn, clients, handle);
         if let Some(room) = &upgraded.room {
-            self.join(token, room, None);
+            self.join(handle, room, None);
         }
     }
 
     /// A connection that sends more than it may is in excess until all that it sent is read.
-    fn note_excess(&mut self, token: Token, in_excess: bool) {
-        let Some(entry) = self.clients.find(token) else { return };
+    fn note_excess(&mut self, handle: Handle, in_excess: bool) {
+        let Some(entry) = self.clients.find(handle) else { return };
         entry.flags.clear(Flags::EXCESS);
         if in_excess {
             entry.flags.set(Flags::EXCESS);
@@ -173,25 +173,25 @@ impl<D: Driver> Shard<D> {
 
     /// The host had no memory to read. The socket itself is usable, so that the client can be told.
     #[cold]
-    fn handle_no_memory(&mut self, token: Token) {
-        if self.clients.is_open(token) {
-            self.writer.close(&mut self.turn, &mut self.clients, token, CloseReason::Internal);
+    fn handle_no_memory(&mut self, handle: Handle) {
+        if self.clients.is_open(handle) {
+            self.writer.close(&mut self.turn, &mut self.clients, handle, CloseReason::Internal);
         } else {
-            self.clients.gone(&mut self.turn, token, CloseReason::Reset);
+            self.clients.gone(&mut self.turn, handle, CloseReason::Reset);
         }
     }
 
     /// The client's FIN: after a close frame it is the end, before one it is an abrupt one.
-    fn handle_eof(&mut self, token: Token) {
-        self.clients.gone(&mut self.turn, token, CloseReason::Eof);
+    fn handle_eof(&mut self, handle: Handle) {
+        self.clients.gone(&mut self.turn, handle, CloseReason::Eof);
     }
 
     /// Handles what was read; true where it was more than its sender may send.
-    fn handle_frames(&mut self, token: Token, bytes: &mut [u8]) -> bool {
+    fn handle_frames(&mut self, handle: Handle, bytes: &mut [u8]) -> bool {
         // The decoder's state leaves the entry while the shard acts on what it says.
-        let mut partial = self.clients.take_partial(&self.turn, token);
+        let mut partial = self.clients.take_partial(&self.turn, handle);
         let was_partial = partial.is_some();
-        let Some(entry) = self.clients.find(token) else { return false };
+        let Some(entry) = self.clients.find(handle) else { return false };
         let rules = Rules { deflate: entry.form.deflate, ..self.turn.settings.rules };
         let mut position = 0;
         let (mut offence, mut messages, mut pongs) = (None, 0, 0);
@@ -201,7 +201,7 @@ impl<D: Driver> Shard<D> {
                 Ok(Some(event)) => {
                     messages += u32::from(matches!(event, Event::Text(_) | Event::Binary(_)));
                     pongs += u32::from(matches!(event, Event::Pong(_)));
-                    if !self.handle_event(token, event) {
+                    if !self.handle_event(handle, event) {
                         break;
                     }
                 }
@@ -214,54 +214,54 @@ impl<D: Driver> Shard<D> {
         }
         self.reading.handled += messages;
         // Of pings over the rate the last one of a read is answered (RFC 6455 §5.5.2).
-        if let Some(payload) = self.reading.owed_pong.take().filter(|_| self.clients.is_open(token)) {
+        if let Some(payload) = self.reading.owed_pong.take().filter(|_| self.clients.is_open(handle)) {
             self.pong(&payload);
         }
-        self.writer.flush(&mut self.turn, &mut self.clients, token);
-        self.note_unfinished(token, partial, was_partial && messages == 0);
+        self.writer.flush(&mut self.turn, &mut self.clients, handle);
+        self.note_unfinished(handle, partial, was_partial && messages == 0);
         if let Some(reason) = offence {
-            self.writer.close(&mut self.turn, &mut self.clients, token, reason);
+            self.writer.close(&mut self.turn, &mut self.clients, handle, reason);
         }
         self.reading.excess || pongs > PONGS
     }
 
     /// Keeps what is unfinished, and gives it its deadline if it is new. A connection that is being closed has its own.
-    fn note_unfinished(&mut self, token: Token, partial: Option<Box<message::Partial>>, same: bool) {
+    fn note_unfinished(&mut self, handle: Handle, partial: Option<Box<message::Partial>>, same: bool) {
         let deadline = self.turn.clock.tick + self.turn.settings.message_deadline;
-        let Some(entry) = self.clients.find(token) else { return };
+        let Some(entry) = self.clients.find(handle) else { return };
         match (entry.state, &partial) {
             (State::Open, None) => entry.deadline = 0,
             (State::Open, Some(_)) if !same => entry.deadline = deadline,
             _ => {}
         }
         if let Some(partial) = partial.filter(|_| matches!(entry.state, State::Open | State::Ending | State::Closing)) {
-            self.clients.keep_partial(&self.turn, token, partial);
+            self.clients.keep_partial(&self.turn, handle, partial);
         }
     }
 
     /// Acts on one event; false where nothing more may be decoded.
-    fn handle_event(&mut self, token: Token, event: Event<'_>) -> bool {
+    fn handle_event(&mut self, handle: Handle, event: Event<'_>) -> bool {
         match event {
             Event::Close(status) => {
-                self.writer.flush(&mut self.turn, &mut self.clients, token);
-                self.clients.closed_by_peer(&mut self.turn, token, status.map(|(code, _)| code));
+                self.writer.flush(&mut self.turn, &mut self.clients, handle);
+                self.clients.closed_by_peer(&mut self.turn, handle, status.map(|(code, _)| code));
                 return false;
             }
             // After our own close frame only the peer's matters (RFC 6455 §5.5.1).
-            _ if !self.clients.is_open(token) => {}
+            _ if !self.clients.is_open(handle) => {}
             Event::Ping(payload) => {
                 self.turn.counters.messages_in[MessageType::Ping as usize].add(1);
-                if self.take_credit(token) {
+                if self.take_credit(handle) {
                     self.pong(payload);
                 } else {
                     self.reading.owed_pong = Some(payload.to_vec());
                 }
             }
             Event::Pong(_) => {}
-            Event::Text(text) => self.handle_message(token, Payload::Text(text)),
-            Event::Binary(payload) => self.handle_message(token, Payload::Binary(payload)),
+            Event::Text(text) => self.handle_message(handle, Payload::Text(text)),
+            Event::Binary(payload) => self.handle_message(handle, Payload::Binary(payload)),
         }
-        self.cork(token);
+        self.cork(handle);
         true
     }
 
@@ -270,16 +270,16 @@ impl<D: Driver> Shard<D> {
     }
 
     /// What one read brought is answered with one send, up to a size that still fits a socket's buffer.
-    fn cork(&mut self, token: Token) {
+    fn cork(&mut self, handle: Handle) {
         const CORK_BYTES: usize = 16 * 1024;
         if self.writer.reply_len() >= CORK_BYTES {
-            self.writer.flush(&mut self.turn, &mut self.clients, token);
+            self.writer.flush(&mut self.turn, &mut self.clients, handle);
         }
     }
 
     /// Takes one credit of the connection's message rate; without one it is in excess.
-    pub(super) fn take_credit(&mut self, token: Token) -> bool {
-        let taken = self.clients.take_credit(&self.turn, token);
+    pub(super) fn take_credit(&mut self, handle: Handle) -> bool {
+        let taken = self.clients.take_credit(&self.turn, handle);
         self.reading.excess |= !taken;
         taken
     }

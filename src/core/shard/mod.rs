@@ -156,16 +156,16 @@ impl<D: Driver> Shard<D> {
         // Their entries are cold: all are asked for before the first is handled.
         for event in &*events {
             if let Event::Ready(ready) = event {
-                self.clients.prefetch(ready.token.index);
+                self.clients.prefetch(ready.handle.index);
             }
         }
         for event in events.drain(..) {
             match event {
                 Event::Ready(ready) => self.handle_ready(ready),
-                Event::Unsent { token, chunk, result } => {
-                    self.writer.handle_unsent(&mut self.turn, &mut self.clients, token, &chunk, result);
+                Event::Unsent { handle, chunk, result } => {
+                    self.writer.handle_unsent(&mut self.turn, &mut self.clients, handle, &chunk, result);
                 }
-                Event::Released(token) => self.clients.remove(&self.turn, token),
+                Event::Released(handle) => self.clients.remove(&self.turn, handle),
                 Event::Rung => {}
                 Event::Ticked(count) => self.handle_ticks(count),
             }

@@ -4,7 +4,7 @@
 use super::Shard;
 use super::clients::Finding;
 use crate::close::{CloseReason, Refusal};
-use crate::conn::{State, Token};
+use crate::conn::{Handle, State};
 use crate::shard::driver::Driver;
 
 /// Looks in one turn of the loop, and how many of them may come to something: a ping takes some 5 µs. So many more for each tick
@@ -29,31 +29,31 @@ impl<D: Driver> Shard<D> {
         let times = 1 + self.clients.late_ticks() as usize;
         let mut looks = times * LOOKS;
         for _ in 0..times * FINDS {
-            let Some((token, finding)) = self.clients.look(&self.turn, leaving, &mut looks) else { break };
-            self.handle_finding(token, finding);
+            let Some((handle, finding)) = self.clients.look(&self.turn, leaving, &mut looks) else { break };
+            self.handle_finding(handle, finding);
             self.settle();
         }
         self.clients.end_round(&self.turn);
     }
 
-    fn handle_finding(&mut self, token: Token, finding: Finding) {
+    fn handle_finding(&mut self, handle: Handle, finding: Finding) {
         match finding {
             Finding::Ping => {
                 self.writer.reply_ping();
-                self.writer.flush(&mut self.turn, &mut self.clients, token);
+                self.writer.flush(&mut self.turn, &mut self.clients, handle);
             }
-            Finding::Vanished => self.clients.gone(&mut self.turn, token, CloseReason::PongTimeout),
-            Finding::Close(reason) => self.writer.close(&mut self.turn, &mut self.clients, token, reason),
-            Finding::Deadline(state) => self.handle_deadline(token, state),
+            Finding::Vanished => self.clients.gone(&mut self.turn, handle, CloseReason::PongTimeout),
+            Finding::Close(reason) => self.writer.close(&mut self.turn, &mut self.clients, handle, reason),
+            Finding::Deadline(state) => self.handle_deadline(handle, state),
         }
     }
 
-    fn handle_deadline(&mut self, token: Token, state: State) {
+    fn handle_deadline(&mut self, handle: Handle, state: State) {
         match state {
-            State::Handshaking => self.clients.refuse(&mut self.turn, token, Refusal::Timeout),
-            State::Open => self.writer.close(&mut self.turn, &mut self.clients, token, CloseReason::MessageTimeout),
+            State::Handshaking => self.clients.refuse(&mut self.turn, handle, Refusal::Timeout),
+            State::Open => self.writer.close(&mut self.turn, &mut self.clients, handle, CloseReason::MessageTimeout),
             // Why it closes was noted when that began; a close that the peer never answers is no other reason.
-            State::Closing | State::Lingering => self.clients.gone(&mut self.turn, token, CloseReason::Reset),
+            State::Closing | State::Lingering => self.clients.gone(&mut self.turn, handle, CloseReason::Reset),
             State::Ending | State::Released => {}
         }
     }

@@ -9,7 +9,7 @@ use super::clients::Clients;
 use super::driver::{Driver, ErrorKind, Event, Fd, Queued};
 use super::settings::{Budgets, Options, Settings};
 use super::turn::Turn;
-use crate::conn::{Chunk, Entry, Flags, State, Token};
+use crate::conn::{Chunk, Entry, Flags, Handle, State};
 use crate::counters::ShardCounters;
 use crate::readiness::NodeState;
 
@@ -29,7 +29,7 @@ pub(super) struct TestDriver {
     pub(super) peer_ended: bool,
     pub(super) events: Vec<Event>,
     pub(super) batch: u32,
-    pub(super) queued: Vec<(Token, Chunk)>,
+    pub(super) queued: Vec<(Handle, Chunk)>,
     /// Octets that the socket still takes.
     pub(super) room: usize,
     /// A socket whose peer has reset it.
@@ -74,7 +74,7 @@ impl TestDriver {
 }
 
 impl Driver for TestDriver {
-    fn arm(&mut self, _: Fd, _: Token) -> Result<(), ErrorKind> {
+    fn arm(&mut self, _: Fd, _: Handle) -> Result<(), ErrorKind> {
         Ok(())
     }
 
@@ -98,9 +98,9 @@ impl Driver for TestDriver {
         self.take(bytes)
     }
 
-    fn queue(&mut self, _: Fd, token: Token, chunk: &Chunk) -> Queued {
+    fn queue(&mut self, _: Fd, handle: Handle, chunk: &Chunk) -> Queued {
         assert!(!chunk.bytes().is_empty(), "an empty chunk is sent");
-        self.queued.push((token, chunk.clone()));
+        self.queued.push((handle, chunk.clone()));
         Queued::Later
     }
 
@@ -111,10 +111,10 @@ impl Driver for TestDriver {
     fn submit(&mut self, events: &mut Vec<Event>) {
         events.append(&mut self.told_by_submit);
         self.batch += 1;
-        for (token, chunk) in std::mem::take(&mut self.queued) {
+        for (handle, chunk) in std::mem::take(&mut self.queued) {
             let result = self.take(chunk.bytes());
             if !matches!(result, Ok(sent) if sent == chunk.bytes().len()) {
-                events.push(Event::Unsent { token, chunk, result });
+                events.push(Event::Unsent { handle, chunk, result });
             }
         }
         self.deeds.append(&mut self.after);
@@ -124,9 +124,9 @@ impl Driver for TestDriver {
         self.do_or_wait(Deed::Fin);
     }
 
-    fn release(&mut self, _: Fd, token: Token, _: &mut Vec<Event>) {
+    fn release(&mut self, _: Fd, handle: Handle, _: &mut Vec<Event>) {
         self.do_or_wait(Deed::Closed);
-        self.events.push(Event::Released(token));
+        self.events.push(Event::Released(handle));
     }
 
     fn reset(&mut self, _: Fd) {}
@@ -162,15 +162,15 @@ pub(super) fn turn(seed: u64, configure: impl FnOnce(&mut Options, &mut Budgets)
 }
 
 /// `count` connections that are upgraded and open.
-pub(super) fn open(turn: &Turn, count: u32) -> (Clients, Vec<Token>) {
+pub(super) fn open(turn: &Turn, count: u32) -> (Clients, Vec<Handle>) {
     let mut clients = Clients::new(count as usize);
     let mut insert = || {
-        let token = clients.insert(turn, |generation| Entry::new(3, generation, turn.clock.tick, 0));
-        let entry = clients.find(token).unwrap();
+        let handle = clients.insert(turn, |generation| Entry::new(3, generation, turn.clock.tick, 0));
+        let entry = clients.find(handle).unwrap();
         entry.state = State::Open;
         entry.flags.set(Flags::UPGRADED);
-        token
+        handle
     };
-    let tokens = (0..count).map(|_| insert()).collect();
-    (clients, tokens)
+    let handles = (0..count).map(|_| insert()).collect();
+    (clients, handles)
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::inbound::{EXCESS_READ_BYTES, READ_BYTES};
 use super::*;
 use crate::close::{CloseReason, Refusal};
-use crate::conn::{Chunk, Flags, State, TICKS_PER_SECOND, Tag, Token, ticks};
+use crate::conn::{Chunk, Flags, Handle, State, TICKS_PER_SECOND, Tag, ticks};
 use crate::counters::{Cell, DropReason};
 use crate::proto::frame;
 use crate::shard::driver::{Fd, Ready};
@@ -21,34 +21,34 @@ const REQUEST: &str = "GET / HTTP/1.1\r\nHost: stage\r\nUpgrade: websocket\r\nCo
     Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// A shard with one open connection that was welcomed and has said nothing yet.
-fn stage() -> (Shard<TestDriver>, Token) {
+fn stage() -> (Shard<TestDriver>, Handle) {
     stage_with_rate(0)
 }
 
 /// The same with a message rate.
-fn stage_with_rate(message_rate: u16) -> (Shard<TestDriver>, Token) {
+fn stage_with_rate(message_rate: u16) -> (Shard<TestDriver>, Handle) {
     stage_with(|options, _| options.message_rate = message_rate)
 }
 
-fn stage_with(configure: impl FnOnce(&mut Options, &mut Budgets)) -> (Shard<TestDriver>, Token) {
+fn stage_with(configure: impl FnOnce(&mut Options, &mut Budgets)) -> (Shard<TestDriver>, Handle) {
     stage_from(1, configure)
 }
 
 /// The same with a seed of one's own.
-fn stage_from(seed: u64, configure: impl FnOnce(&mut Options, &mut Budgets)) -> (Shard<TestDriver>, Token) {
+fn stage_from(seed: u64, configure: impl FnOnce(&mut Options, &mut Budgets)) -> (Shard<TestDriver>, Handle) {
     let Turn { settings, counters, .. } = turn(seed, configure);
     let mut shard = Shard::new(TestDriver::new(REQUEST), settings, counters, seed);
     shard.handle_accepted(FD);
-    let token = shard.clients.token_at(0).unwrap();
-    ready(&mut shard, token, false);
+    let handle = shard.clients.handle_at(0).unwrap();
+    ready(&mut shard, handle, false);
     turns(&mut shard);
-    assert!(shard.clients.is_open(token), "{:?}", shard.writer.driver().deeds);
+    assert!(shard.clients.is_open(handle), "{:?}", shard.writer.driver().deeds);
     shard.writer.driver().deeds.clear();
-    (shard, token)
+    (shard, handle)
 }
 
-fn ready(shard: &mut Shard<TestDriver>, token: Token, hangup: bool) {
-    shard.writer.driver().events.push(Event::Ready(Ready { token, readable: true, writable: true, hangup }));
+fn ready(shard: &mut Shard<TestDriver>, handle: Handle, hangup: bool) {
+    shard.writer.driver().events.push(Event::Ready(Ready { handle, readable: true, writable: true, hangup }));
 }
 
 /// Turns of the loop until there is nothing that no event announces.
@@ -76,37 +76,37 @@ fn chunk(bytes: &[u8]) -> Chunk {
 
 #[test]
 fn what_filled_the_buffer_is_read_on_from_although_no_event_tells_the_rest() {
-    let (mut shard, token) = stage();
+    let (mut shard, handle) = stage();
     shard.writer.driver().incoming.extend(pings(3 * READ_BYTES));
-    ready(&mut shard, token, false);
+    ready(&mut shard, handle, false);
     turns(&mut shard);
     assert_eq!(shard.writer.driver().incoming.len(), 0, "the edge was told once, and these octets wait for ever");
-    assert!(shard.clients.is_open(token));
+    assert!(shard.clients.is_open(handle));
 }
 
 /// Others beside the first, up to so many open connections.
-fn crowd(shard: &mut Shard<TestDriver>, size: u32) -> Vec<Token> {
+fn crowd(shard: &mut Shard<TestDriver>, size: u32) -> Vec<Handle> {
     for index in 1..size {
         shard.writer.driver().incoming.extend(REQUEST.bytes());
         shard.handle_accepted(FD + index as Fd);
-        let token = shard.clients.token_at(index).unwrap();
-        ready(shard, token, false);
+        let handle = shard.clients.handle_at(index).unwrap();
+        ready(shard, handle, false);
         turns(shard);
     }
     shard.writer.driver().deeds.clear();
-    (0..size).map(|index| shard.clients.token_at(index).unwrap()).collect()
+    (0..size).map(|index| shard.clients.handle_at(index).unwrap()).collect()
 }
 
 #[test]
 fn connections_that_are_read_together_are_each_answered_with_their_own_pong() {
     let (mut shard, _) = stage();
-    let tokens = crowd(&mut shard, 10);
-    for (digit, token) in (b'0'..=b'9').zip(tokens) {
+    let handles = crowd(&mut shard, 10);
+    for (digit, handle) in (b'0'..=b'9').zip(handles) {
         let mut ping = Vec::new();
         frame::write_masked(&mut ping, frame::PING, [1, 2, 3, 4], &[digit; 5]);
         shard.writer.driver().piece = ping.len();
         shard.writer.driver().incoming.extend(ping);
-        ready(&mut shard, token, false);
+        ready(&mut shard, handle, false);
     }
     turns(&mut shard);
     let pongs: Vec<_> = (b'0'..=b'9').map(|digit| Deed::Sent([&[0x8a, 5], &[digit; 5][..]].concat())).collect();
@@ -125,32 +125,32 @@ fn floods(total_bytes: usize) -> [(&'static str, Vec<u8>); 3] {
 #[test]
 fn a_connection_over_its_message_rate_is_read_once_a_tick() {
     for (flood, octets) in floods(READ_BYTES + 3 * EXCESS_READ_BYTES) {
-        let (mut shard, token) = stage_with_rate(10);
+        let (mut shard, handle) = stage_with_rate(10);
         let total = octets.len();
         shard.writer.driver().incoming.extend(octets);
-        ready(&mut shard, token, false);
+        ready(&mut shard, handle, false);
         turns(&mut shard);
         for ticks in 0..=3 {
             let read = READ_BYTES + ticks * EXCESS_READ_BYTES;
             assert_eq!(shard.writer.driver().incoming.len(), total - read, "{flood}");
             // What came in meanwhile is announced, and changes nothing.
-            ready(&mut shard, token, false);
+            ready(&mut shard, handle, false);
             turns(&mut shard);
             assert_eq!(shard.writer.driver().incoming.len(), total - read, "{flood}");
             shard.writer.driver().events.push(Event::Ticked(1));
             turns(&mut shard);
         }
         assert_eq!(shard.writer.driver().incoming.len(), 0, "{flood}: what waited for a tick was lost");
-        assert!(shard.clients.is_open(token), "{flood}");
+        assert!(shard.clients.is_open(handle), "{flood}");
     }
 }
 
 #[test]
 fn a_connection_that_was_over_its_rate_and_is_read_to_the_end_is_read_as_any_other() {
-    let (mut shard, token) = stage_with_rate(10);
-    let flags = |shard: &mut Shard<TestDriver>| shard.clients.find(token).unwrap().flags;
+    let (mut shard, handle) = stage_with_rate(10);
+    let flags = |shard: &mut Shard<TestDriver>| shard.clients.find(handle).unwrap().flags;
     shard.writer.driver().incoming.extend(pings(EXCESS_READ_BYTES));
-    ready(&mut shard, token, false);
+    ready(&mut shard, handle, false);
     turns(&mut shard);
     assert!(flags(&mut shard).has(Flags::EXCESS));
     for _ in 0..TICKS_PER_SECOND {
@@ -158,21 +158,21 @@ fn a_connection_that_was_over_its_rate_and_is_read_to_the_end_is_read_as_any_oth
         turns(&mut shard);
     }
     shard.writer.driver().incoming.extend(pings(1));
-    ready(&mut shard, token, false);
+    ready(&mut shard, handle, false);
     turns(&mut shard);
     assert!(!flags(&mut shard).has(Flags::EXCESS));
 }
 
 #[test]
 fn of_pings_over_the_rate_the_last_one_of_a_read_is_answered() {
-    let (mut shard, token) = stage_with_rate(10);
+    let (mut shard, handle) = stage_with_rate(10);
     let burst = shard.turn.settings.message_burst as usize;
     let mut said = Vec::new();
     for number in 0..burst + 5 {
         frame::write_masked(&mut said, frame::PING, [1, 2, 3, 4], &[number as u8]);
     }
     shard.writer.driver().incoming.extend(said);
-    ready(&mut shard, token, false);
+    ready(&mut shard, handle, false);
     turns(&mut shard);
     let Some(Deed::Sent(octets)) = shard.writer.driver().deeds.first() else {
         panic!("{:?}", shard.writer.driver().deeds)
@@ -183,10 +183,10 @@ fn of_pings_over_the_rate_the_last_one_of_a_read_is_answered() {
 
 #[test]
 fn the_end_of_a_connection_that_is_held_back_is_found_with_the_next_tick() {
-    let (mut shard, token) = stage_with_rate(10);
+    let (mut shard, handle) = stage_with_rate(10);
     shard.writer.driver().incoming.extend(pings(READ_BYTES));
     shard.writer.driver().peer_ended = true;
-    ready(&mut shard, token, true);
+    ready(&mut shard, handle, true);
     turns(&mut shard);
     for _ in 0..3 {
         shard.writer.driver().events.push(Event::Ticked(1));
@@ -198,10 +198,10 @@ fn the_end_of_a_connection_that_is_held_back_is_found_with_the_next_tick() {
 
 #[test]
 fn data_and_fin_of_one_event_are_both_found_although_the_read_was_short() {
-    let (mut shard, token) = stage();
+    let (mut shard, handle) = stage();
     shard.writer.driver().incoming.extend(pings(1));
     shard.writer.driver().peer_ended = true;
-    ready(&mut shard, token, true);
+    ready(&mut shard, handle, true);
     turns(&mut shard);
     assert_eq!(shard.writer.driver().deeds.last(), Some(&Deed::Closed), "the end was never told again");
     assert_eq!(shard.sockets(), 0);
@@ -210,10 +210,10 @@ fn data_and_fin_of_one_event_are_both_found_although_the_read_was_short() {
 #[test]
 fn a_short_send_that_is_told_after_its_connection_ended_leaves_nothing_behind() {
     // The outbox that it began on the released entry stayed on the gauge for ever.
-    let (mut shard, token) = stage();
+    let (mut shard, handle) = stage();
     shard.writer.driver().room = 2;
-    shard.writer.deliver(&mut shard.turn, &mut shard.clients, token, &chunk(b"frame"));
-    shard.clients.gone(&mut shard.turn, token, CloseReason::Reset);
+    shard.writer.deliver(&mut shard.turn, &mut shard.clients, handle, &chunk(b"frame"));
+    shard.clients.gone(&mut shard.turn, handle, CloseReason::Reset);
     shard.settle();
     shard.submit();
     assert_eq!(shard.turn.counters.outbox_bytes.value(), 0);
@@ -223,11 +223,11 @@ fn a_short_send_that_is_told_after_its_connection_ended_leaves_nothing_behind() 
 
 #[test]
 fn an_ending_keeps_the_connection_in_the_slab_until_it_is_settled_and_the_first_reason_counts() {
-    let (mut shard, token) = stage();
-    shard.writer.close(&mut shard.turn, &mut shard.clients, token, CloseReason::Operator);
-    shard.clients.gone(&mut shard.turn, token, CloseReason::Reset);
-    shard.writer.close(&mut shard.turn, &mut shard.clients, token, CloseReason::Drain);
-    assert_eq!(shard.clients.find(token).unwrap().state, State::Ending);
+    let (mut shard, handle) = stage();
+    shard.writer.close(&mut shard.turn, &mut shard.clients, handle, CloseReason::Operator);
+    shard.clients.gone(&mut shard.turn, handle, CloseReason::Reset);
+    shard.writer.close(&mut shard.turn, &mut shard.clients, handle, CloseReason::Drain);
+    assert_eq!(shard.clients.find(handle).unwrap().state, State::Ending);
     assert_eq!((shard.turn.counters.connections.value(), shard.writer.driver().deeds.len()), (1, 0));
     shard.settle();
     turns(&mut shard);
@@ -243,11 +243,11 @@ fn an_ending_keeps_the_connection_in_the_slab_until_it_is_settled_and_the_first_
 #[test]
 fn events_that_a_driver_tells_in_the_middle_of_an_event_wait_for_its_end() {
     // A batch that had to be done before a send handled everything that the driver told, and freed connections under its caller.
-    let (mut shard, token) = stage();
-    shard.writer.deliver(&mut shard.turn, &mut shard.clients, token, &chunk(b"frame"));
-    let event = Ready { token, readable: true, writable: false, hangup: false };
+    let (mut shard, handle) = stage();
+    shard.writer.deliver(&mut shard.turn, &mut shard.clients, handle, &chunk(b"frame"));
+    let event = Ready { handle, readable: true, writable: false, hangup: false };
     shard.writer.driver().told_by_submit.push(Event::Ready(event));
-    shard.writer.transmit(&mut shard.turn, &mut shard.clients, token, b"answer");
+    shard.writer.transmit(&mut shard.turn, &mut shard.clients, handle, b"answer");
     assert_eq!(shard.clients.ready_len(), 0);
     assert_eq!(shard.writer.driver().deeds, [Deed::Sent(b"frame".to_vec()), Deed::Sent(b"answer".to_vec())]);
     shard.submit();
@@ -258,9 +258,9 @@ fn events_that_a_driver_tells_in_the_middle_of_an_event_wait_for_its_end() {
 fn a_client_that_leaves_while_its_request_is_refused_is_counted_once() {
     let (mut shard, _) = stage();
     shard.handle_accepted(FD + 1);
-    let token = shard.clients.token_at(1).unwrap();
-    shard.clients.refuse(&mut shard.turn, token, Refusal::NotFound);
-    shard.clients.gone(&mut shard.turn, token, CloseReason::Eof);
+    let handle = shard.clients.handle_at(1).unwrap();
+    shard.clients.refuse(&mut shard.turn, handle, Refusal::NotFound);
+    shard.clients.gone(&mut shard.turn, handle, CloseReason::Eof);
     shard.settle();
     turns(&mut shard);
     let refused: Vec<u64> = shard.turn.counters.refused.iter().map(Cell::value).collect();
@@ -271,10 +271,10 @@ fn a_client_that_leaves_while_its_request_is_refused_is_counted_once() {
 #[test]
 fn octets_count_as_sent_once_they_are() {
     // The counter fell when a queued send turned out short, which Prometheus takes for a restart.
-    let (mut shard, token) = stage();
+    let (mut shard, handle) = stage();
     let before = shard.turn.counters.bytes_out.value();
     shard.writer.driver().room = 2;
-    shard.writer.deliver(&mut shard.turn, &mut shard.clients, token, &chunk(b"frame"));
+    shard.writer.deliver(&mut shard.turn, &mut shard.clients, handle, &chunk(b"frame"));
     assert_eq!(shard.turn.counters.bytes_out.value(), before);
     shard.submit();
     assert_eq!(shard.turn.counters.bytes_out.value(), before + 2);
@@ -283,38 +283,38 @@ fn octets_count_as_sent_once_they_are() {
 #[test]
 fn a_fin_waits_for_what_a_queued_frame_leaves_unsent() {
     // The FIN must not go out behind the first part of the frame, and the rest of it after the FIN, into a broken pipe.
-    let (mut shard, token) = stage();
+    let (mut shard, handle) = stage();
     shard.writer.driver().room = 2;
-    shard.writer.deliver(&mut shard.turn, &mut shard.clients, token, &chunk(b"frame"));
-    shard.clients.closed_by_peer(&mut shard.turn, token, None);
+    shard.writer.deliver(&mut shard.turn, &mut shard.clients, handle, &chunk(b"frame"));
+    shard.clients.closed_by_peer(&mut shard.turn, handle, None);
     shard.settle();
     turns(&mut shard);
     assert_eq!(shard.writer.driver().deeds, [Deed::Sent(b"fr".to_vec())]);
-    assert!(shard.clients.find(token).unwrap().flags.has(Flags::FIN_AFTER_OUTBOX));
+    assert!(shard.clients.find(handle).unwrap().flags.has(Flags::FIN_AFTER_OUTBOX));
     shard.writer.driver().room = usize::MAX;
-    ready(&mut shard, token, false);
+    ready(&mut shard, handle, false);
     turns(&mut shard);
     let close_frame = Deed::Sent(vec![0x88, 0]);
     assert_eq!(shard.writer.driver().deeds[1..], [Deed::Sent(b"ame".to_vec()), close_frame, Deed::Fin]);
-    assert_eq!(shard.clients.find(token).unwrap().state, State::Lingering);
+    assert_eq!(shard.clients.find(handle).unwrap().state, State::Lingering);
 }
 
 #[test]
 fn nothing_is_delivered_after_a_close_frame() {
-    let (mut shard, token) = stage();
-    shard.writer.close(&mut shard.turn, &mut shard.clients, token, CloseReason::Drain);
+    let (mut shard, handle) = stage();
+    shard.writer.close(&mut shard.turn, &mut shard.clients, handle, CloseReason::Drain);
     shard.settle();
     shard.writer.driver().deeds.clear();
-    shard.writer.deliver(&mut shard.turn, &mut shard.clients, token, &chunk(b"frame"));
+    shard.writer.deliver(&mut shard.turn, &mut shard.clients, handle, &chunk(b"frame"));
     turns(&mut shard);
     assert_eq!(shard.writer.driver().deeds, []);
 }
 
 #[test]
 fn an_answer_does_not_overtake_a_frame_that_is_queued() {
-    let (mut shard, token) = stage();
-    shard.writer.deliver(&mut shard.turn, &mut shard.clients, token, &chunk(b"frame"));
-    shard.writer.transmit(&mut shard.turn, &mut shard.clients, token, b"answer");
+    let (mut shard, handle) = stage();
+    shard.writer.deliver(&mut shard.turn, &mut shard.clients, handle, &chunk(b"frame"));
+    shard.writer.transmit(&mut shard.turn, &mut shard.clients, handle, b"answer");
     assert_eq!(shard.writer.driver().deeds, [Deed::Sent(b"frame".to_vec()), Deed::Sent(b"answer".to_vec())]);
 }
 
@@ -342,9 +342,9 @@ fn a_crowd_that_is_due_at_once_is_pinged_a_few_in_a_turn() {
     const CROWD: u32 = 100;
     let (mut shard, _) = stage_with(|_, budgets| budgets.connections = u64::from(CROWD));
     // A client that talks is silent from then on.
-    for token in crowd(&mut shard, CROWD) {
+    for handle in crowd(&mut shard, CROWD) {
         shard.writer.driver().incoming.extend(pings(0));
-        ready(&mut shard, token, false);
+        ready(&mut shard, handle, false);
         turns(&mut shard);
     }
     shard.writer.driver().deeds.clear();
@@ -382,7 +382,7 @@ fn a_refusal_is_counted_as_what_was_decided_at_accept() {
         budgets.connections = 2;
     });
     shard.handle_accepted(FD + 1);
-    let refused = shard.clients.token_at(1).unwrap();
+    let refused = shard.clients.handle_at(1).unwrap();
     shard.writer.driver().incoming.extend(REQUEST.bytes());
     ready(&mut shard, refused, false);
     turns(&mut shard);
@@ -404,9 +404,9 @@ fn a_request_that_is_a_mistake_is_counted_as_one_and_a_refused_one_that_is_none_
     let (mut shard, _) = stage_with(|options, _| options.connection_rate = 2);
     let ask = |shard: &mut Shard<TestDriver>, index: u32, request: &[u8]| {
         shard.handle_accepted(FD + 1);
-        let token = shard.clients.token_at(index).unwrap();
+        let handle = shard.clients.handle_at(index).unwrap();
         shard.writer.driver().incoming.extend(request);
-        ready(shard, token, false);
+        ready(shard, handle, false);
         turns(shard);
     };
     ask(&mut shard, 1, &[0xff; 512]);
@@ -418,12 +418,12 @@ fn a_request_that_is_a_mistake_is_counted_as_one_and_a_refused_one_that_is_none_
 
 #[test]
 fn what_a_policy_forbids_a_raw_client_to_publish_is_counted() {
-    let (mut shard, token) = stage_with(|options, _| {
+    let (mut shard, handle) = stage_with(|options, _| {
         options.rooms = vec![RoomRule { pattern: "*".into(), publish: PublishPolicy::None, slow: SlowPolicy::Close }];
     });
-    shard.join(token, "dash", None);
-    shard.clients.find(token).unwrap().form.dialect = crate::dialect::DialectId::Raw;
-    shard.handle_message(token, crate::dialect::Payload::Text("from a client"));
+    shard.join(handle, "dash", None);
+    shard.clients.find(handle).unwrap().form.dialect = crate::dialect::DialectId::Raw;
+    shard.handle_message(handle, crate::dialect::Payload::Text("from a client"));
     assert_eq!(shard.turn.counters.dropped[DropReason::Forbidden as usize].value(), 1);
     assert_eq!(shard.upstream.waiting(), (0, 0));
 }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::ending::Ending;
 use super::names::Names;
 use super::settings::Settings;
-use crate::conn::{Tick, Token};
+use crate::conn::{Handle, Tick};
 use crate::counters::{MessageType, ShardCounters};
 use crate::model::ConnectionId;
 
@@ -69,12 +69,12 @@ impl Turn {
     }
 
     /// The name of one of this shard's connections in the cluster.
-    pub(super) fn id(&self, token: Token) -> ConnectionId {
+    pub(super) fn id(&self, handle: Handle) -> ConnectionId {
         ConnectionId {
             node: self.settings.node_id,
             shard: self.settings.shard,
-            index: token.index,
-            generation: token.generation,
+            index: handle.index,
+            generation: handle.generation,
         }
     }
 

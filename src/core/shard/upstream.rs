@@ -11,7 +11,7 @@ use super::clients::Clients;
 use super::driver::Driver;
 use super::turn::Turn;
 use super::writer::Writer;
-use crate::conn::Token;
+use crate::conn::Handle;
 use crate::dialect::{ErrorCode, Notice};
 use crate::limits::{PUBLISH_QUEUE_BYTES, PUBLISH_QUEUE_MESSAGES};
 use crate::model::{AckLevel, Publication, RoomName};
@@ -20,20 +20,20 @@ use crate::relay::{AckToken, ToRelay};
 /// What an answer needs to find its request again: the connection, and the client's own name for the request.
 #[derive(Clone, Copy)]
 pub(super) struct Request<'a> {
-    pub(super) token: Token,
+    pub(super) handle: Handle,
     pub(super) reference: Option<&'a str>,
 }
 
 impl Request<'_> {
     /// The same, kept until the answer is there.
     pub(super) fn pending(self) -> PendingRequest {
-        PendingRequest { token: self.token, reference: self.reference.map(Box::from) }
+        PendingRequest { handle: self.handle, reference: self.reference.map(Box::from) }
     }
 }
 
 /// A [`Request`] that waits for an answer of the relay's.
 pub(super) struct PendingRequest {
-    pub(super) token: Token,
+    pub(super) handle: Handle,
     pub(super) reference: Option<Box<str>>,
 }
 
@@ -103,7 +103,7 @@ impl Upstream {
         level: Option<AckLevel>,
     ) {
         let Some(awaited) = self.acks.try_remove(ack as usize) else { return };
-        let Some(dialect) = clients.open(awaited.token).map(|entry| entry.form.dialect) else { return };
+        let Some(dialect) = clients.open(awaited.handle).map(|entry| entry.form.dialect) else { return };
         let reference = awaited.reference.as_deref();
         let notice = match level {
             Some(level) => Notice::Acknowledged { level, reference },
@@ -113,7 +113,7 @@ impl Upstream {
             }
         };
         writer.reply(turn, dialect, &notice);
-        writer.flush(turn, clients, awaited.token);
+        writer.flush(turn, clients, awaited.handle);
     }
 
     /// Takes the oldest item for the relay.
@@ -209,15 +209,15 @@ mod tests {
     #[test]
     fn an_acknowledgement_answers_the_request_once_and_no_connection_that_is_closed() {
         let mut turn = turn(1, |_, _| {});
-        let (mut clients, tokens) = open(&turn, 2);
+        let (mut clients, handles) = open(&turn, 2);
         let mut writer = Writer::new(TestDriver::new(""));
         let mut upstream = Upstream::default();
-        for token in &tokens {
-            let request = Request { token: *token, reference: Some("\"7\"") };
+        for handle in &handles {
+            let request = Request { handle: *handle, reference: Some("\"7\"") };
             let ack = upstream.await_ack(request);
             upstream.publish(publication(b"x"), None, Some(ack));
         }
-        clients.close(&mut turn, tokens[1], crate::close::CloseReason::Operator);
+        clients.close(&mut turn, handles[1], crate::close::CloseReason::Operator);
         for ack in [0, 1, 0] {
             upstream.acknowledge(&mut turn, &mut writer, &mut clients, ack, Some(AckLevel::Node));
         }

@@ -13,7 +13,7 @@ use nix::sys::timerfd::TimerFd;
 
 use super::socket::{self, borrow, expirations, tick_timer};
 use crate::gateway::mailbox::Waker;
-use tidegate_core::conn::{Chunk, Token};
+use tidegate_core::conn::{Chunk, Handle};
 use tidegate_core::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
 
 const WAKER: u64 = u64::MAX;
@@ -55,7 +55,7 @@ impl Epoll {
                 let flags = event.events();
                 let hangup = EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLHUP | EpollFlags::EPOLLERR;
                 Event::Ready(Ready {
-                    token: unpack(data),
+                    handle: unpack(data),
                     readable: flags.intersects(EpollFlags::EPOLLIN | hangup),
                     writable: flags.contains(EpollFlags::EPOLLOUT),
                     hangup: flags.intersects(hangup),
@@ -72,9 +72,9 @@ impl AsFd for Epoll {
 }
 
 impl Driver for Epoll {
-    fn arm(&mut self, fd: RawFd, token: Token) -> Result<(), ErrorKind> {
+    fn arm(&mut self, fd: RawFd, handle: Handle) -> Result<(), ErrorKind> {
         let flags = EpollFlags::EPOLLIN | EpollFlags::EPOLLOUT | EpollFlags::EPOLLRDHUP | EpollFlags::EPOLLET;
-        self.instance.add(borrow(&fd), EpollEvent::new(flags, pack(token))).map_err(socket::kind)
+        self.instance.add(borrow(&fd), EpollEvent::new(flags, pack(handle))).map_err(socket::kind)
     }
 
     fn reap(&mut self, events: &mut Vec<Event>) {
@@ -100,7 +100,7 @@ impl Driver for Epoll {
         socket::send(fd, bytes)
     }
 
-    fn queue(&mut self, fd: RawFd, _: Token, chunk: &Chunk) -> Queued {
+    fn queue(&mut self, fd: RawFd, _: Handle, chunk: &Chunk) -> Queued {
         Queued::Now(socket::send(fd, chunk.bytes()))
     }
 
@@ -114,10 +114,10 @@ impl Driver for Epoll {
         socket::finish(fd);
     }
 
-    fn release(&mut self, fd: RawFd, token: Token, events: &mut Vec<Event>) {
+    fn release(&mut self, fd: RawFd, handle: Handle, events: &mut Vec<Event>) {
         // Closing the last descriptor of a socket takes it out of the epoll instance.
         socket::close(fd);
-        events.push(Event::Released(token));
+        events.push(Event::Released(handle));
     }
 
     fn reset(&mut self, fd: RawFd) {
@@ -145,10 +145,10 @@ impl Driver for Epoll {
     }
 }
 
-fn pack(token: Token) -> u64 {
-    u64::from(token.generation) << 32 | u64::from(token.index)
+fn pack(handle: Handle) -> u64 {
+    u64::from(handle.generation) << 32 | u64::from(handle.index)
 }
 
-fn unpack(data: u64) -> Token {
-    Token { index: data as u32, generation: (data >> 32) as u32 }
+fn unpack(data: u64) -> Handle {
+    Handle { index: data as u32, generation: (data >> 32) as u32 }
 }

@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
-use tidegate_core::conn::{Chunk, Token};
+use tidegate_core::conn::{Chunk, Handle};
 use tidegate_core::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
 
 use super::dice::Dice;
@@ -59,7 +59,7 @@ pub struct Socket {
     pub client_reset: bool,
     /// The shard sent its FIN, or closed.
     pub server_fin: bool,
-    token: Option<Token>,
+    handle: Option<Handle>,
     blocked: bool,
     released: bool,
     /// On the list of those with something for the client to read.
@@ -81,7 +81,7 @@ pub struct Net {
     /// Sockets with something for the client to read, or the end.
     news: Vec<RawFd>,
     events: VecDeque<Event>,
-    queued: Vec<(RawFd, Token, Chunk)>,
+    queued: Vec<(RawFd, Handle, Chunk)>,
     /// Sockets whose FIN goes out after what is queued.
     finished: Vec<RawFd>,
     /// Sends are queued as the io_uring wire does, instead of done at once as epoll's.
@@ -123,9 +123,9 @@ impl Net {
     /// Octets or a FIN came in: the edge is told once, data and FIN perhaps together.
     pub fn announce(&mut self, fd: RawFd, writable: bool) {
         let Some(socket) = self.get(fd) else { return };
-        let Some(token) = socket.token.filter(|_| !socket.released) else { return };
+        let Some(handle) = socket.handle.filter(|_| !socket.released) else { return };
         let hangup = socket.client_fin || socket.client_reset;
-        self.events.push_back(Event::Ready(Ready { token, readable: true, writable, hangup }));
+        self.events.push_back(Event::Ready(Ready { handle, readable: true, writable, hangup }));
     }
 
     /// Takes the list of the sockets whose clients have something to read, or the end. Those that are not read empty have to
@@ -187,10 +187,10 @@ impl Net {
 pub struct SimWire(pub Rc<RefCell<Net>>);
 
 impl Driver for SimWire {
-    fn arm(&mut self, fd: RawFd, token: Token) -> Result<(), ErrorKind> {
+    fn arm(&mut self, fd: RawFd, handle: Handle) -> Result<(), ErrorKind> {
         let mut net = self.0.borrow_mut();
         if let Some(socket) = net.get_mut(fd) {
-            socket.token = Some(token);
+            socket.handle = Some(handle);
         }
         net.announce(fd, true);
         Ok(())
@@ -227,13 +227,13 @@ impl Driver for SimWire {
         net.send_some(fd, bytes)
     }
 
-    fn queue(&mut self, fd: RawFd, token: Token, chunk: &Chunk) -> Queued {
+    fn queue(&mut self, fd: RawFd, handle: Handle, chunk: &Chunk) -> Queued {
         let mut net = self.0.borrow_mut();
         if !net.deferred {
             return Queued::Now(net.send_some(fd, chunk.bytes()));
         }
         assert!(!net.queued.iter().any(|(queued, ..)| *queued == fd), "two sends of one connection in a batch");
-        net.queued.push((fd, token, chunk.clone()));
+        net.queued.push((fd, handle, chunk.clone()));
         Queued::Later
     }
 
@@ -245,10 +245,10 @@ impl Driver for SimWire {
     fn submit(&mut self, events: &mut Vec<Event>) {
         let mut net = self.0.borrow_mut();
         net.batch += 1;
-        for (fd, token, chunk) in std::mem::take(&mut net.queued) {
+        for (fd, handle, chunk) in std::mem::take(&mut net.queued) {
             let result = net.send_some(fd, chunk.bytes());
             if !matches!(result, Ok(sent) if sent == chunk.bytes().len()) {
-                events.push(Event::Unsent { token, chunk, result });
+                events.push(Event::Unsent { handle, chunk, result });
             }
         }
         for fd in std::mem::take(&mut net.finished) {
@@ -260,7 +260,7 @@ impl Driver for SimWire {
         self.0.borrow_mut().finish_after_queued(fd);
     }
 
-    fn release(&mut self, fd: RawFd, token: Token, events: &mut Vec<Event>) {
+    fn release(&mut self, fd: RawFd, handle: Handle, events: &mut Vec<Event>) {
         let mut net = self.0.borrow_mut();
         net.finish_after_queued(fd);
         let deferred = net.deferred;
@@ -268,9 +268,9 @@ impl Driver for SimWire {
         assert!(!socket.released, "released twice");
         socket.released = true;
         if deferred {
-            net.events.push_back(Event::Released(token));
+            net.events.push_back(Event::Released(handle));
         } else {
-            events.push(Event::Released(token));
+            events.push(Event::Released(handle));
         }
     }
 

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::Admission;
 use crate::close::Refusal;
-use crate::conn::{Flags, Token};
+use crate::conn::{Flags, Handle};
 use crate::dialect::{DialectId, Form};
 use crate::proto::deflate;
 use crate::proto::handshake::{self, Progress, Request, Upgrade};
@@ -36,13 +36,13 @@ impl Admission {
         turn: &mut Turn,
         writer: &mut Writer<D>,
         clients: &mut Clients,
-        token: Token,
+        handle: Handle,
         bytes: &[u8],
     ) -> Option<Upgraded> {
-        match self.read_head(turn, writer, clients, token, bytes) {
+        match self.read_head(turn, writer, clients, handle, bytes) {
             Ok(upgraded) => upgraded,
             Err(refusal) => {
-                clients.refuse(turn, token, refusal);
+                clients.refuse(turn, handle, refusal);
                 None
             }
         }
@@ -53,10 +53,10 @@ impl Admission {
         turn: &mut Turn,
         writer: &mut Writer<D>,
         clients: &mut Clients,
-        token: Token,
+        handle: Handle,
         bytes: &[u8],
     ) -> Result<Option<Upgraded>, Refusal> {
-        let mut head = self.take_head(token).unwrap_or_default();
+        let mut head = self.take_head(handle).unwrap_or_default();
         let whole: Cow<'_, [u8]> = if head.octets.is_empty() {
             Cow::Borrowed(bytes)
         } else {
@@ -64,30 +64,30 @@ impl Admission {
             Cow::Owned(head.octets)
         };
         let mut progress = head.progress;
-        let Some(skip) = proxy_header(clients, token, &whole)? else {
-            self.keep_head(token, whole, progress);
+        let Some(skip) = proxy_header(clients, handle, &whole)? else {
+            self.keep_head(handle, whole, progress);
             return Ok(None);
         };
         let request = &whole[skip..];
         match handshake::parse_from(request, turn.settings.options.limits.head_bytes, &mut progress)? {
-            None => self.keep_head(token, whole, progress),
+            None => self.keep_head(handle, whole, progress),
             // Nothing may be said before the answer: not a second request, not a frame.
             Some((_, length)) if length < request.len() => return Err(Refusal::BadRequest),
             Some((Request::Upgrade(upgrade), _)) => {
-                return self.grant(turn, writer, clients, token, &upgrade).map(Some);
+                return self.grant(turn, writer, clients, handle, &upgrade).map(Some);
             }
-            Some((Request::Plain { path, .. }, _)) => self.handle_plain(turn, writer, clients, token, path)?,
+            Some((Request::Plain { path, .. }, _)) => self.handle_plain(turn, writer, clients, handle, path)?,
         }
         Ok(None)
     }
 
     /// What came of a head so far. Most come whole: then there is none, and nothing to look up.
-    pub(super) fn take_head(&mut self, token: Token) -> Option<Head> {
-        if self.heads.is_empty() { None } else { self.heads.remove(&token.index) }
+    pub(super) fn take_head(&mut self, handle: Handle) -> Option<Head> {
+        if self.heads.is_empty() { None } else { self.heads.remove(&handle.index) }
     }
 
-    fn keep_head(&mut self, token: Token, octets: Cow<'_, [u8]>, progress: Progress) {
-        self.heads.insert(token.index, Head { octets: octets.into_owned(), progress });
+    fn keep_head(&mut self, handle: Handle, octets: Cow<'_, [u8]>, progress: Progress) {
+        self.heads.insert(handle.index, Head { octets: octets.into_owned(), progress });
     }
 
     fn grant<D: Driver>(
@@ -95,10 +95,10 @@ impl Admission {
         turn: &mut Turn,
         writer: &mut Writer<D>,
         clients: &mut Clients,
-        token: Token,
+        handle: Handle,
         upgrade: &Upgrade<'_>,
     ) -> Result<Upgraded, Refusal> {
-        self.late_refusal(clients, token)?;
+        self.late_refusal(clients, handle)?;
         let upgraded = destination(turn, upgrade.path).ok_or(Refusal::NotFound)?;
         let options = &turn.settings.options;
         if !handshake::origin_allowed(&options.origins, upgrade) {
@@ -106,12 +106,12 @@ impl Admission {
         }
         // permessage-deflate where the configuration turns it on and the client offers it.
         let deflate = if options.compression { deflate::agree(upgrade.extensions())? } else { None };
-        self.leave_handshake(token);
+        self.leave_handshake(handle);
         let protocol = upgraded.dialect.subprotocol().filter(|protocol| upgrade.offers_protocol(protocol));
         writer.reply_upgrade(upgrade.key, protocol, deflate);
-        let fd = clients.begin_open(turn, token, Form { dialect: upgraded.dialect, deflate });
+        let fd = clients.begin_open(turn, handle, Form { dialect: upgraded.dialect, deflate });
         if let (Some(fd), Some(forwarded_for)) = (fd, upgrade.forwarded_for) {
-            note_forwarded(turn, clients, token, writer.driver_ref().peer(fd), forwarded_for);
+            note_forwarded(turn, clients, handle, writer.driver_ref().peer(fd), forwarded_for);
         }
         if upgrade.attempt() > 0 {
             turn.counters.reconnects.add(1);
@@ -124,7 +124,7 @@ impl Admission {
         turn: &mut Turn,
         writer: &mut Writer<D>,
         clients: &mut Clients,
-        token: Token,
+        handle: Handle,
         path: &str,
     ) -> Result<(), Refusal> {
         let mut answer = Vec::with_capacity(512);
@@ -140,13 +140,13 @@ impl Admission {
             },
         }
         turn.counters.plain.add(1);
-        self.answer_and_finish(turn, writer, clients, token, &answer);
+        self.answer_and_finish(turn, writer, clients, handle, &answer);
         Ok(())
     }
 
     /// Why a valid upgrade is refused all the same: decided at accept, or a drain that began meanwhile.
-    fn late_refusal(&self, clients: &mut Clients, token: Token) -> Result<(), Refusal> {
-        let Some(flags) = clients.find(token).map(|entry| entry.flags) else { return Ok(()) };
+    fn late_refusal(&self, clients: &mut Clients, handle: Handle) -> Result<(), Refusal> {
+        let Some(flags) = clients.find(handle).map(|entry| entry.flags) else { return Ok(()) };
         if self.refusing {
             Err(Refusal::Draining)
         } else if flags.has(Flags::FULL) {
@@ -169,8 +169,8 @@ fn destination(turn: &Turn, path: &str) -> Option<Upgraded> {
 }
 
 /// Octets of a PROXY protocol header in front of the request; `None` while it is not complete.
-fn proxy_header(clients: &mut Clients, token: Token, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
-    let Some(entry) = clients.find(token) else { return Ok(None) };
+fn proxy_header(clients: &mut Clients, handle: Handle, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
+    let Some(entry) = clients.find(handle) else { return Ok(None) };
     if !entry.flags.has(Flags::PROXIED) {
         return Ok(Some(0));
     }
@@ -178,7 +178,7 @@ fn proxy_header(clients: &mut Clients, token: Token, bytes: &[u8]) -> Result<Opt
         Ok(None) => Ok(None),
         Ok(Some((source, length))) => {
             if let Some(address) = source {
-                clients.note_forwarded(token, address);
+                clients.note_forwarded(handle, address);
             }
             Ok(Some(length))
         }
@@ -187,10 +187,10 @@ fn proxy_header(clients: &mut Clients, token: Token, bytes: &[u8]) -> Result<Opt
 }
 
 /// Notes the client's address where a trusted proxy told it in X-Forwarded-For.
-fn note_forwarded(turn: &Turn, clients: &mut Clients, token: Token, proxy: Option<SocketAddr>, forwarded_for: &str) {
+fn note_forwarded(turn: &Turn, clients: &mut Clients, handle: Handle, proxy: Option<SocketAddr>, forwarded_for: &str) {
     let Some(last) = forwarded_for.rsplit(',').next() else { return };
     let Ok(address) = last.trim().parse::<IpAddr>() else { return };
     if proxy.is_some_and(|proxy| turn.settings.trusts(proxy.ip())) {
-        clients.note_forwarded(token, address);
+        clients.note_forwarded(handle, address);
     }
 }

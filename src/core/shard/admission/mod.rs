@@ -14,7 +14,7 @@ use super::driver::{Driver, Fd};
 use super::turn::Turn;
 use super::writer::Writer;
 use crate::close::{Fault, Refusal};
-use crate::conn::{Entry, Flags, Tick, Token, gained};
+use crate::conn::{Entry, Flags, Handle, Tick, gained};
 use crate::proto;
 use handshake::Head;
 
@@ -83,9 +83,9 @@ impl Admission {
         let (now, settings) = (turn.clock.tick, &turn.settings);
         let proxied = settings.options.proxy_protocol
             && writer.driver_ref().peer(fd).is_some_and(|peer| settings.trusts(peer.ip()));
-        let token = clients.insert(turn, |generation| {
+        let handle = clients.insert(turn, |generation| {
             let mut entry = Entry::new(fd, generation, now, now + settings.handshake_deadline);
-            entry.tokens = settings.message_burst;
+            entry.credits = settings.message_burst;
             entry.batch = turn.clock.mono_us();
             if let Some(refusal) = refusal {
                 entry.flags.set(Flags::REFUSED);
@@ -99,8 +99,8 @@ impl Admission {
             entry
         });
         self.handshakes += 1;
-        if writer.driver().arm(fd, token).is_err() {
-            clients.refuse(turn, token, Refusal::Capacity);
+        if writer.driver().arm(fd, handle).is_err() {
+            clients.refuse(turn, handle, Refusal::Capacity);
         }
     }
 
@@ -147,7 +147,7 @@ impl Admission {
         turn: &mut Turn,
         writer: &mut Writer<D>,
         clients: &mut Clients,
-        token: Token,
+        handle: Handle,
         refusal: Refusal,
     ) {
         if refusal.fault() == Fault::Peer {
@@ -157,7 +157,7 @@ impl Admission {
         let mut answer = Vec::with_capacity(512);
         proto::handshake::refuse(&mut answer, refusal, retry_after_s);
         turn.counters.refused[refusal as usize].add(1);
-        self.answer_and_finish(turn, writer, clients, token, &answer);
+        self.answer_and_finish(turn, writer, clients, handle, &answer);
     }
 
     /// Sends the last octets of a connection that was never upgraded.
@@ -166,20 +166,20 @@ impl Admission {
         turn: &mut Turn,
         writer: &mut Writer<D>,
         clients: &mut Clients,
-        token: Token,
+        handle: Handle,
         answer: &[u8],
     ) {
-        self.leave_handshake(token);
-        if clients.begin_answer(turn, token) {
-            writer.transmit(turn, clients, token, answer);
-            writer.finish_after_outbox(clients, token);
+        self.leave_handshake(handle);
+        if clients.begin_answer(turn, handle) {
+            writer.transmit(turn, clients, handle, answer);
+            writer.finish_after_outbox(clients, handle);
         }
     }
 
     /// Takes a connection out of the handshakes' accounts.
-    pub(super) fn leave_handshake(&mut self, token: Token) {
+    pub(super) fn leave_handshake(&mut self, handle: Handle) {
         self.handshakes -= 1;
-        self.take_head(token);
+        self.take_head(handle);
     }
 }
 

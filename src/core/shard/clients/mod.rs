@@ -15,7 +15,7 @@ use super::driver::{Fd, Ready};
 use super::ending::Ending;
 use super::turn::Turn;
 use crate::close::{CloseReason, Refusal};
-use crate::conn::{Connections, Entry, Flags, Slices, State, Token};
+use crate::conn::{Connections, Entry, Flags, Handle, Slices, State};
 use crate::dialect::{DialectId, Form};
 use crate::limits;
 use crate::proto::message::Partial;
@@ -28,9 +28,9 @@ pub(super) struct Clients {
     /// Client addresses that a trusted proxy told, by slab index.
     forwarded: HashMap<u32, IpAddr>,
     /// Connections that have something to read.
-    ready: VecDeque<Token>,
+    ready: VecDeque<Handle>,
     /// Connections over their message rate: ready again with the next tick.
-    held_back: Vec<Token>,
+    held_back: Vec<Handle>,
     holders: Holders,
     slices: Slices,
     /// Bytes of the largest outbox of this round of the sweep.
@@ -52,46 +52,46 @@ impl Clients {
     }
 
     /// Adds a connection; `make` gets its generation.
-    pub(super) fn insert(&mut self, turn: &Turn, make: impl FnOnce(u32) -> Entry) -> Token {
-        let token = self.table.insert(make);
+    pub(super) fn insert(&mut self, turn: &Turn, make: impl FnOnce(u32) -> Entry) -> Handle {
+        let handle = self.table.insert(make);
         turn.counters.sockets.set(self.table.len() as u64);
-        token
+        handle
     }
 
     /// Frees the slot of a connection that the driver has released.
-    pub(super) fn remove(&mut self, turn: &Turn, token: Token) {
-        self.table.remove(token);
+    pub(super) fn remove(&mut self, turn: &Turn, handle: Handle) {
+        self.table.remove(handle);
         turn.counters.sockets.set(self.table.len() as u64);
     }
 
     /// The connection of this name, in whatever state.
     #[inline]
-    pub(super) fn find(&mut self, token: Token) -> Option<&mut Entry> {
-        self.table.find(token)
+    pub(super) fn find(&mut self, handle: Handle) -> Option<&mut Entry> {
+        self.table.find(handle)
     }
 
     /// The same, if its end is neither decided nor under way.
     #[inline]
-    pub(super) fn open(&mut self, token: Token) -> Option<&mut Entry> {
-        self.table.find(token).filter(|entry| entry.state == State::Open)
+    pub(super) fn open(&mut self, handle: Handle) -> Option<&mut Entry> {
+        self.table.find(handle).filter(|entry| entry.state == State::Open)
     }
 
     /// The same, unless its socket was given back.
     #[inline]
-    pub(super) fn alive(&mut self, token: Token) -> Option<&mut Entry> {
-        self.table.find(token).filter(|entry| entry.state != State::Released)
+    pub(super) fn alive(&mut self, handle: Handle) -> Option<&mut Entry> {
+        self.table.find(handle).filter(|entry| entry.state != State::Released)
     }
 
     /// Whether messages may still be sent to this connection.
     #[inline]
-    pub(super) fn is_open(&mut self, token: Token) -> bool {
-        self.open(token).is_some()
+    pub(super) fn is_open(&mut self, handle: Handle) -> bool {
+        self.open(handle).is_some()
     }
 
     /// The dialect of a connection.
     #[inline]
-    pub(super) fn dialect(&mut self, token: Token) -> Option<DialectId> {
-        self.table.find(token).map(|entry| entry.form.dialect)
+    pub(super) fn dialect(&mut self, handle: Handle) -> Option<DialectId> {
+        self.table.find(handle).map(|entry| entry.form.dialect)
     }
 
     /// The connection at an index that the caller knows to be taken: a member of a room.
@@ -101,8 +101,8 @@ impl Clients {
     }
 
     /// The name of the connection at an index.
-    pub(super) fn token_at(&self, index: u32) -> Option<Token> {
-        self.table.token_at(index)
+    pub(super) fn handle_at(&self, index: u32) -> Option<Handle> {
+        self.table.handle_at(index)
     }
 
     /// The connection at an index, to look at.
@@ -137,13 +137,13 @@ impl Clients {
     }
 
     /// Notes the address that a trusted proxy told of a client.
-    pub(super) fn note_forwarded(&mut self, token: Token, address: IpAddr) {
-        self.forwarded.insert(token.index, address);
+    pub(super) fn note_forwarded(&mut self, handle: Handle, address: IpAddr) {
+        self.forwarded.insert(handle.index, address);
     }
 
     /// Forgets it.
-    pub(super) fn forget_forwarded(&mut self, token: Token) {
-        self.forwarded.remove(&token.index);
+    pub(super) fn forget_forwarded(&mut self, handle: Handle) {
+        self.forwarded.remove(&handle.index);
     }
 
     // Reading.
@@ -151,7 +151,7 @@ impl Clients {
     /// Notes that a socket is ready; whether what waits in its outbox may be sent now.
     #[inline]
     pub(super) fn note_ready(&mut self, ready: Ready) -> bool {
-        let Some(entry) = self.table.find(ready.token).filter(|entry| entry.state != State::Released) else {
+        let Some(entry) = self.table.find(ready.handle).filter(|entry| entry.state != State::Released) else {
             return false;
         };
         if ready.hangup {
@@ -159,14 +159,14 @@ impl Clients {
         }
         if ready.readable && !entry.flags.has(Flags::READY) {
             entry.flags.set(Flags::READY);
-            self.ready.push_back(ready.token);
+            self.ready.push_back(ready.handle);
         }
         ready.writable && entry.outbox.is_some()
     }
 
     /// Takes the connection that has waited longest to be read.
     #[inline]
-    pub(super) fn next_ready(&mut self) -> Option<Token> {
+    pub(super) fn next_ready(&mut self) -> Option<Handle> {
         self.ready.pop_front()
     }
 
@@ -177,58 +177,58 @@ impl Clients {
     }
 
     /// Has a connection read again in the next turn: more may be there, and no event will say so.
-    pub(super) fn read_again(&mut self, token: Token) {
-        if self.mark_ready(token) {
-            self.ready.push_back(token);
+    pub(super) fn read_again(&mut self, handle: Handle) {
+        if self.mark_ready(handle) {
+            self.ready.push_back(handle);
         }
     }
 
     /// Has a connection read again with the next tick.
-    pub(super) fn read_with_next_tick(&mut self, token: Token) {
-        if self.mark_ready(token) {
-            self.held_back.push(token);
+    pub(super) fn read_with_next_tick(&mut self, handle: Handle) {
+        if self.mark_ready(handle) {
+            self.held_back.push(handle);
         }
     }
 
-    fn mark_ready(&mut self, token: Token) -> bool {
-        let Some(entry) = self.table.find(token).filter(|entry| !entry.flags.has(Flags::READY)) else { return false };
+    fn mark_ready(&mut self, handle: Handle) -> bool {
+        let Some(entry) = self.table.find(handle).filter(|entry| !entry.flags.has(Flags::READY)) else { return false };
         entry.flags.set(Flags::READY);
         true
     }
 
     /// Takes one credit of a connection's message rate; messages and pings are paid from the same rate.
     #[inline]
-    pub(super) fn take_credit(&mut self, turn: &Turn, token: Token) -> bool {
+    pub(super) fn take_credit(&mut self, turn: &Turn, handle: Handle) -> bool {
         let (rate, burst) = (turn.settings.options.message_rate, turn.settings.message_burst);
-        self.table.find(token).is_some_and(|entry| entry.take_token(turn.clock.tick, rate, burst))
+        self.table.find(handle).is_some_and(|entry| entry.take_credit(turn.clock.tick, rate, burst))
     }
 
     /// Takes a connection's unfinished message out of its entry and of the accounts.
     #[inline]
-    pub(super) fn take_partial(&mut self, turn: &Turn, token: Token) -> Option<Box<Partial>> {
-        let partial = self.table.find(token)?.partial.take()?;
+    pub(super) fn take_partial(&mut self, turn: &Turn, handle: Handle) -> Option<Box<Partial>> {
+        let partial = self.table.find(handle)?.partial.take()?;
         turn.counters.unfinished_bytes.sub(partial.pinned_bytes() as u64);
         Some(partial)
     }
 
     /// Keeps a connection's unfinished message.
-    pub(super) fn keep_partial(&mut self, turn: &Turn, token: Token, partial: Box<Partial>) {
-        let Some(entry) = self.table.find(token) else { return };
+    pub(super) fn keep_partial(&mut self, turn: &Turn, handle: Handle, partial: Box<Partial>) {
+        let Some(entry) = self.table.find(handle) else { return };
         turn.counters.unfinished_bytes.add(partial.pinned_bytes() as u64);
         entry.partial = Some(partial);
-        self.holders.note(token, entry);
+        self.holders.note(handle, entry);
     }
 
     /// Notes that a connection holds memory from now on: its outbox.
     #[inline]
-    pub(super) fn note_holder(&mut self, token: Token) {
-        if let Some(entry) = self.table.find(token) {
-            self.holders.note(token, entry);
+    pub(super) fn note_holder(&mut self, handle: Handle) {
+        if let Some(entry) = self.table.find(handle) {
+            self.holders.note(handle, entry);
         }
     }
 
     /// The connections that hold memory, as `size` counts it in bytes, the largest first.
-    pub(super) fn largest_holders(&mut self, size: impl Fn(&Entry) -> usize) -> Vec<Token> {
+    pub(super) fn largest_holders(&mut self, size: impl Fn(&Entry) -> usize) -> Vec<Handle> {
         self.holders.forget_empty(&mut self.table);
         self.holders.largest_first(&self.table, size)
     }
@@ -236,8 +236,8 @@ impl Clients {
     // States.
 
     /// Opens a connection whose upgrade was granted, with its form; its socket.
-    pub(super) fn begin_open(&mut self, turn: &mut Turn, token: Token, form: Form) -> Option<Fd> {
-        let entry = self.table.find(token)?;
+    pub(super) fn begin_open(&mut self, turn: &mut Turn, handle: Handle, form: Form) -> Option<Fd> {
+        let entry = self.table.find(handle)?;
         entry.state = State::Open;
         entry.form = form;
         entry.flags.set(Flags::UPGRADED);
@@ -254,8 +254,8 @@ impl Clients {
     }
 
     /// Closes a connection that is answered without an upgrade; whether it is there.
-    pub(super) fn begin_answer(&mut self, turn: &Turn, token: Token) -> bool {
-        let Some(entry) = self.table.find(token) else { return false };
+    pub(super) fn begin_answer(&mut self, turn: &Turn, handle: Handle) -> bool {
+        let Some(entry) = self.table.find(handle) else { return false };
         entry.state = State::Closing;
         entry.deadline = turn.clock.tick + turn.settings.close_deadline;
         true
@@ -263,30 +263,30 @@ impl Clients {
 
     /// Marks an open connection to be closed from our side; whether it was open. What was answered to it so far must have been
     /// flushed: nothing more is sent to it.
-    pub(super) fn close(&mut self, turn: &mut Turn, token: Token, reason: CloseReason) {
-        let Some(entry) = self.open(token) else { return };
+    pub(super) fn close(&mut self, turn: &mut Turn, handle: Handle, reason: CloseReason) {
+        let Some(entry) = self.open(handle) else { return };
         entry.state = State::Ending;
         entry.reason = Some(reason);
-        turn.endings.push_back(Ending::Close(token, reason));
+        turn.endings.push_back(Ending::Close(handle, reason));
     }
 
     /// Marks a connection whose socket is of no more use. `reason` counts only where none was noted before.
-    pub(super) fn gone(&mut self, turn: &mut Turn, token: Token, reason: CloseReason) {
-        let Some(entry) = self.alive(token) else { return };
+    pub(super) fn gone(&mut self, turn: &mut Turn, handle: Handle, reason: CloseReason) {
+        let Some(entry) = self.alive(handle) else { return };
         let before = std::mem::replace(&mut entry.state, State::Ending);
-        turn.endings.push_back(Ending::Gone(token, reason, before));
+        turn.endings.push_back(Ending::Gone(handle, reason, before));
     }
 
     /// Marks a connection whose request is answered without an upgrade.
-    pub(super) fn refuse(&mut self, turn: &mut Turn, token: Token, refusal: Refusal) {
-        let Some(entry) = self.find(token).filter(|entry| entry.state == State::Handshaking) else { return };
+    pub(super) fn refuse(&mut self, turn: &mut Turn, handle: Handle, refusal: Refusal) {
+        let Some(entry) = self.find(handle).filter(|entry| entry.state == State::Handshaking) else { return };
         entry.state = State::Ending;
-        turn.endings.push_back(Ending::Refuse(token, refusal));
+        turn.endings.push_back(Ending::Refuse(handle, refusal));
     }
 
     /// Marks a connection whose peer sent a close frame with this code. After it nothing of the connection matters.
-    pub(super) fn closed_by_peer(&mut self, turn: &mut Turn, token: Token, code: Option<u16>) {
-        let Some(entry) = self.find(token) else { return };
+    pub(super) fn closed_by_peer(&mut self, turn: &mut Turn, handle: Handle, code: Option<u16>) {
+        let Some(entry) = self.find(handle) else { return };
         match entry.state {
             State::Open => {
                 entry.state = State::Ending;
@@ -295,12 +295,12 @@ impl Clients {
             State::Ending | State::Closing => {}
             State::Handshaking | State::Lingering | State::Released => return,
         }
-        turn.endings.push_back(Ending::ClosedByPeer(token, code));
+        turn.endings.push_back(Ending::ClosedByPeer(handle, code));
     }
 
     /// From [`State::Ending`] to [`State::Closing`]; the connection's dialect. `None` where it closes already, or is gone.
-    pub(super) fn begin_closing(&mut self, turn: &Turn, token: Token) -> Option<DialectId> {
-        let entry = self.find(token).filter(|entry| entry.state == State::Ending)?;
+    pub(super) fn begin_closing(&mut self, turn: &Turn, handle: Handle) -> Option<DialectId> {
+        let entry = self.find(handle).filter(|entry| entry.state == State::Ending)?;
         entry.state = State::Closing;
         entry.deadline = turn.clock.tick + turn.settings.close_deadline;
         Some(entry.form.dialect)

@@ -2,7 +2,7 @@
 
 use super::Clients;
 use crate::close::CloseReason;
-use crate::conn::{Due, Entry, Flags, Heartbeat, State, TICKS_PER_SECOND, Tick, Token, due};
+use crate::conn::{Due, Entry, Flags, Handle, Heartbeat, State, TICKS_PER_SECOND, Tick, due};
 use crate::shard::turn::Turn;
 
 /// Ticks that are made up for after a stall; the rest never happened, or all clients would time out because the node slept.
@@ -85,7 +85,7 @@ impl Clients {
         turn: &Turn,
         leaving: Option<Leaving>,
         looks: &mut usize,
-    ) -> Option<(Token, Finding)> {
+    ) -> Option<(Handle, Finding)> {
         let due_at =
             DueAt { now: turn.clock.tick, heartbeat: turn.settings.heartbeat, stall: turn.settings.write_stall };
         let (mut left, mut found) = (*looks, None);
@@ -100,7 +100,7 @@ impl Clients {
 
     /// With a million connections this runs a million times a second: nothing is looked up twice.
     #[inline(always)]
-    fn look_at(&mut self, at: DueAt, leaving: Option<Leaving>, index: u32) -> Option<(Token, Finding)> {
+    fn look_at(&mut self, at: DueAt, leaving: Option<Leaving>, index: u32) -> Option<(Handle, Finding)> {
         let entry = self.table.at(index)?;
         if let Some(outbox) = &entry.outbox {
             self.largest_outbox = self.largest_outbox.max(outbox.pinned_bytes() as u64);
@@ -122,7 +122,7 @@ impl Clients {
             Due::Stalled => Finding::Close(CloseReason::WriteStall),
             Due::Deadline => Finding::Deadline(entry.state),
         };
-        Some((Token { index, generation: entry.generation }, finding))
+        Some((Handle { index, generation: entry.generation }, finding))
     }
 
     /// Where a round is over: publishes what it found, and tidies up.

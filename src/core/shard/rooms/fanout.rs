@@ -1,7 +1,7 @@
 //! The fan-out: passes over rooms' members, a few sends at a time, rooms taking turns.
 
 use super::Rooms;
-use crate::conn::{Chunk, Tag, Token};
+use crate::conn::{Chunk, Handle, Tag};
 use crate::counters::MessageType;
 use crate::model::{ConnectionId, Publication};
 use crate::room::{Encoded, Step};
@@ -71,9 +71,9 @@ impl Rooms {
         member: u32,
     ) {
         let Some(entry) = clients.at(member) else { return };
-        let token = Token { index: member, generation: entry.generation };
+        let handle = Handle { index: member, generation: entry.generation };
         let form = entry.form;
-        let id = turn.id(token);
+        let id = turn.id(handle);
         let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return };
         let tag = Tag::Room { room, may_drop: subscription.policy.slow == SlowPolicy::DropOldest };
         let Some(batch) = subscription.room.batch() else { return };
@@ -83,11 +83,11 @@ impl Rooms {
         }
         if batch.is_echoless() && batch.publications().iter().any(|publication| is_own(publication, id)) {
             let wanted: Vec<bool> = batch.publications().iter().map(|publication| !is_own(publication, id)).collect();
-            return send_wanted(turn, writer, clients, token, tag, &encoded, &wanted);
+            return send_wanted(turn, writer, clients, handle, tag, &encoded, &wanted);
         }
         turn.count_out(MessageType::Message, u64::from(encoded.messages));
         let chunk = Chunk::whole(encoded.buffer, tag, encoded.messages);
-        writer.deliver(turn, clients, token, &chunk);
+        writer.deliver(turn, clients, handle, &chunk);
     }
 
     /// Ends a pass that is over: remembers when its batch was published, and tells members that moved where they are now. Whether
@@ -130,7 +130,7 @@ fn send_wanted<D: Driver>(
     turn: &mut Turn,
     writer: &mut Writer<D>,
     clients: &mut Clients,
-    token: Token,
+    handle: Handle,
     tag: Tag,
     encoded: &Encoded,
     wanted: &[bool],
@@ -139,7 +139,7 @@ fn send_wanted<D: Driver>(
         turn.count_out(MessageType::Message, u64::from(messages));
         let whole = Chunk::whole(encoded.buffer.clone(), tag, messages);
         let chunk = Chunk { start: range.start, end: range.end, ..whole };
-        writer.deliver(turn, clients, token, &chunk);
+        writer.deliver(turn, clients, handle, &chunk);
     }
 }
 

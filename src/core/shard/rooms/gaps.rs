@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::Rooms;
-use crate::conn::Token;
+use crate::conn::Handle;
 use crate::model::{GapReason, RoomName};
 use crate::shard::clients::Clients;
 use crate::shard::driver::Driver;
@@ -41,8 +41,8 @@ impl Rooms {
         let Some(mut walk) = self.gaps.pop_front() else { return };
         let end = clients.end().min(walk.next.saturating_add(budget as u32));
         for index in walk.next..end {
-            if let Some(token) = clients.token_at(index) {
-                walk.tell(turn, writer, clients, token);
+            if let Some(handle) = clients.handle_at(index) {
+                walk.tell(turn, writer, clients, handle);
             }
         }
         walk.next = end;
@@ -53,16 +53,16 @@ impl Rooms {
 }
 
 impl Walk {
-    fn tell<D: Driver>(&self, turn: &mut Turn, writer: &mut Writer<D>, clients: &mut Clients, token: Token) {
-        let Some(entry) = clients.open(token) else { return };
+    fn tell<D: Driver>(&self, turn: &mut Turn, writer: &mut Writer<D>, clients: &mut Clients, handle: Handle) {
+        let Some(entry) = clients.open(handle) else { return };
         let joined = entry.rooms.as_slice().iter().map(|membership| membership.room);
         let concerned: Vec<u32> = joined.filter(|room| self.concerns(turn, *room)).collect();
         match &self.rooms {
             None if concerned.is_empty() => {}
-            None => writer.send_gap(turn, clients, token, None, self.reason),
+            None => writer.send_gap(turn, clients, handle, None, self.reason),
             Some(_) => {
                 for room in concerned {
-                    writer.send_gap(turn, clients, token, Some(room), self.reason);
+                    writer.send_gap(turn, clients, handle, Some(room), self.reason);
                 }
             }
         }

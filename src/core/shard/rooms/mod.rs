@@ -23,7 +23,7 @@ use super::turn::Turn;
 use super::upstream::{PendingRequest, Request, Upstream};
 use super::writer::Writer;
 use crate::close::CloseReason;
-use crate::conn::{Membership, Token, WAITING};
+use crate::conn::{Handle, Membership, WAITING};
 use crate::counters::DropReason;
 use crate::dialect::{ErrorCode, Notice};
 use crate::model::{GapReason, Kind, Publication, RoomName};
@@ -74,14 +74,14 @@ impl Rooms {
         name: &str,
         request: Request<'_>,
     ) {
-        let Request { token, reference } = request;
+        let Request { handle, reference } = request;
         let limit = turn.settings.options.limits.rooms_per_connection;
         let known = turn.names.number(name);
-        let Some(entry) = clients.find(token) else { return };
+        let Some(entry) = clients.find(handle) else { return };
         let membership = known.and_then(|room| entry.rooms.find(room));
         if membership.is_none() && entry.rooms.len() >= limit {
             let (code, message) = (ErrorCode::RoomLimit, "you are in too many rooms; leave one first");
-            return writer.reply_to(turn, clients, token, &Notice::Refused { code, message, reference });
+            return writer.reply_to(turn, clients, handle, &Notice::Refused { code, message, reference });
         }
         let room = known.unwrap_or_else(|| self.subscribe(turn, upstream, name));
         let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return };
@@ -90,14 +90,14 @@ impl Rooms {
                 waiters.push(request.pending());
                 WAITING
             }
-            None if membership.is_none() => subscription.room.join(token.index),
+            None if membership.is_none() => subscription.room.join(handle.index),
             None => 0,
         };
-        if let (None, Some(entry)) = (membership, clients.find(token)) {
+        if let (None, Some(entry)) = (membership, clients.find(handle)) {
             entry.rooms.insert(Membership { room, position });
         }
         if subscription.waiters.is_none() {
-            writer.reply_to(turn, clients, token, &Notice::Joined { room: name, reference });
+            writer.reply_to(turn, clients, handle, &Notice::Joined { room: name, reference });
         }
     }
 
@@ -127,11 +127,11 @@ impl Rooms {
         turn: &mut Turn,
         upstream: &mut Upstream,
         clients: &mut Clients,
-        token: Token,
+        handle: Handle,
         name: &str,
     ) {
         let Some(room) = turn.names.number(name) else { return };
-        let Some(entry) = clients.find(token) else { return };
+        let Some(entry) = clients.find(handle) else { return };
         let Some(membership) = entry.rooms.remove(room) else { return };
         if let Some(outbox) = &mut entry.outbox {
             outbox.forget_room(room);
@@ -140,8 +140,14 @@ impl Rooms {
     }
 
     /// Ends all memberships of a connection.
-    pub(super) fn leave_all(&mut self, turn: &mut Turn, upstream: &mut Upstream, clients: &mut Clients, token: Token) {
-        let Some(entry) = clients.find(token) else { return };
+    pub(super) fn leave_all(
+        &mut self,
+        turn: &mut Turn,
+        upstream: &mut Upstream,
+        clients: &mut Clients,
+        handle: Handle,
+    ) {
+        let Some(entry) = clients.find(handle) else { return };
         for membership in std::mem::take(&mut entry.rooms).as_slice() {
             self.end_membership(turn, upstream, clients, *membership);
         }
@@ -192,25 +198,25 @@ impl Rooms {
         // All are members before the first is answered: a connection that ends over its answer must not end the room of those
         // behind it.
         for waiter in &waiters {
-            let Some(entry) = clients.find(waiter.token) else { continue };
+            let Some(entry) = clients.find(waiter.handle) else { continue };
             if entry.rooms.find(room).is_some_and(|membership| membership.position == WAITING) {
-                entry.rooms.set_position(room, subscription.room.join(waiter.token.index));
+                entry.rooms.set_position(room, subscription.room.join(waiter.handle.index));
             }
         }
         upstream.release_held(room);
         self.unsubscribe_if_empty(turn, upstream, room);
         for waiter in waiters {
             let reference = waiter.reference.as_deref();
-            let Some(entry) = clients.open(waiter.token) else { continue };
+            let Some(entry) = clients.open(waiter.handle) else { continue };
             if entry.rooms.find(room).is_some() {
-                writer.reply_to(turn, clients, waiter.token, &Notice::Joined { room: name, reference });
+                writer.reply_to(turn, clients, waiter.handle, &Notice::Joined { room: name, reference });
             } else if reference.is_some() {
                 // It has left again and was told so; what it asked with a `ref` is answered all the same.
                 let message = "you left the room before it was confirmed; join it again to be in it";
                 let notice = Notice::Refused { code: ErrorCode::NotJoined, message, reference };
-                writer.reply_to(turn, clients, waiter.token, &notice);
+                writer.reply_to(turn, clients, waiter.handle, &notice);
             }
-            writer.flush(turn, clients, waiter.token);
+            writer.flush(turn, clients, waiter.handle);
         }
     }
 
@@ -236,16 +242,16 @@ impl Rooms {
         upstream.release_held(room);
         let Some((_, subscription)) = self.remove(turn, room) else { return };
         for waiter in subscription.waiters.unwrap_or_default() {
-            let Some(entry) = clients.open(waiter.token) else { continue };
+            let Some(entry) = clients.open(waiter.handle) else { continue };
             if entry.rooms.remove(room).is_none() && waiter.reference.is_none() {
                 continue;
             }
             let dialect = entry.form.dialect;
             let notice = Notice::Refused { code, message, reference: waiter.reference.as_deref() };
             if writer.reply(turn, dialect, &notice) {
-                writer.flush(turn, clients, waiter.token);
+                writer.flush(turn, clients, waiter.handle);
             } else {
-                writer.close(turn, clients, waiter.token, CloseReason::Gap);
+                writer.close(turn, clients, waiter.handle, CloseReason::Gap);
             }
         }
     }
@@ -266,24 +272,24 @@ impl Rooms {
         let notice = Notice::Refused { code: ErrorCode::Unavailable, message: &message, reference: None };
         let members: Vec<u32> = subscription.room.members().collect();
         for member in members {
-            let Some(token) = clients.token_at(member) else { continue };
-            let Some(dialect) = clients.dialect(token) else { continue };
+            let Some(handle) = clients.handle_at(member) else { continue };
+            let Some(dialect) = clients.dialect(handle) else { continue };
             if !writer.has_words(dialect, &notice) {
-                writer.close(turn, clients, token, CloseReason::Gap);
+                writer.close(turn, clients, handle, CloseReason::Gap);
                 continue;
             }
-            writer.send_gap(turn, clients, token, Some(room), GapReason::Broker);
-            self.leave(turn, upstream, clients, token, name);
-            if clients.is_open(token) {
+            writer.send_gap(turn, clients, handle, Some(room), GapReason::Broker);
+            self.leave(turn, upstream, clients, handle, name);
+            if clients.is_open(handle) {
                 writer.reply(turn, dialect, &notice);
-                writer.flush(turn, clients, token);
+                writer.flush(turn, clients, handle);
             }
         }
     }
 
     /// The room that a connection's path names: the first that it joined.
-    pub(super) fn own_room(turn: &Turn, clients: &mut Clients, token: Token) -> Option<RoomName> {
-        let membership = clients.find(token)?.rooms.as_slice().first().copied()?;
+    pub(super) fn own_room(turn: &Turn, clients: &mut Clients, handle: Handle) -> Option<RoomName> {
+        let membership = clients.find(handle)?.rooms.as_slice().first().copied()?;
         turn.names.name(membership.room).cloned()
     }
 
@@ -304,7 +310,7 @@ impl Rooms {
         let subscription = known.and_then(|room| self.subscriptions.get(room as usize));
         let policy = subscription.map_or_else(|| turn.settings.policy(publish.room), |known| known.policy);
         let is_member = || {
-            let entry = clients.find(request.token);
+            let entry = clients.find(request.handle);
             known.is_some_and(|room| entry.is_some_and(|entry| entry.rooms.find(room).is_some()))
         };
         if let Err(refused) = may_publish(policy.publish, is_member) {
@@ -320,7 +326,7 @@ impl Rooms {
             room: name.cloned().unwrap_or_else(|| RoomName::from(publish.room)),
             kind: publish.kind,
             payload: bytes::Bytes::copy_from_slice(publish.payload),
-            from: Some(turn.id(request.token)),
+            from: Some(turn.id(request.handle)),
             echo: publish.echo,
             time_unix_ns: turn.clock.unix_ns,
         };

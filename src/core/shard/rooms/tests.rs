@@ -12,12 +12,12 @@ struct Parts {
     clients: Clients,
 }
 
-fn parts(connections: u32, publish: PublishPolicy) -> (Parts, Vec<Token>) {
+fn parts(connections: u32, publish: PublishPolicy) -> (Parts, Vec<Handle>) {
     let rule = RoomRule { pattern: "*".into(), publish, slow: SlowPolicy::Close };
     let turn = turn(1, |options, _| options.rooms = vec![rule]);
-    let (clients, tokens) = open(&turn, connections);
+    let (clients, handles) = open(&turn, connections);
     let (rooms, upstream, writer) = Default::default();
-    (Parts { turn, rooms, upstream, writer, clients }, tokens)
+    (Parts { turn, rooms, upstream, writer, clients }, handles)
 }
 
 impl Default for Writer<TestDriver> {
@@ -27,14 +27,14 @@ impl Default for Writer<TestDriver> {
 }
 
 impl Parts {
-    fn join(&mut self, token: Token) {
+    fn join(&mut self, handle: Handle) {
         let Self { turn, rooms, upstream, writer, clients } = self;
-        rooms.join(turn, upstream, writer, clients, "lobby", Request { token, reference: None });
-        writer.flush(turn, clients, token);
+        rooms.join(turn, upstream, writer, clients, "lobby", Request { handle, reference: None });
+        writer.flush(turn, clients, handle);
     }
 
-    fn leave(&mut self, token: Token) {
-        self.rooms.leave(&mut self.turn, &mut self.upstream, &mut self.clients, token, "lobby");
+    fn leave(&mut self, handle: Handle) {
+        self.rooms.leave(&mut self.turn, &mut self.upstream, &mut self.clients, handle, "lobby");
     }
 
     fn confirm(&mut self) {
@@ -42,9 +42,9 @@ impl Parts {
         rooms.confirmed(turn, upstream, writer, clients, &RoomName::from("lobby"));
     }
 
-    fn publish(&mut self, token: Token) -> Result<(), (ErrorCode, &'static str)> {
+    fn publish(&mut self, handle: Handle) -> Result<(), (ErrorCode, &'static str)> {
         let publish = Publish { room: "lobby", kind: Kind::Text, payload: b"hi", echo: true, ack: false };
-        let request = Request { token, reference: None };
+        let request = Request { handle, reference: None };
         self.rooms.publish(&mut self.turn, &mut self.upstream, &mut self.clients, &publish, request)
     }
 
@@ -70,8 +70,8 @@ impl Parts {
 
 #[test]
 fn connections_that_join_a_room_are_members_when_the_relay_confirms_it() {
-    let (mut parts, tokens) = parts(2, PublishPolicy::Any);
-    tokens.iter().for_each(|token| parts.join(*token));
+    let (mut parts, handles) = parts(2, PublishPolicy::Any);
+    handles.iter().for_each(|handle| parts.join(*handle));
     assert_eq!((parts.upstream(), parts.sent().len()), (vec!["subscribe"], 0), "one subscription, and no answer yet");
     parts.confirm();
     let joined = parts.sent();
@@ -82,23 +82,23 @@ fn connections_that_join_a_room_are_members_when_the_relay_confirms_it() {
 
 #[test]
 fn a_room_is_unsubscribed_when_its_last_member_leaves_and_not_before() {
-    let (mut parts, tokens) = parts(2, PublishPolicy::Any);
-    tokens.iter().for_each(|token| parts.join(*token));
+    let (mut parts, handles) = parts(2, PublishPolicy::Any);
+    handles.iter().for_each(|handle| parts.join(*handle));
     parts.confirm();
     parts.upstream();
-    parts.leave(tokens[0]);
+    parts.leave(handles[0]);
     assert!(parts.upstream().is_empty());
-    parts.leave(tokens[1]);
-    parts.leave(tokens[1]);
+    parts.leave(handles[1]);
+    parts.leave(handles[1]);
     assert_eq!(parts.upstream(), ["unsubscribe"]);
     assert_eq!((parts.turn.names.number("lobby"), parts.turn.counters.rooms.value()), (None, 0));
 }
 
 #[test]
 fn a_room_that_was_left_before_its_confirmation_is_unsubscribed_after_it() {
-    let (mut parts, tokens) = parts(1, PublishPolicy::Any);
-    parts.join(tokens[0]);
-    parts.leave(tokens[0]);
+    let (mut parts, handles) = parts(1, PublishPolicy::Any);
+    parts.join(handles[0]);
+    parts.leave(handles[0]);
     assert_eq!(parts.upstream(), ["subscribe"]);
     parts.confirm();
     assert_eq!(parts.upstream(), ["unsubscribe"]);
@@ -106,10 +106,10 @@ fn a_room_that_was_left_before_its_confirmation_is_unsubscribed_after_it() {
 
 #[test]
 fn a_publication_into_a_room_that_is_not_confirmed_follows_the_confirmation() {
-    let (mut parts, tokens) = parts(1, PublishPolicy::Members);
-    assert_eq!(parts.publish(tokens[0]).unwrap_err().0, ErrorCode::NotJoined);
-    parts.join(tokens[0]);
-    parts.publish(tokens[0]).unwrap();
+    let (mut parts, handles) = parts(1, PublishPolicy::Members);
+    assert_eq!(parts.publish(handles[0]).unwrap_err().0, ErrorCode::NotJoined);
+    parts.join(handles[0]);
+    parts.publish(handles[0]).unwrap();
     assert_eq!(parts.upstream(), ["subscribe"]);
     parts.confirm();
     assert_eq!(parts.upstream(), ["publish"]);
@@ -117,8 +117,8 @@ fn a_publication_into_a_room_that_is_not_confirmed_follows_the_confirmation() {
 
 #[test]
 fn a_pass_reaches_each_member_once_and_rooms_take_turns() {
-    let (mut parts, tokens) = parts(3, PublishPolicy::Any);
-    tokens.iter().for_each(|token| parts.join(*token));
+    let (mut parts, handles) = parts(3, PublishPolicy::Any);
+    handles.iter().for_each(|handle| parts.join(*handle));
     parts.confirm();
     parts.sent();
     let (room, payload) = (RoomName::from("lobby"), bytes::Bytes::from_static(b"hi"));

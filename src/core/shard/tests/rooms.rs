@@ -9,22 +9,22 @@ use crate::relay::ToShard;
 use crate::shard::settings::{PublishPolicy, RoomRule, SlowPolicy};
 
 /// Opens another connection beside the first.
-fn another(shard: &mut Shard<TestDriver>, fd: Fd) -> Token {
+fn another(shard: &mut Shard<TestDriver>, fd: Fd) -> Handle {
     shard.writer.driver().incoming.extend(REQUEST.bytes());
     shard.handle_accepted(fd);
-    let token = shard.clients.token_at(1).unwrap();
-    ready(shard, token, false);
+    let handle = shard.clients.handle_at(1).unwrap();
+    ready(shard, handle, false);
     turns(shard);
-    assert!(shard.clients.is_open(token));
+    assert!(shard.clients.is_open(handle));
     shard.writer.driver().deeds.clear();
-    token
+    handle
 }
 
-fn say(shard: &mut Shard<TestDriver>, token: Token, text: &str) {
+fn say(shard: &mut Shard<TestDriver>, handle: Handle, text: &str) {
     let mut octets = Vec::new();
     frame::write_masked(&mut octets, frame::TEXT, [1, 2, 3, 4], text.as_bytes());
     shard.writer.driver().incoming.extend(octets);
-    ready(shard, token, false);
+    ready(shard, handle, false);
     turns(shard);
 }
 
@@ -53,8 +53,8 @@ fn a_connection_that_is_told_joined_is_a_member_although_the_one_before_it_in_th
     // there: it heard nothing, and what was said into the room was never published.
     let (mut shard, first) = stage();
     let second = another(&mut shard, FD + 1);
-    for token in [first, second] {
-        say(&mut shard, token, r#"{"type":"join","roomId":"lobby"}"#);
+    for handle in [first, second] {
+        say(&mut shard, handle, r#"{"type":"join","roomId":"lobby"}"#);
     }
     say(&mut shard, second, r#"{"type":"message","roomId":"lobby","content":"hello"}"#);
     assert!(matches!(shard.poll_relay(), Some(ToRelay::Subscribe(room)) if *room == *"lobby"));
@@ -72,8 +72,8 @@ fn a_connection_that_is_told_joined_is_a_member_although_the_one_before_it_in_th
 }
 
 /// The connection joins a room, which is confirmed at once.
-fn join(shard: &mut Shard<TestDriver>, token: Token, room: &str) {
-    say(shard, token, &format!(r#"{{"type":"join","roomId":"{room}"}}"#));
+fn join(shard: &mut Shard<TestDriver>, handle: Handle, room: &str) {
+    say(shard, handle, &format!(r#"{{"type":"join","roomId":"{room}"}}"#));
     shard.handle_relay(ToShard::Joined(room.into()));
     turns(shard);
     shard.writer.driver().deeds.clear();
@@ -81,8 +81,8 @@ fn join(shard: &mut Shard<TestDriver>, token: Token, room: &str) {
 
 #[test]
 fn a_publication_has_taken_what_the_clock_says_when_its_last_member_was_sent_to_and_no_time_of_a_wrong_clock() {
-    let (mut shard, token) = stage();
-    join(&mut shard, token, "lobby");
+    let (mut shard, handle) = stage();
+    join(&mut shard, handle, "lobby");
     // A backend that puts seconds where nanoseconds belong made the sum of all delays overflow.
     for time_unix_ns in [1_000_000, 1] {
         let ToShard::Deliver(publication) = publication("lobby", "1") else { return };
@@ -99,13 +99,13 @@ fn a_publication_has_taken_what_the_clock_says_when_its_last_member_was_sent_to_
 
 #[test]
 fn every_message_that_an_outbox_drops_is_counted_where_some_of_a_batch_were_the_readers_own() {
-    let (mut shard, token) = stage_with(|options, _| {
+    let (mut shard, handle) = stage_with(|options, _| {
         let (pattern, publish) = (String::from("lobby"), PublishPolicy::Any);
         options.rooms = vec![RoomRule { pattern, publish, slow: SlowPolicy::DropOldest }];
     });
-    join(&mut shard, token, "lobby");
+    join(&mut shard, handle, "lobby");
     shard.writer.driver().room = 0;
-    let own = Some(shard.turn.id(token));
+    let own = Some(shard.turn.id(handle));
     let mut published = 0;
     while shard.turn.counters.dropped[DropReason::Outbox as usize].value() == 0 {
         for from in [None, own, None, None] {
@@ -120,7 +120,7 @@ fn every_message_that_an_outbox_drops_is_counted_where_some_of_a_batch_were_the_
     }
     // The oldest that is not begun is what is left of a batch, two messages in one chunk, or a single one.
     shard.writer.driver().room = usize::MAX;
-    ready(&mut shard, token, false);
+    ready(&mut shard, handle, false);
     turns(&mut shard);
     let received = sent(&shard).matches(r#""type":"message""#).count() as u64;
     assert_eq!(received + shard.turn.counters.dropped[DropReason::Outbox as usize].value(), published);
@@ -129,19 +129,19 @@ fn every_message_that_an_outbox_drops_is_counted_where_some_of_a_batch_were_the_
 #[test]
 fn members_of_a_room_that_the_broker_revokes_are_told_and_are_members_no_more() {
     // Members stayed in silence, and a client that came later was told joined at once.
-    let (mut shard, token) = stage();
-    join(&mut shard, token, "lobby");
+    let (mut shard, handle) = stage();
+    join(&mut shard, handle, "lobby");
     assert!(matches!(shard.poll_relay(), Some(ToRelay::Subscribe(_))));
     shard.handle_relay(ToShard::Revoked("lobby".into()));
     let told = sent(&shard);
     let gap = told.find(r#""type":"gap","roomId":"lobby","reason":"broker""#);
     let error = told.find(r#""code":"unavailable""#);
     assert!(gap.is_some() && gap < error, "{told}");
-    assert!(shard.clients.find(token).unwrap().rooms.as_slice().is_empty());
+    assert!(shard.clients.find(handle).unwrap().rooms.as_slice().is_empty());
     assert!(matches!(shard.poll_relay(), Some(ToRelay::Unsubscribe(_))), "the relay knows already, and does not mind");
 
     shard.writer.driver().deeds.clear();
-    say(&mut shard, token, r#"{"type":"join","roomId":"lobby"}"#);
+    say(&mut shard, handle, r#"{"type":"join","roomId":"lobby"}"#);
     shard.handle_relay(ToShard::Revoked("lobby".into()));
     assert_eq!(sent(&shard), "", "a client that asks anew waits for an answer of its own");
     shard.handle_relay(ToShard::Joined("lobby".into()));
@@ -151,10 +151,10 @@ fn members_of_a_room_that_the_broker_revokes_are_told_and_are_members_no_more() 
 #[test]
 fn every_join_with_a_ref_is_answered_also_where_its_client_left_before_the_broker_confirmed_the_room() {
     // A client that waits for the answer to its own `ref` waited for ever: `left` came, and nothing for the join.
-    let (mut shard, token) = stage();
-    say(&mut shard, token, r#"{"type":"join","roomId":"lobby","ref":1}"#);
-    say(&mut shard, token, r#"{"type":"join","roomId":"lobby"}"#);
-    say(&mut shard, token, r#"{"type":"leave","roomId":"lobby","ref":2}"#);
+    let (mut shard, handle) = stage();
+    say(&mut shard, handle, r#"{"type":"join","roomId":"lobby","ref":1}"#);
+    say(&mut shard, handle, r#"{"type":"join","roomId":"lobby"}"#);
+    say(&mut shard, handle, r#"{"type":"leave","roomId":"lobby","ref":2}"#);
     assert!(sent(&shard).contains(r#"{"type":"left","roomId":"lobby","ref":2}"#), "{:?}", sent(&shard));
     shard.writer.driver().deeds.clear();
     shard.handle_relay(ToShard::Joined("lobby".into()));
@@ -167,9 +167,9 @@ fn every_join_with_a_ref_is_answered_also_where_its_client_left_before_the_broke
 
     // A client that came back is in the room: each of its joins is one.
     shard.writer.driver().deeds.clear();
-    say(&mut shard, token, r#"{"type":"join","roomId":"lobby","ref":3}"#);
-    say(&mut shard, token, r#"{"type":"leave","roomId":"lobby"}"#);
-    say(&mut shard, token, r#"{"type":"join","roomId":"lobby","ref":4}"#);
+    say(&mut shard, handle, r#"{"type":"join","roomId":"lobby","ref":3}"#);
+    say(&mut shard, handle, r#"{"type":"leave","roomId":"lobby"}"#);
+    say(&mut shard, handle, r#"{"type":"join","roomId":"lobby","ref":4}"#);
     shard.writer.driver().deeds.clear();
     shard.handle_relay(ToShard::Joined("lobby".into()));
     turns(&mut shard);
@@ -182,9 +182,9 @@ fn every_join_with_a_ref_is_answered_also_where_its_client_left_before_the_broke
 #[test]
 fn a_publication_that_a_dialect_has_no_words_for_is_not_sent_and_not_counted() {
     for dialect in crate::dialect::DialectId::ALL {
-        let (mut shard, token) = stage();
-        join(&mut shard, token, "lobby");
-        shard.clients.find(token).unwrap().form.dialect = *dialect;
+        let (mut shard, handle) = stage();
+        join(&mut shard, handle, "lobby");
+        shard.clients.find(handle).unwrap().form.dialect = *dialect;
         for (kind, echo) in [(Kind::Json, true), (Kind::Binary, true), (Kind::Binary, false)] {
             let (room, payload) = (RoomName::from("lobby"), Bytes::from_static(b"1"));
             let publication = Publication { room, kind, payload, from: None, echo, time_unix_ns: 0 };

@@ -2,7 +2,7 @@
 
 use super::{Writer, encode};
 use crate::close::CloseReason;
-use crate::conn::Token;
+use crate::conn::Handle;
 use crate::counters::MessageType;
 use crate::dialect::Notice;
 use crate::limits::RESYNC_AFTER;
@@ -19,20 +19,20 @@ impl<D: Driver> Writer<D> {
         &mut self,
         turn: &mut Turn,
         clients: &mut Clients,
-        token: Token,
+        handle: Handle,
         room: Option<u32>,
         reason: GapReason,
     ) {
         // The notice before may have ended it.
-        if !clients.is_open(token) {
+        if !clients.is_open(handle) {
             return;
         }
-        if let Some(frame) = self.gap_frame(turn, clients, token, room, reason) {
+        if let Some(frame) = self.gap_frame(turn, clients, handle, room, reason) {
             turn.counters.gaps[reason as usize].add(1);
             turn.count_out(MessageType::Gap, 1);
-            self.send(turn, clients, token, &frame);
+            self.send(turn, clients, handle, &frame);
         } else if turn.settings.options.close_on_gap {
-            self.close(turn, clients, token, CloseReason::Gap);
+            self.close(turn, clients, handle, CloseReason::Gap);
         }
     }
 
@@ -41,11 +41,11 @@ impl<D: Driver> Writer<D> {
         &mut self,
         turn: &mut Turn,
         clients: &mut Clients,
-        token: Token,
+        handle: Handle,
         room: Option<u32>,
         reason: GapReason,
     ) -> Option<Vec<u8>> {
-        let dialect = clients.dialect(token)?;
+        let dialect = clients.dialect(handle)?;
         let resync_ms = u64::from(turn.random.below(RESYNC_AFTER.as_millis() as u32));
         let room = match room {
             Some(room) => Some(&**turn.names.name(room)?),

@@ -16,7 +16,7 @@ use super::clients::Clients;
 use super::driver::{Driver, ErrorKind, Event, Queued};
 use super::turn::Turn;
 use crate::close::CloseReason;
-use crate::conn::{Chunk, State, Tag, Token};
+use crate::conn::{Chunk, Handle, State, Tag};
 use crate::counters::MessageType;
 use crate::dialect::{DialectId, Form, Notice, Payload, Said};
 use crate::model::Publication;
@@ -72,8 +72,8 @@ impl<D: Driver> Writer<D> {
     }
 
     /// The same in the dialect of the connection, if it is there.
-    pub(super) fn reply_to(&mut self, turn: &Turn, clients: &mut Clients, token: Token, notice: &Notice<'_>) {
-        if let Some(dialect) = clients.dialect(token) {
+    pub(super) fn reply_to(&mut self, turn: &Turn, clients: &mut Clients, handle: Handle, notice: &Notice<'_>) {
+        if let Some(dialect) = clients.dialect(handle) {
             self.reply(turn, dialect, notice);
         }
     }
@@ -125,13 +125,13 @@ impl<D: Driver> Writer<D> {
 
     /// Sends the reply to an open connection, and leaves it empty: nothing follows a close frame (RFC 6455 §5.5.1).
     #[inline]
-    pub(super) fn flush(&mut self, turn: &mut Turn, clients: &mut Clients, token: Token) {
-        self.flush_with(|writer, reply| writer.send(turn, clients, token, reply));
+    pub(super) fn flush(&mut self, turn: &mut Turn, clients: &mut Clients, handle: Handle) {
+        self.flush_with(|writer, reply| writer.send(turn, clients, handle, reply));
     }
 
     /// The same for a connection on its way out: its close frame and what goes before it.
-    pub(super) fn flush_last_words(&mut self, turn: &mut Turn, clients: &mut Clients, token: Token) {
-        self.flush_with(|writer, reply| writer.transmit(turn, clients, token, reply));
+    pub(super) fn flush_last_words(&mut self, turn: &mut Turn, clients: &mut Clients, handle: Handle) {
+        self.flush_with(|writer, reply| writer.transmit(turn, clients, handle, reply));
     }
 
     #[inline]
@@ -146,42 +146,42 @@ impl<D: Driver> Writer<D> {
     }
 
     /// Ends an open connection from our side, with the reply in front. The shard's `settle` carries it out.
-    pub(super) fn close(&mut self, turn: &mut Turn, clients: &mut Clients, token: Token, reason: CloseReason) {
-        self.flush(turn, clients, token);
-        clients.close(turn, token, reason);
+    pub(super) fn close(&mut self, turn: &mut Turn, clients: &mut Clients, handle: Handle, reason: CloseReason) {
+        self.flush(turn, clients, handle);
+        clients.close(turn, handle, reason);
     }
 
     // Sending.
 
     /// Sends octets of our own making, such as answers and pongs, to an open connection.
-    fn send(&mut self, turn: &mut Turn, clients: &mut Clients, token: Token, bytes: &[u8]) {
-        self.send_where(turn, clients, token, bytes, |state| state == State::Open);
+    fn send(&mut self, turn: &mut Turn, clients: &mut Clients, handle: Handle, bytes: &[u8]) {
+        self.send_where(turn, clients, handle, bytes, |state| state == State::Open);
     }
 
     /// Sends octets of our own making in whatever state. They are never dropped.
-    pub(super) fn transmit(&mut self, turn: &mut Turn, clients: &mut Clients, token: Token, bytes: &[u8]) {
-        self.send_where(turn, clients, token, bytes, |state| state != State::Released);
+    pub(super) fn transmit(&mut self, turn: &mut Turn, clients: &mut Clients, handle: Handle, bytes: &[u8]) {
+        self.send_where(turn, clients, handle, bytes, |state| state != State::Released);
     }
 
     fn send_where(
         &mut self,
         turn: &mut Turn,
         clients: &mut Clients,
-        token: Token,
+        handle: Handle,
         bytes: &[u8],
         may: impl Fn(State) -> bool,
     ) {
-        let Some(entry) = clients.find(token).filter(|entry| may(entry.state)) else { return };
+        let Some(entry) = clients.find(handle).filter(|entry| may(entry.state)) else { return };
         if entry.batch != 0 && entry.batch == self.driver.batch() {
             self.submit(turn, clients);
-            return self.send_where(turn, clients, token, bytes, may);
+            return self.send_where(turn, clients, handle, bytes, may);
         }
         if entry.outbox.is_some() {
-            return self.put(turn, clients, token, Chunk::whole(Rc::from(bytes), Tag::Control, 0));
+            return self.put(turn, clients, handle, Chunk::whole(Rc::from(bytes), Tag::Control, 0));
         }
         let result = self.driver.send(entry.fd, bytes);
         let chunk = || Chunk::whole(Rc::from(bytes), Tag::Control, 0);
-        self.handle_sent(turn, clients, token, bytes.len(), result, chunk);
+        self.handle_sent(turn, clients, handle, bytes.len(), result, chunk);
     }
 
     /// Encodes publications for all members of one form.
@@ -190,21 +190,21 @@ impl<D: Driver> Writer<D> {
     }
 
     /// Delivers a chunk that other connections get too, unless this one was closed meanwhile.
-    pub(super) fn deliver(&mut self, turn: &mut Turn, clients: &mut Clients, token: Token, chunk: &Chunk) {
-        let Some(entry) = clients.open(token) else { return };
+    pub(super) fn deliver(&mut self, turn: &mut Turn, clients: &mut Clients, handle: Handle, chunk: &Chunk) {
+        let Some(entry) = clients.open(handle) else { return };
         if entry.outbox.is_some() {
-            return self.put(turn, clients, token, chunk.clone());
+            return self.put(turn, clients, handle, chunk.clone());
         }
         let batch = self.driver.batch();
         if batch != 0 && entry.batch == batch {
             self.submit(turn, clients);
-            return self.deliver(turn, clients, token, chunk);
+            return self.deliver(turn, clients, handle, chunk);
         }
         entry.batch = batch;
         let length = chunk.bytes().len();
-        match self.driver.queue(entry.fd, token, chunk) {
+        match self.driver.queue(entry.fd, handle, chunk) {
             Queued::Later => self.queued_bytes += length as i64,
-            Queued::Now(result) => self.handle_sent(turn, clients, token, length, result, || chunk.clone()),
+            Queued::Now(result) => self.handle_sent(turn, clients, handle, length, result, || chunk.clone()),
         }
     }
 
@@ -215,7 +215,7 @@ impl<D: Driver> Writer<D> {
         self.driver.submit(&mut events);
         for event in events.drain(..) {
             match event {
-                Event::Unsent { token, chunk, result } => self.handle_unsent(turn, clients, token, &chunk, result),
+                Event::Unsent { handle, chunk, result } => self.handle_unsent(turn, clients, handle, &chunk, result),
                 Event::Ready(_) | Event::Released(_) | Event::Rung | Event::Ticked(_) => self.later.push(event),
             }
         }
@@ -233,13 +233,13 @@ impl<D: Driver> Writer<D> {
         &mut self,
         turn: &mut Turn,
         clients: &mut Clients,
-        token: Token,
+        handle: Handle,
         chunk: &Chunk,
         result: Result<usize, ErrorKind>,
     ) {
         let length = chunk.bytes().len();
         self.queued_bytes -= length as i64;
-        self.handle_sent(turn, clients, token, length, result, || chunk.clone());
+        self.handle_sent(turn, clients, handle, length, result, || chunk.clone());
     }
 
     #[inline]
@@ -247,7 +247,7 @@ impl<D: Driver> Writer<D> {
         &mut self,
         turn: &mut Turn,
         clients: &mut Clients,
-        token: Token,
+        handle: Handle,
         length: usize,
         result: Result<usize, ErrorKind>,
         chunk: impl Fn() -> Chunk,
@@ -255,11 +255,11 @@ impl<D: Driver> Writer<D> {
         let sent = match result {
             Ok(sent) => sent,
             Err(ErrorKind::WouldBlock) => 0,
-            Err(ErrorKind::NoMemory | ErrorKind::Broken) => return clients.gone(turn, token, CloseReason::Reset),
+            Err(ErrorKind::NoMemory | ErrorKind::Broken) => return clients.gone(turn, handle, CloseReason::Reset),
         };
         turn.counters.bytes_out.add(sent as u64);
         if sent < length {
-            self.begin_outbox(turn, clients, token, chunk(), sent);
+            self.begin_outbox(turn, clients, handle, chunk(), sent);
         }
     }
 
@@ -272,13 +272,13 @@ impl<D: Driver> Writer<D> {
 
     /// Gives a socket back to the driver, after what is queued. True where the slot is free at once; otherwise
     /// [`Event::Released`] follows.
-    pub(super) fn release(&mut self, clients: &mut Clients, token: Token, reset: bool) -> bool {
-        let Some(fd) = clients.find(token).map(|entry| entry.fd) else { return false };
+    pub(super) fn release(&mut self, clients: &mut Clients, handle: Handle, reset: bool) -> bool {
+        let Some(fd) = clients.find(handle).map(|entry| entry.fd) else { return false };
         if reset {
             self.driver.reset(fd);
         }
         let mut events = std::mem::take(&mut self.submitted);
-        self.driver.release(fd, token, &mut events);
+        self.driver.release(fd, handle, &mut events);
         let is_free = events.drain(..).any(|event| matches!(event, Event::Released(_)));
         self.submitted = events;
         is_free

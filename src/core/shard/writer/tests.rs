@@ -14,11 +14,11 @@ fn chunk(text: &str, tag: Tag) -> Chunk {
 #[test]
 fn an_answer_goes_out_behind_what_the_drivers_batch_holds_for_the_connection() {
     let mut turn = turn(1, |_, _| {});
-    let (mut clients, tokens) = open(&turn, 2);
+    let (mut clients, handles) = open(&turn, 2);
     let mut writer = Writer::new(TestDriver::new(""));
-    writer.deliver(&mut turn, &mut clients, tokens[0], &chunk("message", Tag::Control));
+    writer.deliver(&mut turn, &mut clients, handles[0], &chunk("message", Tag::Control));
     writer.reply_ping();
-    writer.flush(&mut turn, &mut clients, tokens[0]);
+    writer.flush(&mut turn, &mut clients, handles[0]);
     assert_eq!(writer.driver.deeds, [sent("message"), Deed::Sent(vec![0x89, 0])]);
     assert_eq!(writer.reply_len(), 0);
 }
@@ -26,36 +26,36 @@ fn an_answer_goes_out_behind_what_the_drivers_batch_holds_for_the_connection() {
 #[test]
 fn what_the_socket_does_not_take_waits_in_the_outbox_and_the_fin_follows_it() {
     let mut turn = turn(1, |_, _| {});
-    let (mut clients, tokens) = open(&turn, 1);
-    let token = tokens[0];
+    let (mut clients, handles) = open(&turn, 1);
+    let handle = handles[0];
     let mut writer = Writer::new(TestDriver::new(""));
     writer.driver.room = 3;
-    writer.transmit(&mut turn, &mut clients, token, b"goodbye");
-    writer.finish_after_outbox(&mut clients, token);
+    writer.transmit(&mut turn, &mut clients, handle, b"goodbye");
+    writer.finish_after_outbox(&mut clients, handle);
     assert_eq!((&writer.driver.deeds[..], turn.counters.outbox_bytes.value()), (&[sent("goo")][..], 7));
-    assert!(clients.find(token).unwrap().flags.has(Flags::FIN_AFTER_OUTBOX));
+    assert!(clients.find(handle).unwrap().flags.has(Flags::FIN_AFTER_OUTBOX));
     writer.driver.room = 100;
-    writer.flush_outbox(&mut turn, &mut clients, token);
+    writer.flush_outbox(&mut turn, &mut clients, handle);
     assert_eq!(writer.driver.deeds, [sent("goo"), sent("dbye"), Deed::Fin]);
-    assert_eq!((turn.counters.outbox_bytes.value(), clients.find(token).unwrap().state), (0, State::Lingering));
+    assert_eq!((turn.counters.outbox_bytes.value(), clients.find(handle).unwrap().state), (0, State::Lingering));
 }
 
 #[test]
 fn a_slow_reader_of_a_room_that_may_drop_is_told_the_gap_in_its_place() {
     let mut turn = turn(1, |options, _| options.limits.outbox_bytes = 3_500);
     let room = turn.names.insert("lobby".into());
-    let (mut clients, tokens) = open(&turn, 1);
-    let token = tokens[0];
+    let (mut clients, handles) = open(&turn, 1);
+    let handle = handles[0];
     let mut writer = Writer::new(TestDriver::new(""));
     writer.driver.room = 1;
     let texts = ["begun", "dropped", "kept", "newest"].map(|text| format!("{text:1000}"));
     for text in &texts {
-        writer.deliver(&mut turn, &mut clients, token, &chunk(text, Tag::Room { room, may_drop: true }));
+        writer.deliver(&mut turn, &mut clients, handle, &chunk(text, Tag::Room { room, may_drop: true }));
         writer.submit(&mut turn, &mut clients);
     }
-    assert!(clients.is_open(token) && turn.endings.is_empty());
+    assert!(clients.is_open(handle) && turn.endings.is_empty());
     writer.driver.room = usize::MAX;
-    writer.flush_outbox(&mut turn, &mut clients, token);
+    writer.flush_outbox(&mut turn, &mut clients, handle);
     let [_, begun, Deed::Sent(gap), kept, newest] = &writer.driver.deeds[..] else {
         panic!("{:?}", writer.driver.deeds)
     };
@@ -68,27 +68,27 @@ fn a_slow_reader_of_a_room_that_may_drop_is_told_the_gap_in_its_place() {
 #[test]
 fn a_slow_reader_of_a_room_that_may_not_drop_is_closed_with_what_it_has() {
     let mut turn = turn(1, |options, _| options.limits.outbox_bytes = 16);
-    let (mut clients, tokens) = open(&turn, 1);
+    let (mut clients, handles) = open(&turn, 1);
     let mut writer = Writer::new(TestDriver::new(""));
     writer.driver.room = 1;
     for text in ["begun...", "second..", "third..."] {
         let tag = Tag::Room { room: 0, may_drop: false };
-        writer.deliver(&mut turn, &mut clients, tokens[0], &chunk(text, tag));
+        writer.deliver(&mut turn, &mut clients, handles[0], &chunk(text, tag));
         writer.submit(&mut turn, &mut clients);
     }
-    assert!(!clients.is_open(tokens[0]));
-    assert_eq!(clients.find(tokens[0]).unwrap().reason, Some(CloseReason::SlowReader));
+    assert!(!clients.is_open(handles[0]));
+    assert_eq!(clients.find(handles[0]).unwrap().reason, Some(CloseReason::SlowReader));
     assert_eq!(turn.counters.outbox_bytes.value(), 16, "what is queued stays until the end is carried out");
 }
 
 #[test]
 fn a_failed_send_of_a_batch_is_taken_off_the_count_of_octets() {
     let mut turn = turn(1, |_, _| {});
-    let (mut clients, tokens) = open(&turn, 2);
+    let (mut clients, handles) = open(&turn, 2);
     let mut writer = Writer::new(TestDriver::new(""));
     writer.driver.room = 7;
-    for token in tokens {
-        writer.deliver(&mut turn, &mut clients, token, &chunk("message", Tag::Control));
+    for handle in handles {
+        writer.deliver(&mut turn, &mut clients, handle, &chunk("message", Tag::Control));
     }
     writer.submit(&mut turn, &mut clients);
     writer.count_queued(&turn);

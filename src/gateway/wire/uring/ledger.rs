@@ -12,7 +12,7 @@ use nix::sys::timerfd::TimerFd;
 use super::name::Name;
 use super::ring::poll;
 use crate::gateway::wire::socket::{self, expirations};
-use tidegate_core::conn::{Chunk, Token};
+use tidegate_core::conn::{Chunk, Handle};
 use tidegate_core::shard::driver::{Event, Ready};
 
 /// A slot without a socket.
@@ -36,12 +36,12 @@ pub(super) struct Ledger {
     /// Number of the batch that is being filled; never 0.
     pub(super) batch: u32,
     /// Sends of the batch, by place. They keep their chunks until the kernel has taken the entries.
-    sends: Vec<(Token, Chunk)>,
+    sends: Vec<(Handle, Chunk)>,
     /// Polls to arm and to cancel, in order, after the sends.
     pub(super) control: VecDeque<Entry>,
     pub(super) after: Vec<After>,
     /// Connections whose poll the kernel refused; the next tick tries again.
-    unarmed: Vec<Token>,
+    unarmed: Vec<Handle>,
     unsent: Vec<Event>,
     found: Vec<Event>,
 }
@@ -73,39 +73,39 @@ impl Ledger {
         self.timer.unset().unwrap();
     }
 
-    fn poll_socket(&mut self, fd: RawFd, token: Token) {
-        self.control.push_back(poll(fd, POLLIN | POLLOUT | POLLRDHUP, Name::Poll(token).pack()));
+    fn poll_socket(&mut self, fd: RawFd, handle: Handle) {
+        self.control.push_back(poll(fd, POLLIN | POLLOUT | POLLRDHUP, Name::Poll(handle).pack()));
     }
 
-    pub(super) fn arm(&mut self, fd: RawFd, token: Token) {
-        let index = token.index as usize;
+    pub(super) fn arm(&mut self, fd: RawFd, handle: Handle) {
+        let index = handle.index as usize;
         if index >= self.sockets.len() {
             self.sockets.resize(index + 1, EMPTY);
         }
         debug_assert_eq!(self.sockets[index], EMPTY, "a slot that was not told released is not free");
         self.sockets[index] = fd;
-        self.poll_socket(fd, token);
+        self.poll_socket(fd, handle);
     }
 
     /// Books the end of a socket; true where no poll is armed, so that it is released at once.
-    pub(super) fn release(&mut self, fd: RawFd, token: Token) -> bool {
+    pub(super) fn release(&mut self, fd: RawFd, handle: Handle) -> bool {
         self.after.push(After::Close(fd));
-        let unarmed = self.unarmed.iter().position(|waiting| *waiting == token);
+        let unarmed = self.unarmed.iter().position(|waiting| *waiting == handle);
         let state = if unarmed.is_some() { EMPTY } else { RELEASED };
-        if let Some(socket) = self.sockets.get_mut(token.index as usize) {
+        if let Some(socket) = self.sockets.get_mut(handle.index as usize) {
             *socket = state;
         }
         match unarmed {
             Some(position) => drop(self.unarmed.swap_remove(position)),
-            None => self.cancel(token),
+            None => self.cancel(handle),
         }
         unarmed.is_some()
     }
 
     /// POLL_REMOVE would fail (EALREADY) where the poll has just fired; a cancellation reaches it in any state.
-    fn cancel(&mut self, token: Token) {
-        let entry = opcode::AsyncCancel::new(Name::Poll(token).pack()).build();
-        self.control.push_back(entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(Name::Cancel(token).pack()));
+    fn cancel(&mut self, handle: Handle) {
+        let entry = opcode::AsyncCancel::new(Name::Poll(handle).pack()).build();
+        self.control.push_back(entry.flags(squeue::Flags::SKIP_SUCCESS).user_data(Name::Cancel(handle).pack()));
     }
 
     /// What the next send of the batch is called.
@@ -113,8 +113,8 @@ impl Ledger {
         Name::Send { batch: self.batch, place: self.sends.len() as u32 }
     }
 
-    pub(super) fn keep(&mut self, token: Token, chunk: Chunk) {
-        self.sends.push((token, chunk));
+    pub(super) fn keep(&mut self, handle: Handle, chunk: Chunk) {
+        self.sends.push((handle, chunk));
     }
 
     pub(super) fn has_sends(&self) -> bool {
@@ -155,7 +155,7 @@ impl Ledger {
         let more = cqueue::more(completion.flags());
         let result = completion.result();
         match Name::unpack(completion.user_data()) {
-            Some(Name::Poll(token)) => self.handle_polled(token, result, more),
+            Some(Name::Poll(handle)) => self.handle_polled(handle, result, more),
             Some(Name::Send { batch, place }) => self.handle_unsent(batch, place, result),
             Some(Name::Tick) => self.handle_tick(more),
             // The poll had ended by itself: its last completion tells (ENOENT).
@@ -163,32 +163,32 @@ impl Ledger {
         }
     }
 
-    fn handle_polled(&mut self, token: Token, result: i32, more: bool) {
-        let Some(socket) = self.sockets.get_mut(token.index as usize) else { return };
+    fn handle_polled(&mut self, handle: Handle, result: i32, more: bool) {
+        let Some(socket) = self.sockets.get_mut(handle.index as usize) else { return };
         let fd = *socket;
         if fd == RELEASED {
             if !more {
                 *socket = EMPTY;
-                self.found.push(Event::Released(token));
+                self.found.push(Event::Released(handle));
             }
             return;
         }
-        self.found.push(Event::Ready(ready(token, result)));
+        self.found.push(Event::Ready(ready(handle, result)));
         if more {
             return;
         }
         if result < 0 {
-            self.unarmed.push(token);
+            self.unarmed.push(handle);
         } else {
-            self.poll_socket(fd, token);
+            self.poll_socket(fd, handle);
         }
     }
 
     fn handle_unsent(&mut self, batch: u32, place: u32, result: i32) {
         debug_assert_eq!(batch, self.batch, "no send outlives its batch");
-        let Some((token, chunk)) = self.sends.get(place as usize).filter(|_| batch == self.batch) else { return };
+        let Some((handle, chunk)) = self.sends.get(place as usize).filter(|_| batch == self.batch) else { return };
         let result = usize::try_from(result).map_err(|_| socket::kind(Errno::from_raw(-result)));
-        self.unsent.push(Event::Unsent { token: *token, chunk: chunk.clone(), result });
+        self.unsent.push(Event::Unsent { handle: *handle, chunk: chunk.clone(), result });
     }
 
     fn handle_tick(&mut self, more: bool) {
@@ -199,9 +199,9 @@ impl Ledger {
         if !more {
             self.poll_timer();
         }
-        for token in std::mem::take(&mut self.unarmed) {
-            if let Some(fd) = self.sockets.get(token.index as usize).copied() {
-                self.poll_socket(fd, token);
+        for handle in std::mem::take(&mut self.unarmed) {
+            if let Some(fd) = self.sockets.get(handle.index as usize).copied() {
+                self.poll_socket(fd, handle);
             }
         }
     }
@@ -214,7 +214,7 @@ impl Drop for Ledger {
 }
 
 /// What a poll's result says. A poll that failed says everything: reading and writing will tell what is the matter.
-fn ready(token: Token, result: i32) -> Ready {
+fn ready(handle: Handle, result: i32) -> Ready {
     let mask = if result < 0 { POLLIN | POLLOUT | POLLERR } else { result as i16 };
-    Ready { token, readable: mask & (POLLIN | HANGUP) != 0, writable: mask & POLLOUT != 0, hangup: mask & HANGUP != 0 }
+    Ready { handle, readable: mask & (POLLIN | HANGUP) != 0, writable: mask & POLLOUT != 0, hangup: mask & HANGUP != 0 }
 }

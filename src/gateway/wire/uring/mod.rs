@@ -33,7 +33,7 @@ use super::socket::{self, tick_timer};
 use crate::gateway::mailbox::Waker;
 use ledger::{After, Ledger};
 use ring::{Ring, SIZES, Sizes};
-use tidegate_core::conn::{Chunk, Token};
+use tidegate_core::conn::{Chunk, Handle};
 use tidegate_core::shard::driver::{Driver, ErrorKind, Event, Queued};
 
 /// Enters in one reap. Each runs 20 pieces of deferred work or more; what is left is the next turn's.
@@ -124,8 +124,8 @@ impl AsFd for Uring {
 }
 
 impl Driver for Uring {
-    fn arm(&mut self, fd: RawFd, token: Token) -> Result<(), ErrorKind> {
-        self.ledger.arm(fd, token);
+    fn arm(&mut self, fd: RawFd, handle: Handle) -> Result<(), ErrorKind> {
+        self.ledger.arm(fd, handle);
         Ok(())
     }
 
@@ -148,7 +148,7 @@ impl Driver for Uring {
         socket::send(fd, bytes)
     }
 
-    fn queue(&mut self, fd: RawFd, token: Token, chunk: &Chunk) -> Queued {
+    fn queue(&mut self, fd: RawFd, handle: Handle, chunk: &Chunk) -> Queued {
         let bytes = chunk.bytes();
         let entry = opcode::Send::new(types::Fd(fd), bytes.as_ptr(), bytes.len() as u32)
             .flags(SEND_FLAGS)
@@ -157,7 +157,7 @@ impl Driver for Uring {
             .user_data(self.ledger.next_send().pack());
         // SAFETY: the ledger keeps the chunk until nothing is pending.
         if unsafe { self.ring.push(&entry) } {
-            self.ledger.keep(token, chunk.clone());
+            self.ledger.keep(handle, chunk.clone());
             return Queued::Later;
         }
         // The queue is full. This connection has nothing in it (one send each in a batch), so that nothing is overtaken.
@@ -185,9 +185,9 @@ impl Driver for Uring {
 
     /// No shutdown: the poll is cancelled before the close, in the same submit, and then the close sends what is due, FIN
     /// or, after [`Driver::reset`], RST alone.
-    fn release(&mut self, fd: RawFd, token: Token, events: &mut Vec<Event>) {
-        if self.ledger.release(fd, token) {
-            events.push(Event::Released(token));
+    fn release(&mut self, fd: RawFd, handle: Handle, events: &mut Vec<Event>) {
+        if self.ledger.release(fd, handle) {
+            events.push(Event::Released(handle));
         }
     }
 

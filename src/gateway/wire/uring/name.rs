@@ -2,7 +2,7 @@
 //!
 //! The kernel hands the name back with each completion; a generation in it is what keeps a late one from a successor.
 
-use tidegate_core::conn::Token;
+use tidegate_core::conn::Handle;
 use tidegate_core::model::ConnectionId;
 
 const INDEX_BITS: u32 = 24;
@@ -20,9 +20,9 @@ const _: () = assert!(ConnectionId::MAX_INDEX as u64 <= INDEX_MASK);
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) enum Name {
     /// The poll of a connection's socket.
-    Poll(Token),
+    Poll(Handle),
     /// The end of that poll.
-    Cancel(Token),
+    Cancel(Handle),
     /// The send at a place of a batch.
     Send {
         /// Number of the batch.
@@ -37,8 +37,8 @@ pub(super) enum Name {
 impl Name {
     pub(super) fn pack(self) -> u64 {
         let (kind, high, low) = match self {
-            Self::Poll(token) => (POLL, token.generation, token.index),
-            Self::Cancel(token) => (CANCEL, token.generation, token.index),
+            Self::Poll(handle) => (POLL, handle.generation, handle.index),
+            Self::Cancel(handle) => (CANCEL, handle.generation, handle.index),
             Self::Send { batch, place } => (SEND, batch, place),
             Self::Tick => (TICK, 0, 0),
         };
@@ -49,10 +49,10 @@ impl Name {
     /// None for what no operation of ours is called.
     pub(super) fn unpack(packed: u64) -> Option<Self> {
         let (high, low) = ((packed >> INDEX_BITS) as u32, (packed & INDEX_MASK) as u32);
-        let token = Token { index: low, generation: high };
+        let handle = Handle { index: low, generation: high };
         match packed >> KIND_SHIFT {
-            POLL => Some(Self::Poll(token)),
-            CANCEL => Some(Self::Cancel(token)),
+            POLL => Some(Self::Poll(handle)),
+            CANCEL => Some(Self::Cancel(handle)),
             SEND => Some(Self::Send { batch: high, place: low }),
             TICK => Some(Self::Tick),
             _ => None,
@@ -66,9 +66,9 @@ mod tests {
 
     #[test]
     fn a_name_comes_back_as_it_went_at_the_edges_of_its_fields() {
-        let token = Token { index: ConnectionId::MAX_INDEX, generation: u32::MAX };
+        let handle = Handle { index: ConnectionId::MAX_INDEX, generation: u32::MAX };
         let places = Name::Send { batch: u32::MAX, place: INDEX_MASK as u32 };
-        for name in [Name::Poll(token), Name::Cancel(token), places, Name::Tick] {
+        for name in [Name::Poll(handle), Name::Cancel(handle), places, Name::Tick] {
             assert_eq!(Name::unpack(name.pack()), Some(name));
         }
         assert_eq!(Name::unpack(0), None);

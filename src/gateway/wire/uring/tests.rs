@@ -37,14 +37,14 @@ fn pairs(count: usize) -> Vec<(TcpStream, RawFd)> {
 fn armed_pairs(wire: &mut Uring, count: usize) -> Vec<(TcpStream, RawFd)> {
     let sockets = pairs(count);
     for (index, (_, fd)) in sockets.iter().enumerate() {
-        wire.arm(*fd, token(index as u32)).unwrap();
+        wire.arm(*fd, handle(index as u32)).unwrap();
     }
     turn(wire);
     sockets
 }
 
-fn token(index: u32) -> Token {
-    Token { index, generation: index + 1 }
+fn handle(index: u32) -> Handle {
+    Handle { index, generation: index + 1 }
 }
 
 fn chunk(bytes: &[u8]) -> Chunk {
@@ -75,11 +75,11 @@ fn turn_until(wire: &mut Uring, mut done: impl FnMut(&[Event]) -> bool) {
 fn readable(events: &[Event], index: u32) -> bool {
     events
         .iter()
-        .any(|event| matches!(event, Event::Ready(Ready { token, readable: true, .. }) if token.index == index))
+        .any(|event| matches!(event, Event::Ready(Ready { handle, readable: true, .. }) if handle.index == index))
 }
 
-fn released(events: &[Event], wanted: Token) -> bool {
-    events.iter().any(|event| matches!(event, Event::Released(token) if *token == wanted))
+fn released(events: &[Event], wanted: Handle) -> bool {
+    events.iter().any(|event| matches!(event, Event::Released(handle) if *handle == wanted))
 }
 
 /// Fills a socket until it takes nothing more; returns what it took.
@@ -106,11 +106,11 @@ fn a_short_send_whose_completion_overflowed_is_told_before_anything_else() {
     while !wire.ring.has_overflowed() {
         wire.ring.enter(0).unwrap();
     }
-    assert!(matches!(wire.queue(slow, token(0), &chunk(b"frame")), Queued::Later));
+    assert!(matches!(wire.queue(slow, handle(0), &chunk(b"frame")), Queued::Later));
     let mut events = Vec::new();
     wire.submit(&mut events);
-    assert!(matches!(&events[0], Event::Unsent { token: unsent, result: Err(ErrorKind::WouldBlock), .. }
-        if *unsent == token(0)));
+    assert!(matches!(&events[0], Event::Unsent { handle: unsent, result: Err(ErrorKind::WouldBlock), .. }
+        if *unsent == handle(0)));
     wire.reap(&mut events);
     for index in 1..40 {
         assert!(readable(&events, index), "the news of {index} came out of the overflow list");
@@ -165,22 +165,22 @@ fn the_tick_goes_on_after_an_overflow_ended_its_poll() {
 fn a_broken_entry_in_a_batch_does_not_strand_the_rest() {
     let mut wire = tiny();
     let mut sockets = pairs(3);
-    assert!(matches!(wire.queue(sockets[0].1, token(0), &chunk(b"first")), Queued::Later));
+    assert!(matches!(wire.queue(sockets[0].1, handle(0), &chunk(b"first")), Queued::Later));
     // Refused when it is prepared, before it is tried: a no-op with a buffer group.
     let broken = opcode::Nop::new().build().flags(squeue::Flags::BUFFER_SELECT);
     // SAFETY: it points to nothing.
     assert!(unsafe { wire.ring.push(&broken) });
     // And one that fails when it is tried: no socket has this number.
-    assert!(matches!(wire.queue(100_000, token(1), &chunk(b"nothing")), Queued::Later));
-    assert!(matches!(wire.queue(sockets[2].1, token(2), &chunk(b"last")), Queued::Later));
+    assert!(matches!(wire.queue(100_000, handle(1), &chunk(b"nothing")), Queued::Later));
+    assert!(matches!(wire.queue(sockets[2].1, handle(2), &chunk(b"last")), Queued::Later));
     let mut events = Vec::new();
     // One enter: what it leaves behind would keep a pointer to a chunk that may be gone.
     let pending = wire.ring.pending();
     wire.ring.enter(pending).unwrap();
     assert_eq!(wire.ring.pending(), 0);
     wire.submit(&mut events);
-    assert!(matches!(&events[0], Event::Unsent { token: unsent, result: Err(ErrorKind::Broken), .. }
-        if *unsent == token(1)));
+    assert!(matches!(&events[0], Event::Unsent { handle: unsent, result: Err(ErrorKind::Broken), .. }
+        if *unsent == handle(1)));
     let mut bytes = [0; 8];
     assert_eq!(sockets[0].0.read(&mut bytes).unwrap(), 5);
     assert_eq!(sockets[2].0.read(&mut bytes).unwrap(), 4);
@@ -193,7 +193,7 @@ fn a_short_send_tells_how_much_is_out() {
     let mut wire = tiny();
     let (mut client, fd) = pairs(1).remove(0);
     let frame = vec![b'f'; 16 << 20];
-    assert!(matches!(wire.queue(fd, token(0), &chunk(&frame)), Queued::Later));
+    assert!(matches!(wire.queue(fd, handle(0), &chunk(&frame)), Queued::Later));
     let mut events = Vec::new();
     wire.submit(&mut events);
     let Some(Event::Unsent { result: Ok(sent), chunk, .. }) = events.first() else { panic!("nothing was short") };
@@ -212,7 +212,7 @@ fn a_chunk_is_kept_until_its_batch_is_out_and_no_longer() {
     let frame = chunk(b"shared");
     let batch = wire.batch();
     for (index, (_, fd)) in sockets.iter().enumerate() {
-        wire.queue(*fd, token(index as u32), &frame);
+        wire.queue(*fd, handle(index as u32), &frame);
     }
     assert_eq!((Rc::strong_count(&frame.buffer), wire.batch()), (3, batch));
     turn(&mut wire);
@@ -225,7 +225,7 @@ fn the_number_of_a_batch_is_never_the_one_that_means_none() {
     let mut wire = tiny();
     wire.ledger.batch = u32::MAX;
     let (_client, fd) = pairs(1).remove(0);
-    wire.queue(fd, token(0), &chunk(b"x"));
+    wire.queue(fd, handle(0), &chunk(b"x"));
     turn(&mut wire);
     assert_eq!(wire.batch(), 1);
 }
@@ -236,7 +236,7 @@ fn a_thousand_connections_on_a_tiny_ring_lose_nothing() {
     let mut wire = tiny();
     let mut sockets = pairs(CONNECTIONS as usize);
     for (index, (_, fd)) in sockets.iter().enumerate() {
-        wire.arm(*fd, token(index as u32)).unwrap();
+        wire.arm(*fd, handle(index as u32)).unwrap();
     }
     turn(&mut wire);
     for (index, (client, _)) in sockets.iter_mut().enumerate() {
@@ -246,15 +246,15 @@ fn a_thousand_connections_on_a_tiny_ring_lose_nothing() {
     turn_until(&mut wire, |events| {
         // Each is read at its event and never again.
         for event in events {
-            if let Event::Ready(Ready { token, readable: true, .. }) = event {
+            if let Event::Ready(Ready { handle, readable: true, .. }) = event {
                 let mut bytes = [0; 8];
-                answered += u32::from(matches!(socket::recv(sockets[token.index as usize].1, &mut bytes), Ok(4)));
+                answered += u32::from(matches!(socket::recv(sockets[handle.index as usize].1, &mut bytes), Ok(4)));
             }
         }
         answered == CONNECTIONS
     });
     for (index, (_, fd)) in sockets.iter().enumerate() {
-        match wire.queue(*fd, token(index as u32), &chunk(&(index as u32).to_be_bytes())) {
+        match wire.queue(*fd, handle(index as u32), &chunk(&(index as u32).to_be_bytes())) {
             Queued::Later => {}
             Queued::Now(result) => assert_eq!(result.unwrap(), 4),
         }
@@ -268,7 +268,7 @@ fn a_thousand_connections_on_a_tiny_ring_lose_nothing() {
     }
     let mut free = 0;
     for (index, (_, fd)) in sockets.iter().enumerate() {
-        wire.release(*fd, token(index as u32), &mut Vec::new());
+        wire.release(*fd, handle(index as u32), &mut Vec::new());
     }
     turn_until(&mut wire, |events| {
         free += events.iter().filter(|event| matches!(event, Event::Released(_))).count();
@@ -285,7 +285,7 @@ fn nothing_that_comes_while_the_shard_falls_asleep_is_slept_through() {
     let mut wire = Uring::with_sizes(waker.clone(), TINY).unwrap();
     wire.ledger.stop_timer();
     let (mut client, fd) = pairs(1).remove(0);
-    wire.arm(fd, token(0)).unwrap();
+    wire.arm(fd, handle(0)).unwrap();
     let (said, heard) = std::sync::mpsc::channel();
     let writer = std::thread::spawn(move || {
         let mut random = 88_172_645_463_325_252_u64;

@@ -7,7 +7,7 @@ fn a_slot_is_free_only_when_its_poll_has_said_its_last() {
     let mut wire = tiny();
     wire.ledger.stop_timer();
     let mut sockets = pairs(2);
-    let (first, second) = (Token { index: 7, generation: 1 }, Token { index: 7, generation: 2 });
+    let (first, second) = (Handle { index: 7, generation: 1 }, Handle { index: 7, generation: 2 });
     wire.arm(sockets[0].1, first).unwrap();
     turn(&mut wire);
     // The poll has fired, and stays armed, and what it said is not taken yet when the connection is released.
@@ -29,21 +29,21 @@ fn a_slot_is_free_only_when_its_poll_has_said_its_last() {
     let mut seen = Vec::new();
     turn_until(&mut wire, |events| {
         seen.extend(events.iter().filter_map(|event| match event {
-            Event::Ready(ready) => Some(ready.token),
+            Event::Ready(ready) => Some(ready.handle),
             _ => None,
         }));
         readable(events, 7)
     });
-    assert!(seen.iter().all(|token| *token == second), "{seen:?}");
+    assert!(seen.iter().all(|handle| *handle == second), "{seen:?}");
 }
 
 #[test]
 fn a_connection_released_before_its_poll_was_handed_over_is_released_all_the_same() {
     let mut wire = tiny();
     let (mut client, fd) = pairs(1).remove(0);
-    wire.arm(fd, token(0)).unwrap();
-    wire.release(fd, token(0), &mut Vec::new());
-    turn_until(&mut wire, |events| released(events, token(0)));
+    wire.arm(fd, handle(0)).unwrap();
+    wire.release(fd, handle(0), &mut Vec::new());
+    turn_until(&mut wire, |events| released(events, handle(0)));
     assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
 }
 
@@ -54,7 +54,7 @@ fn a_connection_released_while_the_kernel_refuses_the_poll_is_free_at_once_and_u
     let (mut client, fd) = pairs(1).remove(0);
     // No socket has this number; then one gets it, so that it can be closed.
     let later = 9_001;
-    wire.arm(later, token(0)).unwrap();
+    wire.arm(later, handle(0)).unwrap();
     turn_until(&mut wire, |events| events.iter().any(|event| matches!(event, Event::Ready(ready) if ready.hangup)));
     let sleeps = (0..50).any(|_| turn(&mut wire).is_empty() && wire.may_sleep());
     assert!(sleeps, "a poll that is refused is not tried in a circle");
@@ -62,8 +62,8 @@ fn a_connection_released_while_the_kernel_refuses_the_poll_is_free_at_once_and_u
     assert_eq!(unsafe { libc::dup2(fd, later) }, later);
     socket::close(fd);
     let mut events = Vec::new();
-    wire.release(later, token(0), &mut events);
-    assert!(released(&events, token(0)), "no poll is armed that could say its last");
+    wire.release(later, handle(0), &mut events);
+    assert!(released(&events, handle(0)), "no poll is armed that could say its last");
     turn(&mut wire);
     assert_eq!(client.read(&mut [0; 8]).unwrap(), 0);
 }
@@ -75,10 +75,10 @@ fn a_wire_that_has_something_to_hand_over_does_not_sleep() {
     let (_client, fd) = pairs(1).remove(0);
     let settles = |wire: &mut Uring| (0..1_000).any(|_| turn(wire).is_empty() && wire.may_sleep());
     assert!(settles(&mut wire));
-    wire.arm(fd, token(0)).unwrap();
+    wire.arm(fd, handle(0)).unwrap();
     assert!(!wire.may_sleep(), "the poll is to be armed");
     assert!(settles(&mut wire));
-    wire.release(fd, token(0), &mut Vec::new());
+    wire.release(fd, handle(0), &mut Vec::new());
     assert!(!wire.may_sleep(), "the poll is to be cancelled and the socket closed");
 }
 
@@ -86,11 +86,11 @@ fn a_wire_that_has_something_to_hand_over_does_not_sleep() {
 fn what_is_queued_goes_before_the_fin_and_before_the_close() {
     let mut wire = tiny();
     let mut sockets = armed_pairs(&mut wire, 2);
-    wire.queue(sockets[0].1, token(0), &chunk(b"bye"));
-    wire.queue(sockets[1].1, token(1), &chunk(b"bye"));
+    wire.queue(sockets[0].1, handle(0), &chunk(b"bye"));
+    wire.queue(sockets[1].1, handle(1), &chunk(b"bye"));
     wire.finish(sockets[0].1);
-    wire.release(sockets[1].1, token(1), &mut Vec::new());
-    turn_until(&mut wire, |events| released(events, token(1)));
+    wire.release(sockets[1].1, handle(1), &mut Vec::new());
+    turn_until(&mut wire, |events| released(events, handle(1)));
     for (client, _) in &mut sockets {
         let mut got = Vec::new();
         client.read_to_end(&mut got).unwrap();
@@ -102,11 +102,11 @@ fn what_is_queued_goes_before_the_fin_and_before_the_close() {
 fn a_reset_is_a_reset_although_a_poll_was_armed() {
     let mut wire = tiny();
     let (mut client, fd) = pairs(1).remove(0);
-    wire.arm(fd, token(0)).unwrap();
+    wire.arm(fd, handle(0)).unwrap();
     turn(&mut wire);
     wire.reset(fd);
-    wire.release(fd, token(0), &mut Vec::new());
-    turn_until(&mut wire, |events| released(events, token(0)));
+    wire.release(fd, handle(0), &mut Vec::new());
+    turn_until(&mut wire, |events| released(events, handle(0)));
     assert_eq!(client.read(&mut [0; 8]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
 }
 
@@ -116,14 +116,14 @@ fn a_poll_that_the_kernel_refuses_is_tried_again_at_the_next_tick() {
     // No socket has this number now; then one gets it.
     let (mut client, fd) = pairs(1).remove(0);
     let later = 9_000;
-    wire.arm(later, token(0)).unwrap();
+    wire.arm(later, handle(0)).unwrap();
     turn_until(&mut wire, |events| events.iter().any(|event| matches!(event, Event::Ready(ready) if ready.hangup)));
     // SAFETY: the number is free; the socket is moved to it and then belongs to the wire.
     assert_eq!(unsafe { libc::dup2(fd, later) }, later);
     socket::close(fd);
     client.write_all(b"here").unwrap();
     turn_until(&mut wire, |events| readable(events, 0));
-    wire.release(later, token(0), &mut Vec::new());
-    turn_until(&mut wire, |events| released(events, token(0)));
+    wire.release(later, handle(0), &mut Vec::new());
+    turn_until(&mut wire, |events| released(events, handle(0)));
     assert_eq!(client.read(&mut [0; 8]).unwrap_or(0), 0);
 }
