@@ -9,12 +9,12 @@
 //! | `upgrade` | a socket accepted, its request read, the 101 and the welcome sent |
 //! | `heartbeat` | a ping sent by the sweep to an idle connection and the pong heard, with the looks at it between two pings |
 
-mod stage;
+mod harness;
 
 use std::io::Write as _;
 use std::process::ExitCode;
 
-use stage::{Stage, masked, message, publication};
+use harness::{Harness, masked, message, publication};
 use tidegate_core::proto::frame::{PONG, TEXT};
 
 #[global_allocator]
@@ -39,12 +39,12 @@ enum Path {
 
 /// What is counted: the script names this function to callgrind. Returns how often the path was taken.
 #[inline(never)]
-fn measured(stage: &mut Stage, path: Path, frame: &[u8]) -> u64 {
+fn measured(harness: &mut Harness, path: Path, frame: &[u8]) -> u64 {
     match path {
-        Path::FrameIn | Path::Publish => reads(stage, path, frame),
-        Path::Deliver => deliveries(stage),
-        Path::Heartbeat => heartbeats(stage, frame),
-        Path::Upgrade => upgrades(stage),
+        Path::FrameIn | Path::Publish => reads(harness, path, frame),
+        Path::Deliver => deliveries(harness),
+        Path::Heartbeat => heartbeats(harness, frame),
+        Path::Upgrade => upgrades(harness),
     }
 }
 
@@ -62,9 +62,9 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let mut stage = Stage::new();
-    stage.connect(clients, url, &then);
-    let count = measured(&mut stage, path, &frame);
+    let mut harness = Harness::new();
+    harness.connect(clients, url, &then);
+    let count = measured(&mut harness, path, &frame);
     let wanted = clients as u64 * ROUNDS;
     if count < wanted {
         let _ = writeln!(
@@ -78,41 +78,41 @@ fn main() -> ExitCode {
 }
 
 /// Every connection reads `frame` once a round.
-fn reads(stage: &mut Stage, path: Path, frame: &[u8]) -> u64 {
-    let before = stage.sends();
+fn reads(harness: &mut Harness, path: Path, frame: &[u8]) -> u64 {
+    let before = harness.sends();
     let mut published = 0;
     for _ in 0..ROUNDS {
-        stage.all_say(frame);
-        stage.turn();
-        published += stage.confirm();
+        harness.all_say(frame);
+        harness.turn();
+        published += harness.confirm();
     }
-    if matches!(path, Path::Publish) { published } else { stage.sends() - before }
+    if matches!(path, Path::Publish) { published } else { harness.sends() - before }
 }
 
-fn deliveries(stage: &mut Stage) -> u64 {
+fn deliveries(harness: &mut Harness) -> u64 {
     let publication = publication("room.1", OCTETS);
-    let before = stage.sends();
+    let before = harness.sends();
     for _ in 0..ROUNDS {
-        stage.deliver(&publication);
-        stage.turn();
+        harness.deliver(&publication);
+        harness.turn();
     }
-    stage.sends() - before
+    harness.sends() - before
 }
 
 /// As many more clients, each answered by one send: another number of sends is another story.
-fn upgrades(stage: &mut Stage) -> u64 {
-    let (before, clients) = (stage.sends(), CONNECTIONS as u64 * ROUNDS);
-    stage.connect(clients as usize, "/", &[]);
-    if stage.sends() - before == clients { clients } else { 0 }
+fn upgrades(harness: &mut Harness) -> u64 {
+    let (before, clients) = (harness.sends(), CONNECTIONS as u64 * ROUNDS);
+    harness.connect(clients as usize, "/", &[]);
+    if harness.sends() - before == clients { clients } else { 0 }
 }
 
 /// Time goes by until the connections have answered so many pings together; a sweep that pings nobody must end too.
-fn heartbeats(stage: &mut Stage, pong: &[u8]) -> u64 {
+fn heartbeats(harness: &mut Harness, pong: &[u8]) -> u64 {
     let mut answered = 0;
     for _ in 0..2 * HEARTBEAT_TICKS * ROUNDS {
-        stage.tick();
-        answered += stage.answer_pings(pong);
-        stage.turn();
+        harness.tick();
+        answered += harness.answer_pings(pong);
+        harness.turn();
         if answered >= MEMBERS as u64 * ROUNDS {
             break;
         }

@@ -3,7 +3,7 @@
 //! They find out which piece changed; what the whole costs, the kernel included, is `scripts/bench.sh`'s to say, and
 //! whether a path grew without anybody's noticing, `scripts/instructions.sh`'s.
 
-mod stage;
+mod harness;
 
 use std::hint::black_box;
 
@@ -22,7 +22,7 @@ const SIZES: [usize; 3] = [128, 1_024, 16 * 1_024];
 
 mod codec {
     use super::*;
-    use crate::stage::masked;
+    use crate::harness::masked;
     use tidegate_core::proto::frame::{self, Header, TEXT};
     use tidegate_core::proto::message::{self, Rules};
 
@@ -98,17 +98,17 @@ mod utf8 {
 
 mod fan_out {
     use super::*;
-    use crate::stage::{Stage, masked, publication};
+    use crate::harness::{Harness, masked, publication};
     use tidegate_core::proto::frame::TEXT;
 
     /// One publication to every member of a room: the loop of the shard without the kernel's part.
     fn deliver(bencher: Bencher, members: usize, path: &str, join: &[u8]) {
-        let mut stage = Stage::new();
-        stage.connect(members, path, join);
+        let mut harness = Harness::new();
+        harness.connect(members, path, join);
         let publication = publication("room.1", 128);
         bencher.counter(ItemsCount::new(members)).bench_local(|| {
-            stage.deliver(&publication);
-            stage.turn();
+            harness.deliver(&publication);
+            harness.turn();
         });
     }
 
@@ -161,7 +161,7 @@ mod slab {
 
 mod sweep {
     use super::*;
-    use crate::stage::Stage;
+    use crate::harness::Harness;
     use std::time::Duration;
     use tidegate_core::conn::{Connections, Entry, Heartbeat, due};
 
@@ -185,20 +185,20 @@ mod sweep {
     /// A tenth of a second of 10,000 idle clients: a slice of the slab, 40 pings, 40 pongs.
     #[divan::bench]
     fn tick_with_heartbeats(bencher: Bencher) {
-        let mut stage = Stage::new();
-        stage.connect(10_000, "/", b"");
-        let pong = crate::stage::masked(tidegate_core::proto::frame::PONG, b"");
+        let mut harness = Harness::new();
+        harness.connect(10_000, "/", b"");
+        let pong = crate::harness::masked(tidegate_core::proto::frame::PONG, b"");
         bencher.bench_local(|| {
-            stage.tick();
-            stage.answer_pings(&pong);
-            stage.turn();
+            harness.tick();
+            harness.answer_pings(&pong);
+            harness.turn();
         });
     }
 }
 
 mod json {
     use super::*;
-    use crate::stage::{content, message};
+    use crate::harness::{content, message};
     use tidegate_core::dialect::native::{self, Content};
 
     #[divan::bench(args = SIZES)]

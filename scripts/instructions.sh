@@ -23,7 +23,7 @@ FILE=benches/instructions.txt
 PATHS=(frame-in publish deliver upgrade heartbeat)
 MOST_PERCENT=2
 # The source of what is counted.
-SOURCE=(src benches/instructions.rs benches/stage Cargo.lock)
+SOURCE=(src benches/instructions.rs benches/harness Cargo.lock)
 
 say() { printf 'instructions: %s\n' "$*"; }
 

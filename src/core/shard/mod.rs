@@ -15,7 +15,7 @@
 //!
 //! Every part also gets the `Turn`: settings, counters, time, random numbers, names of rooms. The files beside the parts carry
 //! the work between them: `inbound` from a readable socket to a message, `requests` what a message asks for, `sweep`, `budget`,
-//! and `ending`. No call frees a connection that its caller still holds: what finds a reason to end one marks it, and `settle`
+//! and `teardown`. No call frees a connection that its caller still holds: what finds a reason to end one marks it, and `settle`
 //! carries the end out between two events.
 //!
 //! A turn of the loop, in this order: [`Shard::reap`], [`Shard::serve_ready`], [`Shard::handle_relay`] and
@@ -31,13 +31,13 @@ mod budget;
 mod clients;
 pub mod command;
 pub mod driver;
-mod ending;
 mod inbound;
 mod names;
 mod requests;
 mod rooms;
 mod settings;
 mod sweep;
+mod teardown;
 #[cfg(test)]
 mod test_driver;
 #[cfg(test)]

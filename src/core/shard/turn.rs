@@ -4,9 +4,9 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use super::ending::Ending;
 use super::names::Names;
 use super::settings::Settings;
+use super::teardown::Ending;
 use crate::conn::{Handle, Tick};
 use crate::counters::{MessageType, ShardCounters};
 use crate::model::ConnectionId;

@@ -12,7 +12,7 @@ use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
 use super::driver::{Fd, Ready};
-use super::ending::Ending;
+use super::teardown::Ending;
 use super::turn::Turn;
 use crate::close::{CloseReason, Refusal};
 use crate::conn::{Connections, Entry, Flags, Handle, Slices, State};

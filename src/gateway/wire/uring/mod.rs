@@ -15,11 +15,11 @@
 //! recv(2) and send(2) stay plain calls: as operations they cost as much. So does a multishot RECV with provided buffers, which
 //! takes 864 octets of the kernel's memory for an idle socket where a poll takes 256.
 
-mod ledger;
-mod name;
+mod in_flight;
 pub mod ring;
 #[cfg(test)]
 mod tests;
+mod user_data;
 
 use std::io;
 use std::net::SocketAddr;
@@ -31,7 +31,7 @@ use nix::libc;
 
 use super::socket::{self, tick_timer};
 use crate::gateway::mailbox::Waker;
-use ledger::{After, Ledger};
+use in_flight::{After, InFlight};
 use ring::{Ring, SIZES, Sizes};
 use tidegate_core::conn::{Chunk, Handle};
 use tidegate_core::shard::driver::{Driver, ErrorKind, Event, Queued};
@@ -45,7 +45,7 @@ const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_WAIT
 /// See the module.
 pub struct Uring {
     ring: Ring,
-    ledger: Ledger,
+    in_flight: InFlight,
     waker: Arc<Waker>,
     failure: Option<io::Error>,
 }
@@ -65,7 +65,7 @@ impl Uring {
     /// Those of [`Uring::new`].
     pub fn with_sizes(waker: Arc<Waker>, sizes: Sizes) -> io::Result<Self> {
         let ring = Ring::new(sizes, waker.raw_fd())?;
-        Ok(Self { ring, ledger: Ledger::new(tick_timer()?), waker, failure: None })
+        Ok(Self { ring, in_flight: InFlight::new(tick_timer()?), waker, failure: None })
     }
 
     /// Enters; false where the ring is of no more use.
@@ -80,7 +80,7 @@ impl Uring {
     fn drain(&mut self) {
         loop {
             for completion in self.ring.completions() {
-                self.ledger.complete(&completion);
+                self.in_flight.complete(&completion);
             }
             if !self.ring.has_overflowed() || !self.enter(0) {
                 return;
@@ -91,7 +91,7 @@ impl Uring {
     /// Hands everything that is queued to the kernel, then does what had to wait for that.
     fn flush(&mut self) {
         // What completions add meanwhile (polls to arm again) is the next submit's: this loop ends.
-        let mut left = self.ledger.control.len();
+        let mut left = self.in_flight.control.len();
         loop {
             while left > 0 && self.push_control() {
                 left -= 1;
@@ -102,16 +102,16 @@ impl Uring {
             }
             self.drain();
         }
-        self.ledger.do_after();
+        self.in_flight.do_after();
     }
 
-    /// Moves one entry from the ledger to the ring.
+    /// Moves one entry from the in_flight to the ring.
     fn push_control(&mut self) -> bool {
-        let Some(entry) = self.ledger.control.front() else { return false };
+        let Some(entry) = self.in_flight.control.front() else { return false };
         // SAFETY: polls and their cancellations point to nothing.
         let pushed = unsafe { self.ring.push(entry) };
         if pushed {
-            self.ledger.control.pop_front();
+            self.in_flight.control.pop_front();
         }
         pushed
     }
@@ -125,7 +125,7 @@ impl AsFd for Uring {
 
 impl Driver for Uring {
     fn arm(&mut self, fd: RawFd, handle: Handle) -> Result<(), ErrorKind> {
-        self.ledger.arm(fd, handle);
+        self.in_flight.arm(fd, handle);
         Ok(())
     }
 
@@ -137,7 +137,7 @@ impl Driver for Uring {
             }
         }
         self.drain();
-        self.ledger.hand_out(events);
+        self.in_flight.hand_out(events);
     }
 
     fn recv(&mut self, fd: RawFd, buffer: &mut [u8]) -> Result<usize, ErrorKind> {
@@ -154,10 +154,10 @@ impl Driver for Uring {
             .flags(SEND_FLAGS)
             .build()
             .flags(squeue::Flags::SKIP_SUCCESS)
-            .user_data(self.ledger.next_send().pack());
-        // SAFETY: the ledger keeps the chunk until nothing is pending.
+            .user_data(self.in_flight.next_send().pack());
+        // SAFETY: the in_flight keeps the chunk until nothing is pending.
         if unsafe { self.ring.push(&entry) } {
-            self.ledger.keep(handle, chunk.clone());
+            self.in_flight.keep(handle, chunk.clone());
             return Queued::Later;
         }
         // The queue is full. This connection has nothing in it (one send each in a batch), so that nothing is overtaken.
@@ -165,19 +165,19 @@ impl Driver for Uring {
     }
 
     fn batch(&self) -> u32 {
-        self.ledger.batch
+        self.in_flight.batch
     }
 
     fn submit(&mut self, events: &mut Vec<Event>) {
         self.flush();
         let all_taken = self.ring.pending() == 0;
-        self.ledger.close_batch(all_taken);
-        self.ledger.hand_out(events);
+        self.in_flight.close_batch(all_taken);
+        self.in_flight.hand_out(events);
     }
 
     fn finish(&mut self, fd: RawFd) {
-        if self.ledger.has_sends() {
-            self.ledger.after.push(After::Finish(fd));
+        if self.in_flight.has_sends() {
+            self.in_flight.after.push(After::Finish(fd));
         } else {
             socket::finish(fd);
         }
@@ -186,7 +186,7 @@ impl Driver for Uring {
     /// No shutdown: the poll is cancelled before the close, in the same submit, and then the close sends what is due, FIN
     /// or, after [`Driver::reset`], RST alone.
     fn release(&mut self, fd: RawFd, handle: Handle, events: &mut Vec<Event>) {
-        if self.ledger.release(fd, handle) {
+        if self.in_flight.release(fd, handle) {
             events.push(Event::Released(handle));
         }
     }
@@ -204,7 +204,7 @@ impl Driver for Uring {
     }
 
     fn is_settled(&self) -> bool {
-        self.ledger.is_settled() && self.failure.is_none()
+        self.in_flight.is_settled() && self.failure.is_none()
     }
 
     /// What was rung is taken first and the ring looked at after: whatever the kernel adds later rings again.

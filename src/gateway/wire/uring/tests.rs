@@ -223,7 +223,7 @@ fn a_chunk_is_kept_until_its_batch_is_out_and_no_longer() {
 #[test]
 fn the_number_of_a_batch_is_never_the_one_that_means_none() {
     let mut wire = tiny();
-    wire.ledger.batch = u32::MAX;
+    wire.in_flight.batch = u32::MAX;
     let (_client, fd) = pairs(1).remove(0);
     wire.queue(fd, handle(0), &chunk(b"x"));
     turn(&mut wire);
@@ -283,7 +283,7 @@ fn nothing_that_comes_while_the_shard_falls_asleep_is_slept_through() {
     const LOOKS: u32 = 64;
     let waker = Waker::new().unwrap();
     let mut wire = Uring::with_sizes(waker.clone(), TINY).unwrap();
-    wire.ledger.stop_timer();
+    wire.in_flight.stop_timer();
     let (mut client, fd) = pairs(1).remove(0);
     wire.arm(fd, handle(0)).unwrap();
     let (said, heard) = std::sync::mpsc::channel();

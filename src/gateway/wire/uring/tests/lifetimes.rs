@@ -5,7 +5,7 @@ use super::*;
 #[test]
 fn a_slot_is_free_only_when_its_poll_has_said_its_last() {
     let mut wire = tiny();
-    wire.ledger.stop_timer();
+    wire.in_flight.stop_timer();
     let mut sockets = pairs(2);
     let (first, second) = (Handle { index: 7, generation: 1 }, Handle { index: 7, generation: 2 });
     wire.arm(sockets[0].1, first).unwrap();
@@ -50,7 +50,7 @@ fn a_connection_released_before_its_poll_was_handed_over_is_released_all_the_sam
 #[test]
 fn a_connection_released_while_the_kernel_refuses_the_poll_is_free_at_once_and_until_then_the_driver_sleeps() {
     let mut wire = tiny();
-    wire.ledger.stop_timer();
+    wire.in_flight.stop_timer();
     let (mut client, fd) = pairs(1).remove(0);
     // No socket has this number; then one gets it, so that it can be closed.
     let later = 9_001;
@@ -71,7 +71,7 @@ fn a_connection_released_while_the_kernel_refuses_the_poll_is_free_at_once_and_u
 #[test]
 fn a_wire_that_has_something_to_hand_over_does_not_sleep() {
     let mut wire = tiny();
-    wire.ledger.stop_timer();
+    wire.in_flight.stop_timer();
     let (_client, fd) = pairs(1).remove(0);
     let settles = |wire: &mut Uring| (0..1_000).any(|_| turn(wire).is_empty() && wire.may_sleep());
     assert!(settles(&mut wire));

@@ -9,8 +9,8 @@ use nix::errno::Errno;
 use nix::libc::{POLLERR, POLLHUP, POLLIN, POLLOUT, POLLRDHUP};
 use nix::sys::timerfd::TimerFd;
 
-use super::name::Name;
 use super::ring::poll;
+use super::user_data::Name;
 use crate::gateway::wire::socket::{self, expirations};
 use tidegate_core::conn::{Chunk, Handle};
 use tidegate_core::shard::driver::{Event, Ready};
@@ -29,7 +29,7 @@ pub(super) enum After {
     Close(RawFd),
 }
 
-pub(super) struct Ledger {
+pub(super) struct InFlight {
     timer: TimerFd,
     /// The socket of each slot, or [`EMPTY`], or [`RELEASED`].
     sockets: Vec<RawFd>,
@@ -46,9 +46,9 @@ pub(super) struct Ledger {
     found: Vec<Event>,
 }
 
-impl Ledger {
+impl InFlight {
     pub(super) fn new(timer: TimerFd) -> Self {
-        let mut ledger = Self {
+        let mut in_flight = Self {
             timer,
             sockets: Vec::new(),
             batch: 1,
@@ -59,8 +59,8 @@ impl Ledger {
             unsent: Vec::new(),
             found: Vec::new(),
         };
-        ledger.poll_timer();
-        ledger
+        in_flight.poll_timer();
+        in_flight
     }
 
     fn poll_timer(&mut self) {
@@ -207,7 +207,7 @@ impl Ledger {
     }
 }
 
-impl Drop for Ledger {
+impl Drop for InFlight {
     fn drop(&mut self) {
         self.do_after();
     }

@@ -23,9 +23,9 @@ use tidegate_core::relay::{ToRelay, ToShard};
 use tidegate_core::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
 use tidegate_core::shard::{Budgets, Options, Route, Settings, Shard};
 
-/// Connections that a stage has room for.
+/// Connections that a harness has room for.
 const CAPACITY: u64 = 100_000;
-/// More than any turn of a stage has to do.
+/// More than any turn of a harness has to do.
 const BUDGET: usize = 1 << 20;
 /// The first client's descriptor: none of this process has such a number.
 const FIRST_FD: RawFd = 1_000_000;
@@ -122,13 +122,13 @@ impl Driver for FreeWire {
 }
 
 /// A shard and its sockets.
-pub struct Stage {
+pub struct Harness {
     shard: Shard<FreeWire>,
     net: Rc<RefCell<Net>>,
     time_ns: u64,
 }
 
-impl Stage {
+impl Harness {
     /// One without connections; `/echo` sends back, rates are off.
     pub fn new() -> Self {
         let echo = Route { path: String::from("/echo"), dialect: DialectId::Echo, room: None };
