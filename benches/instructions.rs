@@ -15,7 +15,7 @@ use std::io::Write as _;
 use std::process::ExitCode;
 
 use harness::{Harness, masked, message, publication};
-use tidegate_core::proto::frame::{PONG, TEXT};
+use tidegate_core::ws::frame::{PONG, TEXT};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;

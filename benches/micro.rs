@@ -23,8 +23,8 @@ const SIZES: [usize; 3] = [128, 1_024, 16 * 1_024];
 mod codec {
     use super::*;
     use crate::harness::masked;
-    use tidegate_core::proto::frame::{self, Header, TEXT};
-    use tidegate_core::proto::message::{self, Rules};
+    use tidegate_core::ws::frame::{self, Header, TEXT};
+    use tidegate_core::ws::message::{self, Rules};
 
     const RULES: Rules = Rules { message_bytes: 64 * 1024, deflate: None };
 
@@ -72,13 +72,13 @@ mod codec {
 fn mask(bencher: Bencher, octets: usize) {
     let mut payload = vec![b'x'; octets];
     bencher.counter(BytesCount::new(octets)).bench_local(|| {
-        tidegate_core::proto::mask::unmask(black_box(&mut payload), [1, 2, 3, 4], 1);
+        tidegate_core::ws::mask::unmask(black_box(&mut payload), [1, 2, 3, 4], 1);
     });
 }
 
 mod utf8 {
     use super::*;
-    use tidegate_core::proto::utf8::Validator;
+    use tidegate_core::ws::utf8::Validator;
 
     fn validate(bencher: Bencher, text: &str, octets: usize) {
         let text = text.repeat(octets / text.len());
@@ -99,7 +99,7 @@ mod utf8 {
 mod fan_out {
     use super::*;
     use crate::harness::{Harness, masked, publication};
-    use tidegate_core::proto::frame::TEXT;
+    use tidegate_core::ws::frame::TEXT;
 
     /// One publication to every member of a room: the loop of the shard without the kernel's part.
     fn deliver(bencher: Bencher, members: usize, path: &str, join: &[u8]) {
@@ -125,7 +125,7 @@ mod fan_out {
 
 mod slab {
     use super::*;
-    use tidegate_core::conn::{Connections, Entry, Handle};
+    use tidegate_core::connection::{Connections, Entry, Handle};
 
     fn filled(count: u32) -> (Connections, Vec<Handle>) {
         let mut connections = Connections::with_capacity(count as usize + 1);
@@ -163,7 +163,7 @@ mod sweep {
     use super::*;
     use crate::harness::Harness;
     use std::time::Duration;
-    use tidegate_core::conn::{Connections, Entry, Heartbeat, due};
+    use tidegate_core::connection::{Connections, Entry, Heartbeat, due};
 
     /// A look at every connection, none of which has anything due.
     #[divan::bench(args = [1_000, 100_000])]
@@ -187,7 +187,7 @@ mod sweep {
     fn tick_with_heartbeats(bencher: Bencher) {
         let mut harness = Harness::new();
         harness.connect(10_000, "/", b"");
-        let pong = crate::harness::masked(tidegate_core::proto::frame::PONG, b"");
+        let pong = crate::harness::masked(tidegate_core::ws::frame::PONG, b"");
         bencher.bench_local(|| {
             harness.tick();
             harness.answer_pings(&pong);

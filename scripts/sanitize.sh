@@ -106,7 +106,7 @@ TEXT
     stories "$out/under-valgrind" raw::on_epoll
 }
 
-miri_core() { with_nightly miri test --package tidegate-core --lib proto::; }
+miri_core() { with_nightly miri test --package tidegate-core --lib ws::; }
 
 for name in "$@"; do
     case $name in

@@ -15,28 +15,32 @@ const CORE: Rule = &[
     ("limits", &["setting"]),
     ("percent", &[]),
     ("model", &["limits"]),
-    ("proto", &["close", "limits"]),
-    ("dialect", &["close", "limits", "model", "percent", "proto"]),
-    ("conn", &["close", "dialect", "limits", "model", "proto"]),
+    ("http", &["close", "limits", "ws"]),
+    ("ws", &["close", "limits"]),
+    ("dialect", &["close", "limits", "model", "percent", "ws"]),
+    ("connection", &["close", "dialect", "limits", "model", "ws"]),
     ("room", &["close", "dialect", "limits", "model"]),
     ("metric", &["counters"]),
     ("counters", &["close", "limits", "metric", "model"]),
     ("readiness", &["counters"]),
     ("relay", &["counters", "limits", "model"]),
-    ("shard", &["close", "conn", "counters", "dialect", "limits", "model", "proto", "readiness", "relay", "room"]),
+    (
+        "shard",
+        &["close", "connection", "counters", "dialect", "http", "limits", "model", "ws", "readiness", "relay", "room"],
+    ),
 ];
 
 /// The gateway's modules. What they may name of the core is in [`NO_DIALECT`].
 const GATEWAY: Rule = &[
     ("clock", &[]),
     ("mailbox", &[]),
-    ("host", &["wire"]),
+    ("host", &["io"]),
     ("config", &["host"]),
     ("check", &["config", "host"]),
     ("log", &["config"]),
     ("broker", &["config", "mailbox"]),
-    ("wire", &["mailbox"]),
-    ("worker", &["admin", "broker", "clock", "mailbox", "wire"]),
+    ("io", &["mailbox"]),
+    ("worker", &["admin", "broker", "clock", "mailbox", "io"]),
     ("admin", &["broker", "check", "clock", "config", "mailbox"]),
     ("client", &["config"]),
     ("cli", &["config"]),
@@ -44,7 +48,7 @@ const GATEWAY: Rule = &[
 ];
 
 /// Modules of the gateway that know no client protocol.
-const NO_DIALECT: [&str; 4] = ["wire", "broker", "worker", "mailbox"];
+const NO_DIALECT: [&str; 4] = ["io", "broker", "worker", "mailbox"];
 
 /// What only the gateway touches.
 const SYSTEM: [&str; 14] = [
@@ -210,6 +214,6 @@ fn the_core_depends_on_no_runtime() {
 
 #[test]
 fn the_words_of_a_use_are_found() {
-    let code = "use crate::close::A;\nuse crate::{conn::{B, room::C}, proto as p};\nlet x = crate::limits::D;";
-    assert_eq!(named(code, "crate::"), BTreeSet::from(["close", "conn", "limits", "proto"].map(String::from)));
+    let code = "use crate::close::A;\nuse crate::{conn::{B, room::C}, ws as p};\nlet x = crate::limits::D;";
+    assert_eq!(named(code, "crate::"), BTreeSet::from(["close", "conn", "limits", "ws"].map(String::from)));
 }

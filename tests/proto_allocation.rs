@@ -4,8 +4,8 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 
 use tidegate_core::dialect::native::{self, Content, Request};
-use tidegate_core::proto::frame::{self, BINARY, PING, TEXT};
-use tidegate_core::proto::message::{Event, Rules, decode};
+use tidegate_core::ws::frame::{self, BINARY, PING, TEXT};
+use tidegate_core::ws::message::{Event, Rules, decode};
 
 thread_local! {
     static ALLOCATIONS: Cell<usize> = const { Cell::new(0) };

@@ -4,10 +4,10 @@ use std::io::Write;
 
 use flate2::{Compression, write::DeflateEncoder};
 use tidegate_core::close::{CloseReason, Refusal};
-use tidegate_core::proto::deflate::{Deflate, agree, compress_once, inflate};
-use tidegate_core::proto::frame::{self, CONTINUE, PING, TEXT};
-use tidegate_core::proto::mask::unmask;
-use tidegate_core::proto::message::{Event, Rules, decode};
+use tidegate_core::ws::deflate::{Deflate, agree, compress_once, inflate};
+use tidegate_core::ws::frame::{self, CONTINUE, PING, TEXT};
+use tidegate_core::ws::mask::unmask;
+use tidegate_core::ws::message::{Event, Rules, decode};
 
 const LIMIT: usize = 64 * 1024;
 const MASK: [u8; 4] = [9, 8, 7, 6];

@@ -1,8 +1,8 @@
 //! The opening handshake: the table of bad inputs, each with its status, and what must pass.
 
 use tidegate_core::close::Refusal::{self, *};
+use tidegate_core::http::{self, Progress, Request, Upgrade, origin_allowed, parse, parse_from, same_host};
 use tidegate_core::limits::{HEAD_BYTES, HEAD_FIELDS, TARGET_BYTES};
-use tidegate_core::proto::handshake::{self, Progress, Request, Upgrade, origin_allowed, parse, parse_from, same_host};
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
 
@@ -301,7 +301,7 @@ fn the_list_of_origins_rules_and_without_one_the_host_does() {
 #[test]
 fn the_accepting_answer_carries_the_key_of_the_standards_example() {
     let mut out = Vec::new();
-    handshake::accept(&mut out, KEY.as_bytes(), Some("tidegate.v1"), None);
+    http::accept(&mut out, KEY.as_bytes(), Some("tidegate.v1"), None);
     let expected = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
         Sec-WebSocket-Accept: s3pPLMBiTxaQ9kYGzzhZRbK+xOo=\r\nSec-WebSocket-Protocol: tidegate.v1\r\n\r\n";
     assert_eq!(String::from_utf8(out).unwrap(), expected);
@@ -311,7 +311,7 @@ fn the_accepting_answer_carries_the_key_of_the_standards_example() {
 fn every_refusal_is_a_whole_http_answer_with_what_its_status_demands() {
     for refusal in Refusal::ALL {
         let mut out = Vec::new();
-        handshake::refuse(&mut out, *refusal, Some(3));
+        http::refuse(&mut out, *refusal, Some(3));
         if refusal.status() == 0 {
             assert!(out.is_empty(), "nobody is there to read it");
             continue;

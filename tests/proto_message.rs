@@ -6,8 +6,8 @@ mod said;
 
 use said::Said;
 use tidegate_core::close::CloseReason;
-use tidegate_core::proto::frame::{self, BINARY, CLOSE, CONTINUE, PING, PONG, TEXT};
-use tidegate_core::proto::message::{Event, Partial, Rules, decode};
+use tidegate_core::ws::frame::{self, BINARY, CLOSE, CONTINUE, PING, PONG, TEXT};
+use tidegate_core::ws::message::{Event, Partial, Rules, decode};
 
 const RULES: Rules = Rules { message_bytes: 64 * 1024, deflate: None };
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];

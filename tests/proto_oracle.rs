@@ -3,9 +3,9 @@
 use std::io::{self, Read, Write};
 
 use proptest::prelude::*;
-use tidegate_core::proto::frame::OpCode;
-use tidegate_core::proto::mask::unmask;
-use tidegate_core::proto::message::{Event, Partial, Rules, decode};
+use tidegate_core::ws::frame::OpCode;
+use tidegate_core::ws::mask::unmask;
+use tidegate_core::ws::message::{Event, Partial, Rules, decode};
 use tungstenite::protocol::{Role, WebSocket, WebSocketConfig};
 use tungstenite::{Error, Message};
 

@@ -10,10 +10,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::poll::{PollFd, PollFlags, poll};
+use tidegate::gateway::io::epoll::Epoll;
+use tidegate::gateway::io::uring::Uring;
 use tidegate::gateway::mailbox::Waker;
-use tidegate::gateway::wire::epoll::Epoll;
-use tidegate::gateway::wire::uring::Uring;
-use tidegate_core::conn::{Chunk, Handle, Tag};
+use tidegate_core::connection::{Chunk, Handle, Tag};
 use tidegate_core::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
 
 /// When a test that waits for something gives up.

@@ -13,15 +13,15 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use tidegate_core::conn::{Chunk, Handle};
+use tidegate_core::connection::{Chunk, Handle};
 use tidegate_core::counters::{RelayCounters, ShardCounters};
 use tidegate_core::dialect::DialectId;
 use tidegate_core::model::{Kind, Publication, RoomName};
-use tidegate_core::proto::frame::{self, OpCode};
 use tidegate_core::readiness::NodeState;
 use tidegate_core::relay::{ToRelay, ToShard};
 use tidegate_core::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
 use tidegate_core::shard::{Budgets, Options, Route, Settings, Shard};
+use tidegate_core::ws::frame::{self, OpCode};
 
 /// Connections that a harness has room for.
 const CAPACITY: u64 = 100_000;

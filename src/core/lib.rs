@@ -8,9 +8,10 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`model`] | the words of publish/subscribe: room names, publications, connection ids |
-//! | [`proto`] | RFC 6455 and 7692: handshake, frames, masking, UTF-8, reassembly, deflate |
+//! | [`http`] | the opening request and its answers, PROXY protocol, addresses of networks |
+//! | [`ws`] | RFC 6455 and 7692: frames, masking, UTF-8, reassembly, deflate |
 //! | [`dialect`] | what clients say inside WebSocket messages: native JSON, raw |
-//! | [`conn`] | one client: its 64-byte entry, outbox, deadlines |
+//! | [`connection`] | one client: its 64-byte entry, outbox, deadlines |
 //! | [`room`] | many clients: members, passes of a fan-out |
 //! | [`relay`] | between the shards and a broker: interest table, router, what waits to be published |
 //! | [`shard`] | one core's connections and rooms, and everything that happens to them |
@@ -21,7 +22,7 @@
 //!
 //! # The dependency rule
 //!
-//! `model` is below everything but the limits. `proto` knows no connection, `conn` knows no room, `dialect` knows no socket,
+//! `model` is below everything but the limits. `http` and `ws` know no connection, `connection` knows no room, `dialect` knows no socket,
 //! `relay` knows no client protocol and no broker. `tests/architecture.rs` of the package `tidegate` holds it.
 //!
 //! # Lexicon
@@ -32,7 +33,7 @@
 //! - **message**: what a client or backend says; **publication**: one message accepted into one room.
 //! - **frame**: the octets of a WebSocket frame (RFC 6455 §5).
 //! - **dialect**: how clients phrase requests and messages.
-//! - **driver**: epoll or io_uring, behind a trait; in `wire` bytes meet sockets.
+//! - **driver**: epoll or io_uring, behind a trait; in `io` bytes meet sockets.
 //! - **pass**: one walk of a fan-out over a room's members.
 //! - **outbox**: what a connection could not be sent yet.
 //! - **broker**: what carries publications between nodes, or on the local bus between the shards of one.
@@ -43,16 +44,17 @@
 //! - **drain**: graceful shutdown: closing all clients, told and spread over a window.
 
 pub mod close;
-pub mod conn;
+pub mod connection;
 pub mod counters;
 pub mod dialect;
+pub mod http;
 pub mod limits;
 pub mod metric;
 pub mod model;
 pub mod percent;
-pub mod proto;
 pub mod readiness;
 pub mod relay;
 pub mod room;
 pub mod setting;
 pub mod shard;
+pub mod ws;

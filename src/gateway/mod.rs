@@ -3,7 +3,7 @@
 //! | module | what it is |
 //! |---|---|
 //! | [`node`] | a node from start to stop |
-//! | [`worker`], [`wire`] | a shard's thread and event loop; epoll and io_uring |
+//! | [`worker`], [`io`] | a shard's thread and event loop; epoll and io_uring |
 //! | [`broker`] | the relay's loop; the local bus and NATS |
 //! | [`admin`] | the admin thread: HTTP, metrics, supervisor |
 //! | [`config`], [`cli`] | settings, command line |
@@ -11,7 +11,7 @@
 //! | [`client`] | the commands that talk to a running node |
 //! | [`clock`], [`log`], [`mailbox`] | time, log lines, bounded queues between threads |
 //!
-//! `wire` and `broker` know no client protocol, `admin` sees commands and counters only, and only `main` names `node`.
+//! `io` and `broker` know no client protocol, `admin` sees commands and counters only, and only `main` names `node`.
 
 pub mod admin;
 pub mod broker;
@@ -21,8 +21,8 @@ pub mod client;
 pub mod clock;
 pub mod config;
 pub mod host;
+pub mod io;
 pub mod log;
 pub mod mailbox;
 pub mod node;
-pub mod wire;
 pub mod worker;

@@ -2,7 +2,7 @@
 
 use arbitrary::Arbitrary;
 use tidegate_core::close::CloseReason;
-use tidegate_core::proto::deflate::{Deflate, compress_once, inflate as inflate_message};
+use tidegate_core::ws::deflate::{Deflate, compress_once, inflate as inflate_message};
 
 use super::with;
 

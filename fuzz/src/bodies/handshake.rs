@@ -4,14 +4,12 @@ use std::net::IpAddr;
 
 use arbitrary::Arbitrary;
 use tidegate_core::dialect::{DialectId, Route};
+use tidegate_core::http::proxy::parse_v2;
+use tidegate_core::http::{Progress, Request, Upgrade, accept, origin_allowed, parse, parse_from, same_host};
 use tidegate_core::limits::{HEAD_BYTES, HEAD_FIELDS, TARGET_BYTES};
 use tidegate_core::model::valid_room;
 use tidegate_core::percent;
-use tidegate_core::proto::deflate::agree;
-use tidegate_core::proto::handshake::{
-    Progress, Request, Upgrade, accept, origin_allowed, parse, parse_from, same_host,
-};
-use tidegate_core::proto::proxy::parse_v2;
+use tidegate_core::ws::deflate::agree;
 
 use super::{cut, with};
 

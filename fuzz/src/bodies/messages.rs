@@ -2,8 +2,8 @@
 
 use arbitrary::Arbitrary;
 use tidegate_core::close::CloseReason;
-use tidegate_core::proto::frame::{self, BINARY, CLOSE, CONTINUE, OpCode, PING, PONG, TEXT};
-use tidegate_core::proto::message::{Deflate, IDLE_FRAMES, Partial, Rules, decode};
+use tidegate_core::ws::frame::{self, BINARY, CLOSE, CONTINUE, OpCode, PING, PONG, TEXT};
+use tidegate_core::ws::message::{Deflate, IDLE_FRAMES, Partial, Rules, decode};
 
 use super::said::Said;
 use super::{cut, with};

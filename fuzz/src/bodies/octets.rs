@@ -4,9 +4,9 @@ use std::str::from_utf8;
 
 use arbitrary::Arbitrary;
 use tidegate_core::close::CloseReason;
-use tidegate_core::proto::frame::{Header, OpCode};
-use tidegate_core::proto::mask;
-use tidegate_core::proto::utf8::Validator;
+use tidegate_core::ws::frame::{Header, OpCode};
+use tidegate_core::ws::mask;
+use tidegate_core::ws::utf8::Validator;
 
 use super::{cut, with};
 

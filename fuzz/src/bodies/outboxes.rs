@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use arbitrary::Arbitrary;
-use tidegate_core::conn::{Chunk, Outbox, Overflow, Tag};
+use tidegate_core::connection::{Chunk, Outbox, Overflow, Tag};
 
 use super::with;
 

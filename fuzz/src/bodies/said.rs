@@ -1,6 +1,6 @@
 //! What a client said, kept beyond the buffer that it was decoded in. `tests/proto_message.rs` uses it too.
 
-use tidegate_core::proto::message::Event;
+use tidegate_core::ws::message::Event;
 
 /// What a client said, on its own.
 #[derive(Clone, Debug, PartialEq)]

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use arbitrary::Arbitrary;
-use tidegate_core::conn::{Connections, Due, Entry, Flags, Handle, Heartbeat, Slices, State, Tick, due};
+use tidegate_core::connection::{Connections, Due, Entry, Flags, Handle, Heartbeat, Slices, State, Tick, due};
 use tidegate_core::relay::interest::{Bounds, Effect, Interest, RoomKey};
 
 use super::with;

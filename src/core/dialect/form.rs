@@ -1,7 +1,7 @@
 //! The form of a connection's messages.
 
 use super::DialectId;
-use crate::proto::deflate::Deflate;
+use crate::ws::deflate::Deflate;
 
 /// How messages to a connection look on the wire: the key under which a publication is encoded once for all members that
 /// share it.

@@ -5,7 +5,7 @@
 
 use super::Shard;
 use crate::close::CloseReason;
-use crate::conn::Entry;
+use crate::connection::Entry;
 use crate::counters::{Cell, ShardCounters};
 use crate::shard::driver::Driver;
 

@@ -8,7 +8,7 @@ use std::fmt;
 
 use super::Shard;
 use crate::close::{CloseReason, Refusal};
-use crate::conn::{Entry, Handle, State, ticks};
+use crate::connection::{Entry, Handle, State, ticks};
 use crate::model::ConnectionId;
 use crate::shard::driver::Driver;
 

@@ -10,7 +10,7 @@
 use std::io;
 use std::net::SocketAddr;
 
-use crate::conn::{Chunk, Handle};
+use crate::connection::{Chunk, Handle};
 
 /// The number of an open socket.
 pub type Fd = i32;

@@ -4,11 +4,11 @@ use std::ops::Range;
 
 use super::Shard;
 use crate::close::CloseReason;
-use crate::conn::{Flags, Handle, State};
+use crate::connection::{Flags, Handle, State};
 use crate::counters::MessageType;
 use crate::dialect::{Notice, Payload};
-use crate::proto::message::{self, Event, Rules};
 use crate::shard::driver::{Driver, ErrorKind, Ready};
+use crate::ws::message::{self, Event, Rules};
 
 /// When a connection is read again.
 enum Next {

@@ -21,7 +21,7 @@
 //! A turn of the loop, in this order: [`Shard::reap`], [`Shard::serve_ready`], [`Shard::handle_relay`] and
 //! [`Shard::handle_command`], [`Shard::fan_out`], [`Shard::submit`]; each but the first under a budget.
 //!
-//! It leaves to others: what octets mean (`proto`, `dialect`), when a connection is due (`conn`), which member is next in a pass
+//! It leaves to others: what octets mean (`ws`, `dialect`), when a connection is due (`connection`), which member is next in a pass
 //! (`room`), how octets reach a socket ([`driver`]), and where publications go (`relay`).
 
 #![deny(clippy::wildcard_enum_match_arm)]

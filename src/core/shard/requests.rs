@@ -4,7 +4,7 @@ use super::Shard;
 use super::rooms::{Publish, Rooms};
 use super::upstream::Request;
 use crate::close::CloseReason;
-use crate::conn::{Flags, Handle};
+use crate::connection::{Flags, Handle};
 use crate::counters::{DropReason, MessageType};
 use crate::dialect::{DialectId, ErrorCode, Intent, Notice, OverRate, Payload};
 use crate::shard::driver::Driver;

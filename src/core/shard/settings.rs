@@ -6,13 +6,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::conn::{Heartbeat, ticks};
+use crate::connection::{Heartbeat, ticks};
 use crate::counters::ShardCounters;
 use crate::dialect::DialectId;
+use crate::http::network::Network;
 use crate::limits::{self, Limits};
-use crate::proto::message::Rules;
-use crate::proto::network::Network;
 use crate::readiness::NodeState;
+use crate::ws::message::Rules;
 
 /// `[[routes]]`: which dialect a path speaks.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -92,7 +92,7 @@ pub struct Options {
     pub rooms: Vec<RoomRule>,
     /// Clients of a dialect that has no words for a gap are closed with 1013 instead.
     pub close_on_gap: bool,
-    /// Allowed values of Origin; see [`crate::proto::handshake::origin_allowed`].
+    /// Allowed values of Origin; see [`crate::http::origin_allowed`].
     pub origins: Vec<String>,
     /// permessage-deflate is negotiated.
     pub compression: bool,

@@ -4,7 +4,7 @@
 use super::Shard;
 use super::clients::Finding;
 use crate::close::{CloseReason, Refusal};
-use crate::conn::{Handle, State};
+use crate::connection::{Handle, State};
 use crate::shard::driver::Driver;
 
 /// Looks in one turn of the loop, and how many of them may come to something: a ping takes some 5 µs. So many more for each tick

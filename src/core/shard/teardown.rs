@@ -5,7 +5,7 @@
 
 use super::Shard;
 use crate::close::{CloseReason, Fault, Refusal};
-use crate::conn::{Flags, Handle, State};
+use crate::connection::{Flags, Handle, State};
 use crate::dialect::Notice;
 use crate::limits;
 use crate::shard::driver::Driver;

@@ -9,7 +9,7 @@ use super::clients::Clients;
 use super::driver::{Driver, ErrorKind, Event, Fd, Queued};
 use super::settings::{Budgets, Options, Settings};
 use super::turn::Turn;
-use crate::conn::{Chunk, Entry, Flags, Handle, State};
+use crate::connection::{Chunk, Entry, Flags, Handle, State};
 use crate::counters::ShardCounters;
 use crate::readiness::NodeState;
 

@@ -7,12 +7,12 @@ use std::rc::Rc;
 use super::inbound::{EXCESS_READ_BYTES, READ_BYTES};
 use super::*;
 use crate::close::{CloseReason, Refusal};
-use crate::conn::{Chunk, Flags, Handle, State, TICKS_PER_SECOND, Tag, ticks};
+use crate::connection::{Chunk, Flags, Handle, State, TICKS_PER_SECOND, Tag, ticks};
 use crate::counters::{Cell, DropReason};
-use crate::proto::frame;
 use crate::shard::driver::{Fd, Ready};
 use crate::shard::settings::{Options, PublishPolicy, RoomRule, SlowPolicy};
 use crate::shard::test_driver::{Deed, TestDriver, turn};
+use crate::ws::frame;
 
 mod rooms;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::names::Names;
 use super::settings::Settings;
 use super::teardown::Ending;
-use crate::conn::{Handle, Tick};
+use crate::connection::{Handle, Tick};
 use crate::counters::{MessageType, ShardCounters};
 use crate::model::ConnectionId;
 

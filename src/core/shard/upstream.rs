@@ -11,7 +11,7 @@ use super::clients::Clients;
 use super::driver::Driver;
 use super::turn::Turn;
 use super::writer::Writer;
-use crate::conn::Handle;
+use crate::connection::Handle;
 use crate::dialect::{ErrorCode, Notice};
 use crate::limits::{PUBLISH_QUEUE_BYTES, PUBLISH_QUEUE_MESSAGES};
 use crate::model::{AckLevel, Publication, RoomName};

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use tidegate_core::proto::network::Network;
+use tidegate_core::http::network::Network;
 use tidegate_core::setting::{Value, list};
 
 pub(super) fn node_name(value: &Value) -> Result<String, String> {

@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::checks::{close_code, networks, readable, secret_text, shown_urls, subject_prefix, urls};
+use tidegate_core::http::network::Network;
 use tidegate_core::limits;
-use tidegate_core::proto::network::Network;
 use tidegate_core::setting::{
     HOUR, MINUTE, SECOND, Value, ZERO, address, boolean, checked, choice, flag, list, optional, plain, quoted, rare,
     secret, settings, time,

@@ -6,7 +6,7 @@
 use std::fmt;
 use std::io;
 
-use crate::gateway::wire::uring::ring::try_rings;
+use crate::gateway::io::uring::ring::try_rings;
 
 /// What became of the attempt to make a ring.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

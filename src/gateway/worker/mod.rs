@@ -26,10 +26,10 @@ use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFl
 use crate::gateway::admin::ShardExit;
 use crate::gateway::broker::Port;
 use crate::gateway::clock::monotonic_ns;
+use crate::gateway::io::epoll::Epoll;
+use crate::gateway::io::uring::Uring;
+use crate::gateway::io::uring::ring::{RUNTIME_ENTRIES, runtime_builder};
 use crate::gateway::mailbox::{Receiver, Waker};
-use crate::gateway::wire::epoll::Epoll;
-use crate::gateway::wire::uring::Uring;
-use crate::gateway::wire::uring::ring::{RUNTIME_ENTRIES, runtime_builder};
 use listener::Accepted;
 use tidegate_core::counters::ShardCounters;
 use tidegate_core::limits::SWEEP_TICK;

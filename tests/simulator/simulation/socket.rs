@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::rc::Rc;
 
-use tidegate_core::conn::{Chunk, Handle};
+use tidegate_core::connection::{Chunk, Handle};
 use tidegate_core::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
 
 use super::dice::Dice;

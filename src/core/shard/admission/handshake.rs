@@ -5,15 +5,15 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::Admission;
 use crate::close::Refusal;
-use crate::conn::{Flags, Handle};
+use crate::connection::{Flags, Handle};
 use crate::dialect::{DialectId, Form};
-use crate::proto::deflate;
-use crate::proto::handshake::{self, Progress, Request, Upgrade};
-use crate::proto::proxy;
+use crate::http::proxy;
+use crate::http::{self, Progress, Request, Upgrade};
 use crate::shard::clients::Clients;
 use crate::shard::driver::Driver;
 use crate::shard::turn::Turn;
 use crate::shard::writer::Writer;
+use crate::ws::deflate;
 
 /// What is there of a request, its PROXY header included, and how far the request is verified.
 #[derive(Default)]
@@ -69,7 +69,7 @@ impl Admission {
             return Ok(None);
         };
         let request = &whole[skip..];
-        match handshake::parse_from(request, turn.settings.options.limits.head_bytes, &mut progress)? {
+        match http::parse_from(request, turn.settings.options.limits.head_bytes, &mut progress)? {
             None => self.keep_head(handle, whole, progress),
             // Nothing may be said before the answer: not a second request, not a frame.
             Some((_, length)) if length < request.len() => return Err(Refusal::BadRequest),
@@ -101,7 +101,7 @@ impl Admission {
         self.late_refusal(clients, handle)?;
         let upgraded = destination(turn, upgrade.path).ok_or(Refusal::NotFound)?;
         let options = &turn.settings.options;
-        if !handshake::origin_allowed(&options.origins, upgrade) {
+        if !http::origin_allowed(&options.origins, upgrade) {
             return Err(Refusal::ForbiddenOrigin);
         }
         // permessage-deflate where the configuration turns it on and the client offers it.
@@ -131,10 +131,10 @@ impl Admission {
         match path {
             "/health" => {
                 let readiness = turn.settings.state.readiness();
-                handshake::respond(&mut answer, readiness.status(), "application/json", readiness.body().as_bytes());
+                http::respond(&mut answer, readiness.status(), "application/json", readiness.body().as_bytes());
             }
             _ => match turn.settings.options.demo_page.filter(|_| path == "/demo") {
-                Some(page) => handshake::respond(&mut answer, 200, "text/html; charset=utf-8", page.as_bytes()),
+                Some(page) => http::respond(&mut answer, 200, "text/html; charset=utf-8", page.as_bytes()),
                 None if destination(turn, path).is_some() => return Err(Refusal::UpgradeRequired),
                 None => return Err(Refusal::NotFound),
             },

@@ -14,8 +14,8 @@ use super::driver::{Driver, Fd};
 use super::turn::Turn;
 use super::writer::Writer;
 use crate::close::{Fault, Refusal};
-use crate::conn::{Entry, Flags, Handle, Tick, gained};
-use crate::proto;
+use crate::connection::{Entry, Flags, Handle, Tick, gained};
+use crate::http;
 use handshake::Head;
 
 /// A drain under way.
@@ -134,7 +134,7 @@ impl Admission {
         // What is read is not reset: a socket that is closed over unread octets resets the answer too.
         let _ = writer.driver().recv(fd, &mut [0; UNREAD_BYTES]);
         let mut answer = Vec::with_capacity(256);
-        proto::handshake::refuse(&mut answer, refusal, Some(retry_after_s(turn)));
+        http::refuse(&mut answer, refusal, Some(retry_after_s(turn)));
         let _ = writer.driver().send(fd, &answer);
         writer.driver().finish(fd);
         writer.driver().discard(fd);
@@ -155,7 +155,7 @@ impl Admission {
         }
         let retry_after_s = (refusal.status() == 503).then(|| retry_after_s(turn));
         let mut answer = Vec::with_capacity(512);
-        proto::handshake::refuse(&mut answer, refusal, retry_after_s);
+        http::refuse(&mut answer, refusal, retry_after_s);
         turn.counters.refused[refusal as usize].add(1);
         self.answer_and_finish(turn, writer, clients, handle, &answer);
     }

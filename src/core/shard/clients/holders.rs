@@ -1,6 +1,6 @@
 //! The connections that hold memory: outboxes and unfinished messages.
 
-use crate::conn::{Connections, Entry, Flags, Handle};
+use crate::connection::{Connections, Entry, Flags, Handle};
 
 /// Connections that hold memory. Entries are removed lazily, when the list is next looked through, so that releasing is O(1).
 #[derive(Default)]

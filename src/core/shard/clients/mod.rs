@@ -15,10 +15,10 @@ use super::driver::{Fd, Ready};
 use super::teardown::Ending;
 use super::turn::Turn;
 use crate::close::{CloseReason, Refusal};
-use crate::conn::{Connections, Entry, Flags, Handle, Slices, State};
+use crate::connection::{Connections, Entry, Flags, Handle, Slices, State};
 use crate::dialect::{DialectId, Form};
 use crate::limits;
-use crate::proto::message::Partial;
+use crate::ws::message::Partial;
 use holders::Holders;
 pub(super) use sweep::{Finding, Leaving};
 

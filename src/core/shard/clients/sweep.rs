@@ -2,7 +2,7 @@
 
 use super::Clients;
 use crate::close::CloseReason;
-use crate::conn::{Due, Entry, Flags, Handle, Heartbeat, State, TICKS_PER_SECOND, Tick, due};
+use crate::connection::{Due, Entry, Flags, Handle, Heartbeat, State, TICKS_PER_SECOND, Tick, due};
 use crate::shard::turn::Turn;
 
 /// Ticks that are made up for after a stall; the rest never happened, or all clients would time out because the node slept.

@@ -1,5 +1,5 @@
 use super::*;
-use crate::conn::ticks;
+use crate::connection::ticks;
 use crate::shard::test_driver::{open, turn};
 
 const fn readable(handle: Handle) -> Ready {

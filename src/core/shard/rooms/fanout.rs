@@ -1,7 +1,7 @@
 //! The fan-out: passes over rooms' members, a few sends at a time, rooms taking turns.
 
 use super::Rooms;
-use crate::conn::{Chunk, Handle, Tag};
+use crate::connection::{Chunk, Handle, Tag};
 use crate::counters::MessageType;
 use crate::model::{ConnectionId, Publication};
 use crate::room::{Encoded, Step};

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::Rooms;
-use crate::conn::Handle;
+use crate::connection::Handle;
 use crate::model::{GapReason, RoomName};
 use crate::shard::clients::Clients;
 use crate::shard::driver::Driver;

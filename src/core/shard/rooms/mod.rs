@@ -23,7 +23,7 @@ use super::turn::Turn;
 use super::upstream::{PendingRequest, Request, Upstream};
 use super::writer::Writer;
 use crate::close::CloseReason;
-use crate::conn::{Handle, Membership, WAITING};
+use crate::connection::{Handle, Membership, WAITING};
 use crate::counters::DropReason;
 use crate::dialect::{ErrorCode, Notice};
 use crate::model::{GapReason, Kind, Publication, RoomName};

@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use crate::dialect::{DialectId, Form, Notice, Said};
 use crate::model::Publication;
-use crate::proto::deflate::{self, Deflate};
-use crate::proto::frame;
 use crate::room::Encoded;
+use crate::ws::deflate::{self, Deflate};
+use crate::ws::frame;
 
 /// Buffers that encodings are made in, kept for the next one.
 #[derive(Default)]

@@ -2,15 +2,15 @@
 
 use super::{Writer, encode};
 use crate::close::CloseReason;
-use crate::conn::Handle;
+use crate::connection::Handle;
 use crate::counters::MessageType;
 use crate::dialect::Notice;
 use crate::limits::RESYNC_AFTER;
 use crate::model::GapReason;
-use crate::proto::frame;
 use crate::shard::clients::Clients;
 use crate::shard::driver::Driver;
 use crate::shard::turn::Turn;
+use crate::ws::frame;
 
 impl<D: Driver> Writer<D> {
     /// Tells an open connection a gap: of one room, or of all of its rooms. Where its dialect has no words for a gap, it is closed

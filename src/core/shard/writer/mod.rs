@@ -16,13 +16,14 @@ use super::clients::Clients;
 use super::driver::{Driver, ErrorKind, Event, Queued};
 use super::turn::Turn;
 use crate::close::CloseReason;
-use crate::conn::{Chunk, Handle, State, Tag};
+use crate::connection::{Chunk, Handle, State, Tag};
 use crate::counters::MessageType;
 use crate::dialect::{DialectId, Form, Notice, Payload, Said};
+use crate::http;
 use crate::model::Publication;
-use crate::proto::deflate::Deflate;
-use crate::proto::{frame, handshake};
 use crate::room::Encoded;
+use crate::ws::deflate::Deflate;
+use crate::ws::frame;
 
 /// See the module.
 pub(super) struct Writer<D> {
@@ -114,7 +115,7 @@ impl<D: Driver> Writer<D> {
 
     /// Appends the answer that grants an upgrade.
     pub(super) fn reply_upgrade(&mut self, key: &[u8], protocol: Option<&str>, deflate: Option<Deflate>) {
-        handshake::accept(&mut self.reply, key, protocol, deflate.map(Deflate::answer));
+        http::accept(&mut self.reply, key, protocol, deflate.map(Deflate::answer));
     }
 
     /// Octets of the reply so far.

@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use super::Writer;
 use crate::close::CloseReason;
-use crate::conn::{Chunk, Dropped, Flags, Handle, Overflow, State, Tag};
+use crate::connection::{Chunk, Dropped, Flags, Handle, Overflow, State, Tag};
 use crate::counters::{DropReason, MessageType};
 use crate::model::GapReason;
 use crate::shard::clients::Clients;

@@ -1,5 +1,5 @@
 use super::*;
-use crate::conn::Flags;
+use crate::connection::Flags;
 use crate::model::GapReason;
 use crate::shard::test_driver::{Deed, TestDriver, open, turn};
 

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use flate2::{Compress, Compression, Decompress, FlushCompress, FlushDecompress, Status};
-use tidegate_core::proto::frame;
+use tidegate_core::ws::frame;
 
 use super::super::dice::Dice;
 use super::distance::farthest;

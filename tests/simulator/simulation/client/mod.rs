@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use serde_json::Value;
 use tidegate_core::close::CloseReason;
 use tidegate_core::model::{ConnectionId, GapReason};
-use tidegate_core::proto::frame;
+use tidegate_core::ws::frame;
 
 use super::dice::Dice;
 use super::oracle::{Oracle, Receiver, Span, room_index};

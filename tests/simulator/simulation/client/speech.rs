@@ -2,7 +2,7 @@
 
 use tidegate_core::close::CloseReason;
 use tidegate_core::model::Kind;
-use tidegate_core::proto::frame;
+use tidegate_core::ws::frame;
 
 use super::super::dice::Dice;
 use super::super::oracle::Oracle;

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use super::*;
-use tidegate_core::conn::Tag;
+use tidegate_core::connection::Tag;
 use tidegate_core::shard::driver::Ready;
 
 const TINY: Sizes = Sizes { submissions: 8, completions: 16 };

@@ -13,7 +13,7 @@ use nix::sys::timerfd::TimerFd;
 
 use super::socket::{self, borrow, expirations, tick_timer};
 use crate::gateway::mailbox::Waker;
-use tidegate_core::conn::{Chunk, Handle};
+use tidegate_core::connection::{Chunk, Handle};
 use tidegate_core::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
 
 const WAKER: u64 = u64::MAX;

@@ -2,21 +2,18 @@
 //!
 //! | module | what it is |
 //! |---|---|
-//! | [`handshake`] | the opening request and its answers (§4) |
 //! | [`frame`] | frame headers, and whole frames for both directions (§5.2) |
 //! | [`mask`] | masking, in place (§5.3) |
 //! | [`utf8`] | validation that fails at the first impossible octet (§8.1) |
 //! | [`message`] | frames to messages, resumable at every octet (§5.4, §5.5) |
 //! | [`deflate`] | permessage-deflate: agreed on, inflated, deflated (RFC 7692) |
 //!
-//! The connection drives it: [`handshake::parse`] until there is a request, then [`message::decode`] for what arrives. What
+//! The connection drives it: [`http::parse_from`](crate::http::parse_from) until there is a request, then [`message::decode`]
+//! for what arrives. What
 //! to answer to a ping or a close, and when to give up waiting, is the connection's business.
 
 pub mod deflate;
 pub mod frame;
-pub mod handshake;
 pub mod mask;
 pub mod message;
-pub mod network;
-pub mod proxy;
 pub mod utf8;

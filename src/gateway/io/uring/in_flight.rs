@@ -11,8 +11,8 @@ use nix::sys::timerfd::TimerFd;
 
 use super::ring::poll;
 use super::user_data::Name;
-use crate::gateway::wire::socket::{self, expirations};
-use tidegate_core::conn::{Chunk, Handle};
+use crate::gateway::io::socket::{self, expirations};
+use tidegate_core::connection::{Chunk, Handle};
 use tidegate_core::shard::driver::{Event, Ready};
 
 /// A slot without a socket.

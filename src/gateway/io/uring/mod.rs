@@ -33,7 +33,7 @@ use super::socket::{self, tick_timer};
 use crate::gateway::mailbox::Waker;
 use in_flight::{After, InFlight};
 use ring::{Ring, SIZES, Sizes};
-use tidegate_core::conn::{Chunk, Handle};
+use tidegate_core::connection::{Chunk, Handle};
 use tidegate_core::shard::driver::{Driver, ErrorKind, Event, Queued};
 
 /// Enters in one reap. Each runs 20 pieces of deferred work or more; what is left is the next turn's.

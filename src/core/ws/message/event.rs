@@ -2,7 +2,7 @@
 
 use super::{CLOSE, OpCode, PING, TEXT};
 use crate::close::CloseReason;
-use crate::proto::frame;
+use crate::ws::frame;
 
 /// What a client said.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

@@ -4,7 +4,7 @@ use super::outbox::Outbox;
 use super::{Tick, gained};
 use crate::close::CloseReason;
 use crate::dialect::Form;
-use crate::proto::message::Partial;
+use crate::ws::message::Partial;
 
 /// Where a connection stands between accept and release.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

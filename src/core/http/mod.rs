@@ -9,7 +9,9 @@
 //! It leaves to the caller: which paths exist, deadlines, and what to answer to a [`Request::Plain`].
 
 mod head;
+pub mod network;
 mod origin;
+pub mod proxy;
 mod request;
 mod response;
 

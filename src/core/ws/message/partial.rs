@@ -2,9 +2,9 @@
 
 use super::{Event, OpCode, TEXT};
 use crate::close::CloseReason;
-use crate::proto::deflate;
-use crate::proto::frame::{BINARY, HEADER_BYTES, Header};
-use crate::proto::utf8::Validator;
+use crate::ws::deflate;
+use crate::ws::frame::{BINARY, HEADER_BYTES, Header};
+use crate::ws::utf8::Validator;
 
 /// A frame or message that is not finished.
 #[derive(Debug, Default)]

@@ -2,7 +2,7 @@
 //!
 //! The kernel hands the name back with each completion; a generation in it is what keeps a late one from a successor.
 
-use tidegate_core::conn::Handle;
+use tidegate_core::connection::Handle;
 use tidegate_core::model::ConnectionId;
 
 const INDEX_BITS: u32 = 24;
