@@ -67,7 +67,8 @@ require_committed_source() {
 
 # built: path of the program, built as a release is.
 built() {
-    cargo build --quiet --profile counted --example instructions --message-format json |
+    # Another value in the caller's environment would have other functions inlined.
+    CARGO_INCREMENTAL=0 cargo build --quiet --profile counted --example instructions --message-format json |
         sed -n 's/.*"name":"instructions".*"executable":"\([^"]*\)".*/\1/p' | tail -1
 }
 
