@@ -75,7 +75,7 @@ stories() {
 }
 
 asan_core() {
-    with_asan test --package tidegate-core --package tidegate --no-default-features --lib --test proto_message --test proto_handshake --test proto_deflate --test proto_native
+    with_asan test --package tidegate-core --package tidegate --no-default-features --lib --test ws_message --test http_handshake --test ws_deflate --test native_dialect
 }
 
 asan_gateway() {
@@ -87,7 +87,7 @@ asan_gateway() {
 
 valgrind_core() {
     local tests
-    tests=$(made proto_message cargo test --no-default-features --test proto_message --no-run)
+    tests=$(made ws_message cargo test --no-default-features --test ws_message --no-run)
     # What is "possibly lost" is std's: it keeps the main thread's handle.
     valgrind --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite "$tests" --test-threads 1 --skip 65_536 --skip every_close_code
 }

@@ -22,26 +22,34 @@
 //!
 //! # The dependency rule
 //!
-//! `model` is below everything but the limits. `http` and `ws` know no connection, `connection` knows no room, `dialect` knows no socket,
-//! `relay` knows no client protocol and no broker. `tests/architecture.rs` of the package `tidegate` holds it.
+//! `model` is below everything but the limits. `http` and `ws` know no connection, `connection` knows no room, `dialect` knows no
+//! socket, `relay` knows no client protocol and no broker. `tests/architecture.rs` of the package `tidegate` holds it.
 //!
 //! # Lexicon
 //!
+//! One word for each concept, and one concept for each word.
+//!
 //! - **shard**: one core's thread, with its own listener, connections and rooms.
-//! - **connection**: one client's socket, a slab entry from accept to close.
+//! - **connection**: one client's socket, a slab entry from accept to close; a **handle** names it on its shard, also when its slot
+//!   has a new owner.
 //! - **room**: a named set of members; **member**: a connection that joined it.
-//! - **message**: what a client or backend says; **publication**: one message accepted into one room.
+//! - **message**: what a client or backend sends; **publication**: one message accepted into one room.
 //! - **frame**: the octets of a WebSocket frame (RFC 6455 §5).
-//! - **dialect**: how clients phrase requests and messages.
-//! - **driver**: epoll or io_uring, behind a trait; in `io` bytes meet sockets.
-//! - **pass**: one walk of a fan-out over a room's members.
-//! - **outbox**: what a connection could not be sent yet.
+//! - **dialect**: a client protocol; **form**: a dialect and what was agreed on with it, so that all members of one form get the
+//!   same octets.
+//! - **driver**: epoll or io_uring, behind a trait.
+//! - **admission**: which connections and requests are let in; **credit**: what a rate allows; **token**: a secret, nothing else.
+//! - **outbox**: what a connection could not be sent yet; its bound is the **backpressure** on slow readers.
+//! - **batch**: publications that are sent together; **pass**: one walk of a fan-out over a room's members.
+//! - **sweep**: the looks at all connections that find timeouts, pings and closes that are due.
 //! - **broker**: what carries publications between nodes, or on the local bus between the shards of one.
 //! - **relay**: what is between the shards and the broker; its loop runs on a thread, on the local bus also on the shards' own.
+//! - **interest**: which shards have members in a room; **router**: gives publications to these shards; **outlet**: the relay's end
+//!   of the mailbox to one of them.
 //! - **mailbox**: a bounded queue between two threads.
-//! - **interest**: that a shard has members in a room.
-//! - **gap**: the notice that messages of a room may be missing.
-//! - **drain**: graceful shutdown: closing all clients, told and spread over a window.
+//! - **fence**: a message to ourselves through the broker; when it comes back, what was sent before it has arrived (NATS).
+//! - **gap**: a detected loss, and the notice of it: messages of a room may be missing.
+//! - **drain**: graceful shutdown: all clients are told and closed, spread over a window.
 
 pub mod close;
 pub mod connection;

@@ -1,4 +1,4 @@
-//! What a client said, kept beyond the buffer that it was decoded in. `tests/proto_message.rs` uses it too.
+//! What a client said, kept beyond the buffer that it was decoded in. `tests/ws_message.rs` uses it too.
 
 use tidegate_core::ws::message::Event;
 

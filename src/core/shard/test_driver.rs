@@ -13,6 +13,10 @@ use crate::connection::{Chunk, Entry, Flags, Handle, State};
 use crate::counters::ShardCounters;
 use crate::readiness::NodeState;
 
+/// A valid upgrade of the native dialect.
+pub(super) const REQUEST: &str = "GET / HTTP/1.1\r\nHost: stage\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
+
 /// What the shard had its driver do, in order.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub(super) enum Deed {

@@ -11,14 +11,12 @@ use crate::connection::{Chunk, Flags, Handle, State, TICKS_PER_SECOND, Tag, tick
 use crate::counters::{Cell, DropReason};
 use crate::shard::driver::{Fd, Ready};
 use crate::shard::settings::{Options, PublishPolicy, RoomRule, SlowPolicy};
-use crate::shard::test_driver::{Deed, TestDriver, turn};
+use crate::shard::test_driver::{Deed, REQUEST, TestDriver, turn};
 use crate::ws::frame;
 
 mod rooms;
 
 const FD: Fd = 7;
-const REQUEST: &str = "GET / HTTP/1.1\r\nHost: stage\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
-    Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n";
 
 /// A shard with one open connection that was welcomed and has said nothing yet.
 fn stage() -> (Shard<TestDriver>, Handle) {

@@ -6,6 +6,8 @@
 //! The leftmost of the shard's parts. A granted upgrade is a value ([`Upgraded`]): the shard welcomes the client and lets it join.
 
 mod handshake;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashMap;
 
@@ -214,31 +216,5 @@ impl Bucket {
         let taken = self.credits > 0;
         self.credits -= u32::from(taken);
         taken
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_bucket_allows_one_seconds_burst_and_then_its_rate() {
-        let mut bucket = Bucket::new(100);
-        let taken = |bucket: &mut Bucket, now| (0..1000).take_while(|_| bucket.take(now)).count();
-        assert_eq!(taken(&mut bucket, 1), 100);
-        assert_eq!(taken(&mut bucket, 2), 10);
-        assert_eq!(taken(&mut bucket, 1000), 100);
-        assert!(Bucket::new(0).take(1));
-    }
-
-    #[test]
-    fn connections_that_come_with_every_tick_get_the_whole_rate_whatever_it_is() {
-        for rate in [1, 9, 19, 5_001] {
-            let mut bucket = Bucket::new(rate);
-            while bucket.take(7) {}
-            let in_a_tick = |bucket: &mut Bucket, now| (0..10_000).take_while(|_| bucket.take(now)).count();
-            let gained: usize = (8..=107).map(|now| in_a_tick(&mut bucket, now)).sum();
-            assert_eq!(gained, 10 * rate as usize, "{rate} a second, for ten seconds");
-        }
     }
 }

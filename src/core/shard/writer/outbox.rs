@@ -1,5 +1,5 @@
-//! What a client could not be sent yet: queued within the outbox's cap, sent on when the socket takes more, and dropped or the
-//! reader closed where it reads too slowly.
+//! Backpressure: what a client could not be sent yet is queued within its outbox's cap, and sent on when the socket takes more.
+//! Where the client reads too slowly even so, messages are dropped with a gap, or it is closed, as the room's policy says.
 
 use std::rc::Rc;
 
