@@ -68,7 +68,7 @@ require_committed_source() {
 # built: path of the program, built as a release is.
 built() {
     # Another value in the caller's environment would have other functions inlined.
-    CARGO_INCREMENTAL=0 cargo build --quiet --profile counted --example instructions --message-format json |
+    CARGO_INCREMENTAL=0 cargo build --quiet --profile counted --package tidegate-core --example instructions --message-format json |
         sed -n 's/.*"name":"instructions".*"executable":"\([^"]*\)".*/\1/p' | tail -1
 }
 
