@@ -8,7 +8,7 @@ use support::ports::{TestRelay, json};
 use tidegate_core::counters::DropReason;
 use tidegate_core::limits::{self, Limits};
 use tidegate_core::model::{AckLevel, GapReason};
-use tidegate_core::relay::ToShard;
+use tidegate_core::relay::{ToRelay, ToShard};
 
 #[test]
 fn a_message_reaches_every_shard_that_subscribed_once_and_no_other() {
@@ -51,6 +51,16 @@ fn nothing_of_a_room_comes_before_joined_and_nothing_after_leaving() {
         matches!(relay.ports[0].next(), ToShard::Acked(1, _)),
         "what was published after the leave is not delivered"
     );
+}
+
+#[test]
+fn a_room_that_was_left_makes_place_for_the_next_one_of_the_same_batch() {
+    // The batch was handled whole before the room that was left ended: a client that changed rooms was refused on a full node.
+    let limits = Limits { rooms_total: Some(1), ..Limits::default() };
+    let mut relay = TestRelay::local(limits, 1);
+    relay.ports[0].join("first");
+    relay.ports[0].ask_together([ToRelay::Unsubscribe("first".into()), ToRelay::Subscribe("second".into())]);
+    assert!(matches!(relay.ports[0].next(), ToShard::Joined(room) if &*room == "second"));
 }
 
 #[test]

@@ -364,7 +364,7 @@ fn a_credentials_file_opens_a_broker_in_operator_mode_and_another_users_does_not
     support::log::capture();
     let (operator, account, user) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_user());
     let unlimited = serde_json::json!({
-        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "connection": -1, "leaf": -1,
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
     });
     let operator_token = signed(&operator, &operator, serde_json::json!({"type": "operator", "version": 2}));
     let account_claims = serde_json::json!({"type": "account", "version": 2, "limits": unlimited});

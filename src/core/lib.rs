@@ -10,7 +10,7 @@
 //! | [`model`] | the words of publish/subscribe: room names, publications, connection ids |
 //! | [`http`] | the opening request and its answers, PROXY protocol, addresses of networks |
 //! | [`ws`] | RFC 6455 and 7692: frames, masking, UTF-8, reassembly, deflate |
-//! | [`dialect`] | what clients say inside WebSocket messages: native JSON, raw |
+//! | [`dialect`] | what clients say inside WebSocket messages: native JSON, raw, echo |
 //! | [`connection`] | one client: its 64-byte entry, outbox, deadlines |
 //! | [`room`] | many clients: members, passes of a fan-out |
 //! | [`relay`] | between the shards and a broker: interest table, router, what waits to be published |
@@ -22,23 +22,24 @@
 //!
 //! # The dependency rule
 //!
-//! `model` is below everything but the limits. `http` and `ws` know no connection, `connection` knows no room, `dialect` knows no
-//! socket, `relay` knows no client protocol and no broker. `tests/architecture.rs` of the package `tidegate` holds it.
+//! `model` depends on the limits only. `http` and `ws` know no connection, `connection` knows no room, `dialect` knows no
+//! socket, `relay` knows no client protocol and no implementation of a broker. `tests/architecture.rs` of the package `tidegate` holds it.
 //!
 //! # Lexicon
 //!
 //! One word for each concept, and one concept for each word.
 //!
 //! - **shard**: one core's thread, with its own listener, connections and rooms.
-//! - **connection**: one client's socket, a slab entry from accept to close; a **handle** names it on its shard, also when its slot
-//!   has a new owner.
+//! - **connection**: one client's socket, a slab entry from accept to close; a **handle** (slot and
+//!   generation) names it on its shard; after the slot is used again, an old handle finds nothing.
 //! - **room**: a named set of members; **member**: a connection that joined it.
 //! - **message**: what a client or backend sends; **publication**: one message accepted into one room.
 //! - **frame**: the octets of a WebSocket frame (RFC 6455 §5).
 //! - **dialect**: a client protocol; **form**: a dialect and what was agreed on with it, so that all members of one form get the
 //!   same octets.
 //! - **driver**: epoll or io_uring, behind a trait.
-//! - **admission**: which connections and requests are let in; **credit**: what a rate allows; **token**: a secret, nothing else.
+//! - **admission**: which connections and requests are let in; **credit**: what a rate allows; **token**: a secret; only the
+//!   *token bucket*, which counts credits, keeps the field's name.
 //! - **outbox**: what a connection could not be sent yet; its bound is the **backpressure** on slow readers.
 //! - **batch**: publications that are sent together; **pass**: one walk of a fan-out over a room's members.
 //! - **sweep**: the looks at all connections that find timeouts, pings and closes that are due.
@@ -46,10 +47,14 @@
 //! - **relay**: what is between the shards and the broker; its loop runs on a thread, on the local bus also on the shards' own.
 //! - **interest**: which shards have members in a room; **router**: gives publications to these shards; **outlet**: the relay's end
 //!   of the mailbox to one of them.
-//! - **mailbox**: a bounded queue between two threads.
+//! - **mailbox**: a bounded queue between two threads; **port**: a shard's or the admin thread's end of the relay, no TCP port.
+//! - **turn**: one round of a shard's event loop; **tick**: a tenth of a second, which its sweep counts.
 //! - **fence**: a message to ourselves through the broker; when it comes back, what was sent before it has arrived (NATS).
 //! - **gap**: a detected loss, and the notice of it: messages of a room may be missing.
 //! - **drain**: graceful shutdown: all clients are told and closed, spread over a window.
+
+#![warn(missing_docs)]
+#![deny(clippy::wildcard_enum_match_arm)]
 
 pub mod close;
 pub mod connection;

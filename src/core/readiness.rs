@@ -21,10 +21,7 @@ pub enum Readiness {
 impl Readiness {
     /// The HTTP status.
     pub const fn status(self) -> u16 {
-        match self {
-            Self::Ready => 200,
-            _ => 503,
-        }
+        if matches!(self, Self::Ready) { 200 } else { 503 }
     }
 
     /// In a few words, for the service manager's status line.

@@ -53,7 +53,7 @@ def test_the_unit_is_hardened(tmp_path):
 def test_systemd_waits_longer_than_a_drain_takes():
     unit = UNIT.read_text()
     stop = int(re.search(r"^TimeoutStopSec=(\d+)$", unit, re.M)[1])
-    limits = (ROOT / "src" / "limits.rs").read_text()
+    limits = (ROOT / "src/core/limits.rs").read_text()
     window = int(re.search(r"DRAIN_WINDOW: Duration = Duration::from_secs\((\d+)\)", limits)[1])
     close = int(re.search(r"CLOSE_DEADLINE: Duration = Duration::from_secs\((\d+)\)", limits)[1])
     assert stop > window + close

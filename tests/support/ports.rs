@@ -83,6 +83,14 @@ impl TestPort {
         self.port.flush(Instant::now());
     }
 
+    /// Sends requests that the relay gets in one batch, as a shard does at the end of a turn.
+    pub fn ask_together(&mut self, requests: impl IntoIterator<Item = ToRelay>) {
+        for request in requests {
+            assert!(self.port.ask(request).is_ok(), "the mailbox is full");
+        }
+        self.port.flush(Instant::now());
+    }
+
     /// Asks for a room without waiting for the answer.
     pub fn subscribe(&mut self, room: &str) {
         self.ask(ToRelay::Subscribe(room.into()));

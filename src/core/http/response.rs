@@ -24,13 +24,12 @@ pub fn refuse(out: &mut Vec<u8>, refusal: Refusal, retry_after_s: Option<u32>) {
         return;
     }
     status_line(out, refusal.status());
-    match refusal {
-        Refusal::Method => field(out, "Allow", "GET"),
-        Refusal::UpgradeRequired => {
-            field(out, "Upgrade", "websocket");
-            field(out, "Sec-WebSocket-Version", "13");
-        }
-        _ => {}
+    if refusal == Refusal::Method {
+        field(out, "Allow", "GET");
+    }
+    if refusal == Refusal::UpgradeRequired {
+        field(out, "Upgrade", "websocket");
+        field(out, "Sec-WebSocket-Version", "13");
     }
     if let Some(seconds) = retry_after_s {
         field(out, "Retry-After", &seconds.to_string());

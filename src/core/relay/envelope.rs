@@ -5,10 +5,10 @@
 //! ```
 //!
 //! `time` is the publisher's clock in ns since 1970, `from` the connection that is shown as the sender. `connection` says the same as `from`
-//! where the sender must not hear its own message (`echo: false`); another one counts for nothing. Gateways write it;
+//! where the sender must not receive its own message (`echo: false`); any other value is ignored. Gateways write it;
 //! backends may. It is one header and not four because each costs the receiver a hash table entry.
 //!
-//! Nothing in it is trusted: what cannot be read counts as absent, and a kind is what the payload bears out.
+//! Nothing in it is trusted: what cannot be read counts as absent, and a kind that the payload contradicts is ignored.
 
 use std::fmt::Write;
 

@@ -19,7 +19,7 @@ pub enum JoinError {
 /// From a port (a shard, or the admin thread) to the relay.
 #[derive(Debug)]
 pub enum ToRelay {
-    /// The shard wants the room; [`ToShard::Joined`] or [`ToShard::Refused`] answers, exactly once each.
+    /// The shard wants the room; it is answered exactly once, by [`ToShard::Joined`] or [`ToShard::Refused`].
     Subscribe(RoomName),
     /// The shard has no member of the room any more. No answer.
     Unsubscribe(RoomName),
@@ -32,7 +32,7 @@ impl ToRelay {
     pub fn pinned_bytes(&self) -> usize {
         match self {
             Self::Publish(publication, _) => publication.pinned_bytes(),
-            _ => 0,
+            Self::Subscribe(_) | Self::Unsubscribe(_) => 0,
         }
     }
 }
@@ -62,7 +62,12 @@ impl ToShard {
     pub fn pinned_bytes(&self) -> usize {
         match self {
             Self::Deliver(publication) => publication.pinned_bytes(),
-            _ => 0,
+            Self::Joined(_)
+            | Self::Refused(..)
+            | Self::Revoked(_)
+            | Self::Gap(..)
+            | Self::Acked(..)
+            | Self::Failed(_) => 0,
         }
     }
 }

@@ -111,9 +111,14 @@ impl<M: Mailbox> Relay<M> {
                 let ticket = token.map(|token| Ticket { port, token });
                 self.publish(Outgoing { publication, ticket, since: now }, broker, cx, now);
             }
-            request => {
+            request @ (ToRelay::Subscribe(_) | ToRelay::Unsubscribe(_) | ToRelay::Publish(..)) => {
                 self.handle_request(port, request, now);
                 self.apply(broker, cx, now);
+                // A room that its last port has left ends before the next request, which may need its place.
+                if self.poll_timeout().is_some_and(|at| at <= now) {
+                    self.handle_timeout(now);
+                    self.apply_effects(broker, now);
+                }
             }
         }
     }

@@ -204,7 +204,7 @@ impl<M: Mailbox> Outlet<M> {
                 }
             }
             Missed::Rooms(rooms) if rooms.contains(room) => {}
-            missed => *missed = Missed::All,
+            missed @ (Missed::Rooms(_) | Missed::All) => *missed = Missed::All,
         }
     }
 }

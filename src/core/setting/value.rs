@@ -2,6 +2,8 @@
 //!
 //! Every refusal says what was expected and what was found; the place where it was typed is added by `config`.
 
+#![expect(clippy::wildcard_enum_match_arm, reason = "a value of any other type is refused with the same words")]
+
 use std::fmt::Display;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::RangeInclusive;

@@ -19,12 +19,10 @@
 //! carries the end out between two events.
 //!
 //! A turn of the loop, in this order: [`Shard::reap`], [`Shard::serve_ready`], [`Shard::handle_relay`] and
-//! [`Shard::handle_command`], [`Shard::fan_out`], [`Shard::submit`]; each but the first under a budget.
+//! [`Shard::handle_command`], [`Shard::fan_out`], [`Shard::submit`]. Reading, the relay's items and the fan-out have a budget each.
 //!
 //! It leaves to others: what octets mean (`ws`, `dialect`), when a connection is due (`connection`), which member is next in a pass
 //! (`room`), how octets reach a socket ([`driver`]), and where publications go (`relay`).
-
-#![deny(clippy::wildcard_enum_match_arm)]
 
 mod admission;
 mod budget;
@@ -90,13 +88,13 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Tells the time; ticks are the sweep's business and stay.
+    /// Sets the two times of the clock. The ticks stay: only the sweep advances them.
     pub fn set_time(&mut self, mono_ns: u64, unix_ns: u64) {
         self.turn.clock.mono_ns = mono_ns;
         self.turn.clock.unix_ns = unix_ns;
     }
 
-    /// Whether messages were handled that [`Shard::note_handled`] has not heard of.
+    /// Whether messages were handled since the last [`Shard::note_handled`].
     pub fn has_handled(&self) -> bool {
         self.reading.handled > 0
     }
@@ -108,7 +106,7 @@ impl<D: Driver> Shard<D> {
         self.turn.counters.message_duration.record(ns, u64::from(handled));
     }
 
-    /// Whether passes are over that [`Shard::note_delivered`] has not heard of.
+    /// Whether passes ended since the last [`Shard::note_delivered`].
     pub fn has_delivered(&self) -> bool {
         self.rooms.has_delivered()
     }
@@ -129,12 +127,12 @@ impl<D: Driver> Shard<D> {
         self.admission.turn_away(&mut self.turn, &mut self.writer, fd);
     }
 
-    /// Requests that were refused for their clients' mistakes since the start.
-    pub fn mistakes(&self) -> u64 {
-        self.admission.mistakes()
+    /// Requests that were refused because they are invalid since the start.
+    pub fn invalid_requests(&self) -> u64 {
+        self.admission.invalid_requests()
     }
 
-    /// Collects and handles what the driver has to tell, time among it.
+    /// Collects and handles the driver's events, ticks among them.
     pub fn reap(&mut self) {
         let mut events = std::mem::take(&mut self.events);
         self.writer.driver().reap(&mut events);
@@ -173,7 +171,7 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Handles what the driver told in the middle of events.
+    /// Handles events that the driver returned while another was being handled.
     #[inline]
     fn handle_later(&mut self) {
         while let Some(mut events) = self.writer.take_later() {
@@ -196,7 +194,7 @@ impl<D: Driver> Shard<D> {
         self.settle();
     }
 
-    /// Sends to up to `budget` members, and ends the connections that hold too much of what the turn has left waiting.
+    /// Sends to up to `budget` members; then closes the connections that hold the most memory while the node is over a budget.
     pub fn fan_out(&mut self, budget: usize) {
         let mut left = budget;
         while left > 0 {

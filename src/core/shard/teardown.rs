@@ -1,4 +1,5 @@
-//! How connections end: told, finished, released. Every way out leads through here, so that accounts close (G8).
+//! How connections end: told, finished, released. Every connection with an entry ends here, so that its accounts balance;
+//! `admission` alone refuses sockets that never get one.
 //!
 //! An end is an effect. What finds its reason marks the connection and appends an [`Ending`]; [`Shard::settle`] carries it out
 //! between two events.

@@ -42,6 +42,8 @@ pub(super) struct TestDriver {
     pub(super) deeds: Vec<Deed>,
     /// What the next submit tells beside failed sends.
     pub(super) told_by_submit: Vec<Event>,
+    /// What the next release tells beside its own connection.
+    pub(super) told_by_release: Vec<Event>,
 }
 
 impl TestDriver {
@@ -59,6 +61,7 @@ impl TestDriver {
             after: Vec::new(),
             deeds: Vec::new(),
             told_by_submit: Vec::new(),
+            told_by_release: Vec::new(),
         }
     }
 
@@ -128,8 +131,9 @@ impl Driver for TestDriver {
         self.do_or_wait(Deed::Fin);
     }
 
-    fn release(&mut self, _: Fd, handle: Handle, _: &mut Vec<Event>) {
+    fn release(&mut self, _: Fd, handle: Handle, events: &mut Vec<Event>) {
         self.do_or_wait(Deed::Closed);
+        events.append(&mut self.told_by_release);
         self.events.push(Event::Released(handle));
     }
 

@@ -408,10 +408,10 @@ fn a_request_that_is_a_mistake_is_counted_as_one_and_a_refused_one_that_is_none_
         turns(shard);
     };
     ask(&mut shard, 1, &[0xff; 512]);
-    assert_eq!(shard.mistakes(), 1);
+    assert_eq!(shard.invalid_requests(), 1);
     ask(&mut shard, 2, REQUEST.as_bytes());
     assert_eq!(shard.turn.counters.refused[Refusal::ConnectionRate as usize].value(), 1);
-    assert_eq!(shard.mistakes(), 1, "the node is busy: that is no mistake of the client's");
+    assert_eq!(shard.invalid_requests(), 1, "the node is busy: that is no mistake of the client's");
 }
 
 #[test]

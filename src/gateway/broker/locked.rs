@@ -1,7 +1,8 @@
 //! The relay of a broker that needs no runtime: the calling thread executes its own requests under the relay's lock
 //! (`try_lock`), so that a publication is in the mailboxes of its room's shards without another thread being woken for it.
 //!
-//! On contention the relay's thread does, and what is due by the clock too. No thread waits for the lock but the relay's.
+//! If the lock is taken, the relay's thread executes the requests; it also handles timeouts. Only that thread ever blocks on the
+//! lock.
 
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, MutexGuard};

@@ -79,11 +79,6 @@ impl<B: Broker> Service<B> {
         // The relay's thread looks often while a port is behind, and need be told only that it begins.
         let was_behind = self.relay.is_behind();
         let more = self.take_requests(port, cx, now);
-        // A room that the port left ends now: it does not linger.
-        if self.relay.poll_timeout().is_some_and(|at| at <= now) {
-            self.relay.handle_timeout(now);
-            self.relay.apply_effects(&mut self.broker, now);
-        }
         self.relay.wake_ports();
         more || !was_behind && self.relay.is_behind()
     }

@@ -98,13 +98,13 @@ async fn live<D: Driver + AsFd + 'static>(context: ShardContext, driver: D, urin
     let shard = Shard::new(driver, context.settings.clone(), context.counters.clone(), context.seed);
     let shard = Rc::new(RefCell::new(shard));
     let listener = Rc::new(context.listener);
-    let callers = Awaited::new(&*listener, uring)?;
+    let incoming = Awaited::new(&*listener, uring)?;
     // The loop is a task like the accepting one: monoio polls a main future that is ready again and again before it looks
     // at its driver.
     let start = Instant::now();
     let pause = Pause::new(uring)?;
     let accepting =
-        monoio::spawn(accept(shard.clone(), listener.clone(), callers, pause, context.waker.clone(), start));
+        monoio::spawn(accept(shard.clone(), listener.clone(), incoming, pause, context.waker.clone(), start));
     let inbox = Inbox { port: context.port, commands: context.commands, waker: context.waker };
     let turning = monoio::spawn(turn(shard.clone(), listener.clone(), inbox, events, context.counters, start));
     // Accepting ends by an error only, and a shard that cannot accept is of no use: it ends with it.
@@ -271,7 +271,7 @@ fn hand_over<D: Driver>(shard: &mut Shard<D>, port: &mut Port, now: Instant) {
 async fn accept<D: Driver>(
     shard: Rc<RefCell<Shard<D>>>,
     listener: Rc<OwnedFd>,
-    callers: Awaited,
+    incoming: Awaited,
     pause: Pause,
     waker: Arc<Waker>,
     start: Instant,
@@ -279,9 +279,9 @@ async fn accept<D: Driver>(
     let mut spare = File::open("/dev/null").ok();
     let mut back_off = BackOff::default();
     loop {
-        callers.readable().await?;
+        incoming.readable().await?;
         let now = Instant::now();
-        let (ended, mistakes) = {
+        let (ended, invalid_requests) = {
             let mut shard = shard.borrow_mut();
             tell_time(&mut shard, start, now);
             let ended = take_in(&mut shard, &listener);
@@ -289,7 +289,7 @@ async fn accept<D: Driver>(
             if shard.wants_turn() {
                 waker.ring();
             }
-            (ended, shard.mistakes())
+            (ended, shard.invalid_requests())
         };
         match ended {
             Accepted::Broken(error) => {
@@ -303,7 +303,7 @@ async fn accept<D: Driver>(
                 pause.take(EXHAUSTED_PAUSE).await?;
             }
             Accepted::NoneWaiting => {
-                if let Some(time) = back_off.pause(mistakes, now) {
+                if let Some(time) = back_off.pause(invalid_requests, now) {
                     pause.take(time).await?;
                 }
             }
@@ -338,17 +338,17 @@ impl Pause {
 /// connected clients. Many at once are the connection rate's business.
 #[derive(Default)]
 struct BackOff {
-    mistakes: u64,
+    invalid_requests: u64,
     /// The pause after the last malformed request, and when that was seen.
     last: Option<(Duration, Instant)>,
 }
 
 impl BackOff {
     /// The pause that is due after so many malformed requests: twice as long with each, until none was seen for twice the longest.
-    fn pause(&mut self, mistakes: u64, now: Instant) -> Option<Duration> {
+    fn pause(&mut self, invalid_requests: u64, now: Instant) -> Option<Duration> {
         self.last = self.last.filter(|(_, seen)| now.duration_since(*seen) < 2 * LONGEST_PAUSE);
-        if mistakes > self.mistakes {
-            self.mistakes = mistakes;
+        if invalid_requests > self.invalid_requests {
+            self.invalid_requests = invalid_requests;
             let pause = self.last.map_or(FIRST_PAUSE, |(pause, _)| LONGEST_PAUSE.min(2 * pause));
             self.last = Some((pause, now));
         }
@@ -450,12 +450,16 @@ mod tests {
     fn accept_back_off_grows_with_each_malformed_request_and_ends_when_they_stop() {
         let (mut back_off, start) = (BackOff::default(), Instant::now());
         let at = |ms: u64| start + Duration::from_millis(ms);
-        let mut pause_ms = |mistakes, now| back_off.pause(mistakes, at(now)).map(|pause| pause.as_millis());
+        let mut pause_ms =
+            |invalid_requests, now| back_off.pause(invalid_requests, at(now)).map(|pause| pause.as_millis());
         assert_eq!(pause_ms(0, 0), None);
         assert_eq!(pause_ms(1, 10), Some(25));
-        assert_eq!(pause_ms(1, 400), Some(25), "others come, and make no mistakes");
+        assert_eq!(pause_ms(1, 400), Some(25), "others come, and send valid requests");
         assert_eq!(pause_ms(1, 510), None, "it was long ago");
-        assert_eq!([2, 3, 4, 5, 9].map(|mistakes| pause_ms(mistakes, 520)), [25, 50, 100, 200, 250].map(Some));
+        assert_eq!(
+            [2, 3, 4, 5, 9].map(|invalid_requests| pause_ms(invalid_requests, 520)),
+            [25, 50, 100, 200, 250].map(Some)
+        );
         assert_eq!(pause_ms(10, 1_019), Some(250));
         assert_eq!(pause_ms(10, 1_519), None);
     }

@@ -1,7 +1,7 @@
 //! Admission: the node's capacity, the rate of new connections, the cap on unfinished handshakes, and the drain.
 //!
-//! A connection over a limit is told so: its socket is taken, its request read and answered with 503. Above the handshake cap it
-//! is answered at once, before its request is read.
+//! A connection over a limit is accepted and answered with 503 after its request is read; without reading it above the handshake
+//! cap, where the table is full, or where the host has no descriptors left.
 //!
 //! The leftmost of the shard's parts. A granted upgrade is a value ([`Upgraded`]): the shard welcomes the client and lets it join.
 
@@ -35,8 +35,8 @@ pub(super) struct Admission {
     heads: HashMap<u32, Head>,
     /// Connections whose request is neither granted nor answered.
     handshakes: usize,
-    /// Requests that were refused for their clients' mistakes.
-    mistakes: u64,
+    /// Requests that were refused because they are invalid.
+    invalid_requests: u64,
     /// New upgrades are refused: the node drains or stops.
     refusing: bool,
     drain: Option<Drain>,
@@ -46,7 +46,7 @@ impl Admission {
     /// `rate` new connections a second; 0 is no limit.
     pub(super) fn new(rate: u32) -> Self {
         let rate = Bucket::new(rate);
-        Self { rate, heads: HashMap::new(), handshakes: 0, mistakes: 0, refusing: false, drain: None }
+        Self { rate, heads: HashMap::new(), handshakes: 0, invalid_requests: 0, refusing: false, drain: None }
     }
 
     /// Refuses new upgrades from now on.
@@ -66,10 +66,10 @@ impl Admission {
         (drain.is_some() || max_age != 0).then_some(Leaving { drain, max_age })
     }
 
-    /// Requests that were refused for their clients' mistakes. Each takes as much time as dozens of messages, and the connected
+    /// Requests that were refused because they are invalid. Each takes as much time as dozens of messages, and the connected
     /// clients wait for it.
-    pub(super) fn mistakes(&self) -> u64 {
-        self.mistakes
+    pub(super) fn invalid_requests(&self) -> u64 {
+        self.invalid_requests
     }
 
     /// Takes in a socket that was just accepted; it is non-blocking. The shard owns its number from here on.
@@ -153,7 +153,7 @@ impl Admission {
         refusal: Refusal,
     ) {
         if refusal.fault() == Fault::Peer {
-            self.mistakes += 1;
+            self.invalid_requests += 1;
         }
         let retry_after_s = (refusal.status() == 503).then(|| retry_after_s(turn));
         let mut answer = Vec::with_capacity(512);
@@ -186,7 +186,7 @@ impl Admission {
 }
 
 /// Octets that are read of a request that is refused at once.
-const UNREAD_BYTES: usize = 16 * 1024;
+const UNREAD_BYTES: usize = 32 * 1024;
 
 /// Seconds after which a refused client may try again: jittered, so that a crowd does not come back at once.
 fn retry_after_s(turn: &mut Turn) -> u32 {

@@ -85,11 +85,13 @@ fn a_drain_refuses_upgrades_whose_connections_came_before_it() {
 #[test]
 fn a_refusal_for_a_mistake_of_the_client_is_counted_for_the_accept_back_off() {
     let mut parts = parts(|_, _| {});
-    for (fd, refusal, mistakes) in [(7, Refusal::BadRequest, 1), (8, Refusal::Draining, 1), (9, Refusal::NotFound, 2)] {
+    for (fd, refusal, invalid_requests) in
+        [(7, Refusal::BadRequest, 1), (8, Refusal::Draining, 1), (9, Refusal::NotFound, 2)]
+    {
         let handle = parts.accept(fd).unwrap();
         let Parts { turn, admission, writer, clients } = &mut parts;
         admission.answer_refusal(turn, writer, clients, handle, refusal);
-        assert_eq!((admission.mistakes(), admission.handshakes()), (mistakes, 0), "{refusal:?}");
+        assert_eq!((admission.invalid_requests(), admission.handshakes()), (invalid_requests, 0), "{refusal:?}");
     }
 }
 

@@ -261,7 +261,7 @@ impl Clients {
         true
     }
 
-    /// Marks an open connection to be closed from our side; whether it was open. What was answered to it so far must have been
+    /// Marks an open connection to be closed from our side. What was answered to it so far must have been
     /// flushed: nothing more is sent to it.
     pub(super) fn close(&mut self, turn: &mut Turn, handle: Handle, reason: CloseReason) {
         let Some(entry) = self.open(handle) else { return };

@@ -280,7 +280,14 @@ impl<D: Driver> Writer<D> {
         }
         let mut events = std::mem::take(&mut self.submitted);
         self.driver.release(fd, handle, &mut events);
-        let is_free = events.drain(..).any(|event| matches!(event, Event::Released(_)));
+        let mut is_free = false;
+        for event in events.drain(..) {
+            if matches!(event, Event::Released(released) if released == handle) {
+                is_free = true;
+            } else {
+                self.later.push(event);
+            }
+        }
         self.submitted = events;
         is_free
     }

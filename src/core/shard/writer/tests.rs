@@ -94,3 +94,16 @@ fn a_failed_send_of_a_batch_is_taken_off_the_count_of_octets() {
     writer.count_queued(&turn);
     assert_eq!(turn.counters.bytes_out.value(), 7);
 }
+
+#[test]
+fn a_release_frees_its_own_slot_and_keeps_what_the_driver_tells_of_others() {
+    let turn = turn(1, |_, _| {});
+    let (mut clients, handles) = open(&turn, 2);
+    let mut writer = Writer::new(TestDriver::new(""));
+    writer.driver.told_by_release.push(Event::Released(handles[1]));
+    assert!(!writer.release(&mut clients, handles[0], false), "the driver has not released it yet");
+    let later = writer.take_later().unwrap();
+    assert!(matches!(later[..], [Event::Released(other)] if other == handles[1]), "{later:?}");
+    writer.driver.told_by_release.push(Event::Released(handles[0]));
+    assert!(writer.release(&mut clients, handles[0], false) && writer.take_later().is_none());
+}
