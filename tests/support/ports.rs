@@ -11,7 +11,7 @@ use tidegate::gateway::mailbox::Waker;
 use tidegate_core::counters::{Cell, DropReason, RelayCounters};
 use tidegate_core::limits::Limits;
 use tidegate_core::model::{Kind, Publication};
-use tidegate_core::relay::{AckToken, ToRelay, ToShard};
+use tidegate_core::relay::{AckId, ToRelay, ToShard};
 
 /// How long a test waits for what must come.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -108,8 +108,8 @@ impl TestPort {
     }
 
     /// Publishes.
-    pub fn publish(&mut self, publication: Publication, token: Option<AckToken>) {
-        self.ask(ToRelay::Publish(publication, token));
+    pub fn publish(&mut self, publication: Publication, ack: Option<AckId>) {
+        self.ask(ToRelay::Publish(publication, ack));
     }
 
     /// What is in the mailbox now.

@@ -293,7 +293,7 @@ mod tests {
     }
 
     #[test]
-    fn a_slow_rate_still_gains_a_token_in_time() {
+    fn a_slow_rate_still_gains_a_credit_in_time() {
         let mut entry = Entry::new(3, 1, 0, 0);
         let gained = (1..=30).filter(|now| entry.take_credit(*now, 1, 2)).count();
         assert_eq!(gained, 3, "one a second for three seconds");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::model::{AckLevel, GapReason, Publication, RoomName};
 
 /// Names a publish in its acknowledgement. The port that sent it chooses the value.
-pub type AckToken = u64;
+pub type AckId = u64;
 
 /// Why a room cannot be joined.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -24,7 +24,7 @@ pub enum ToRelay {
     /// The shard has no member of the room any more. No answer.
     Unsubscribe(RoomName),
     /// A publication, and where its acknowledgement goes.
-    Publish(Publication, Option<AckToken>),
+    Publish(Publication, Option<AckId>),
 }
 
 impl ToRelay {
@@ -52,9 +52,9 @@ pub enum ToShard {
     /// Publications of these rooms may be missing; `None` is every room of the shard.
     Gap(Option<Vec<RoomName>>, GapReason),
     /// The publish was taken.
-    Acked(AckToken, AckLevel),
+    Acked(AckId, AckLevel),
     /// The publish was not taken, or that is not known (`unavailable`).
-    Failed(AckToken),
+    Failed(AckId),
 }
 
 impl ToShard {

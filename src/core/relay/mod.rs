@@ -34,7 +34,7 @@ use std::task::Context;
 use std::time::{Duration, Instant};
 
 pub use broker::{Broker, NotTaken, Sink};
-pub use messages::{AckToken, JoinError, ToRelay, ToShard};
+pub use messages::{AckId, JoinError, ToRelay, ToShard};
 pub use outlet::{Mailbox, Outlet};
 
 use crate::counters::{DropReason, RelayCounters};
@@ -62,8 +62,8 @@ impl<M: Mailbox> Relay<M> {
         match request {
             ToRelay::Subscribe(room) => self.router.subscribe(room, port, now),
             ToRelay::Unsubscribe(room) => self.router.unsubscribe(&room, port, now),
-            ToRelay::Publish(publication, token) => {
-                let ticket = token.map(|token| Ticket { port, token });
+            ToRelay::Publish(publication, ack) => {
+                let ticket = ack.map(|ack| Ticket { port, ack });
                 if let Err(item) = self.publishes.push(Outgoing { publication, ticket, since: now }) {
                     self.give_up(item.ticket);
                 }
@@ -107,8 +107,8 @@ impl<M: Mailbox> Relay<M> {
         now: Instant,
     ) {
         match request {
-            ToRelay::Publish(publication, token) if self.publishes.is_empty() => {
-                let ticket = token.map(|token| Ticket { port, token });
+            ToRelay::Publish(publication, ack) if self.publishes.is_empty() => {
+                let ticket = ack.map(|ack| Ticket { port, ack });
                 self.publish(Outgoing { publication, ticket, since: now }, broker, cx, now);
             }
             request @ (ToRelay::Subscribe(_) | ToRelay::Unsubscribe(_) | ToRelay::Publish(..)) => {
@@ -235,11 +235,11 @@ impl<M: Mailbox> Sink for Relay<M> {
     }
 
     fn acknowledged(&mut self, ticket: Ticket, level: AckLevel) {
-        self.router.tell(ticket.port, ToShard::Acked(ticket.token, level));
+        self.router.tell(ticket.port, ToShard::Acked(ticket.ack, level));
     }
 
     fn failed(&mut self, ticket: Ticket) {
-        self.router.tell(ticket.port, ToShard::Failed(ticket.token));
+        self.router.tell(ticket.port, ToShard::Failed(ticket.ack));
     }
 }
 

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::AckToken;
+use super::AckId;
 use super::ports::PortIndex;
 use crate::limits;
 use crate::model::Publication;
@@ -14,7 +14,7 @@ pub struct Ticket {
     /// The port that published.
     pub port: PortIndex,
     /// How the port names the publication.
-    pub token: AckToken,
+    pub ack: AckId,
 }
 
 /// A publication on its way to the broker.

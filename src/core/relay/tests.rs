@@ -73,8 +73,8 @@ fn publication(payload: &'static str) -> Publication {
     Publication { room, kind: Kind::Json, payload, from: None, echo: true, time_unix_ns: 0 }
 }
 
-fn publish(payload: &'static str, token: AckToken) -> ToRelay {
-    ToRelay::Publish(publication(payload), Some(token))
+fn publish(payload: &'static str, ack: AckId) -> ToRelay {
+    ToRelay::Publish(publication(payload), Some(ack))
 }
 
 fn items(reader: &Reader) -> Vec<String> {
@@ -123,8 +123,8 @@ fn a_busy_broker_gets_the_publications_later_in_order_and_those_too_old_never() 
     assert!(matches!(shard.pop(), Some(ToShard::Failed(1))));
     broker.busy = false;
     apply(&mut relay, &mut broker, now + MAX_AGE);
-    let tokens: Vec<_> = broker.published.iter().map(|item| item.ticket.unwrap().token).collect();
-    assert_eq!((tokens, counters.messages_out.value()), (vec![2, 3], 2));
+    let acks: Vec<_> = broker.published.iter().map(|item| item.ticket.unwrap().ack).collect();
+    assert_eq!((acks, counters.messages_out.value()), (vec![2, 3], 2));
     assert_eq!(counters.dropped[DropReason::Unavailable as usize].value(), 1);
 }
 

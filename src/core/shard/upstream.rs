@@ -15,7 +15,7 @@ use crate::connection::Handle;
 use crate::dialect::{ErrorCode, Notice};
 use crate::limits::{PUBLISH_QUEUE_BYTES, PUBLISH_QUEUE_MESSAGES};
 use crate::model::{AckLevel, Publication, RoomName};
-use crate::relay::{AckToken, ToRelay};
+use crate::relay::{AckId, ToRelay};
 
 /// What an answer needs to find its request again: the connection, and the client's own name for the request.
 #[derive(Clone, Copy)]
@@ -68,13 +68,13 @@ impl Upstream {
     }
 
     /// Has a request answered when the relay has acknowledged the publication that carries what this returns.
-    pub(super) fn await_ack(&mut self, request: Request<'_>) -> AckToken {
-        self.acks.insert(request.pending()) as AckToken
+    pub(super) fn await_ack(&mut self, request: Request<'_>) -> AckId {
+        self.acks.insert(request.pending()) as AckId
     }
 
     /// Publishes, or holds the publication where it must wait for the confirmation of room number `unconfirmed`.
     #[inline(always)]
-    pub(super) fn publish(&mut self, publication: Publication, unconfirmed: Option<u32>, ack: Option<AckToken>) {
+    pub(super) fn publish(&mut self, publication: Publication, unconfirmed: Option<u32>, ack: Option<AckId>) {
         self.bytes += publication.payload.len();
         let publish = ToRelay::Publish(publication, ack);
         match unconfirmed {
@@ -99,7 +99,7 @@ impl Upstream {
         turn: &mut Turn,
         writer: &mut Writer<D>,
         clients: &mut Clients,
-        ack: AckToken,
+        ack: AckId,
         level: Option<AckLevel>,
     ) {
         let Some(awaited) = self.acks.try_remove(ack as usize) else { return };

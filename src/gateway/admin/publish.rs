@@ -1,4 +1,4 @@
-//! Publishing for backends: publications go out through the admin thread's relay port, acknowledgements come back by token.
+//! Publishing for backends: publications go out through the admin thread's relay port, acknowledgements come back by their ids.
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
@@ -9,29 +9,29 @@ use bytes::Bytes;
 use super::notify::Notify;
 use crate::gateway::broker::Port;
 use tidegate_core::model::{AckLevel, Kind, Publication, RoomName};
-use tidegate_core::relay::{AckToken, ToRelay, ToShard};
+use tidegate_core::relay::{AckId, ToRelay, ToShard};
 
-/// The admin thread's port of the relay, shared by the tasks that publish. What it holds is bounded as a shard's is: a request that gave up
-/// leaves its publication there, so the number of connections bounds nothing.
+/// The admin thread's port of the relay, shared by the tasks that publish. What it holds is bounded as a shard's is: a request that
+/// gave up leaves its publication there, so the number of connections bounds nothing.
 pub(super) struct Publisher {
     port: RefCell<Port>,
-    /// What came back, by token; `None` while it is awaited.
-    awaited: RefCell<HashMap<AckToken, Option<Acknowledged>>>,
-    last_token: Cell<AckToken>,
+    /// What came back, by id; `None` while it is awaited.
+    awaited: RefCell<HashMap<AckId, Option<Acknowledged>>>,
+    last_ack: Cell<AckId>,
 }
 
 /// What the relay said of one publication; `None` where it was not taken, or where that is unknown.
 type Acknowledged = Option<AckLevel>;
 
-/// The tokens of one request; forgets them when dropped, so that a request that gave up leaves nothing.
+/// The acks of one request; forgets them when dropped, so that a request that gave up leaves nothing.
 struct Awaited<'a> {
     publisher: &'a Publisher,
-    tokens: Vec<AckToken>,
+    acks: Vec<AckId>,
 }
 
 impl Publisher {
     pub(super) fn new(port: Port) -> Self {
-        Self { port: RefCell::new(port), awaited: RefCell::default(), last_token: Cell::new(0) }
+        Self { port: RefCell::new(port), awaited: RefCell::default(), last_ack: Cell::new(0) }
     }
 
     /// Takes what the relay said; called before the waiting tasks are woken.
@@ -39,9 +39,9 @@ impl Publisher {
         let from_relay = &mut self.port.borrow_mut().from_relay;
         while let Some(said) = from_relay.pop() {
             from_relay.release(said.pinned_bytes());
-            let (token, acknowledged) = match said {
-                ToShard::Acked(token, level) => (token, Some(level)),
-                ToShard::Failed(token) => (token, None),
+            let (ack, acknowledged) = match said {
+                ToShard::Acked(ack, level) => (ack, Some(level)),
+                ToShard::Failed(ack) => (ack, None),
                 // The admin thread subscribes nothing, and a publisher over HTTP has no connection that a gap could be sent to.
                 ToShard::Deliver(_)
                 | ToShard::Joined(_)
@@ -49,7 +49,7 @@ impl Publisher {
                 | ToShard::Revoked(_)
                 | ToShard::Gap(..) => continue,
             };
-            if let Some(slot) = self.awaited.borrow_mut().get_mut(&token) {
+            if let Some(slot) = self.awaited.borrow_mut().get_mut(&ack) {
                 *slot = Some(acknowledged);
             }
         }
@@ -84,11 +84,11 @@ impl Publisher {
         // Of its own, so that what waits for the relay pins what it is charged with, and nothing of the connection's buffer.
         let payload = Bytes::copy_from_slice(payload);
         let mut port = self.port.borrow_mut();
-        let mut tokens = Vec::with_capacity(rooms.len());
+        let mut acks = Vec::with_capacity(rooms.len());
         for room in rooms {
-            let token = self.last_token.get() + 1;
-            self.last_token.set(token);
-            tokens.push(token);
+            let ack = self.last_ack.get() + 1;
+            self.last_ack.set(ack);
+            acks.push(ack);
             let publication = Publication {
                 room: room.clone(),
                 kind,
@@ -97,31 +97,31 @@ impl Publisher {
                 echo: true,
                 time_unix_ns,
             };
-            let taken = port.ask(ToRelay::Publish(publication, Some(token))).is_ok();
-            self.awaited.borrow_mut().insert(token, if taken { None } else { Some(None) });
+            let taken = port.ask(ToRelay::Publish(publication, Some(ack))).is_ok();
+            self.awaited.borrow_mut().insert(ack, if taken { None } else { Some(None) });
         }
         port.flush(Instant::now());
-        Awaited { publisher: self, tokens }
+        Awaited { publisher: self, acks }
     }
 }
 
 impl Awaited<'_> {
     fn is_complete(&self) -> bool {
         let awaited = self.publisher.awaited.borrow();
-        self.tokens.iter().all(|token| awaited.get(token).is_none_or(Option::is_some))
+        self.acks.iter().all(|ack| awaited.get(ack).is_none_or(Option::is_some))
     }
 
     fn levels(&self) -> Vec<Option<AckLevel>> {
         let awaited = self.publisher.awaited.borrow();
-        self.tokens.iter().map(|token| awaited.get(token).copied().flatten().flatten()).collect()
+        self.acks.iter().map(|ack| awaited.get(ack).copied().flatten().flatten()).collect()
     }
 }
 
 impl Drop for Awaited<'_> {
     fn drop(&mut self) {
         let mut awaited = self.publisher.awaited.borrow_mut();
-        for token in &self.tokens {
-            awaited.remove(token);
+        for ack in &self.acks {
+            awaited.remove(ack);
         }
     }
 }

@@ -187,7 +187,7 @@ fn expire(acks: &mut VecDeque<PendingAck>, deadline: Duration, now: Instant, fai
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tidegate_core::relay::AckToken;
+    use tidegate_core::relay::AckId;
     use tidegate_core::relay::interest::{Bounds, Effect, Interest};
 
     const DEADLINE: Duration = Duration::from_secs(5);
@@ -201,12 +201,12 @@ mod tests {
         }
     }
 
-    fn ack(token: AckToken, since: Instant) -> PendingAck {
-        PendingAck { ticket: Ticket { port: 0, token }, since }
+    fn ack(ack: AckId, since: Instant) -> PendingAck {
+        PendingAck { ticket: Ticket { port: 0, ack }, since }
     }
 
-    fn tokens(acks: &[PendingAck]) -> Vec<AckToken> {
-        acks.iter().map(|ack| ack.ticket.token).collect()
+    fn tokens(acks: &[PendingAck]) -> Vec<AckId> {
+        acks.iter().map(|ack| ack.ticket.ack).collect()
     }
 
     #[test]
@@ -222,7 +222,7 @@ mod tests {
         assert_eq!((batch.acks.len(), batch.rooms.len(), round_trip), (1, 0, DEADLINE / 5));
         let second = fences.poll_fence(now).unwrap();
         let (batch, _) = fences.handle_return(second, now).unwrap();
-        assert_eq!((batch.acks[0].ticket.token, batch.rooms.len()), (2, 1));
+        assert_eq!((batch.acks[0].ticket.ack, batch.rooms.len()), (2, 1));
         assert!(fences.is_idle());
     }
 
