@@ -17,7 +17,7 @@ use tidegate_core::connection::{Chunk, Handle, Tag};
 use tidegate_core::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
 
 /// When a test that waits for something gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 const FIRST: Handle = Handle { index: 3, generation: 11 };
 const SECOND: Handle = Handle { index: 4, generation: 12 };
 
@@ -67,7 +67,7 @@ impl<D: Driver + AsFd> Bench<D> {
 
     fn connect(&self) -> (TcpStream, RawFd) {
         let client = TcpStream::connect(self.listener.local_addr().unwrap()).unwrap();
-        client.set_read_timeout(Some(PATIENCE)).unwrap();
+        client.set_read_timeout(Some(LONGEST_WAIT)).unwrap();
         let (server, _) = self.listener.accept().unwrap();
         server.set_nonblocking(true).unwrap();
         (client, server.into_raw_fd())
@@ -99,7 +99,7 @@ impl<D: Driver + AsFd> Bench<D> {
             }
             self.waker.will_sleep();
             if self.wire.may_sleep() {
-                assert!(self.sleep(PATIENCE), "nothing came: {seen:?}");
+                assert!(self.sleep(LONGEST_WAIT), "nothing came: {seen:?}");
             }
             self.waker.stay_awake();
         }
@@ -324,7 +324,7 @@ fn the_waker_wakes_and_once_looked_at_sleep_is_possible_again<D: Driver + AsFd>(
         let other = bench.waker.clone();
         bench.waker.will_sleep();
         let thread = std::thread::spawn(move || other.wake());
-        assert!(bench.sleep(PATIENCE));
+        assert!(bench.sleep(LONGEST_WAIT));
         thread.join().unwrap();
         bench.waker.stay_awake();
     }

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use support::nats::free_port;
 
 /// When a test that waits for something gives up.
-const PATIENCE: Duration = Duration::from_secs(60);
+const LONGEST_WAIT: Duration = Duration::from_secs(60);
 
 const SETUP: i64 = libc::SYS_io_uring_setup;
 const ENTER: i64 = libc::SYS_io_uring_enter;
@@ -119,10 +119,10 @@ impl Node {
 
     /// The metrics, once the program serves them.
     fn metrics(&mut self) -> String {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LONGEST_WAIT;
         loop {
             if let Ok(mut stream) = TcpStream::connect(self.admin) {
-                stream.set_read_timeout(Some(PATIENCE)).unwrap();
+                stream.set_read_timeout(Some(LONGEST_WAIT)).unwrap();
                 stream.write_all(b"GET /metrics HTTP/1.1\r\nhost: node\r\nconnection: close\r\n\r\n").unwrap();
                 let mut answer = String::new();
                 stream.read_to_string(&mut answer).unwrap();
@@ -136,7 +136,7 @@ impl Node {
     }
 
     fn exit_code(&mut self) -> i32 {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LONGEST_WAIT;
         loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 return status.code().unwrap();

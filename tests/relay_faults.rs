@@ -97,7 +97,7 @@ fn a_connection_reset_under_load_leaves_no_hole_untold() {
 fn hear_until(port: &mut TestPort, last: &Heard) -> Vec<Heard> {
     let mut heard = Vec::new();
     while heard.last() != Some(last) {
-        match port.next_within(support::ports::PATIENCE) {
+        match port.next_within(support::ports::LONGEST_WAIT) {
             Some(ToShard::Gap(None, GapReason::Broker)) => heard.push(Heard::Gap),
             Some(ToShard::Deliver(publication)) => {
                 let content: serde_json::Value = serde_json::from_slice(&publication.payload).expect("JSON");

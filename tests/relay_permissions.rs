@@ -70,7 +70,7 @@ fn until_all_are_revoked(port: &mut TestPort) -> bool {
     let (mut left, mut gap): (BTreeSet<String>, bool) = ((0..ROOMS).map(closed).collect(), false);
     while !left.is_empty() {
         let waiting = left.len();
-        match port.next_within(support::ports::PATIENCE) {
+        match port.next_within(support::ports::LONGEST_WAIT) {
             Some(ToShard::Revoked(room)) => assert!(left.remove(&*room), "{room} was revoked twice, or is open"),
             Some(ToShard::Gap(None, GapReason::Broker)) => gap = true,
             other => panic!("{other:?} while {waiting} closed rooms are in force and silent"),

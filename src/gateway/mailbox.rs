@@ -29,16 +29,16 @@ impl Waker {
         Ok(Arc::new(Self { eventfd, sleeping: AtomicBool::new(false) }))
     }
 
-    /// The writer's side: rings if the reader sleeps. Call it after the batch is in the mailbox.
+    /// The writer's side: notifies the reader if it sleeps. Call it after the batch is in the mailbox.
     pub fn wake(&self) {
         fence(Ordering::SeqCst);
         if self.sleeping.load(Ordering::Relaxed) && self.sleeping.swap(false, Ordering::Relaxed) {
-            self.ring();
+            self.notify();
         }
     }
 
-    /// Rings whether the reader sleeps or not.
-    pub fn ring(&self) {
+    /// Notifies the reader whether it sleeps or not.
+    pub fn notify(&self) {
         // A full counter (EAGAIN) is a reader that will wake anyway.
         let _ = self.eventfd.write(1);
     }
@@ -54,7 +54,7 @@ impl Waker {
         self.sleeping.store(false, Ordering::Relaxed);
     }
 
-    /// Takes what was rung, so that the next ring is an event again. Says whether there was a ring.
+    /// Takes the notifications, so that the next one is an event again. Says whether there was one.
     pub fn clear(&self) -> bool {
         self.eventfd.read().is_ok()
     }

@@ -11,11 +11,11 @@ import sys
 import nats
 import websockets
 
-PATIENCE = 30
+LONGEST_WAIT = 30
 
 
 async def heard(client):
-    return json.loads(await asyncio.wait_for(client.recv(), PATIENCE))
+    return json.loads(await asyncio.wait_for(client.recv(), LONGEST_WAIT))
 
 
 async def joined(port, room):
@@ -47,7 +47,7 @@ async def exchange(one_port, two_port):
                 message = await heard(listener)
                 assert (message["type"], message["content"], message["from"]) == ("message", content, identity), message
     # A library's own ping, and a message in fragments.
-    await asyncio.wait_for(await one.ping(), PATIENCE)
+    await asyncio.wait_for(await one.ping(), LONGEST_WAIT)
     await one.send(iter(['{"type":"message",', '"roomId":"lobby",', '"content":"in parts"}']))
     assert (await heard(two))["content"] == "in parts"
     await one.close(code=3001)
@@ -59,7 +59,7 @@ async def exchange(one_port, two_port):
     await asyncio.gather(*(in_the_room(member) for member in (raw_one, raw_two)))
     await raw_one.send(b"\x00\xff")
     for member in (raw_one, raw_two):
-        while (message := await asyncio.wait_for(member.recv(), PATIENCE)) != b"\x00\xff":
+        while (message := await asyncio.wait_for(member.recv(), LONGEST_WAIT)) != b"\x00\xff":
             assert message == "in?", message
     await raw_one.close()
     await raw_two.close()
@@ -90,9 +90,9 @@ async def backend(port, url):
     inbox = broker.new_inbox()
     proof = await broker.subscribe(inbox)
     await broker.publish(inbox, b"")
-    await proof.next_msg(PATIENCE)
+    await proof.next_msg(LONGEST_WAIT)
     await client.send(json.dumps({"type": "message", "roomId": "lobby", "content": {"a": 1}}))
-    message = await asyncio.wait_for(said, PATIENCE)
+    message = await asyncio.wait_for(said, LONGEST_WAIT)
     assert json.loads(message.data) == {"a": 1}
     assert message.headers["Tidegate"].startswith("v1;"), message.headers
     await broker.close()

@@ -13,7 +13,7 @@ use crate::bad_frames::open;
 use crate::support::checker::{self, Heard};
 use crate::support::client::{Client, End};
 use crate::support::gateway::{Driver, Gateway};
-use crate::support::http::{self, PATIENCE};
+use crate::support::http::{self, LONGEST_WAIT};
 
 crate::on_both_drivers! {
     a_reader_that_stopped_is_closed_with_1013_and_its_neighbours_get_everything
@@ -67,7 +67,7 @@ impl Publisher {
         let mut next = from;
         // Of time, not of octets: a reader that is closed is counted after the close deadline, until when a fast host publishes
         // 100 MB.
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LONGEST_WAIT;
         while !holds(gateway) {
             next = self.publish_some(gateway, room, next);
             assert!(Instant::now() < deadline, "{next} messages and nothing happened; {:?}", gateway.metrics());

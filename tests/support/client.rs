@@ -11,7 +11,7 @@ use tungstenite::protocol::WebSocketConfig;
 use tungstenite::{Error, Message, WebSocket};
 
 use super::checker::ABNORMAL_CLOSURE;
-use super::http::{self, PATIENCE};
+use super::http::{self, LONGEST_WAIT};
 
 /// How a connection ended.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -145,7 +145,7 @@ impl Client {
 
     /// What is said next, pings left out.
     pub fn next(&mut self) -> Said {
-        self.next_within(PATIENCE).expect("nothing was said")
+        self.next_within(LONGEST_WAIT).expect("nothing was said")
     }
 
     /// What is said next, or nothing within `longest`.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use super::http::{self, Answer, PATIENCE};
+use super::http::{self, Answer, LONGEST_WAIT};
 use super::nats::free_port;
 
 /// Which wire a story runs on.
@@ -189,7 +189,7 @@ impl Gateway {
 
     /// Waits until it has ended.
     pub fn exit(&mut self) -> ExitStatus {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LONGEST_WAIT;
         loop {
             if let Some(status) = self.child.0.try_wait().unwrap() {
                 self.ended = true;
@@ -261,7 +261,7 @@ impl Gateway {
 
     /// Waits until something holds.
     pub fn wait(&mut self, what: &str, mut holds: impl FnMut(&Self) -> bool) {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LONGEST_WAIT;
         while !holds(self) {
             let ended = self.child.0.try_wait().unwrap();
             assert!(ended.is_none(), "it ended ({ended:?}) while a test waited: {what}; its log:\n{}", self.log());

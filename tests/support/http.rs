@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 /// How long anything in a test may take before it counts as never.
-pub const PATIENCE: Duration = Duration::from_secs(40);
+pub const LONGEST_WAIT: Duration = Duration::from_secs(40);
 
 /// An answer.
 #[derive(Debug, Default)]
@@ -44,8 +44,8 @@ pub fn connect(port: u16) -> TcpStream {
 /// Sets the tests' patience for reading and writing.
 pub fn be_patient(stream: &TcpStream) {
     stream.set_nodelay(true).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
-    stream.set_write_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(LONGEST_WAIT)).unwrap();
+    stream.set_write_timeout(Some(LONGEST_WAIT)).unwrap();
 }
 
 /// Sends one request and reads its answer.

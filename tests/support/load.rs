@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::checker::{self, Heard, Ledger, Verdict};
 use super::client::{Client, End, Said};
-use super::http::PATIENCE;
+use super::http::LONGEST_WAIT;
 
 /// The publisher of a room: number 0.
 pub struct Load {
@@ -132,7 +132,7 @@ impl Load {
 
     /// Waits until so many more were published.
     pub fn wait_for_more(&self, more: u64) {
-        let (goal, deadline) = (self.published() + more, Instant::now() + PATIENCE);
+        let (goal, deadline) = (self.published() + more, Instant::now() + LONGEST_WAIT);
         while self.published() < goal {
             assert!(Instant::now() < deadline, "the publisher stands still");
             std::thread::sleep(Duration::from_millis(5));
@@ -170,7 +170,10 @@ impl Load {
                 Some(Said::Binary(_)) => panic!("binary"),
                 None => {
                     let ended = self.last.load(SeqCst) != u64::MAX;
-                    assert!(!ended || silent_since.elapsed() < PATIENCE, "it never hears the last word, only {next}");
+                    assert!(
+                        !ended || silent_since.elapsed() < LONGEST_WAIT,
+                        "it never hears the last word, only {next}"
+                    );
                     continue;
                 }
             };

@@ -14,7 +14,7 @@ use tidegate_core::model::{Kind, Publication};
 use tidegate_core::relay::{AckId, ToRelay, ToShard};
 
 /// How long a test waits for what must come.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const LONGEST_WAIT: Duration = Duration::from_secs(30);
 
 /// A relay with its ports; the last port is the admin thread's.
 pub struct TestRelay {
@@ -73,7 +73,7 @@ impl TestPort {
     /// Sends a request.
     pub fn ask(&mut self, request: ToRelay) {
         let mut request = request;
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LONGEST_WAIT;
         while let Err(back) = self.port.ask(request) {
             assert!(Instant::now() < deadline, "the relay takes no requests");
             self.port.flush(Instant::now());
@@ -148,7 +148,7 @@ impl TestPort {
 
     /// The next item.
     pub fn next(&mut self) -> ToShard {
-        self.next_within(PATIENCE).expect("nothing came from the relay")
+        self.next_within(LONGEST_WAIT).expect("nothing came from the relay")
     }
 
     /// The next item must be a delivery: its publication.
@@ -167,7 +167,7 @@ impl TestPort {
     /// Takes items until one fits; gives back those before it.
     pub fn until(&mut self, fits: impl Fn(&ToShard) -> bool) -> Vec<ToShard> {
         let mut before = Vec::new();
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + LONGEST_WAIT;
         while let Some(item) = self.next_within(deadline.saturating_duration_since(Instant::now())) {
             if fits(&item) {
                 return before;
@@ -200,7 +200,7 @@ pub fn options_with(url: &str, limits: Limits) -> Options {
 
 /// Waits until something holds.
 pub fn eventually(what: &str, holds: impl Fn() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
+    let deadline = Instant::now() + LONGEST_WAIT;
     while !holds() {
         assert!(Instant::now() < deadline, "it never came true that {what}");
         std::thread::sleep(Duration::from_millis(5));

@@ -55,8 +55,8 @@ pub enum Event {
     },
     /// The socket is closed and nothing more will be told of it: the slot is free.
     Released(Handle),
-    /// The shard's waker was rung.
-    Rung,
+    /// The shard's waker was notified.
+    Woken,
     /// So many tenths of a second went by.
     Ticked(u32),
 }

@@ -164,7 +164,7 @@ impl<D: Driver> Shard<D> {
                     self.writer.handle_unsent(&mut self.turn, &mut self.clients, handle, &chunk, result);
                 }
                 Event::Released(handle) => self.clients.remove(&self.turn, handle),
-                Event::Rung => {}
+                Event::Woken => {}
                 Event::Ticked(count) => self.handle_ticks(count),
             }
             self.settle();

@@ -39,7 +39,7 @@ impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
         // The slot first: the woken task must find the channel closed.
         self.slot = None;
-        self.waker.ring();
+        self.waker.notify();
     }
 }
 

@@ -23,7 +23,7 @@ impl Handle {
     /// Publishes what is queued, for [`tidegate_core::limits::RELAY_STOP_DEADLINE`] at most, then joins the thread.
     pub fn stop(self) {
         self.shared.stop.store(true, Ordering::Release);
-        self.shared.waker.ring();
+        self.shared.waker.notify();
         // A panic has ended the process.
         drop(self.thread.join());
     }

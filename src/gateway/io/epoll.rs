@@ -48,7 +48,7 @@ impl Epoll {
         match event.data() {
             WAKER => {
                 self.waker.clear();
-                Event::Rung
+                Event::Woken
             }
             TICK => Event::Ticked(expirations(&self.timer)),
             data => {

@@ -200,7 +200,7 @@ async fn turn<D: Driver>(
             yield_now().await;
             continue;
         }
-        // The driver takes what was rung before the mailboxes are looked at: what comes after that look rings again.
+        // The driver takes the notifications before the mailboxes are looked at: what comes after that look notifies again.
         waker.will_sleep();
         if shard.borrow_mut().driver().may_sleep() && port.from_relay.is_empty() && commands.is_empty() {
             events.readable().await?;
@@ -287,7 +287,7 @@ async fn accept<D: Driver>(
             let ended = take_in(&mut shard, &listener);
             shard.submit();
             if shard.wants_turn() {
-                waker.ring();
+                waker.notify();
             }
             (ended, shard.invalid_requests())
         };

@@ -217,7 +217,7 @@ impl<D: Driver> Writer<D> {
         for event in events.drain(..) {
             match event {
                 Event::Unsent { handle, chunk, result } => self.handle_unsent(turn, clients, handle, &chunk, result),
-                Event::Ready(_) | Event::Released(_) | Event::Rung | Event::Ticked(_) => self.later.push(event),
+                Event::Ready(_) | Event::Released(_) | Event::Woken | Event::Ticked(_) => self.later.push(event),
             }
         }
         self.submitted = events;

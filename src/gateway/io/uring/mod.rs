@@ -207,7 +207,7 @@ impl Driver for Uring {
         self.in_flight.is_settled() && self.failure.is_none()
     }
 
-    /// What was rung is taken first and the ring looked at after: whatever the kernel adds later rings again.
+    /// The notifications are taken first and the ring looked at after: what the kernel adds later notifies again.
     fn may_sleep(&mut self) -> bool {
         self.waker.clear();
         self.ring.is_quiet() && self.is_settled()

@@ -310,7 +310,7 @@ fn nothing_that_comes_while_the_shard_falls_asleep_is_slept_through() {
             said.send(()).unwrap();
         }
         waker.will_sleep();
-        // Falling asleep again and again, so that something comes in the midst of it: then it must have rung.
+        // Falling asleep again and again, so that something comes in the midst of it: then it must have been notified.
         while wire.may_sleep() && count < ROUNDS {
             looks += 1;
             if looks % LOOKS != 0 && wire.ring.is_quiet() {
