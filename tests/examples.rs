@@ -6,6 +6,7 @@
 //! - `websocket`: a conversation. `connect PATH`, `> TEXT` that the client sends, `< TEXT` that it receives, `< close CODE`; `0x>` and `0x<`
 //!   for binary messages. A word before that names the client, where there are several.
 //! - `http`: a request, its headers and body, then the status and body of the answer.
+//! - `sh`: commands for a host of its own, such as root's or a cluster's. `tests/deploy` runs what it can of them.
 //! - `LANGUAGE PATH`: an excerpt; its lines stand in that file, in this order.
 //!
 //! `…` in an expected text stands for anything, and as a JSON value too. A section's blocks share one gateway and its clients.
@@ -89,6 +90,7 @@ impl Section {
             ("websocket", _) => block.text.lines().filter(|line| !line.is_empty()).for_each(|line| self.converse(line)),
             ("http", _) => self.request(&block.text),
             ("js", _) => {} // tests/readme.rs runs it
+            ("sh", _) => {} // for a host of its own: tests/deploy runs what it can
             (_, path) if path.contains('/') => is_excerpt(&block.text, path),
             _ => panic!("no test runs a block of this kind: {}", block.info),
         }
@@ -274,6 +276,11 @@ fn the_examples_of_the_configuration_run() {
 #[test]
 fn the_examples_of_the_metrics_run() {
     run("docs/metrics.md", 3);
+}
+
+#[test]
+fn the_examples_of_the_operations_run() {
+    run("docs/operations.md", 10);
 }
 
 #[test]
