@@ -20,7 +20,7 @@ pub enum State {
     Closing,
     /// Everything is said and our FIN is sent; what still arrives is discarded until EOF or the deadline.
     Lingering,
-    /// Given back to the wire; the slot is free when the wire says so.
+    /// Given back to the driver; the slot is free when the driver says so.
     Released,
 }
 
@@ -165,10 +165,10 @@ pub struct Entry {
     pub fd: i32,
     /// Tells this connection from earlier ones at the same index.
     pub generation: u32,
-    /// The wire's batch in which a send for this connection was last queued. Before the upgrade, when nothing is queued: when
+    /// The driver's batch in which a send for this connection was last queued. Before the upgrade, when nothing is queued: when
     /// it was accepted, in µs modulo 2³².
     pub batch: u32,
-    /// When the current state's patience ends; 0 is never.
+    /// The deadline of the current state; 0 is none.
     pub deadline: Tick,
     /// When it was accepted.
     pub born: Tick,

@@ -5,7 +5,7 @@ use slab::Slab;
 use super::entry::Entry;
 use crate::model::ConnectionId;
 
-/// Names a connection on its shard: index and generation, as the wire hands it back.
+/// Names a connection on its shard: index and generation, as the driver hands it back.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct Handle {
     /// Slab index.

@@ -23,7 +23,7 @@ pub struct Sizes {
 /// does not overflow.
 pub const SIZES: Sizes = Sizes { submissions: 1024, completions: 32 * 1024 };
 
-/// Entries of the runtime's ring: it waits for the wire and the listener, no more.
+/// Entries of the runtime's ring: it waits for the driver and the listener, no more.
 pub const RUNTIME_ENTRIES: u32 = 256;
 
 /// The builder of the runtime's ring, with as many flags as this kernel knows: COOP_TASKRUN is of 5.19, SINGLE_ISSUER of

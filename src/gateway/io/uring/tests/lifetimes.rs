@@ -58,7 +58,7 @@ fn a_connection_released_while_the_kernel_refuses_the_poll_is_free_at_once_and_u
     turn_until(&mut wire, |events| events.iter().any(|event| matches!(event, Event::Ready(ready) if ready.hangup)));
     let sleeps = (0..50).any(|_| turn(&mut wire).is_empty() && wire.may_sleep());
     assert!(sleeps, "a poll that is refused is not tried in a circle");
-    // SAFETY: the number is free; the socket is moved to it and then belongs to the wire.
+    // SAFETY: the number is free; the socket is moved to it and then belongs to the driver.
     assert_eq!(unsafe { libc::dup2(fd, later) }, later);
     socket::close(fd);
     let mut events = Vec::new();
@@ -118,7 +118,7 @@ fn a_poll_that_the_kernel_refuses_is_tried_again_at_the_next_tick() {
     let later = 9_000;
     wire.arm(later, handle(0)).unwrap();
     turn_until(&mut wire, |events| events.iter().any(|event| matches!(event, Event::Ready(ready) if ready.hangup)));
-    // SAFETY: the number is free; the socket is moved to it and then belongs to the wire.
+    // SAFETY: the number is free; the socket is moved to it and then belongs to the driver.
     assert_eq!(unsafe { libc::dup2(fd, later) }, later);
     socket::close(fd);
     client.write_all(b"here").unwrap();
