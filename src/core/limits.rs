@@ -139,7 +139,7 @@ settings! {
         mailbox_messages: usize = MAILBOX_MESSAGES, integer(1..=1_048_576), rare();
         /// Time for the broker to confirm a room; later is `unavailable`.
         fence_deadline: Duration = FENCE_DEADLINE, time(10 * MS..=MINUTE), rare();
-        /// Time for which a room stays subscribed after its last member left.
+        /// Time for which a room stays subscribed after its last member left; less where another room needs its place.
         linger: Duration = LINGER, time(ZERO..=10 * MINUTE), rare();
     }
 }
