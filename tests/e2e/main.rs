@@ -21,6 +21,7 @@ mod faults_shard;
 mod foreign;
 mod neighbours;
 mod nodes;
+mod plain_http;
 mod protocol;
 mod raw;
 mod rolling;
