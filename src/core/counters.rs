@@ -17,6 +17,11 @@ use crate::model::GapReason;
 pub struct Cell(AtomicU64);
 
 impl Cell {
+    /// A cell that holds `n`.
+    pub fn of(n: u64) -> Self {
+        Self(AtomicU64::new(n))
+    }
+
     /// Adds; only its writer may.
     pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
