@@ -108,11 +108,11 @@ fn node(supervisor: &Supervisor) -> Value {
         "draining": supervisor.state.is_draining(),
         "ready": supervisor.state.readiness().status() == 200,
         "broker": {"kind": broker, "connected": supervisor.relay_counters.connected.value() == 1},
-        "limits": limits(config),
+        "limits": limits(config, supervisor.connections()),
     })
 }
 
-fn limits(config: &Config) -> Value {
+fn limits(config: &Config, connections: u64) -> Value {
     let limits = &config.limits;
     json!({
         "messageBytes": limits.message_bytes,
@@ -128,7 +128,7 @@ fn limits(config: &Config) -> Value {
         "pingIntervalMs": config.heartbeat.ping_interval.as_millis() as u64,
         "pongTimeoutMs": config.heartbeat.pong_timeout.as_millis() as u64,
         "drainDelayMs": config.drain.delay.as_millis() as u64,
-        "drainWindowMs": config.drain.window.as_millis() as u64,
+        "drainWindowMs": config.drain.window_of(connections).as_millis() as u64,
     })
 }
 
