@@ -12,7 +12,7 @@ use tidegate_core::limits::Limits;
 fn config(window_ms: u64) -> Config {
     let limits = Limits { close_deadline: Duration::from_millis(10), ..Limits::default() };
     Config {
-        drain: Drain { window: Duration::from_millis(window_ms), ..Drain::default() },
+        drain: Drain { window: Some(Duration::from_millis(window_ms)), ..Drain::default() },
         limits,
         ..Config::default()
     }

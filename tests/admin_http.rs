@@ -13,7 +13,7 @@ use tidegate_core::model::{AckLevel, Kind};
 use tidegate_core::relay::{PublishError, ToRelay, ToShard};
 
 fn config() -> Config {
-    Config { drain: Drain { window: Duration::from_millis(100), ..Drain::default() }, ..Config::default() }
+    Config { drain: Drain { window: Some(Duration::from_millis(100)), ..Drain::default() }, ..Config::default() }
 }
 
 fn node() -> TestNode {

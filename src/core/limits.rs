@@ -62,8 +62,14 @@ pub const MESSAGE_RATE: u16 = 100;
 pub const MESSAGE_BURST_SECONDS: u16 = 2;
 /// New connections a second for each shard.
 pub const CONNECTION_RATE_PER_SHARD: u32 = 5_000;
-/// The window over which a drain closes connections.
-pub const DRAIN_WINDOW: Duration = Duration::from_secs(30);
+/// What each client adds to the window of a drain: a hundred a second connect elsewhere, which any other node takes.
+pub const DRAIN_WINDOW_PER_CLIENT: Duration = Duration::from_millis(10);
+/// Shortest window of a drain that follows from the number of clients.
+pub const DRAIN_WINDOW_MIN: Duration = Duration::from_secs(1);
+/// Longest window of a drain that follows from the number of clients: what a service manager waits for.
+pub const DRAIN_WINDOW_MAX: Duration = Duration::from_secs(30);
+/// Window of a drain where standard error is a terminal: a person waits for its end.
+pub const DRAIN_WINDOW_TERMINAL: Duration = Duration::from_secs(2);
 /// Longest `reconnectAfter` that a drain tells a client.
 pub const RECONNECT_AFTER: Duration = Duration::from_secs(5);
 /// Longest `resyncAfter` that a gap tells a client.
@@ -104,10 +110,18 @@ pub const fn admin_body_bytes(message_bytes: usize) -> usize {
     message_bytes.saturating_add(PUBLISH_ROOMS * (ROOM_NAME_BYTES + 16) + 1024)
 }
 
+/// The window of a drain of so many clients, where none is configured.
+pub fn drain_window(clients: u64) -> Duration {
+    let clients = u32::try_from(clients).unwrap_or(u32::MAX);
+    DRAIN_WINDOW_PER_CLIENT.saturating_mul(clients).clamp(DRAIN_WINDOW_MIN, DRAIN_WINDOW_MAX)
+}
+
 const _: () = assert!(OUTBOX_BYTES >= 4 * MESSAGE_BYTES, "an outbox holds at least four messages");
 const _: () = assert!(EXPANSION * COALESCED_BYTES <= OUTBOX_BYTES / 4, "one coalesced buffer must not fill an outbox");
 const _: () = assert!(HEAD_BYTES > TARGET_BYTES, "a target fits its head");
-const _: () = assert!(CLOSE_DEADLINE.as_millis() < DRAIN_WINDOW.as_millis(), "a close fits a drain");
+const _: () = assert!(CLOSE_DEADLINE.as_millis() < DRAIN_WINDOW_MAX.as_millis(), "a close fits a drain");
+const _: () =
+    assert!(DRAIN_WINDOW_MIN.as_millis() < DRAIN_WINDOW_MAX.as_millis(), "the bounds of a window are in order");
 
 settings! {
     /// The bounds that an operator may change: the section `[limits]`.

@@ -3,7 +3,7 @@
 //! It starts everything in the order in which it is needed and stops it in reverse. What fails before the first client could
 //! connect is one line that says what to do, and exit code 3.
 
-use std::io;
+use std::io::{self, IsTerminal, stderr};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
@@ -102,6 +102,9 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
     config.limits.outbox_total_bytes = Some(memory.outbox_bytes);
     config.limits.unfinished_total_bytes = Some(memory.unfinished_bytes);
     config.limits.rooms_total = Some(memory.rooms);
+    if stderr().is_terminal() {
+        config.drain.window.get_or_insert(limits::DRAIN_WINDOW_TERMINAL);
+    }
     let config = Arc::new(config);
     let listeners = bind(&config)?;
     let admin_listener = bind_admin(&config)?;
@@ -120,8 +123,7 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
         ports.pop().ok_or_else(|| CannotStart(String::from("the relay has no port for the admin thread")))?;
     let shared = NodeState::new(relay_counters.clone(), config.ready.require_broker);
     warn_if_memory_is_unknown(&host);
-    tracing::info!(%capacity, %memory, "bounds");
-    tracing::info!(driver = driver.name, why = %driver.why, shards = config.shards, "driver");
+    tracing::debug!(%capacity, %memory, "bounds");
     let budgets = Budgets {
         connections: capacity.connections,
         outbox_bytes: memory.outbox_bytes,
@@ -132,7 +134,10 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
     let common = Common { config, options, node_id, budgets, counters, state: shared, driver };
     let shards = start_shards(&common, listeners, ports, &wakers)?;
     let Common { config, driver, state, .. } = common;
-    tracing::info!(listen = %config.listen, admin = %config.admin.listen, demo = config.demo, "serving");
+    tracing::info!(
+        listen = %config.listen, admin = %config.admin.listen, driver = driver.name, why = %driver.why, shards = config.shards,
+        connections = capacity.connections, bound_by = capacity.binding, demo = config.demo, "serving"
+    );
     let relay_waker = wakers[config.shards].clone();
     let admin = Admin {
         listener: admin_listener,

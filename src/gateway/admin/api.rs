@@ -109,14 +109,15 @@ fn node(supervisor: &Supervisor) -> Value {
         "draining": supervisor.state.is_draining(),
         "ready": supervisor.state.readiness().status() == 200,
         "broker": {"kind": broker, "connected": supervisor.relay_counters.connected.value() == 1},
-        "limits": limits(config, supervisor.state.message_bytes()),
+        "limits": limits(supervisor),
     })
 }
 
-fn limits(config: &Config, message_bytes: Option<usize>) -> Value {
+fn limits(supervisor: &Supervisor) -> Value {
+    let config = &supervisor.config;
     let limits = &config.limits;
     json!({
-        "messageBytes": message_bytes.unwrap_or(limits.message_bytes),
+        "messageBytes": supervisor.state.message_bytes().unwrap_or(limits.message_bytes),
         "messageRate": config.message_rate,
         "connectionRate": config.connection_rate(),
         "roomsPerConnection": limits.rooms_per_connection,
@@ -129,7 +130,7 @@ fn limits(config: &Config, message_bytes: Option<usize>) -> Value {
         "pingIntervalMs": config.heartbeat.ping_interval.as_millis() as u64,
         "pongTimeoutMs": config.heartbeat.pong_timeout.as_millis() as u64,
         "drainDelayMs": config.drain.delay.as_millis() as u64,
-        "drainWindowMs": config.drain.window.as_millis() as u64,
+        "drainWindowMs": config.drain.window_of(supervisor.connections()).as_millis() as u64,
     })
 }
 

@@ -10,6 +10,7 @@
 //!
 //! What decides is pure: [`drain`] (when), `route` (what), `auth` (which peer), `metrics` (how it is written).
 
+mod announce;
 mod api;
 mod auth;
 pub mod drain;

@@ -15,7 +15,7 @@ use monoio::{LegacyDriver, RuntimeBuilder};
 
 use super::drain::Phase;
 use super::supervisor::Supervisor;
-use super::{Admin, Outcome, server};
+use super::{Admin, Outcome, announce, server};
 use tidegate_core::readiness::Readiness;
 
 /// Between two looks at what a drain has left, and at whether the node is ready.
@@ -99,13 +99,14 @@ async fn take_signals(mut signals: UnixStream, supervisor: Rc<Supervisor>) {
     }
 }
 
-/// `READY=1` comes with the first 200 of `/ready`. A node that waits for its broker asks for more time: a restart brings
+/// `READY=1`, and the line for a person at a terminal, come with the first 200 of `/ready`. A node that waits for its broker asks for more time: a restart brings
 /// no broker nearer, and cuts off the clients that connected meanwhile. One with a shard that stands still does not ask.
 async fn report_start(supervisor: Rc<Supervisor>) {
     let mut next = Instant::now();
     while !supervisor.state.is_draining() {
         let readiness = supervisor.state.readiness();
         if readiness == Readiness::Ready {
+            announce::ready(&supervisor.config);
             return supervisor.manager.ready();
         }
         if Instant::now() >= next && supervisor.silent_shard().is_none() {

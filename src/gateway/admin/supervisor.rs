@@ -183,14 +183,14 @@ impl Supervisor {
         tracing::info!(connections, "signal: draining; a second one ends at once");
         // The service manager counts from its own signal, whenever the drain began.
         self.manager.draining(connections, self.drain.borrow().longest());
-        self.drain.borrow_mut().handle_signal(Instant::now());
+        self.drain.borrow_mut().handle_signal(Instant::now(), connections);
         self.apply();
         self.notify.notify_all();
     }
 
     /// An operator asked for a drain.
     pub(super) fn handle_drain_request(&self) {
-        self.drain.borrow_mut().handle_request(Instant::now());
+        self.drain.borrow_mut().handle_request(Instant::now(), self.connections());
         self.apply();
         self.notify.notify_all();
     }
@@ -226,8 +226,8 @@ impl Supervisor {
             match effect {
                 Effect::Unready => self.state.set_draining(),
                 Effect::Refuse => self.command_all(|| Command::Refuse),
-                Effect::Tell => {
-                    let window_ms = u32::try_from(self.config.drain.window.as_millis()).unwrap_or(u32::MAX);
+                Effect::Tell(window) => {
+                    let window_ms = u32::try_from(window.as_millis()).unwrap_or(u32::MAX);
                     self.command_all(|| Command::Drain { window_ms });
                 }
                 Effect::Stop => {

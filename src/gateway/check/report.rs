@@ -295,6 +295,7 @@ impl fmt::Display for Report {
         writeln!(f, "\n{}", self.arithmetic)?;
         writeln!(f, "This host holds {} connections; {} binds first.", grouped(self.connections), self.binding)?;
         writeln!(f, "A node admits {}.", self.admits)?;
+        writeln!(f, "With every queue full: {}.", self.memory)?;
         let advised: Vec<&Row> = self.rows.iter().filter(|row| row.advice.is_some()).collect();
         match self.target {
             Some(target) if self.fits => write!(f, "\nA target of {} connections fits.", grouped(target))?,

@@ -8,8 +8,8 @@ use super::checks::{close_code, networks, readable, secret_text, shown_urls, sub
 use tidegate_core::http::network::Network;
 use tidegate_core::limits;
 use tidegate_core::setting::{
-    HOUR, MINUTE, SECOND, Value, ZERO, address, boolean, checked, choice, flag, list, optional, plain, quoted, rare,
-    secret, settings, time,
+    HOUR, MINUTE, SECOND, Value, ZERO, address, auto_or, boolean, checked, choice, flag, list, optional, plain, quoted,
+    rare, secret, settings, time,
 };
 
 settings! {
@@ -87,10 +87,19 @@ settings! {
         /// Time for which the node goes on accepting while it is unready.
         delay: Duration = ZERO, time(ZERO..=10 * MINUTE), rare();
         /// Time over which clients are told to reconnect and closed.
-        window: Duration = limits::DRAIN_WINDOW, time(ZERO..=HOUR),
-            flag("Bounds", 5, "TIME", "Time over which a drain closes clients").alias("drain_window");
+        window: Option<Duration> = None,
+            auto_or("auto: 10 ms for each client, 1 s to 30 s; on a terminal 2 s", time(ZERO..=HOUR)),
+            flag("Bounds", 5, "TIME", "Time over which a drain closes clients")
+                .default("auto: 10 ms for each client, 1 s to 30 s").alias("drain_window");
         /// Close code of a drain: 1001, 1012, 1013, or 3000 to 4999.
         close_code: u16 = 1012, checked(close_code, plain), rare();
+    }
+}
+
+impl Drain {
+    /// Time over which a drain closes `clients`: as configured, else what follows from their number.
+    pub fn window_of(&self, clients: u64) -> Duration {
+        self.window.unwrap_or_else(|| limits::drain_window(clients))
     }
 }
 

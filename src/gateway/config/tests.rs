@@ -117,7 +117,7 @@ fn every_section_of_the_file_reaches_the_configuration() {
     assert_eq!((nats.token.as_deref(), nats.prefix.as_str()), (Some("t0ken"), "prod.tide"));
     assert_eq!((config.limits.message_bytes, config.limits.outbox_total_bytes), (16 << 10, Some(1 << 30)));
     assert_eq!((config.limits.linger, config.heartbeat.ping_interval), (Duration::ZERO, Duration::from_secs(20)));
-    assert_eq!((config.drain.delay, config.drain.window), (Duration::from_secs(5), Duration::from_secs(60)));
+    assert_eq!((config.drain.delay, config.drain.window), (Duration::from_secs(5), Some(Duration::from_secs(60))));
     assert_eq!((config.drain.close_code, config.raw.on_gap), (4001, OnGap::Close));
     assert_eq!((config.admin.listen.port(), config.admin.token.as_deref()), (9000, Some("secret")));
     assert_eq!((config.max_connections, config.max_connection_age), (Some(1000), Some(Duration::from_secs(21_600))));
@@ -159,7 +159,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ),
     (
         "drain_window = \"30\"",
-        "tidegate.toml:1: drain_window: \"30\" is not a duration with its unit, such as 30s, 500ms or 2m (units: ms, s, m, h, d; 0 needs none)",
+        "tidegate.toml:1: drain_window: \"30\" is not a duration with its unit, such as 30s, 500ms or 2m (units: ms, s, m, h, d; 0 needs none); \"auto\" is accepted too",
     ),
     (
         "[limits]\nmessage_bytes = \"1GiB\"",
