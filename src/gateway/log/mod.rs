@@ -58,6 +58,13 @@ pub fn dropped() -> [u64; DropReason::ALL.len()] {
     QUEUE.get().map_or_else(Default::default, |queue| queue.dropped())
 }
 
+/// Puts a line for a person at a terminal behind the log lines so far, as it is.
+pub fn say(line: &str) {
+    if let Some(queue) = QUEUE.get() {
+        queue.push(format!("{line}\n").as_bytes());
+    }
+}
+
 /// Waits until the lines so far are written, for a second at most; called before the process ends.
 pub fn flush() {
     if let Some(queue) = QUEUE.get() {
@@ -89,7 +96,9 @@ fn panicked(panic: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
-    let reason = panic.payload_as_str().unwrap_or("no message");
+    let payload = panic.payload();
+    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref().map(String::as_str));
+    let reason = text.unwrap_or("no message");
     let place = panic.location().map(ToString::to_string);
     tracing::error!(thread = thread.name(), reason, place, backtrace, "a thread panicked; this is a bug, report it");
     if cfg!(panic = "abort") {
