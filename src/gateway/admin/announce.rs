@@ -2,9 +2,8 @@
 //! `serving` and `GET /v1/node` instead.
 
 use std::io::{IsTerminal, Write, stderr};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::gateway::config::{Config, LogFormat};
+use crate::gateway::config::{Config, LogFormat, reachable};
 
 /// Writes the line where standard error is a terminal, log lines are for people, and `log` lets lines of this level through.
 pub(super) fn ready(config: &Config) {
@@ -21,16 +20,6 @@ fn ready_line(config: &Config) -> String {
     };
     let admin = reachable(config.admin.listen);
     format!("ready: {public} · admin http://{admin} · Ctrl-C drains, twice ends at once")
-}
-
-/// Where a node that listens on `address` is reached from its own host.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    address
 }
 
 #[cfg(test)]
