@@ -48,11 +48,16 @@ fn serve(args: ServeArgs) -> Result<ExitCode, Vec<Problem>> {
         let _ = stdout().write_all(settings.to_toml().as_bytes());
         return Ok(ExitCode::SUCCESS);
     }
-    log::start(&settings.config);
+    if let Err(error) = log::start(&settings.config) {
+        let _ = writeln!(stderr(), "tidegate: cannot start a thread: {error}; raise the limit of threads");
+        return Ok(ExitCode::from(EXIT_HOST));
+    }
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
-    Ok(node::serve(settings.config))
+    let code = node::serve(settings.config);
+    log::flush();
+    Ok(code)
 }
 
 fn check(args: CheckArgs) -> Result<ExitCode, Vec<Problem>> {

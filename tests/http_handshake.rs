@@ -38,10 +38,15 @@ fn upgrade(bytes: &[u8]) -> Upgrade<'_> {
 
 #[test]
 fn an_upgrade_tells_all_that_the_node_needs() {
-    let bytes = upgrade_with(&["Origin: http://example.com", "X-Forwarded-For: 203.0.113.7"]);
+    let bytes = upgrade_with(&[
+        "Origin: http://example.com",
+        "X-Forwarded-For: 203.0.113.7, 10.0.0.1",
+        "x-forwarded-for: 10.0.0.2",
+    ]);
     let upgrade = upgrade(&bytes);
     assert_eq!((upgrade.path, upgrade.query, upgrade.host), ("/ws", "attempt=3", "example.com"));
-    assert_eq!((upgrade.origin, upgrade.forwarded_for), (Some("http://example.com"), Some("203.0.113.7")));
+    assert_eq!(upgrade.origin, Some("http://example.com"));
+    assert_eq!(upgrade.forwarded_for().collect::<Vec<_>>(), ["10.0.0.2", "10.0.0.1", "203.0.113.7"]);
     assert_eq!((upgrade.key, upgrade.attempt()), (KEY.as_bytes(), 3));
 }
 
@@ -58,10 +63,57 @@ fn headers_that_are_unusual_and_legal_pass() {
         &["X-Empty:"],
         &["Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=\"10\", x-other"],
         &["Origin: null"],
+        // java.net.http.WebSocket of the JDK sends a length with every request, and was refused: 0 is no body (RFC 9112 §6.3).
+        &["Content-Length: 0"],
+        &["Content-Length: 0", "content-length: 00"],
     ];
     for case in cases {
         upgrade(&upgrade_with(case));
     }
+}
+
+#[test]
+fn an_empty_line_before_the_request_line_is_skipped_and_a_second_one_is_not() {
+    // RFC 9112 §2.2: an old client sends one after the body of its last request. It was a bad request.
+    let mut bytes = b"\r\n".to_vec();
+    bytes.extend(upgrade_with(&[]));
+    assert_eq!(in_pieces(&bytes), None);
+    assert_eq!(upgrade(&bytes).path, "/ws");
+    bytes.splice(0..0, *b"\r\n");
+    assert_eq!(parse(&bytes, HEAD_BYTES), Err(BadRequest));
+    assert_eq!(in_pieces(&bytes), Some(BadRequest));
+}
+
+#[test]
+fn an_upgrade_to_another_protocol_is_ignored_and_a_lost_websocket_upgrade_is_told() {
+    // curl --http2 and Java's HttpClient offer h2c with every plain request, and got 426 for /health (RFC 9110 §7.8: ignored).
+    let h2c = ["Host: a", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"];
+    let bytes = head("GET /health HTTP/1.1", &h2c);
+    assert!(matches!(parse(&bytes, HEAD_BYTES), Ok(Some((Request::Plain { path: "/health", .. }, _)))));
+    assert!(matches!(parse(&upgrade_with(&["Upgrade: h2c"]), HEAD_BYTES), Ok(Some((Request::Plain { .. }, _)))));
+    // A proxy that is not told to passes neither of these on, and asks with HTTP/1.0.
+    for lost in [&["-Upgrade", "-Connection"][..], &["-Upgrade"], &["-Connection"], &["Connection: close"]] {
+        assert_eq!(parse(&upgrade_with(lost), HEAD_BYTES), Err(UpgradeRequired), "{lost:?}");
+    }
+    let text = String::from_utf8(upgrade_with(&[])).unwrap();
+    assert_eq!(parse(text.replace("HTTP/1.1", "HTTP/1.0").as_bytes(), HEAD_BYTES), Err(UpgradeRequired));
+}
+
+#[test]
+fn plain_requests_of_http_1_0_and_later_minor_versions_and_head_requests_are_served() {
+    // A balancer's default health check is HTTP/1.0 without a Host, an uptime monitor's a HEAD; both were refused.
+    let plain = |line: &str, fields: &[&str]| match parse(&head(line, fields), HEAD_BYTES) {
+        Ok(Some((Request::Plain { is_head, path, host, .. }, _))) => (is_head, path.to_owned(), host.to_owned()),
+        other => panic!("{line}: {other:?}"),
+    };
+    assert_eq!(plain("GET /health HTTP/1.0", &[]), (false, String::from("/health"), String::new()));
+    assert_eq!(plain("HEAD /health HTTP/1.0", &["Host: a"]), (true, String::from("/health"), String::from("a")));
+    assert_eq!(plain("HEAD /x?y HTTP/1.1", &["Host: a"]), (true, String::from("/x"), String::from("a")));
+    assert_eq!(plain("GET / HTTP/1.9", &["Host: a"]), (false, String::from("/"), String::from("a")));
+    assert_eq!(in_pieces(&head("HEAD /health HTTP/1.0", &[])), None);
+    // The longest target that is taken, in pieces too.
+    let longest = format!("HEAD /{} HTTP/1.1", "a".repeat(TARGET_BYTES - 1));
+    assert_eq!(in_pieces(&head(&longest, &["Host: a"])), None);
 }
 
 /// Why a head that comes octet by octet is refused; at each octet as if all that is there had come at once.
@@ -91,12 +143,15 @@ fn every_bad_upgrade_has_its_status() {
         (&["Sec-WebSocket-Version: 8"], UpgradeRequired),
         (&["Sec-WebSocket-Version: 13, 8"], UpgradeRequired),
         (&["sec-websocket-version: 13"], BadRequest),
-        (&["Upgrade: h2c"], UpgradeRequired),
         (&["-Upgrade"], UpgradeRequired),
         (&["-Connection"], UpgradeRequired),
         (&["Connection: close"], UpgradeRequired),
         (&["Content-Length: 5"], BadRequest),
-        (&["Content-Length: 0"], BadRequest),
+        (&["Content-Length:"], BadRequest),
+        (&["Content-Length: -0"], BadRequest),
+        (&["Content-Length: 0", "content-length: 5"], BadRequest),
+        (&["Content-Length: 0, 5"], BadRequest),
+        (&["Content-Length: 0", "Transfer-Encoding: chunked"], BadRequest),
         (&["Transfer-Encoding: chunked"], BadRequest),
         (&["Expect: 100-continue"], Expectation),
         (&["Origin: a", "origin: b"], BadRequest),
@@ -125,10 +180,13 @@ fn every_bad_request_line_has_its_status() {
     let long = format!("GET /{} HTTP/1.1", "a".repeat(TARGET_BYTES));
     let cases: &[(&str, Refusal)] = &[
         ("POST / HTTP/1.1", Method),
-        ("HEAD / HTTP/1.1", Method),
         ("get / HTTP/1.1", Method),
+        ("HEADS / HTTP/1.1", Method),
         ("PRI * HTTP/2.0", HttpVersion),
-        ("GET / HTTP/1.0", HttpVersion),
+        ("PROXY TCP4 192.0.2.7 10.0.0.1 1 2", ProxyUnexpected),
+        ("GET / HTTP/0.9", HttpVersion),
+        ("HEAD / HTTP/2.0", HttpVersion),
+        ("GET / HTTP/1.", HttpVersion),
         ("GET / HTTP/2", HttpVersion),
         ("GET / HTTP/1.12", BadRequest),
         ("GET / http/1.1", BadRequest),
@@ -160,12 +218,13 @@ fn what_can_be_no_request_is_refused_at_its_first_wrong_octet() {
     let cases: &[(&[u8], Refusal)] = &[
         (b"\x16", BadRequest),
         (b"\0", BadRequest),
-        (b"\r", BadRequest),
+        (b"\ra", BadRequest),
+        (b"\r\n\r", BadRequest),
         (b"\n", BadRequest),
         (b"PRI ", HttpVersion),
         (b"POST ", Method),
         (b"GET /\r", HttpVersion),
-        (b"GET / HTTP/1.0", HttpVersion),
+        (b"GET / HTTP/2", HttpVersion),
         (b"GET / HTTX", BadRequest),
         (b"GET / HTTP/1.1\r\n ", BadRequest),
         (b"GET / HTTP/1.1\r\nA: \x01", BadRequest),
@@ -222,7 +281,7 @@ fn an_absolute_target_overrules_the_host_header() {
 #[test]
 fn a_plain_get_is_the_callers() {
     let bytes = head("GET /health?full HTTP/1.1", &["Host: a", "Connection: keep-alive"]);
-    let plain = Request::Plain { path: "/health", query: "full", host: "a" };
+    let plain = Request::Plain { is_head: false, path: "/health", query: "full", host: "a" };
     assert_eq!(parse(&bytes, HEAD_BYTES), Ok(Some((plain, bytes.len()))));
 }
 
@@ -236,6 +295,21 @@ fn a_subprotocol_is_found_in_any_list_and_only_whole() {
         let bytes = upgrade_with(&[&format!("Sec-WebSocket-Protocol: {value}")]);
         assert!(!upgrade(&bytes).offers_protocol("tidegate.v1"), "{value}");
     }
+}
+
+#[test]
+fn the_first_subprotocol_that_may_be_answered_is_no_credential_and_a_token() {
+    for (value, first) in [
+        ("chat, superchat", Some("chat")),
+        ("bearer.secret, chat", Some("chat")),
+        ("bearer.secret", None),
+        (", a b, \u{e9}, chat", Some("chat")),
+        ("", None),
+    ] {
+        let bytes = upgrade_with(&[&format!("Sec-WebSocket-Protocol: {value}")]);
+        assert_eq!(upgrade(&bytes).first_protocol(), first, "{value}");
+    }
+    assert_eq!(upgrade(&upgrade_with(&[])).first_protocol(), None);
 }
 
 #[test]
@@ -330,6 +404,9 @@ fn every_refusal_is_a_whole_http_answer_with_what_its_status_demands() {
         assert!(field("Connection").unwrap().starts_with("close"));
         assert_eq!(field("Allow").is_some(), *refusal == Method);
         assert_eq!(field("Sec-WebSocket-Version") == Some("13"), *refusal == UpgradeRequired);
+        let mut bodiless = out.clone();
+        http::without_body(&mut bodiless);
+        assert_eq!(bodiless, &out[..len], "the answer to a HEAD announces the body that a GET would get");
     }
 }
 

@@ -131,7 +131,7 @@ pub struct Harness {
 impl Harness {
     /// One without connections; `/echo` sends back, rates are off.
     pub fn new() -> Self {
-        let echo = Route { path: String::from("/echo"), dialect: DialectId::Echo, room: None };
+        let echo = Route { path: String::from("/echo"), dialect: DialectId::Echo, room: None, subprotocol: None };
         let mut options = Options { connection_rate: 0, routes: vec![echo], ..Options::default() };
         options.message_rate = 0;
         let counters: Arc<ShardCounters> = Arc::default();

@@ -97,16 +97,16 @@ table! {
     ForbiddenOrigin Policy 403 "forbidden-origin" "this Origin may not connect; add it to `origins`";
     /// Nothing is served at this path.
     NotFound Peer 404 "not-found" "nothing is served here; connect a WebSocket client to /, /ws, /socket or /raw/ROOM with a valid room name";
-    /// Only GET is served.
-    Method Peer 405 "method" "only GET is served here; what publishes and steers is on the admin port";
+    /// Only GET is served, and HEAD where that asks for no upgrade.
+    Method Peer 405 "method" "only GET is served here, and HEAD for plain requests; what publishes and steers is on the admin port";
     /// The request did not arrive in time.
     Timeout Peer 408 "timeout" "the request was not complete in time; connect again and send it at once";
     /// The target is too long.
     UriTooLong Peer 414 "uri-too-long" "the request target is too long; shorten its path or query";
     /// An Expect header.
     Expectation Peer 417 "expectation" "Expect is not served; leave that header out";
-    /// No upgrade, or another protocol or version than WebSocket 13.
-    UpgradeRequired Peer 426 "upgrade-required" "this asks for no WebSocket of version 13; connect with a WebSocket client";
+    /// No upgrade where only WebSockets are served, or an incomplete one, or one to another version than 13.
+    UpgradeRequired Peer 426 "upgrade-required" "this asks for no WebSocket of version 13; connect with a WebSocket client, and have a proxy in between pass `Upgrade` and `Connection` on over HTTP/1.1";
     /// The head or its headers are too many or too large.
     HeadTooLarge Peer 431 "head-too-large" "the request's headers are too large; send fewer or shorter ones";
     /// The node is full.
@@ -115,8 +115,12 @@ table! {
     ConnectionRate Policy 503 "connection-rate" "too many new connections; try again later";
     /// The node drains.
     Draining Local 503 "draining" "the node restarts; try again";
-    /// HTTP/0.9, 1.0 or 2.
-    HttpVersion Peer 505 "http-version" "only HTTP/1.1 is served; ask with that version";
+    /// HTTP/0.9 or 2.
+    HttpVersion Peer 505 "http-version" "only HTTP/1.1 and plain requests of HTTP/1.0 are served; ask with one of them";
+    /// A connection of a trusted proxy does not begin with a PROXY protocol header of version 2 (`proxies.protocol_v2`).
+    ProxyMissing Peer 400 "proxy-missing" "no PROXY protocol header of version 2 came first, or it is longer than 4 KiB, and `proxies.protocol_v2` wants one from this address; have the balancer send version 2 (version 1 is not read), or turn `proxies.protocol_v2` off";
+    /// A PROXY protocol header where none is expected.
+    ProxyUnexpected Peer 400 "proxy-unexpected" "a PROXY protocol header came, and none is expected from this address; name the balancer in `proxies.trusted`, turn `proxies.protocol_v2` on and have it send version 2, or have it send none";
 }
 
 #[cfg(test)]

@@ -17,6 +17,11 @@ use crate::model::GapReason;
 pub struct Cell(AtomicU64);
 
 impl Cell {
+    /// A cell that holds `n`.
+    pub fn of(n: u64) -> Self {
+        Self(AtomicU64::new(n))
+    }
+
     /// Adds; only its writer may.
     pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
@@ -159,7 +164,7 @@ pub enum DropReason {
     Mailbox,
     /// A publish that the relay could not take.
     Unavailable,
-    /// A backend's message over the limit.
+    /// A message over the limit, the node's or the broker's.
     TooLarge,
     /// Lost between the broker and the relay.
     Broker,
@@ -264,6 +269,8 @@ metrics! {
         was_connected: Cell;
         /// Rooms that this node subscribed.
         subscriptions: Cell => gauge("ws_relay_subscriptions");
+        /// Bytes of the largest message that can be published: the smaller of limits.message_bytes and what the broker takes.
+        message_bytes: Cell => gauge("ws_relay_message_bytes");
         /// Round trip of the last fence through the broker, in seconds.
         rtt_ns: Cell => gauge("ws_relay_rtt_seconds").seconds();
         /// Publications received from (inbound) and sent to (outbound) the broker.

@@ -12,6 +12,8 @@ pub const HEAD_BYTES: usize = 8 * 1024;
 pub const HEAD_FIELDS: usize = 64;
 /// Bytes of a request target; more is 414.
 pub const TARGET_BYTES: usize = 4 * 1024;
+/// Bytes of a PROXY protocol header in front of a request head: addresses, and what balancers add (certificates, names).
+pub const PROXY_HEADER_BYTES: usize = 4 * 1024;
 /// From accept to the end of the request head.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 /// Unfinished handshakes on one shard; above it new connections get 503.
@@ -153,7 +155,7 @@ settings! {
         mailbox_messages: usize = MAILBOX_MESSAGES, integer(1..=1_048_576), rare();
         /// Time for the broker to confirm a room; later is `unavailable`.
         fence_deadline: Duration = FENCE_DEADLINE, time(10 * MS..=MINUTE), rare();
-        /// Time for which a room stays subscribed after its last member left.
+        /// Time for which a room stays subscribed after its last member left; less where another room needs its place.
         linger: Duration = LINGER, time(ZERO..=10 * MINUTE), rare();
     }
 }

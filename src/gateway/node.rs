@@ -15,6 +15,7 @@ use crate::gateway::broker;
 use crate::gateway::check;
 use crate::gateway::config::{Config, Driver};
 use crate::gateway::host::{self, Host, ProbeOutcome};
+use crate::gateway::log;
 use crate::gateway::mailbox::{Sender, Waker, mailbox};
 use crate::gateway::worker::{self, ShardContext, listener};
 use tidegate_core::counters::{Cell, RelayCounters, ShardCounters};
@@ -74,6 +75,7 @@ impl Node {
         if outcome.exit_code() == 0 {
             self.relay.stop();
         }
+        log::flush();
         // Not a return: threads of shards that did not stop must not keep the process.
         std::process::exit(i32::from(outcome.exit_code()));
     }

@@ -42,8 +42,9 @@ pub(crate) fn bad_requests() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> 
     let key = KEY.trim_end();
     vec![
         ("POST", with("POST / HTTP/1.1", "Host: a\r\n"), 405, "method"),
-        ("HEAD", with("HEAD / HTTP/1.1", "Host: a\r\n"), 405, "method"),
-        ("HTTP/1.0", with("GET / HTTP/1.0", "Host: a\r\n"), 505, "http-version"),
+        ("HTTP/1.0", with("GET / HTTP/1.0", "Host: a\r\n"), 426, "upgrade-required"),
+        ("HTTP/2", with("GET / HTTP/2.0", "Host: a\r\n"), 505, "http-version"),
+        ("two empty lines", [b"\r\n\r\n".to_vec(), extra("X: 1")].concat(), 400, "bad-request"),
         ("HTTP/0.9", b"GET /\r\n".to_vec(), 505, "http-version"),
         ("h2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), 505, "http-version"),
         ("no Host", with("GET / HTTP/1.1", ""), 400, "bad-request"),
@@ -61,7 +62,9 @@ pub(crate) fn bad_requests() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> 
         ("too many headers", with("GET / HTTP/1.1", &format!("Host: a\r\n{}", many(80))), 431, "head-too-large"),
         ("header too long", extra(&format!("X: {}", "x".repeat(9000))), 431, "head-too-large"),
         ("Content-Length", extra("Content-Length: 5"), 400, "bad-request"),
-        ("Content-Length 0", extra("Content-Length: 0"), 400, "bad-request"),
+        ("Content-Length -0", extra("Content-Length: -0"), 400, "bad-request"),
+        ("Content-Length empty", extra("Content-Length:"), 400, "bad-request"),
+        ("length 0 and chunked", extra("Content-Length: 0\r\nTransfer-Encoding: chunked"), 400, "bad-request"),
         ("Transfer-Encoding", extra("Transfer-Encoding: chunked"), 400, "bad-request"),
         ("Expect", extra("Expect: 100-continue"), 417, "expectation"),
         ("pipelined second request", [extra("X: 1"), extra("X: 2")].concat(), 400, "bad-request"),
@@ -72,8 +75,11 @@ pub(crate) fn bad_requests() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> 
         ("key not base64", replaced("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNh*XBsZSBub25jZQ=="), 400, "bad-request"),
         ("version 8", replaced("Version: 13", "Version: 8"), 426, "upgrade-required"),
         ("no version", replaced("Sec-WebSocket-Version: 13\r\n", ""), 426, "upgrade-required"),
-        ("Upgrade: h2c", replaced("Upgrade: websocket", "Upgrade: h2c"), 426, "upgrade-required"),
-        ("no upgrade", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), 426, "upgrade-required"),
+        ("Upgrade lost on the way", replaced("Upgrade: websocket\r\n", ""), 426, "upgrade-required"),
+        ("Connection lost on the way", replaced("Connection: Upgrade\r\n", ""), 426, "upgrade-required"),
+        ("no upgrade", b"GET /ws HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), 426, "upgrade-required"),
+        ("another upgrade", b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\n\r\n".to_vec(), 426, "upgrade-required"),
+        ("PROXY header", b"PROXY TCP4 192.0.2.7 10.0.0.1 1 2\r\n".to_vec(), 400, "proxy-unexpected"),
         ("unknown path", replaced("GET / ", "GET /admin "), 404, "not-found"),
         ("unknown path, plain", b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), 404, "not-found"),
         ("bad room", replaced("GET / ", "GET /raw/a..b "), 404, "not-found"),
@@ -97,7 +103,7 @@ fn every_bad_request_gets_its_status_and_its_label(driver: Driver) {
         assert!(answer.text().len() > 10, "{name}: the answer says why");
         assert_eq!(answer.header("connection").map(|value| value.contains("close")), Some(true), "{name}");
         match status {
-            405 => assert_eq!(answer.header("allow"), Some("GET")),
+            405 => assert_eq!(answer.header("allow"), Some("GET, HEAD")),
             426 => assert_eq!(answer.header("sec-websocket-version"), Some("13")),
             _ => {}
         }
@@ -127,6 +133,8 @@ fn every_good_request_is_upgraded_however_it_is_spelled(driver: Driver) {
         extra("Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=7"),
         extra("Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=\"\""),
         extra("X-Bytes: \u{e9}\t"),
+        extra("Content-Length: 0"),
+        [b"\r\n".to_vec(), extra("X: 1")].concat(),
     ];
     for input in inputs {
         let mut stream = http::connect(gateway.port);

@@ -126,7 +126,7 @@ fn malformed_requests_do_not_starve_valid_clients(driver: Driver) {
 /// One after the other, each as soon as the one before is answered and closed: garbage, an upgrade of a path that is not served, and
 /// a plain request. How many there were of each.
 fn send_malformed_requests(port: u16, going_on: &AtomicBool) -> [u32; 3] {
-    let plain = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
+    let plain = b"GET /ws HTTP/1.1\r\nHost: localhost\r\n\r\n".to_vec();
     let kinds = [(vec![0xff; 512], 400), (http::upgrade("/nowhere", &[]).into_bytes(), 404), (plain, 426)];
     let mut counts = [0; 3];
     while going_on.load(Ordering::SeqCst) {

@@ -107,13 +107,16 @@ fn curl_is_told_what_to_do(driver: Driver) {
         run(Command::new("curl").args(["-s", "-S", "-i", "--max-time", "30"]).args(arguments).arg(url))
     };
     let answer = curl(&[], "/");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.contains("WebSocket client"), "{answer}");
+    let answer = curl(&[], "/ws");
     assert!(answer.starts_with("HTTP/1.1 426 ") && answer.contains("WebSocket client"), "{answer}");
     assert!(answer.to_ascii_lowercase().contains("sec-websocket-version: 13"), "{answer}");
     assert!(curl(&[], "/nowhere").starts_with("HTTP/1.1 404 "));
     assert!(curl(&["-X", "DELETE"], "/").starts_with("HTTP/1.1 405 "));
     assert!(curl(&["-d", "body"], "/").starts_with("HTTP/1.1 405 "));
-    assert!(curl(&["--http1.0"], "/").starts_with("HTTP/1.1 505 "));
-    assert!(curl(&["-I"], "/").starts_with("HTTP/1.1 405 "));
+    assert!(curl(&["--http1.0"], "/").starts_with("HTTP/1.1 200 "));
+    assert!(curl(&["--http2"], "/").starts_with("HTTP/1.1 200 "), "an offer of h2c is ignored");
+    assert!(curl(&["-I"], "/").starts_with("HTTP/1.1 200 "));
     assert!(curl(&[], "/health").starts_with("HTTP/1.1 200 "));
     let upgrade = ["-H", "Connection: Upgrade", "-H", "Upgrade: websocket", "-H", "Sec-WebSocket-Version: 13"];
     assert!(curl(&upgrade, "/").starts_with("HTTP/1.1 400 "), "no key");

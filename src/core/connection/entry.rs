@@ -35,6 +35,8 @@ impl Flags {
     pub const HANGUP: Self = Self(2);
     /// A ping is out and nothing was heard since.
     pub const PINGED: Self = Self(4);
+    /// The request is a HEAD: its answer has no body.
+    pub const HEAD: Self = Self(8);
     /// To be answered 503, whatever it asks for: connections come too fast, or with [`Flags::FULL`] the node is full.
     pub const REFUSED: Self = Self(16);
     /// An excess of messages within the current second.

@@ -23,6 +23,8 @@ pub struct Route {
     pub dialect: DialectId,
     /// The room, where the dialect wants one.
     pub room: Option<String>,
+    /// The subprotocol that is answered where the client offers it and not the dialect's own.
+    pub subprotocol: Option<String>,
 }
 
 /// Which clients may publish into a room. Backends always may.

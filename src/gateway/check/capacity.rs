@@ -205,7 +205,8 @@ impl MemoryBound {
     /// The bound of a node that admits `connections`.
     pub fn of(host: &Host, config: &Config, connections: u64) -> Self {
         let shards = config.shards as u64;
-        let heads = config.limits.handshakes_per_shard.saturating_mul(config.limits.head_bytes) as u64;
+        let proxy = if config.proxies.protocol_v2 { limits::PROXY_HEADER_BYTES } else { 0 };
+        let heads = config.limits.handshakes_per_shard.saturating_mul(config.limits.head_bytes + proxy) as u64;
         Self {
             base_bytes: base_bytes(config),
             connections,

@@ -160,7 +160,7 @@ impl Config {
     pub fn shard_options(&self) -> shard::Options {
         let rate = self.connection_rate();
         // The conformance profile adds a path, which a configured one hides.
-        let echo = Route { path: String::from("/echo"), dialect: DialectId::Echo, room: None };
+        let echo = Route { path: String::from("/echo"), dialect: DialectId::Echo, room: None, subprotocol: None };
         let echo = (self.profile == Profile::Conformance).then_some(echo);
         shard::Options {
             node_name: self.node_name.clone(),

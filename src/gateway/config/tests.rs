@@ -233,6 +233,19 @@ const MISTAKES: &[(&str, &str)] = &[
         "[[routes]]\npath = \"/x\"\ndialect = \"native\"\n[[routes]]\npath = \"/x\"\ndialect = \"native\"",
         "tidegate.toml:5: routes: the path /x is routed at tidegate.toml:1 already",
     ),
+    // Requests with and without the slash get the same answer.
+    (
+        "[[routes]]\npath = \"/x\"\ndialect = \"native\"\n[[routes]]\npath = \"/x/\"\ndialect = \"native\"",
+        "tidegate.toml:5: routes: the path /x is routed at tidegate.toml:1 already",
+    ),
+    (
+        "[[routes]]\npath = \"/x\"\ndialect = \"native\"\nsubprotocol = \"a b\"",
+        "tidegate.toml:4: routes.subprotocol: \"a b\" is not a subprotocol",
+    ),
+    (
+        "[[routes]]\npath = \"/x\"\ndialect = \"native\"\nsubprotocol = \"bearer.x\"",
+        "tidegate.toml:4: routes.subprotocol: \"bearer.x\" is never answered",
+    ),
     ("[[rooms]]\npublish = \"none\"", "tidegate.toml:2: rooms: match is missing, for example match = \"dash.*\""),
     (
         "[[rooms]]\nmatch = \"a b\"",

@@ -159,7 +159,7 @@ impl Admission {
         let mut answer = Vec::with_capacity(512);
         http::refuse(&mut answer, refusal, retry_after_s);
         turn.counters.refused[refusal as usize].add(1);
-        self.answer_and_finish(turn, writer, clients, handle, &answer);
+        self.answer_and_finish(turn, writer, clients, handle, answer);
     }
 
     /// Sends the last octets of a connection that was never upgraded.
@@ -169,11 +169,14 @@ impl Admission {
         writer: &mut Writer<D>,
         clients: &mut Clients,
         handle: Handle,
-        answer: &[u8],
+        mut answer: Vec<u8>,
     ) {
         self.leave_handshake(handle);
+        if clients.find(handle).is_some_and(|entry| entry.flags.has(Flags::HEAD)) {
+            http::without_body(&mut answer);
+        }
         if clients.begin_answer(turn, handle) {
-            writer.transmit(turn, clients, handle, answer);
+            writer.transmit(turn, clients, handle, &answer);
             writer.finish_after_outbox(clients, handle);
         }
     }

@@ -10,9 +10,10 @@ mod process;
 use prometheus::TextEncoder;
 use prometheus::proto::{MetricFamily, MetricType};
 
+use crate::gateway::log::{self, DropReason};
 use exposition::Exposition;
 use tidegate_core::counters::{Cell, RelayCounters, ShardCounters};
-use tidegate_core::metric::{gauge, metrics};
+use tidegate_core::metric::{counter, gauge, metrics};
 
 /// The content type of the exposition.
 pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -26,6 +27,9 @@ metrics! {
                 .help("Connections that this node admits; the same as ws_connection_capacity.");
         /// Open connections of the admin port.
         admin_connections: Option<f64> => gauge("tidegate_admin_connections");
+        /// Log lines that were dropped because the reader of standard error was away or too slow, by reason.
+        log_dropped: [Cell; DropReason::ALL.len()] =>
+            counter("ws_log_dropped_total").by("reason", |n| DropReason::ALL[n].label());
         /// 1; the labels say what runs.
         build: [(&'static str, &'static str); 2] => gauge("tidegate_build_info");
     }
@@ -54,6 +58,7 @@ fn families(sources: &Sources<'_>) -> Vec<MetricFamily> {
     let node = NodeFigures {
         capacity: Some(sources.capacity as f64),
         admin_connections: Some(sources.admin_connections as f64),
+        log_dropped: log::dropped().map(Cell::of),
         build: [("version", env!("CARGO_PKG_VERSION")), ("driver", sources.driver)],
     };
     let mut exposition = Exposition::default();

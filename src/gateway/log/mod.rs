@@ -1,20 +1,47 @@
 //! Where log lines go and how they look: to stderr, for people on a terminal, as JSON lines elsewhere.
 //!
+//! A thread that logs formats its line and puts it into a [bounded queue](queue); a thread of its own writes it. So no reader
+//! of the log can stop or end the node: lines are dropped and counted instead ([`dropped`]). Panics are logged the same way.
+//!
 //! Nothing secret is logged: the configuration's `Debug` masks secrets, and messages of clients are never logged.
 
-use std::io::{IsTerminal, stderr};
+mod queue;
+
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal, Write, stderr};
+use std::panic::{self, PanicHookInfo};
+use std::sync::{Arc, OnceLock};
+use std::thread;
+use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
 use crate::gateway::config::{Config, LogFormat};
+pub use queue::DropReason;
+use queue::Queue;
 
 /// The broker's client, as log lines call it.
 const BROKER_CLIENT: &str = "async_nats";
+/// How long the end of the process waits for its last lines to be written.
+const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 
-/// Starts logging as the configuration says. A second call changes nothing.
-pub fn start(config: &Config) {
+/// The queue of this process; none before [`start`].
+static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
+
+/// Starts logging as the configuration says, panics included. A second call changes nothing.
+///
+/// # Errors
+/// The limit of threads, or no memory for one.
+pub fn start(config: &Config) -> io::Result<()> {
+    if QUEUE.get().is_some() {
+        return Ok(());
+    }
+    let queue = Arc::new(Queue::default());
+    let ours = queue.clone();
+    thread::Builder::new().name(String::from("log")).spawn(move || ours.write_to(stderr(), recovered))?;
+    let queue = QUEUE.get_or_init(|| queue).clone();
     let filter = EnvFilter::builder().parse_lossy(directives(&config.log));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(move || Line(queue.clone()));
     // `try_init` fails only where a subscriber is set already.
     let started = if is_human(config.log_format, stderr().is_terminal()) {
         lines.with_ansi(stderr().is_terminal()).with_target(false).try_init()
@@ -22,6 +49,52 @@ pub fn start(config: &Config) {
         lines.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init()
     };
     drop(started);
+    panic::set_hook(Box::new(panicked));
+    Ok(())
+}
+
+/// Log lines that were dropped so far, by [`DropReason`].
+pub fn dropped() -> [u64; DropReason::ALL.len()] {
+    QUEUE.get().map_or_else(Default::default, |queue| queue.dropped())
+}
+
+/// Waits until the lines so far are written, for a second at most; called before the process ends.
+pub fn flush() {
+    if let Some(queue) = QUEUE.get() {
+        // What is not written by then has no reader.
+        let _ = queue.flush(FLUSH_DEADLINE);
+    }
+}
+
+/// One line on its way into the queue. The formatter hands each line over as a whole.
+struct Line(Arc<Queue>);
+
+impl Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+fn recovered(lines: u64) {
+    tracing::warn!(lines, "log lines were dropped; the reader of standard error was away or too slow");
+}
+
+/// Logs a panic. The standard library's hook writes to stderr itself, and would wait there for a reader that takes nothing.
+fn panicked(panic: &PanicHookInfo<'_>) {
+    let thread = thread::current();
+    let backtrace = Backtrace::capture();
+    let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
+    let reason = panic.payload_as_str().unwrap_or("no message");
+    let place = panic.location().map(ToString::to_string);
+    tracing::error!(thread = thread.name(), reason, place, backtrace, "a thread panicked; this is a bug, report it");
+    if cfg!(panic = "abort") {
+        flush();
+    }
 }
 
 /// The filter as configured; at the level `info` without what the broker's client says of its connection: the relay tells
@@ -45,8 +118,7 @@ fn is_human(format: LogFormat, terminal: bool) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::sync::{Arc, Mutex};
+    use std::sync::Mutex;
 
     use tracing_subscriber::fmt::MakeWriter;
 

@@ -1,0 +1,102 @@
+//! Where the log goes is not the node's concern: its reader may stop reading, or go away, and no client may feel it.
+
+use std::io::pipe;
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+
+use nix::fcntl::{FcntlArg, fcntl};
+use nix::sys::signal::Signal;
+
+use crate::support::client::Client;
+use crate::support::gateway::{Driver, Gateway};
+use crate::support::incident::Incident;
+use crate::support::nats::Nats;
+
+crate::on_both_drivers! {
+    a_node_whose_log_reader_has_gone_serves_delivers_and_drains
+    a_node_whose_log_reader_reads_nothing_serves_delivers_and_drains
+}
+
+/// The log's collector crashed, or an ssh session was closed: the next line that the node logged ended the process (a failed write
+/// made the logging library panic), every client lost its connection without a close frame, and SIGTERM drained nothing.
+fn a_node_whose_log_reader_has_gone_serves_delivers_and_drains(driver: Driver) {
+    let (reader, writer) = pipe().unwrap();
+    let mut node = Node::start(driver, "info", writer.into());
+    let incident = Incident::begin("reader of the log has gone", driver);
+    drop(reader);
+    node.loses_its_broker_for_a_moment();
+    incident.recovered();
+    node.gateway.wait_for_at_least("ws_log_dropped_total{reason=\"write-failed\"}", 1.0);
+    node.drains();
+}
+
+/// The collector hung and left the pipe full: the relay's thread slept in its write, so joins were not answered and publications not
+/// delivered, while `/live` said 200.
+fn a_node_whose_log_reader_reads_nothing_serves_delivers_and_drains(driver: Driver) {
+    let (reader, writer) = pipe().unwrap();
+    // One page; at the level trace the start alone is more.
+    fcntl(&writer, FcntlArg::F_SETPIPE_SZ(4096)).unwrap();
+    let mut node = Node::start(driver, "trace", writer.into());
+    let incident = Incident::begin("reader of the log reads nothing", driver);
+    node.loses_its_broker_for_a_moment();
+    incident.recovered();
+    node.drains();
+    drop(reader);
+}
+
+/// A node with a broker and a member of a room.
+struct Node {
+    broker: Nats,
+    gateway: Gateway,
+    member: Client,
+}
+
+impl Node {
+    fn start(driver: Driver, level: &str, log: OwnedFd) -> Self {
+        let broker = Nats::start();
+        let gateway = Gateway::on(driver)
+            .args(&["--nats-url", &broker.url(), "--log", level, "--drain-window", "500ms"])
+            .log_into(log)
+            .start();
+        let mut member = Client::connect(gateway.port);
+        member.join("lobby");
+        Self { broker, gateway, member }
+    }
+
+    /// The relay logs that, and tells the room.
+    fn loses_its_broker_for_a_moment(&mut self) {
+        self.broker.kill();
+        self.gateway.wait_for("ws_relay_connected", 0.0);
+        self.broker.restart();
+        self.member.answer("gap");
+        assert_eq!(self.gateway.publish("lobby", "\"again\""), 202);
+        assert_eq!(self.member.content("lobby"), "again");
+    }
+
+    fn drains(mut self) {
+        self.gateway.signal(Signal::SIGTERM);
+        self.member.answer("server-shutdown");
+        assert_eq!(self.gateway.exit().code(), Some(0));
+    }
+}
+
+/// What a command prints may have no reader any more (`| head -1`), and neither may its complaint.
+#[test]
+fn a_command_whose_output_has_no_reader_ends_with_its_own_exit_code() {
+    for (arguments, code) in [
+        (&["--help"][..], 0),
+        (&["check"], 0),
+        (&["check", "--json"], 0),
+        (&["--print-config"], 0),
+        (&["--listen", "nowhere"], 2),
+        (&["check", "--shards", "none"], 2),
+        (&["drain", "--admin", "127.0.0.1:1"], 1),
+        (&["pub", "lobby", "hello", "--admin", "127.0.0.1:1"], 1),
+        (&["sub", "lobby", "--listen", "127.0.0.1:1"], 1),
+    ] {
+        let gone = || pipe().map(|(_, writer)| Stdio::from(writer)).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_tidegate"));
+        let status = command.args(arguments).stdout(gone()).stderr(gone()).current_dir(std::env::temp_dir()).status();
+        assert_eq!(status.unwrap().code(), Some(code), "{arguments:?}");
+    }
+}
