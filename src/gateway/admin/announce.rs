@@ -1,15 +1,16 @@
 //! What a person at a terminal reads once the node is ready: where to open it, and how it ends. Programs read the log's line
 //! `serving` and `GET /v1/node` instead.
 
-use std::io::{IsTerminal, Write, stderr};
+use std::io::{IsTerminal, stderr};
 
 use crate::gateway::config::{Config, LogFormat, reachable};
+use crate::gateway::log;
 
 /// Writes the line where standard error is a terminal, log lines are for people, and `log` lets lines of this level through.
 pub(super) fn ready(config: &Config) {
     if stderr().is_terminal() && config.log_format != LogFormat::Json && tracing::enabled!(tracing::Level::INFO) {
-        // A terminal that is gone is no reason to stop.
-        let _ = writeln!(stderr(), "{}", ready_line(config));
+        // Behind the lines that were logged before, and without waiting for a terminal that stands still.
+        log::line(&ready_line(config));
     }
 }
 

@@ -58,6 +58,13 @@ pub fn dropped() -> [u64; DropReason::ALL.len()] {
     QUEUE.get().map_or_else(Default::default, |queue| queue.dropped())
 }
 
+/// Writes a line as it is behind those so far, without waiting for a reader. Nothing before [`start`].
+pub fn line(text: &str) {
+    if let Some(queue) = QUEUE.get() {
+        queue.push(format!("{text}\n").as_bytes());
+    }
+}
+
 /// Waits until the lines so far are written, for a second at most; called before the process ends.
 pub fn flush() {
     if let Some(queue) = QUEUE.get() {
