@@ -103,7 +103,8 @@ fn on_a_terminal_the_last_line_at_start_names_an_address_to_open_and_ctrl_c_drai
 
 #[test]
 fn elsewhere_the_start_is_one_log_line_with_addresses_driver_shards_and_capacity() {
-    let gateway = Gateway::start(Driver::Epoll, &["--log-format", "json", "--max-connections", "123"]);
+    let mut gateway = Gateway::start(Driver::Epoll, &["--log-format", "json", "--max-connections", "123"]);
+    gateway.wait("the line is written", |gateway| gateway.log().contains("serving"));
     let log = gateway.log();
     let infos: Vec<serde_json::Value> = log
         .lines()
@@ -122,6 +123,6 @@ fn elsewhere_the_start_is_one_log_line_with_addresses_driver_shards_and_capacity
 
 #[test]
 fn the_memory_arithmetic_of_the_start_is_logged_at_the_level_debug() {
-    let gateway = Gateway::start(Driver::Epoll, &["--log", "debug"]);
-    assert!(gateway.log().contains("memory bound"), "{}", gateway.log());
+    let mut gateway = Gateway::start(Driver::Epoll, &["--log", "debug"]);
+    gateway.wait("the arithmetic is written", |gateway| gateway.log().contains("memory bound"));
 }

@@ -2,15 +2,15 @@
 //! `serving` and `GET /v1/node` instead.
 
 use std::io::{IsTerminal, stderr};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use crate::gateway::config::{Config, LogFormat};
+use crate::gateway::config::{Config, LogFormat, reachable};
 use crate::gateway::log;
 
 /// Writes the line where standard error is a terminal, log lines are for people, and `log` lets lines of this level through.
 pub(super) fn ready(config: &Config) {
     if stderr().is_terminal() && config.log_format != LogFormat::Json && tracing::enabled!(tracing::Level::INFO) {
-        log::say(&ready_line(config));
+        // Behind the lines that were logged before, and without waiting for a terminal that stands still.
+        log::line(&ready_line(config));
     }
 }
 
@@ -21,16 +21,6 @@ fn ready_line(config: &Config) -> String {
     };
     let admin = reachable(config.admin.listen);
     format!("ready: {public} · admin http://{admin} · Ctrl-C drains, twice ends at once")
-}
-
-/// Where a node that listens on `address` is reached from its own host.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
-    }
-    address
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ mod sections;
 mod tables;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use tidegate_core::dialect::DialectId;
@@ -186,6 +186,16 @@ impl Config {
     pub fn connection_rate(&self) -> u32 {
         self.connection_rate.unwrap_or(limits::CONNECTION_RATE_PER_SHARD * self.shards as u32)
     }
+}
+
+/// Where a node that listens at `address` is reached from its own host: on loopback where it listens at every address.
+pub fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
 }
 
 /// Without secrets: what `--print-config` shows.

@@ -155,7 +155,7 @@ const MISTAKES: &[(&str, &str)] = &[
     ("driver = \"uring\"", "tidegate.toml:1: driver: \"uring\" is not one of auto, io_uring, epoll"),
     (
         "listen = \"8080\"",
-        "tidegate.toml:1: listen: \"8080\" is not an IP address and port, such as 127.0.0.1:8080 or 0.0.0.0:8080",
+        "tidegate.toml:1: listen: \"8080\" is not an address and port, such as 127.0.0.1:8080, localhost:8080 or :8080 (every address of this host)",
     ),
     (
         "drain_window = \"30\"",

@@ -58,10 +58,10 @@ pub fn dropped() -> [u64; DropReason::ALL.len()] {
     QUEUE.get().map_or_else(Default::default, |queue| queue.dropped())
 }
 
-/// Puts a line for a person at a terminal behind the log lines so far, as it is.
-pub fn say(line: &str) {
+/// Writes a line as it is behind those so far, without waiting for a reader. Nothing before [`start`].
+pub fn line(text: &str) {
     if let Some(queue) = QUEUE.get() {
-        queue.push(format!("{line}\n").as_bytes());
+        queue.push(format!("{text}\n").as_bytes());
     }
 }
 
