@@ -163,11 +163,13 @@ pub enum DropReason {
     TooLarge,
     /// Lost between the broker and the relay.
     Broker,
+    /// A backend's message that it called JSON and that is none.
+    BadMessage,
 }
 
 impl DropReason {
     /// Every reason, in order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::RateLimited,
         Self::Forbidden,
         Self::Outbox,
@@ -175,6 +177,7 @@ impl DropReason {
         Self::Unavailable,
         Self::TooLarge,
         Self::Broker,
+        Self::BadMessage,
     ];
 
     /// The label.
@@ -187,6 +190,7 @@ impl DropReason {
             Self::Unavailable => "unavailable",
             Self::TooLarge => "too-large",
             Self::Broker => "broker",
+            Self::BadMessage => "bad-message",
         }
     }
 }
