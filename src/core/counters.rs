@@ -168,11 +168,13 @@ pub enum DropReason {
     TooLarge,
     /// Lost between the broker and the relay.
     Broker,
+    /// A backend's message that it called JSON and that is none.
+    BadMessage,
 }
 
 impl DropReason {
     /// Every reason, in order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::RateLimited,
         Self::Forbidden,
         Self::Outbox,
@@ -180,6 +182,7 @@ impl DropReason {
         Self::Unavailable,
         Self::TooLarge,
         Self::Broker,
+        Self::BadMessage,
     ];
 
     /// The label.
@@ -192,6 +195,7 @@ impl DropReason {
             Self::Unavailable => "unavailable",
             Self::TooLarge => "too-large",
             Self::Broker => "broker",
+            Self::BadMessage => "bad-message",
         }
     }
 }

@@ -283,6 +283,10 @@ impl<M: Mailbox> Sink for Relay<M> {
         }
     }
 
+    fn refused_message(&mut self, reason: DropReason) {
+        self.router.dropped(reason, 1);
+    }
+
     fn acknowledged(&mut self, ticket: Ticket, level: AckLevel) {
         self.router.tell(ticket.port, ToShard::Acked(ticket.ack, level));
     }

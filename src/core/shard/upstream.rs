@@ -64,10 +64,11 @@ impl Upstream {
         self.queue.push_back(ToRelay::Unsubscribe(room));
     }
 
-    /// Whether a publication of `bytes` finds no room.
+    /// Whether a publication of `bytes` finds no room. An empty queue takes any: a message over the byte limit must not be refused for
+    /// ever.
     pub(super) fn is_full(&self, bytes: usize) -> bool {
         self.queue.len() + self.held_len >= PUBLISH_QUEUE_MESSAGES
-            || self.bytes + bytes > PUBLISH_QUEUE_BYTES
+            || self.bytes > 0 && self.bytes + bytes > PUBLISH_QUEUE_BYTES
             || self.acks.len() >= PUBLISH_QUEUE_MESSAGES
     }
 
@@ -225,9 +226,16 @@ mod tests {
             upstream.publish(publication(b"x"), number.is_multiple_of(2).then_some(1), None);
         }
         assert!(upstream.is_full(1));
-        assert!(
-            Upstream::default().is_full(PUBLISH_QUEUE_BYTES + 1) && !Upstream::default().is_full(PUBLISH_QUEUE_BYTES)
-        );
+    }
+
+    /// With a limits.message_bytes above the queue's bytes larger messages were refused for ever, as temporary.
+    #[test]
+    fn an_empty_queue_takes_a_message_over_its_byte_limit_and_then_no_other() {
+        let mut upstream = Upstream::default();
+        assert!(!upstream.is_full(PUBLISH_QUEUE_BYTES + 1));
+        upstream.publish(publication(b"x"), None, None);
+        assert!(!upstream.is_full(PUBLISH_QUEUE_BYTES - 1));
+        assert!(upstream.is_full(PUBLISH_QUEUE_BYTES));
     }
 
     #[test]

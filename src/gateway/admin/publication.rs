@@ -14,6 +14,7 @@ use super::reply::Problem;
 use super::route::room_name;
 use tidegate_core::limits::PUBLISH_ROOMS as ROOMS_MAX;
 use tidegate_core::model::{Kind, RoomName};
+use tidegate_core::relay::envelope::without_bom;
 
 /// What is waited for an acknowledgement beyond the relay's own deadline, so that it is the relay that says no.
 pub(super) const ACKNOWLEDGEMENT_MARGIN: Duration = Duration::from_secs(1);
@@ -44,7 +45,7 @@ enum Said {
 /// 400 or 415.
 pub(super) fn of_room(room: RoomName, headers: &HeaderMap, payload: Bytes) -> Result<Publish, Problem> {
     let kind = match said(headers)? {
-        Said::Json if is_json(&payload) => Kind::Json,
+        Said::Json if is_json(without_bom(&payload)) => Kind::Json,
         Said::Json => return Err(bad_json("the body is no valid JSON; fix it, or send it as text/plain")),
         Said::Text if std::str::from_utf8(&payload).is_ok() => Kind::Text,
         Said::Text => {
@@ -56,6 +57,8 @@ pub(super) fn of_room(room: RoomName, headers: &HeaderMap, payload: Bytes) -> Re
         }
         Said::Nothing => sniffed(&payload),
     };
+    // A byte order mark before JSON is skipped: members would get it as a part of the message.
+    let payload = if kind == Kind::Json { payload.slice_ref(without_bom(&payload)) } else { payload };
     Ok(Publish { rooms: vec![room], kind, payload })
 }
 
@@ -76,11 +79,12 @@ pub(super) fn of_rooms(headers: &HeaderMap, body: &Bytes, message_bytes: usize) 
     }
     let bad =
         |why: &dyn Display| bad_json(format!("the body must be {{\"rooms\":[\"ROOM\",…],\"content\":ANY}}: {why}"));
+    let body = body.slice_ref(without_bom(body));
     // serde would take a list of the values, in order, for the object.
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(bad(&"it is a list"));
     }
-    let wanted: Wanted<'_> = serde_json::from_slice(body).map_err(|error| bad(&error))?;
+    let wanted: Wanted<'_> = serde_json::from_slice(&body).map_err(|error| bad(&error))?;
     // A room named twice still gets it once.
     let names: BTreeSet<_> = wanted.rooms.iter().map(AsRef::as_ref).collect();
     if names.is_empty() || names.len() > ROOMS_MAX {
@@ -111,7 +115,7 @@ fn said(headers: &HeaderMap) -> Result<Said, Problem> {
 }
 
 fn sniffed(payload: &[u8]) -> Kind {
-    if is_json(payload) {
+    if is_json(without_bom(payload)) {
         Kind::Json
     } else if std::str::from_utf8(payload).is_ok() {
         Kind::Text
@@ -166,6 +170,17 @@ mod tests {
         assert_eq!(one("", b"seven"), Ok(Kind::Text));
         assert_eq!(one("", b"\xff"), Ok(Kind::Binary));
         assert_eq!(one("", b""), Err((400, "bad-message")));
+    }
+
+    #[test]
+    fn a_byte_order_mark_before_json_is_skipped() {
+        for content_type in ["", "application/json"] {
+            let body = Bytes::from_static(b"\xef\xbb\xbf{}");
+            let publish = of_room("lobby".into(), &typed(content_type), body).unwrap();
+            assert_eq!((publish.kind, &publish.payload[..]), (Kind::Json, &b"{}"[..]));
+        }
+        assert_eq!(one("text/plain", b"\xef\xbb\xbf{}"), Ok(Kind::Text));
+        assert_eq!(many("\u{feff}{\"rooms\":[\"a\"],\"content\":1}").unwrap().payload.as_ref(), b"1");
     }
 
     #[test]

@@ -75,6 +75,14 @@ pub(super) fn masked_url(url: &str) -> String {
 
 pub(super) fn subject_prefix(value: &Value) -> Result<String, String> {
     let prefix = value.filled()?;
+    // The rooms' subjects are PREFIX.room.ROOM: below a.room they would be rooms of the nodes whose prefix is a.
+    if let Some((outer, _)) = format!("{prefix}.").split_once(".room.") {
+        return Err(format!(
+            "{prefix:?} nests in the prefix {outer:?}: its rooms would be rooms of nodes with that prefix too, and theirs of this node; \
+             leave the token \"room\" out, such as {:?}",
+            prefix.replace(".room", "-room")
+        ));
+    }
     match tidegate_core::model::valid_room(&prefix) {
         Ok(()) if prefix.len() <= 64 => Ok(prefix),
         _ => {

@@ -53,7 +53,7 @@ settings! {
         url: Vec<String> = Vec::new(), checked(urls, |urls| shown_urls(urls)).absent("the local bus: this node alone"),
             flag("Serving", 3, "URL", "Broker that connects the nodes; several with commas; without it this node is alone")
                 .alias("nats_url");
-        /// First token of the subjects.
+        /// First tokens of the subjects, none of them `room` but the first: prefixes must not nest.
         prefix: String = String::from("tidegate"), checked(subject_prefix, quoted), rare();
         /// A `.creds` file.
         credentials: Option<PathBuf> = None, optional("none", checked(readable, |path| quoted(&path.display()))), rare();

@@ -185,6 +185,13 @@ const MISTAKES: &[(&str, &str)] = &[
         "nats_url = \"redis://a\"",
         "tidegate.toml:1: nats_url: \"redis://a\" is not a broker's URL: nats://host:4222, or tls://host:4222",
     ),
+    // Rooms of a node with the prefix a.room were rooms of the nodes with the prefix a: one client's lobby another's room.lobby.
+    (
+        "[nats]\nprefix = \"a.room\"",
+        "tidegate.toml:2: nats.prefix: \"a.room\" nests in the prefix \"a\": its rooms would be rooms of nodes with that prefix too, \
+         and theirs of this node; leave the token \"room\" out, such as \"a-room\"",
+    ),
+    ("[nats]\nprefix = \"a.b.room.c\"", "tidegate.toml:2: nats.prefix: \"a.b.room.c\" nests in the prefix \"a.b\""),
     (
         "[nats]\nprefix = \"a.*\"",
         "tidegate.toml:2: nats.prefix: \"a.*\" is not a subject prefix: up to 64 printable ASCII characters, dots between tokens",

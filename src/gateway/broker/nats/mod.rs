@@ -21,7 +21,6 @@ mod commands;
 mod connect_options;
 mod fences;
 mod log_limit;
-mod losses;
 mod resubscribe;
 mod rooms;
 mod session;
@@ -34,7 +33,6 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -46,7 +44,6 @@ use client_events::{ClientEvents, Report};
 use connect_options::ConnectOptions;
 use fences::{Fences, PendingAck};
 use log_limit::LogLimit;
-use losses::{Look, Losses};
 use resubscribe::Resubscribe;
 use rooms::{Incoming, Rooms};
 use session::{Session, first_connection};
@@ -54,12 +51,12 @@ use subscribes::Subscribes;
 
 use super::{Options, Start};
 use crate::gateway::config::Config;
-use tidegate_core::model::{GapReason, RoomName};
+use tidegate_core::model::RoomName;
 use tidegate_core::relay::interest::RoomKey;
 use tidegate_core::relay::publish_queue::Outgoing;
 use tidegate_core::relay::{Broker, NotTaken, Sink};
 
-/// Between two looks at the counters of the client.
+/// Between two looks at the client's connection, beside those that its events ask for.
 const LOOK_TICK: Duration = Duration::from_secs(1);
 
 type Connecting = Pin<Box<dyn Future<Output = Session>>>;
@@ -97,7 +94,6 @@ pub(super) struct Nats {
     client_events: Arc<ClientEvents>,
     reports: mpsc::Receiver<Report>,
     log_limit: LogLimit,
-    losses: Losses,
     room_prefix: String,
     next_look: Instant,
     /// The node ends, and the last fence waits or is under way.
@@ -138,7 +134,6 @@ impl Start for Nats {
             client_events,
             reports,
             log_limit: LogLimit::default(),
-            losses: Losses::default(),
             next_look: Instant::now() + LOOK_TICK,
             finishing: false,
         }
@@ -225,18 +220,6 @@ impl Nats {
         }
         if now >= self.next_look {
             self.next_look = now + LOOK_TICK;
-            self.look(sink);
-        }
-    }
-
-    /// Compares the client's counters with the relay's.
-    fn look<S: Sink>(&mut self, sink: &mut S) {
-        let Some(session) = &self.session else { return };
-        let received = session.statistics.in_messages.load(Ordering::Relaxed);
-        let look = Look { received, taken: self.incoming.taken.get(), ended: self.rooms.ended() };
-        let lost = self.losses.handle_look(look);
-        if lost > 0 {
-            sink.lost(None, GapReason::Broker, lost);
         }
     }
 }

@@ -44,17 +44,15 @@ impl Session {
         Ok(Self { client, statistics, inbox_subject, up: true, inbox, connects, returned: None })
     }
 
-    /// The next fence that came back, and how many messages the inbox held.
-    fn poll_inbox(&mut self, cx: &mut Context<'_>) -> (Option<u64>, u64) {
+    /// The fence that came back in an earlier turn; looks for the next.
+    fn poll_inbox(&mut self, cx: &mut Context<'_>) -> Option<u64> {
         let returned = self.returned.take();
-        let mut taken = 0;
         while let Poll::Ready(Some(message)) = std::pin::Pin::new(&mut self.inbox).poll_next(cx) {
-            taken += 1;
             let number = std::str::from_utf8(&message.payload).ok().and_then(|text| text.parse().ok());
             self.returned = number.or(self.returned);
             cx.waker().wake_by_ref();
         }
-        (returned, taken)
+        returned
     }
 }
 
@@ -112,8 +110,7 @@ impl Nats {
     /// the one that came back in an earlier turn.
     pub(super) fn poll_inbox<S: Sink>(&mut self, cx: &mut Context<'_>, sink: &mut S) -> Option<u64> {
         let session = self.session.as_mut()?;
-        let (earlier, taken) = session.poll_inbox(cx);
-        self.incoming.taken.set(self.incoming.taken.get() + taken);
+        let earlier = session.poll_inbox(cx);
         if session.returned.is_some_and(|number| self.fences.take_gap(number)) {
             sink.lost(None, GapReason::Broker, 0);
         }
@@ -158,7 +155,6 @@ impl Nats {
     fn handle_reports<S: Sink>(&mut self, now: Instant, sink: &mut S) {
         let lost = self.client_events.take_lost();
         if lost > 0 {
-            self.losses.handle_report(lost);
             sink.lost(None, GapReason::Broker, lost);
             self.log_limit.warn(String::from("the broker's client dropped messages; every room is told"), now);
         }
