@@ -248,7 +248,7 @@ metrics! {
             gauge("ws_outbox_max_bytes").help("Bytes that the largest outbox of a client pins.").largest();
         /// Bytes that the unfinished messages of all clients take.
         unfinished_bytes: Cell => gauge("ws_unfinished_bytes");
-        /// Longest turn of a shard's loop in the last second, with how late it began, in seconds.
+        /// Longest turn of a shard's loop in the last minute, with how late it began, in seconds.
         loop_lag_ns: Cell => gauge("ws_loop_lag_seconds").seconds().each_shard();
         /// Shown at the end of every turn.
         turning: SignOfLife;

@@ -39,11 +39,27 @@ enum Said {
     Nothing,
 }
 
+/// Refuses a body that is compressed: its bytes are not the message (RFC 9110 §8.4).
+///
+/// # Errors
+/// 415 with Accept-Encoding (RFC 9110 §15.5.16).
+fn plain(headers: &HeaderMap) -> Result<(), Problem> {
+    let codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let codings = codings.flat_map(|value| value.as_bytes().split(|octet| *octet == b','));
+    let mut codings = codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty());
+    if codings.all(|coding| coding.eq_ignore_ascii_case(b"identity")) {
+        return Ok(());
+    }
+    let message = "compressed bodies are not taken; send the body as it is, without Content-Encoding";
+    Err(Problem::new(415, "unsupported-content-encoding", message).with("accept-encoding", "identity"))
+}
+
 /// `POST /v1/rooms/ROOM/messages`: the body is the message.
 ///
 /// # Errors
 /// 400 or 415.
 pub(super) fn of_room(room: RoomName, headers: &HeaderMap, payload: Bytes) -> Result<Publish, Problem> {
+    plain(headers)?;
     let kind = match said(headers)? {
         Said::Json if is_json(without_bom(&payload)) => Kind::Json,
         Said::Json => return Err(bad_json("the body is no valid JSON; fix it, or send it as text/plain")),
@@ -74,6 +90,7 @@ pub(super) fn of_rooms(headers: &HeaderMap, body: &Bytes, message_bytes: usize) 
         #[serde(borrow)]
         content: &'a RawValue,
     }
+    plain(headers)?;
     if !matches!(said(headers)?, Said::Json | Said::Nothing) {
         return Err(Problem::new(415, "unsupported-media-type", "send application/json"));
     }
@@ -190,6 +207,28 @@ mod tests {
         assert_eq!(one("application/json", b"\"\xff\""), Err((400, "bad-json")));
         assert_eq!(one("text/plain", b"\xc3\x28"), Err((400, "bad-text")));
         assert_eq!(one("application/x-www-form-urlencoded", b"a=b"), Err((415, "unsupported-media-type")));
+    }
+
+    /// A backend's HTTP client compressed the body and said so; the room got the compressed octets as its message.
+    #[test]
+    fn a_body_with_a_content_encoding_is_415_and_says_what_is_accepted() {
+        let encoded = |codings: &[&'static str]| {
+            let mut headers = typed("application/json");
+            for coding in codings {
+                headers.append(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
+            }
+            let one = of_room("lobby".into(), &headers, Bytes::from_static(b"1"));
+            let many = of_rooms(&headers, &Bytes::from_static(b"{\"rooms\":[\"a\"],\"content\":1}"), 16);
+            assert_eq!(one.as_ref().err(), many.as_ref().err(), "both endpoints");
+            one.map_or_else(|problem| (problem.status, problem.header), |_| (200, None))
+        };
+        let refused = (415, Some(("accept-encoding", "identity")));
+        for codings in [&["gzip"][..], &["br"], &["deflate"], &["identity, gzip"], &["identity", "zstd"], &["x"]] {
+            assert_eq!(encoded(codings), refused, "{codings:?}");
+        }
+        for codings in [&[][..], &[""], &["identity"], &["Identity, identity"]] {
+            assert_eq!(encoded(codings), (200, None), "{codings:?}");
+        }
     }
 
     #[test]

@@ -193,7 +193,7 @@ async fn turn<D: Driver>(
                 shard.reap();
                 return Ok(());
             }
-            lag.note(now, &counters);
+            lag.note(now, Instant::now(), &counters);
             shard.has_work() || !port.from_relay.is_empty()
         };
         if busy {
@@ -398,29 +398,51 @@ fn last_moment(listener: &OwnedFd, now: Instant) -> Instant {
 }
 
 /// How long the loop's turns take, and how late they begin: a shard that lags is one whose clients wait.
+///
+/// It tells the longest turn of the last minute, and not that since the last scrape: each of several scrapers sees every long
+/// turn, as long as it comes once a minute.
 struct Lag {
+    /// When the newest second began.
     since: Instant,
+    /// When the last turn ended.
     ended: Instant,
-    longest: Duration,
+    /// The longest turn of each second, in ns.
+    longest_ns: [u64; LAG_SECONDS],
+    /// The newest second.
+    newest: usize,
 }
+
+/// Seconds of which the longest turn is told: the longest usual interval between two scrapes.
+const LAG_SECONDS: usize = 60;
 
 impl Lag {
     fn new(now: Instant) -> Self {
-        Self { since: now, ended: now, longest: Duration::ZERO }
+        Self { since: now, ended: now, longest_ns: [0; LAG_SECONDS], newest: 0 }
     }
 
-    /// Notes a turn that began at `began` and has just ended; tells the longest one once a second. There is a turn with
-    /// every tick: where there was none for longer, the thread did not run.
-    fn note(&mut self, began: Instant, counters: &ShardCounters) {
-        let now = Instant::now();
+    /// Notes a turn. There is a turn with every tick: where there was none for longer, the thread did not run.
+    #[inline]
+    fn note(&mut self, began: Instant, ended: Instant, counters: &ShardCounters) {
         let late = began.saturating_duration_since(self.ended).saturating_sub(SWEEP_TICK);
-        self.longest = self.longest.max(late + (now - began));
-        self.ended = now;
-        counters.turning.show(monotonic_ns(now));
-        if now - self.since >= Duration::from_secs(1) {
-            counters.loop_lag_ns.set(self.longest.as_nanos() as u64);
-            *self = Self::new(now);
+        let turn_ns = (late + (ended - began)).as_nanos() as u64;
+        self.ended = ended;
+        counters.turning.show(monotonic_ns(ended));
+        let seconds = (ended - self.since).as_secs();
+        if seconds > 0 {
+            self.forget(seconds);
+            counters.loop_lag_ns.set(self.longest_ns.iter().copied().max().unwrap_or(0));
         }
+        self.longest_ns[self.newest] = self.longest_ns[self.newest].max(turn_ns);
+        counters.loop_lag_ns.raise(turn_ns);
+    }
+
+    /// So many seconds have passed.
+    fn forget(&mut self, seconds: u64) {
+        for _ in 0..seconds.min(LAG_SECONDS as u64) {
+            self.newest = (self.newest + 1) % LAG_SECONDS;
+            self.longest_ns[self.newest] = 0;
+        }
+        self.since += Duration::from_secs(seconds);
     }
 }
 
@@ -445,6 +467,28 @@ async fn yield_now() {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// The gauge held the longest turn of the last second: at a scrape every 15 s, 14 of 15 stalls showed in no graph.
+    #[test]
+    fn the_loop_lag_is_the_longest_turn_of_the_last_minute_for_every_scraper() {
+        let (counters, start) = (ShardCounters::default(), Instant::now());
+        let mut lag = Lag::new(start);
+        let tick_ms = SWEEP_TICK.as_millis() as u64;
+        let mut at = |began_ms: u64, took_ms: u64| {
+            let began = start + Duration::from_millis(began_ms);
+            lag.note(began, began + Duration::from_millis(took_ms), &counters);
+            counters.loop_lag_ns.value() / 1_000_000
+        };
+        assert_eq!(at(tick_ms, 1), 1);
+        assert_eq!(at(2 * tick_ms, 580), 580, "it shows at once");
+        // Whatever is scraped in between: a turn each tick, for a minute.
+        let seen: Vec<u64> = (8..=607).map(|tick| at(tick * tick_ms, 2)).collect();
+        assert!(seen[..590].iter().all(|ms| *ms == 580), "{seen:?}");
+        assert_eq!(seen.last(), Some(&2));
+        // A thread that did not run for ten minutes was late by as much.
+        assert_eq!(at(607 * tick_ms + 600_000, 3), 600_000 - 2 - tick_ms + 3);
+        assert_eq!(at(607 * tick_ms + 700_000, 4), 100_000 - 3 - tick_ms + 4, "the minute before is over");
+    }
 
     #[test]
     fn accept_back_off_grows_with_each_malformed_request_and_ends_when_they_stop() {
