@@ -111,8 +111,14 @@ table! {
     HeadTooLarge Peer 431 "head-too-large" "the request's headers are too large; send fewer or shorter ones";
     /// The node is full.
     Capacity Policy 503 "capacity" "the node is full; try again later";
-    /// Too many new connections a second, or too many unfinished handshakes.
+    /// Too many new connections a second.
     ConnectionRate Policy 503 "connection-rate" "too many new connections; try again later";
+    /// Too many sockets of the shard, or of one address, are not upgraded, and this was the oldest.
+    Displaced Policy 503 "displaced" "too many unfinished requests are open, and this was the oldest; send the whole request at once, or try again later";
+    /// More connections of one address than `limits.connections_per_address`.
+    AddressConnections Policy 429 "address-connections" "too many connections from your address are open; close some, or have `limits.connections_per_address` raised";
+    /// The peer made more mistakes a second than `limits.mistakes_per_address`: it is dropped, unread and unanswered.
+    Dropped Peer 0 "dropped" "";
     /// The node drains.
     Draining Local 503 "draining" "the node restarts; try again";
     /// HTTP/0.9 or 2.
@@ -121,6 +127,23 @@ table! {
     ProxyMissing Peer 400 "proxy-missing" "no PROXY protocol header of version 2 came first, or it is longer than 4 KiB, and `proxies.protocol_v2` wants one from this address; have the balancer send version 2 (version 1 is not read), or turn `proxies.protocol_v2` off";
     /// A PROXY protocol header where none is expected.
     ProxyUnexpected Peer 400 "proxy-unexpected" "a PROXY protocol header came, and none is expected from this address; name the balancer in `proxies.trusted`, turn `proxies.protocol_v2` on and have it send version 2, or have it send none";
+}
+
+impl Refusal {
+    /// Whether the request is a mistake that no working client or probe makes: reading and answering it takes as much time as dozens of
+    /// messages. Paths and methods that are not served are none, or a balancer that probes the wrong path would be dropped; nor is
+    /// silence, which costs nothing.
+    pub const fn is_mistake(self) -> bool {
+        matches!(
+            self,
+            Self::BadRequest
+                | Self::UriTooLong
+                | Self::HeadTooLarge
+                | Self::HttpVersion
+                | Self::ProxyMissing
+                | Self::ProxyUnexpected
+        )
+    }
 }
 
 #[cfg(test)]

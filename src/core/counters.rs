@@ -256,7 +256,7 @@ metrics! {
         message_duration: Histogram => histogram("ws_message_duration_seconds");
         /// From the publisher's time to the last send to a client of this node, in seconds.
         publish_delivery: Histogram => histogram("ws_publish_delivery_seconds");
-        /// From accept to the answer 101, in seconds.
+        /// From the arrival of a connection, with what it waited to be accepted, to the answer 101, in seconds.
         handshake_duration: Histogram => histogram("ws_handshake_duration_seconds");
         /// 1 while the shard's driver is io_uring.
         uring: Cell;

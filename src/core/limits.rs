@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::setting::{GIB, KIB, MIB, MINUTE, MS, ZERO, auto_or, integer, rare, settings, size, time};
+use crate::setting::{GIB, KIB, MIB, MINUTE, MS, ZERO, auto_or, integer, off_or, rare, settings, size, time};
 
 /// Bytes of a request head; more is 431.
 pub const HEAD_BYTES: usize = 8 * 1024;
@@ -16,8 +16,11 @@ pub const TARGET_BYTES: usize = 4 * 1024;
 pub const PROXY_HEADER_BYTES: usize = 4 * 1024;
 /// From accept to the end of the request head.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
-/// Unfinished handshakes on one shard; above it new connections get 503.
+/// Sockets of one shard that are not upgraded: unfinished handshakes, and answered requests whose peer has not closed yet. One more, and
+/// the oldest gives way.
 pub const HANDSHAKES_PER_SHARD: usize = 4096;
+/// Requests a second of one address on one shard that are mistakes; each takes some 0.1 ms of the shard.
+pub const MISTAKES_PER_ADDRESS: u32 = 50;
 /// Bytes of one message from a client.
 pub const MESSAGE_BYTES: usize = 64 * 1024;
 /// Bytes of one message under the conformance profile: Autobahn's group 9 sends 16 MiB.
@@ -131,8 +134,15 @@ settings! {
         head_bytes: usize = HEAD_BYTES, size(5 * KIB..=64 * KIB), rare();
         /// From accept to a complete request; later is 408.
         handshake_deadline: Duration = HANDSHAKE_DEADLINE, time(100 * MS..=MINUTE), rare();
-        /// Unfinished handshakes; more get 503.
+        /// Sockets of one shard that are not upgraded: unfinished handshakes, and refused ones that the peer has not closed. One more,
+        /// and the oldest gives way. One address may have a quarter.
         handshakes_per_shard: usize = HANDSHAKES_PER_SHARD, integer(1..=65_536), rare();
+        /// Connections of one address on the node (of IPv6: of one /64); more get 429. Behind `proxies.trusted` the address is the
+        /// client's.
+        connections_per_address: Option<u32> = None, off_or(integer(1..=100_000_000)), rare();
+        /// Requests a second of one address on one shard that are no valid HTTP; after more its connections are dropped unread for
+        /// a moment. 0: no limit.
+        mistakes_per_address: u32 = MISTAKES_PER_ADDRESS, integer(0..=1_000_000), rare();
         /// Bytes of one message; more is closed with 1009.
         message_bytes: usize = MESSAGE_BYTES, size(KIB..=64 * MIB), rare();
         /// From a message's first octet to its last.

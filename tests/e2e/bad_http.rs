@@ -166,7 +166,8 @@ fn a_head_may_be_cut_at_every_octet(driver: Driver) {
 }
 
 fn a_bad_head_gets_its_status_wherever_it_is_cut(driver: Driver) {
-    let gateway = Gateway::start(driver, &["--connection-rate", "0"]);
+    let config = "[limits]\nmistakes_per_address = 0\n";
+    let gateway = Gateway::on(driver).args(&["--connection-rate", "0"]).config(config).start();
     let mut cuts = 0;
     for (name, head, status, _) in bad_requests().iter().filter(|(_, head, ..)| head.len() < 400) {
         // All at once, as above. After the end of the head it would be another request, or none.

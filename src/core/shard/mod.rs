@@ -49,6 +49,7 @@ use std::sync::Arc;
 use crate::counters::ShardCounters;
 use crate::relay::{ToRelay, ToShard};
 use admission::Admission;
+pub use admission::{Arrival, PerAddress};
 use clients::Clients;
 use driver::{Driver, Event, Fd};
 use inbound::Reading;
@@ -76,7 +77,7 @@ impl<D: Driver> Shard<D> {
     /// An empty shard for up to `settings.slots` connections.
     pub fn new(driver: D, settings: Arc<Settings>, counters: Arc<ShardCounters>, seed: u64) -> Self {
         Self {
-            admission: Admission::new(settings.options.connection_rate),
+            admission: Admission::new(&settings.options),
             rooms: Rooms::default(),
             upstream: Upstream::default(),
             writer: Writer::new(driver),
@@ -117,19 +118,14 @@ impl<D: Driver> Shard<D> {
     }
 
     /// Takes in a socket that was just accepted; it is non-blocking. The shard owns its number from here on.
-    pub fn handle_accepted(&mut self, fd: Fd) {
-        self.admission.accept(&mut self.turn, &mut self.writer, &mut self.clients, fd);
+    pub fn handle_accepted(&mut self, fd: Fd, arrival: Arrival) {
+        self.admission.accept(&mut self.turn, &mut self.writer, &mut self.clients, fd, arrival);
         self.settle();
     }
 
     /// Takes in a socket that was just accepted only to refuse it.
     pub fn turn_away(&mut self, fd: Fd) {
         self.admission.turn_away(&mut self.turn, &mut self.writer, fd);
-    }
-
-    /// Requests that were refused because they are invalid since the start.
-    pub fn invalid_requests(&self) -> u64 {
-        self.admission.invalid_requests()
     }
 
     /// Collects and handles the driver's events, ticks among them.

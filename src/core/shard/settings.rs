@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admission::PerAddress;
 use crate::connection::{Heartbeat, ticks};
 use crate::counters::ShardCounters;
 use crate::dialect::DialectId;
@@ -98,6 +99,8 @@ pub struct Options {
     pub origins: Vec<String>,
     /// permessage-deflate is negotiated.
     pub compression: bool,
+    /// `limits.connections_per_address`, with the counts of all shards.
+    pub per_address: PerAddress,
     /// Proxies whose word about a client's address is taken.
     pub trusted: Vec<Network>,
     /// Connections of trusted proxies begin with a PROXY protocol v2 header.
@@ -122,12 +125,16 @@ impl Default for Options {
             close_on_gap: false,
             origins: Vec::new(),
             compression: false,
+            per_address: PerAddress::default(),
             trusted: Vec::new(),
             proxy_protocol: false,
             demo_page: None,
         }
     }
 }
+
+/// Slab entries for sockets that have given way and that the driver has not released yet.
+const RELEASING: usize = 256;
 
 /// What all shards of the node share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -150,7 +157,7 @@ pub struct Settings {
     pub shard: u8,
     /// What it shares with the node's other shards.
     pub budgets: Budgets,
-    /// Slab entries: the shard's connections and the few above them that are answered 503.
+    /// Slab entries: the shard's connections, its sockets that are not upgraded, and those that are being released.
     pub slots: usize,
     /// Counters of all shards of the node, to add up what they hold.
     pub node_counters: Vec<Arc<ShardCounters>>,
@@ -209,7 +216,7 @@ impl Settings {
             shard,
             budgets,
             // Any one shard may get all of the node's connections: untouched entries cost nothing.
-            slots: (budgets.connections as usize + limits.handshakes_per_shard).min(1 << 24),
+            slots: (budgets.connections as usize + limits.handshakes_per_shard + RELEASING).min(1 << 24),
             node_counters,
             fanout_bytes: limits::FANOUT_BYTES,
             heartbeat: Heartbeat::new(options.ping_interval, options.pong_timeout),

@@ -27,7 +27,7 @@ use tidegate_core::setting::{
     HOUR, SECOND, address, auto_or, boolean, checked, choice, flag, integer, list, off_or, quoted, settings, switch,
     time,
 };
-use tidegate_core::shard::{self, RoomRule, Route};
+use tidegate_core::shard::{self, PerAddress, RoomRule, Route};
 
 pub(crate) use keys::{SettingFlag, flags};
 pub use merge::{DEFAULT_FILE, Settings, Sources, load, merge};
@@ -176,6 +176,7 @@ impl Config {
             close_on_gap: self.raw.on_gap == OnGap::Close,
             origins: self.origins.clone(),
             compression: self.compression,
+            per_address: PerAddress::new(self.limits.connections_per_address),
             trusted: self.proxies.trusted.clone(),
             proxy_protocol: self.proxies.protocol_v2,
             demo_page: None,

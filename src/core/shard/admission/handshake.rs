@@ -1,9 +1,8 @@
 //! From the first octet of a request to its 101, or to the answer why not.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
 
-use super::Admission;
+use super::{Admission, Peer};
 use crate::close::Refusal;
 use crate::connection::{Flags, Handle};
 use crate::dialect::{DialectId, Form};
@@ -74,7 +73,7 @@ impl Admission {
             Cow::Owned(head.octets)
         };
         let mut progress = head.progress;
-        let Some(skip) = proxy_header(clients, handle, &whole)? else {
+        let Some(skip) = self.proxy_header(turn, clients, handle, &whole)? else {
             self.keep_head(handle, whole, progress);
             return Ok(None);
         };
@@ -112,7 +111,7 @@ impl Admission {
         handle: Handle,
         upgrade: &Upgrade<'_>,
     ) -> Result<Upgraded, Refusal> {
-        self.late_refusal(clients, handle)?;
+        self.late_refusal(turn, clients, handle)?;
         let (upgraded, subprotocol) = destination(turn, upgrade.path).ok_or(Refusal::NotFound)?;
         let options = &turn.settings.options;
         if !http::origin_allowed(&options.origins, upgrade) {
@@ -120,13 +119,15 @@ impl Admission {
         }
         // permessage-deflate where the configuration turns it on and the client offers it.
         let deflate = if options.compression { deflate::agree(upgrade.extensions())? } else { None };
+        if !options.trusted.is_empty() {
+            note_forwarded(turn, writer, clients, handle, upgrade);
+        }
+        let (peer, accepted_us) = self.peer(clients, handle);
+        self.count_address(turn, handle, peer)?;
         self.leave_handshake(handle);
         let protocol = answered_protocol(upgraded.dialect, subprotocol, upgrade);
         writer.reply_upgrade(upgrade.key, protocol, deflate);
-        let fd = clients.begin_open(turn, handle, Form { dialect: upgraded.dialect, deflate });
-        if let Some(fd) = fd.filter(|_| !turn.settings.options.trusted.is_empty()) {
-            note_forwarded(turn, clients, handle, writer.driver_ref().peer(fd), upgrade);
-        }
+        clients.begin_open(turn, handle, Form { dialect: upgraded.dialect, deflate }, accepted_us);
         if upgrade.attempt() > 0 {
             turn.counters.reconnects.add(1);
         }
@@ -160,25 +161,67 @@ impl Admission {
         Ok(())
     }
 
-    /// Why a valid upgrade is refused all the same: decided at accept, or a drain that began meanwhile.
-    fn late_refusal(&self, clients: &mut Clients, handle: Handle) -> Result<(), Refusal> {
+    /// Why a valid upgrade is refused all the same: a rate that was exceeded at accept, a full node, or a drain.
+    fn late_refusal(&self, turn: &Turn, clients: &mut Clients, handle: Handle) -> Result<(), Refusal> {
         let Some(flags) = clients.find(handle).map(|entry| entry.flags) else { return Ok(()) };
         if self.refusing {
-            Err(Refusal::Draining)
-        } else if flags.has(Flags::FULL) {
-            Err(Refusal::Capacity)
-        } else if flags.has(Flags::REFUSED) {
-            Err(Refusal::ConnectionRate)
-        } else {
-            Ok(())
+            return Err(Refusal::Draining);
         }
+        if flags.has(Flags::REFUSED) {
+            return Err(Refusal::ConnectionRate);
+        }
+        // Only what is upgraded counts: sockets that say nothing would take the places of clients.
+        let open: u64 = turn.settings.node_counters.iter().map(|shard| shard.connections.value()).sum();
+        if open < turn.settings.budgets.connections { Ok(()) } else { Err(Refusal::Capacity) }
+    }
+
+    /// Counts an upgrade that is to be granted with the connections of its address.
+    fn count_address(&mut self, turn: &Turn, handle: Handle, peer: Peer) -> Result<(), Refusal> {
+        let per_address = &turn.settings.options.per_address;
+        if !per_address.is_on() {
+            return Ok(());
+        }
+        if !per_address.take(peer) {
+            return Err(Refusal::AddressConnections);
+        }
+        if peer != Peer::UNKNOWN {
+            self.counted.insert(handle.index, peer);
+        }
+        Ok(())
+    }
+
+    /// Octets of a PROXY protocol header in front of the request; `None` while it is not complete.
+    fn proxy_header(
+        &mut self,
+        turn: &mut Turn,
+        clients: &mut Clients,
+        handle: Handle,
+        bytes: &[u8],
+    ) -> Result<Option<usize>, Refusal> {
+        let Some(entry) = clients.find(handle) else { return Ok(None) };
+        if !entry.flags.has(Flags::PROXIED) {
+            return Ok(Some(0));
+        }
+        let parsed = proxy::parse_v2(bytes).map_err(|proxy::NotProxied| Refusal::ProxyMissing)?;
+        let Some((source, length)) = parsed else { return Ok(None) };
+        if let Some(address) = source.filter(|_| clients.forwarded(handle.index).is_none()) {
+            clients.note_forwarded(handle, address);
+            let peer = Peer::of(address);
+            if self.mistakes.is_over(peer, turn.clock.tick) {
+                return Err(Refusal::Dropped);
+            }
+            self.bound_handshakes_of(turn, clients, peer);
+        }
+        Ok(Some(length))
     }
 }
 
 /// What is spoken at a path, and which subprotocol its route wants: the configuration's routes first, then the built-in ones.
 fn destination<'a>(turn: &'a Turn, path: &str) -> Option<(Upgraded, Option<&'a str>)> {
     let path = without_slash(path);
-    if let Some(route) = turn.settings.routes.get(path) {
+    let routes = &turn.settings.routes;
+    // Without routes nothing is hashed.
+    if let Some(route) = if routes.is_empty() { None } else { routes.get(path) } {
         let upgraded = Upgraded { dialect: route.dialect, room: route.room.clone() };
         return Some((upgraded, route.subprotocol.as_deref()));
     }
@@ -213,28 +256,18 @@ fn refusal_of(clients: &mut Clients, handle: Handle, request: &[u8], refusal: Re
     if proxy::is_header(request) { Refusal::ProxyUnexpected } else { refusal }
 }
 
-/// Octets of a PROXY protocol header in front of the request; `None` while it is not complete.
-fn proxy_header(clients: &mut Clients, handle: Handle, bytes: &[u8]) -> Result<Option<usize>, Refusal> {
-    let Some(entry) = clients.find(handle) else { return Ok(None) };
-    if !entry.flags.has(Flags::PROXIED) {
-        return Ok(Some(0));
-    }
-    match proxy::parse_v2(bytes) {
-        Ok(None) => Ok(None),
-        Ok(Some((source, length))) => {
-            if let Some(address) = source {
-                clients.note_forwarded(handle, address);
-            }
-            Ok(Some(length))
-        }
-        Err(proxy::NotProxied) => Err(Refusal::ProxyMissing),
-    }
-}
-
 /// Notes the client's address where trusted proxies told it in X-Forwarded-For. The address that a PROXY header told is the last
 /// known hop before them: a TCP balancer rewrites no header, and the client could have written that one itself.
-fn note_forwarded(turn: &Turn, clients: &mut Clients, handle: Handle, peer: Option<SocketAddr>, upgrade: &Upgrade<'_>) {
-    let Some(nearest) = clients.forwarded(handle.index).or(peer.map(|peer| peer.ip())) else { return };
+fn note_forwarded<D: Driver>(
+    turn: &Turn,
+    writer: &Writer<D>,
+    clients: &mut Clients,
+    handle: Handle,
+    upgrade: &Upgrade<'_>,
+) {
+    let Some(fd) = clients.find(handle).map(|entry| entry.fd) else { return };
+    let peer = || writer.driver_ref().peer(fd).map(|peer| peer.ip());
+    let Some(nearest) = clients.forwarded(handle.index).or_else(peer) else { return };
     let client = last_known_hop(nearest, upgrade.forwarded_for(), |hop| turn.settings.trusts(hop));
     if client != nearest {
         clients.note_forwarded(handle, client);

@@ -11,7 +11,7 @@ mod tests;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-use super::driver::{Fd, Ready};
+use super::driver::Ready;
 use super::teardown::Ending;
 use super::turn::Turn;
 use crate::close::{CloseReason, Refusal};
@@ -235,14 +235,15 @@ impl Clients {
 
     // States.
 
-    /// Opens a connection whose upgrade was granted, with its form; its socket.
-    pub(super) fn begin_open(&mut self, turn: &mut Turn, handle: Handle, form: Form) -> Option<Fd> {
-        let entry = self.table.find(handle)?;
+    /// Opens a connection whose upgrade was granted, with its form. It was accepted at `accepted_us`, in monotonic µs modulo 2³².
+    pub(super) fn begin_open(&mut self, turn: &mut Turn, handle: Handle, form: Form, accepted_us: u32) {
+        let Some(entry) = self.table.find(handle) else { return };
         entry.state = State::Open;
         entry.form = form;
         entry.flags.set(Flags::UPGRADED);
         entry.deadline = 0;
-        let waited_us = turn.clock.mono_us().wrapping_sub(std::mem::take(&mut entry.batch));
+        entry.batch = 0;
+        let waited_us = turn.clock.mono_us().wrapping_sub(accepted_us);
         // The first ping comes at a random moment of the interval's second half: those of a silent crowd are spread, and a client
         // that has just come has time.
         let silent = turn.random.below(u32::from(turn.settings.heartbeat.ping / 2)) as u16;
@@ -250,13 +251,13 @@ impl Clients {
         turn.counters.upgraded.add(1);
         turn.counters.connections.add(1);
         turn.counters.handshake_duration.record(u64::from(waited_us) * 1_000, 1);
-        Some(entry.fd)
     }
 
     /// Closes a connection that is answered without an upgrade; whether it is there.
     pub(super) fn begin_answer(&mut self, turn: &Turn, handle: Handle) -> bool {
         let Some(entry) = self.table.find(handle) else { return false };
         entry.state = State::Closing;
+        entry.batch = 0;
         entry.deadline = turn.clock.tick + turn.settings.close_deadline;
         true
     }
