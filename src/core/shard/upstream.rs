@@ -109,7 +109,7 @@ impl Upstream {
             Some(level) => Notice::Acknowledged { level, reference },
             None => {
                 let message = "the broker did not confirm the message";
-                Notice::Refused { code: ErrorCode::Unavailable, message, reference }
+                Notice::Refused { code: ErrorCode::Unavailable, message, room: None, reference }
             }
         };
         writer.reply(turn, dialect, &notice);
