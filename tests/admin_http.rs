@@ -10,7 +10,7 @@ use tidegate::gateway::config::{Admin, Config, Drain, Publish};
 use tidegate_core::counters::DropReason;
 use tidegate_core::limits::{Limits, REQUEST_MAILBOX_BYTES};
 use tidegate_core::model::{AckLevel, Kind};
-use tidegate_core::relay::{ToRelay, ToShard};
+use tidegate_core::relay::{PublishError, ToRelay, ToShard};
 
 fn config() -> Config {
     Config { drain: Drain { window: Duration::from_millis(100), ..Drain::default() }, ..Config::default() }
@@ -59,7 +59,7 @@ fn a_publish_that_the_relay_fails_or_forgets_is_503_and_says_so() {
     let mut client = node.connect();
 
     client.say(post("/v1/messages", "", r#"{"rooms":["good","bad"],"content":1}"#));
-    acknowledge(&mut relay, ToShard::Failed);
+    acknowledge(&mut relay, |token| ToShard::Failed(token, PublishError::Unavailable));
     acknowledge(&mut relay, |token| ToShard::Acked(token, AckLevel::Broker));
     let answer = client.hear();
     assert_eq!(answer.error(), (503, "unavailable".into()));

@@ -13,8 +13,9 @@ use support::proxy::Proxy;
 use tidegate::gateway::broker::Options;
 use tidegate_core::counters::DropReason;
 use tidegate_core::limits::{self, Limits};
-use tidegate_core::model::{AckLevel, GapReason};
-use tidegate_core::relay::{JoinError, ToShard};
+use tidegate_core::model::{AckLevel, ConnectionId, GapReason};
+use tidegate_core::relay::envelope::ENVELOPE_BYTES;
+use tidegate_core::relay::{JoinError, PublishError, ToShard};
 
 /// Waits this long instead of seconds.
 const SHORT: Duration = Duration::from_millis(500);
@@ -171,7 +172,7 @@ fn the_queue_of_an_absent_broker_is_bounded_and_every_publisher_is_answered() {
     }
     let mut failed: Vec<u64> = (0..sent)
         .map(|_| match relay.ports[0].next() {
-            ToShard::Failed(token) => token,
+            ToShard::Failed(token, PublishError::Unavailable) => token,
             other => panic!("{other:?}"),
         })
         .collect();
@@ -194,7 +195,7 @@ fn a_silent_broker_refuses_joins_and_fails_publications_in_time() {
     while !(refused && failed) {
         match relay.ports[0].next() {
             ToShard::Refused(room, JoinError::Unconfirmed) => refused = &*room == "lobby",
-            ToShard::Failed(token) => failed = token == 1,
+            ToShard::Failed(token, PublishError::Unavailable) => failed = token == 1,
             other => panic!("{other:?}"),
         }
     }
@@ -268,9 +269,12 @@ fn stopping_without_a_broker_ends_and_fails_what_is_queued() {
         relay.ports[0].publish(json("lobby", "1"), Some(1));
         relay.stop();
     }
-    assert!(matches!(absent.ports[0].next(), ToShard::Failed(1)));
+    assert!(matches!(absent.ports[0].next(), ToShard::Failed(1, PublishError::Unavailable)));
     assert_eq!(absent.dropped(DropReason::Unavailable), 1);
-    assert!(matches!(silent.ports[0].next(), ToShard::Failed(1)), "it is not known whether it was taken");
+    assert!(
+        matches!(silent.ports[0].next(), ToShard::Failed(1, PublishError::Unavailable)),
+        "it is not known whether it was taken"
+    );
 }
 
 #[test]
@@ -305,10 +309,57 @@ fn a_broker_that_takes_less_than_clients_may_publish_is_told_with_the_cure_and_n
     relay.ports[0].publish(json("lobby", &large), None);
     relay.ports[0].publish(json("lobby", "\"small\""), None);
 
-    assert!(matches!(relay.ports[0].next(), ToShard::Failed(1)));
+    assert!(matches!(relay.ports[0].next(), ToShard::Failed(1, PublishError::TooLarge)));
     assert_eq!(relay.ports[0].payload(), "\"small\"", "the connection lives on");
-    assert_eq!(relay.dropped(DropReason::Unavailable), 2, "each is counted");
+    assert_eq!(relay.dropped(DropReason::TooLarge), 2, "each is counted");
     assert_eq!(relay.counters.messages_out.value(), 1);
+}
+
+/// The broker's `max_payload` was below `limits.message_bytes`. A message between the two vanished where its client asked for no
+/// acknowledgement, and was `unavailable` where it did: the client sent it again for ever.
+#[test]
+fn a_message_over_the_max_payload_of_the_broker_is_too_large_at_once_until_the_broker_takes_more() {
+    const CLIENT: ConnectionId = ConnectionId { node: 1, shard: 0, index: 2, generation: 3 };
+    let config = |size: &str| vec![(String::from("size.conf"), format!("max_payload: {size}"))];
+    let options_of = NatsOptions {
+        config: Some(String::from("include 'size.conf'")),
+        files: config("8KB"),
+        ..NatsOptions::default()
+    };
+    let mut broker = Nats::start_with(options_of);
+    let mut relay = TestRelay::start(options(&broker.url()), 1);
+    relay.ports[0].join("lobby");
+    assert_eq!(relay.counters.message_bytes.value(), 8192 - ENVELOPE_BYTES as u64);
+    let mut large = json("lobby", &format!("{:?}", "x".repeat(9_000)));
+    large.from = Some(CLIENT);
+
+    relay.ports[0].publish(large.clone(), Some(1));
+    assert!(matches!(relay.ports[0].next(), ToShard::Failed(1, PublishError::TooLarge)));
+    for _ in 0..100 {
+        relay.ports[0].publish(large.clone(), None);
+    }
+    assert!(matches!(relay.ports[0].next(), ToShard::NotPublished(CLIENT, PublishError::TooLarge)));
+    eventually("each is counted", || relay.dropped(DropReason::TooLarge) == 101);
+    assert_eq!(relay.counters.messages_out.value(), 0, "none reached the broker");
+
+    broker.restart_with_files(config("1MB"));
+    relay.ports[0].until(|item| matches!(item, ToShard::Gap(None, GapReason::Broker)));
+    assert_eq!(relay.counters.message_bytes.value(), limits::MESSAGE_BYTES as u64);
+    relay.ports[0].publish(large.clone(), Some(2));
+    relay.ports[0].until(|item| matches!(item, ToShard::Acked(2, AckLevel::Broker)));
+}
+
+/// A client published without asking for an acknowledgement while the broker was away. After five seconds its message was dropped
+/// and counted, and neither the client nor any member was told.
+#[test]
+fn a_publication_without_an_acknowledgement_that_waited_too_long_for_a_broker_is_told_to_its_client() {
+    const CLIENT: ConnectionId = ConnectionId { node: 1, shard: 0, index: 2, generation: 3 };
+    let mut relay = TestRelay::start(impatient(&format!("nats://127.0.0.1:{}", free_port())), 1);
+    let mut publication = json("lobby", "1");
+    publication.from = Some(CLIENT);
+    relay.ports[0].publish(publication, None);
+    assert!(matches!(relay.ports[0].next(), ToShard::NotPublished(CLIENT, PublishError::Unavailable)));
+    assert_eq!(relay.dropped(DropReason::Unavailable), 1);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use tidegate_core::counters::DropReason;
 use tidegate_core::limits::Limits;
 use tidegate_core::model::ConnectionId;
 use tidegate_core::model::{AckLevel, GapReason, Kind};
-use tidegate_core::relay::{JoinError, ToShard};
+use tidegate_core::relay::{JoinError, PublishError, ToShard};
 
 #[test]
 fn a_message_crosses_two_nodes_and_comes_back_through_the_broker() {
@@ -265,7 +265,7 @@ fn a_forbidden_room_is_refused_and_a_forbidden_publication_fails() {
     relay.ports[0].subscribe("closed");
     assert!(matches!(relay.ports[0].next(), ToShard::Refused(room, JoinError::Unconfirmed) if &*room == "closed"));
     relay.ports[0].publish(json("closed", "1"), Some(1));
-    assert!(matches!(relay.ports[0].next(), ToShard::Failed(1)));
+    assert!(matches!(relay.ports[0].next(), ToShard::Failed(1, PublishError::Unavailable)));
     relay.ports[0].join("open");
     relay.ports[0].publish(json("open", "1"), Some(2));
     assert_eq!(relay.ports[0].payload(), "1");

@@ -159,7 +159,7 @@ pub enum DropReason {
     Mailbox,
     /// A publish that the relay could not take.
     Unavailable,
-    /// A backend's message over the limit.
+    /// A message over the limit, the node's or the broker's.
     TooLarge,
     /// Lost between the broker and the relay.
     Broker,
@@ -264,6 +264,8 @@ metrics! {
         was_connected: Cell;
         /// Rooms that this node subscribed.
         subscriptions: Cell => gauge("ws_relay_subscriptions");
+        /// Bytes of the largest message that can be published: the smaller of limits.message_bytes and what the broker takes.
+        message_bytes: Cell => gauge("ws_relay_message_bytes");
         /// Round trip of the last fence through the broker, in seconds.
         rtt_ns: Cell => gauge("ws_relay_rtt_seconds").seconds();
         /// Publications received from (inbound) and sent to (outbound) the broker.

@@ -80,6 +80,12 @@ impl NodeState {
         }
     }
 
+    /// Bytes of the largest message that can be published now: the smaller of `limits.message_bytes` and what the broker takes. It
+    /// changes when the node comes to another broker. `None` before the relay has started.
+    pub fn message_bytes(&self) -> Option<usize> {
+        usize::try_from(self.relay.message_bytes.value()).ok().filter(|bytes| *bytes > 0)
+    }
+
     /// Whether a drain has begun.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)

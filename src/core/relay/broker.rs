@@ -6,8 +6,9 @@
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use super::PublishError;
 use super::interest::{Interest, RoomKey};
-use super::publish_queue::{Outgoing, Ticket};
+use super::publish_queue::{Outgoing, Publisher, Ticket};
 use crate::model::{AckLevel, GapReason, Publication, RoomName};
 
 /// Carries publications between nodes, or on the local bus between the shards of one.
@@ -61,8 +62,8 @@ pub trait Broker {
 pub enum NotTaken {
     /// The broker takes none now, and wakes the loop when it does: the relay keeps it, bounded in number, bytes and age.
     Busy(Outgoing),
-    /// The broker never takes this one: its publisher is told, by its ticket.
-    Refused(Option<Ticket>),
+    /// The broker does not take this one: its publisher ([`Outgoing::publisher`]) is told why.
+    Refused(Publisher, PublishError),
 }
 
 /// The relay, as a broker sees it. Keys of subscriptions that have ended do nothing.
@@ -72,6 +73,9 @@ pub trait Sink {
 
     /// The broker is connected, or it is not.
     fn connected(&mut self, up: bool);
+
+    /// The broker takes payloads of at most so many bytes; larger publications are refused before they reach it.
+    fn payload_limit(&mut self, bytes: usize);
 
     /// How long the broker took to answer, for the metric.
     fn round_trip(&mut self, time: Duration);

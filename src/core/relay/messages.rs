@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::model::{AckLevel, GapReason, Publication, RoomName};
+use crate::model::{AckLevel, ConnectionId, GapReason, Publication, RoomName};
 
 /// Names a publish in its acknowledgement. The port that sent it chooses the value.
 pub type AckId = u64;
@@ -14,6 +14,15 @@ pub enum JoinError {
     Unconfirmed,
     /// The node has as many rooms as it may have.
     TooManyRooms,
+}
+
+/// Why a publication was not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum PublishError {
+    /// The broker did not take it in time, or that is not known: temporary, it may be published again.
+    Unavailable,
+    /// It is larger than the broker takes ([`crate::counters::RelayCounters::message_bytes`]): permanent, it will never be taken.
+    TooLarge,
 }
 
 /// From a port (a shard, or the admin thread) to the relay.
@@ -53,8 +62,11 @@ pub enum ToShard {
     Gap(Option<Vec<RoomName>>, GapReason),
     /// The publish was taken.
     Acked(AckId, AckLevel),
-    /// The publish was not taken, or that is not known (`unavailable`).
-    Failed(AckId),
+    /// The publish was not taken, or that is not known.
+    Failed(AckId, PublishError),
+    /// A publication of this connection that asked for no acknowledgement was not taken. Told once a second for each connection and
+    /// reason, however many they are.
+    NotPublished(ConnectionId, PublishError),
 }
 
 impl ToShard {
@@ -67,7 +79,8 @@ impl ToShard {
             | Self::Revoked(_)
             | Self::Gap(..)
             | Self::Acked(..)
-            | Self::Failed(_) => 0,
+            | Self::Failed(..)
+            | Self::NotPublished(..) => 0,
         }
     }
 }

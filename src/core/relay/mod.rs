@@ -29,32 +29,54 @@ mod router;
 #[cfg(test)]
 mod test_mailbox;
 
+use std::collections::HashSet;
 use std::sync::Arc;
 use std::task::Context;
 use std::time::{Duration, Instant};
 
 pub use broker::{Broker, NotTaken, Sink};
-pub use messages::{AckId, JoinError, ToRelay, ToShard};
+pub use messages::{AckId, JoinError, PublishError, ToRelay, ToShard};
 pub use outlet::{Mailbox, Outlet};
 
 use crate::counters::{DropReason, RelayCounters};
-use crate::model::{AckLevel, GapReason, Publication};
+use crate::model::{AckLevel, ConnectionId, GapReason, Publication};
 use interest::{Bounds, Interest, RoomKey};
 use ports::PortIndex;
-use publish_queue::{Outgoing, PublishQueue, Ticket};
+use publish_queue::{Outgoing, PublishQueue, Publisher, Ticket};
 use router::{BrokerEffect, Router};
 
 /// The router with the ports' mailboxes, and the publications that wait for the broker.
 pub struct Relay<M> {
     router: Router<M>,
     publishes: PublishQueue,
+    /// Bytes of the largest payload that the node takes (`limits.message_bytes`), and of the largest that its broker takes too.
+    message_bytes: usize,
+    payload_limit: usize,
+    /// Connections that were told since the last measurement that a publication was not taken.
+    told: HashSet<(ConnectionId, PublishError)>,
 }
+
+/// Connections that are told of lost publications in a second; beyond them none is told, but counted. Each has a place in
+/// its shard's mailbox.
+const TOLD_CONNECTIONS: usize = 4096;
 
 impl<M: Mailbox> Relay<M> {
     /// A relay with a port for each outlet, the last of which is the admin thread's. A publication that the broker has not taken after
     /// `max_age` is given up.
     pub fn new(outlets: Vec<Outlet<M>>, bounds: Bounds, max_age: Duration, counters: Arc<RelayCounters>) -> Self {
-        Self { router: Router::new(outlets, Interest::new(bounds), counters), publishes: PublishQueue::new(max_age) }
+        Self {
+            router: Router::new(outlets, Interest::new(bounds), counters),
+            publishes: PublishQueue::new(max_age),
+            message_bytes: usize::MAX,
+            payload_limit: usize::MAX,
+            told: HashSet::new(),
+        }
+    }
+
+    /// The node takes messages of at most so many bytes (`limits.message_bytes`).
+    pub fn limit_messages(&mut self, bytes: usize) {
+        self.message_bytes = bytes;
+        self.payload_limit(usize::MAX);
     }
 
     /// A port asks. [`Relay::apply`] passes on what only the broker can do.
@@ -64,8 +86,12 @@ impl<M: Mailbox> Relay<M> {
             ToRelay::Unsubscribe(room) => self.router.unsubscribe(&room, port, now),
             ToRelay::Publish(publication, ack) => {
                 let ticket = ack.map(|ack| Ticket { port, ack });
-                if let Err(item) = self.publishes.push(Outgoing { publication, ticket, since: now }) {
-                    self.give_up(item.ticket);
+                let item = Outgoing { publication, ticket, since: now };
+                if item.publication.payload.len() > self.payload_limit {
+                    return self.give_up(item.publisher(), PublishError::TooLarge);
+                }
+                if let Err(item) = self.publishes.push(item) {
+                    self.give_up(item.publisher(), PublishError::Unavailable);
                 }
             }
         }
@@ -75,7 +101,7 @@ impl<M: Mailbox> Relay<M> {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.router.handle_timeout(now);
         while let Some(item) = self.publishes.poll_expired(now) {
-            self.give_up(item.ticket);
+            self.give_up(item.publisher(), PublishError::Unavailable);
         }
     }
 
@@ -137,7 +163,7 @@ impl<M: Mailbox> Relay<M> {
     pub fn give_up_all(&mut self) -> usize {
         let waiting = self.publishes.len();
         while let Some(item) = self.publishes.pop() {
-            self.give_up(item.ticket);
+            self.give_up(item.publisher(), PublishError::Unavailable);
         }
         waiting
     }
@@ -157,8 +183,9 @@ impl<M: Mailbox> Relay<M> {
         self.router.is_behind()
     }
 
-    /// Writes the depth of every mailbox into the counters.
+    /// Writes the depth of every mailbox into the counters; called once a second.
     pub fn measure(&mut self) {
+        self.told.clear();
         self.router.measure();
     }
 
@@ -170,9 +197,14 @@ impl<M: Mailbox> Relay<M> {
     /// Offers a publication to the broker. Says whether the next one may follow.
     #[inline]
     fn publish<B: Broker>(&mut self, item: Outgoing, broker: &mut B, cx: &mut Context<'_>, now: Instant) -> bool {
+        // It may have waited while the node came to a broker that takes less.
+        if item.publication.payload.len() > self.payload_limit {
+            self.give_up(item.publisher(), PublishError::TooLarge);
+            return true;
+        }
         match broker.publish(cx, item, now, self) {
             Ok(()) => self.router.counters.messages_out.add(1),
-            Err(NotTaken::Refused(ticket)) => self.give_up(ticket),
+            Err(NotTaken::Refused(publisher, error)) => self.give_up(publisher, error),
             Err(NotTaken::Busy(item)) => {
                 self.publishes.hand_back(item);
                 return false;
@@ -181,11 +213,23 @@ impl<M: Mailbox> Relay<M> {
         true
     }
 
-    /// A publication goes no further: the broker did not take it.
-    fn give_up(&mut self, ticket: Option<Ticket>) {
-        self.router.dropped(DropReason::Unavailable, 1);
-        if let Some(ticket) = ticket {
-            self.failed(ticket);
+    /// A publication goes no further: it is counted, and its publisher is told. A backend that asked for no acknowledgement
+    /// cannot be told.
+    #[cold]
+    fn give_up(&mut self, publisher: Publisher, error: PublishError) {
+        self.router.dropped(
+            match error {
+                PublishError::Unavailable => DropReason::Unavailable,
+                PublishError::TooLarge => DropReason::TooLarge,
+            },
+            1,
+        );
+        match (publisher.ticket, publisher.connection) {
+            (Some(ticket), _) => self.router.tell(ticket.port, ToShard::Failed(ticket.ack, error)),
+            (None, Some(connection)) if self.told.len() < TOLD_CONNECTIONS && self.told.insert((connection, error)) => {
+                self.router.tell(PortIndex::from(connection.shard), ToShard::NotPublished(connection, error));
+            }
+            (None, _) => {}
         }
     }
 }
@@ -201,6 +245,11 @@ impl<M: Mailbox> Sink for Relay<M> {
         if up {
             counters.was_connected.set(1);
         }
+    }
+
+    fn payload_limit(&mut self, bytes: usize) {
+        self.payload_limit = self.message_bytes.min(bytes);
+        self.router.counters.message_bytes.set(u64::try_from(self.payload_limit).unwrap_or(u64::MAX));
     }
 
     fn round_trip(&mut self, time: Duration) {
@@ -239,7 +288,7 @@ impl<M: Mailbox> Sink for Relay<M> {
     }
 
     fn failed(&mut self, ticket: Ticket) {
-        self.router.tell(ticket.port, ToShard::Failed(ticket.ack));
+        self.router.tell(ticket.port, ToShard::Failed(ticket.ack, PublishError::Unavailable));
     }
 }
 

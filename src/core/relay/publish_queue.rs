@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::AckId;
 use super::ports::PortIndex;
 use crate::limits;
-use crate::model::Publication;
+use crate::model::{ConnectionId, Publication};
 
 /// Where the answer to a publication goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +26,22 @@ pub struct Outgoing {
     pub ticket: Option<Ticket>,
     /// When it was asked for.
     pub since: Instant,
+}
+
+impl Outgoing {
+    /// Where the answer goes if it is not taken.
+    pub fn publisher(&self) -> Publisher {
+        Publisher { connection: self.publication.from, ticket: self.ticket }
+    }
+}
+
+/// Where the answer to a publication goes that was not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Publisher {
+    /// The connection that published, where it was one; its shard's port is told.
+    pub connection: Option<ConnectionId>,
+    /// What the publisher waits for.
+    pub ticket: Option<Ticket>,
 }
 
 /// The queue.

@@ -38,7 +38,7 @@ impl Broker for Asked {
             return Err(NotTaken::Busy(item));
         }
         if item.publication.payload.is_empty() {
-            return Err(NotTaken::Refused(item.ticket));
+            return Err(NotTaken::Refused(item.publisher(), PublishError::Unavailable));
         }
         self.published.push_back(item);
         Ok(())
@@ -120,7 +120,7 @@ fn a_busy_broker_gets_the_publications_later_in_order_and_those_too_old_never() 
     apply(&mut relay, &mut broker, now);
     assert_eq!((relay.waiting_publications(), relay.poll_timeout()), (3, Some(now + MAX_AGE)));
     relay.handle_timeout(now + MAX_AGE);
-    assert!(matches!(shard.pop(), Some(ToShard::Failed(1))));
+    assert!(matches!(shard.pop(), Some(ToShard::Failed(1, PublishError::Unavailable))));
     broker.busy = false;
     apply(&mut relay, &mut broker, now + MAX_AGE);
     let acks: Vec<_> = broker.published.iter().map(|item| item.ticket.unwrap().ack).collect();
@@ -134,8 +134,51 @@ fn a_publication_that_the_broker_refuses_fails_and_the_next_ones_go_on() {
     relay.handle_request(0, publish("", 1), now);
     relay.handle_request(0, publish("2", 2), now);
     apply(&mut relay, &mut broker, now);
-    assert!(matches!(shard.pop(), Some(ToShard::Failed(1))));
+    assert!(matches!(shard.pop(), Some(ToShard::Failed(1, PublishError::Unavailable))));
     assert_eq!((broker.published.len(), counters.messages_out.value()), (1, 1));
+}
+
+/// A client whose publications wait for a broker that is away may have thousands of them: each has a place in the shard's mailbox, so
+/// they are told together.
+#[test]
+fn lost_publications_without_acknowledgement_are_told_once_a_second_for_each_connection_and_reason() {
+    let ((mut relay, [shard, _], counters), now) = (relay(), Instant::now());
+    relay.limit_messages(10);
+    let connection = |index| ConnectionId { node: 1, shard: 0, index, generation: 0 };
+    let publish = |index, payload: &'static str| {
+        ToRelay::Publish(Publication { from: Some(connection(index)), ..publication(payload) }, None)
+    };
+    for _ in 0..100 {
+        relay.handle_request(0, publish(1, "1"), now);
+        relay.handle_request(0, publish(2, "larger than 10"), now);
+        relay.handle_request(0, ToRelay::Publish(publication("larger than 10"), None), now);
+    }
+    relay.handle_timeout(now + MAX_AGE);
+    assert!(matches!(shard.pop(), Some(ToShard::NotPublished(id, PublishError::TooLarge)) if id == connection(2)));
+    assert!(matches!(shard.pop(), Some(ToShard::NotPublished(id, PublishError::Unavailable)) if id == connection(1)));
+    assert!(shard.pop().is_none());
+    relay.measure();
+    relay.handle_request(0, publish(2, "larger than 10"), now);
+    assert_eq!(items(&shard).len(), 1, "a second later again");
+    let dropped = |reason| counters.dropped[reason as usize].value();
+    assert_eq!((dropped(DropReason::Unavailable), dropped(DropReason::TooLarge)), (100, 201));
+}
+
+#[test]
+fn a_message_that_waited_while_the_node_came_to_a_broker_that_takes_less_is_too_large() {
+    let ((mut relay, [shard, _], counters), mut broker, now) = (relay(), Asked::default(), Instant::now());
+    relay.limit_messages(100);
+    broker.busy = true;
+    relay.handle_request(0, publish("twelve bytes", 1), now);
+    relay.handle_request(0, publish("2", 2), now);
+    apply(&mut relay, &mut broker, now);
+    relay.payload_limit(11);
+    broker.busy = false;
+    apply(&mut relay, &mut broker, now);
+    assert!(matches!(shard.pop(), Some(ToShard::Failed(1, PublishError::TooLarge))));
+    assert_eq!((broker.published.len(), counters.message_bytes.value()), (1, 11));
+    relay.payload_limit(1 << 20);
+    assert_eq!(counters.message_bytes.value(), 100, "the node's own limit is the smaller one");
 }
 
 #[test]

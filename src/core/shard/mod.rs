@@ -188,8 +188,9 @@ impl<D: Driver> Shard<D> {
             ToShard::Refused(room, error) => rooms.refused(turn, upstream, writer, clients, &room, error),
             ToShard::Revoked(room) => rooms.revoked(turn, upstream, writer, clients, &room),
             ToShard::Gap(names, reason) => rooms.begin_gap(names, reason),
-            ToShard::Acked(ack, level) => upstream.acknowledge(turn, writer, clients, ack, Some(level)),
-            ToShard::Failed(ack) => upstream.acknowledge(turn, writer, clients, ack, None),
+            ToShard::Acked(ack, level) => upstream.acknowledge(turn, writer, clients, ack, Ok(level)),
+            ToShard::Failed(ack, error) => upstream.acknowledge(turn, writer, clients, ack, Err(error)),
+            ToShard::NotPublished(id, error) => upstream.not_published(turn, writer, clients, id, error),
         }
         self.settle();
     }

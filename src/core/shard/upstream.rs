@@ -11,11 +11,15 @@ use super::clients::Clients;
 use super::driver::Driver;
 use super::turn::Turn;
 use super::writer::Writer;
+use crate::close::CloseReason;
 use crate::connection::Handle;
 use crate::dialect::{ErrorCode, Notice};
 use crate::limits::{PUBLISH_QUEUE_BYTES, PUBLISH_QUEUE_MESSAGES};
-use crate::model::{AckLevel, Publication, RoomName};
-use crate::relay::{AckId, ToRelay};
+use crate::model::{AckLevel, ConnectionId, Publication, RoomName};
+use crate::relay::{AckId, PublishError, ToRelay};
+
+/// What the publisher of a message is told that the broker will never take.
+const TOO_LARGE: &str = "the message is larger than the broker takes; send less, or raise max_payload of the broker";
 
 /// What an answer needs to find its request again: the connection, and the client's own name for the request.
 #[derive(Clone, Copy)]
@@ -100,20 +104,51 @@ impl Upstream {
         writer: &mut Writer<D>,
         clients: &mut Clients,
         ack: AckId,
-        level: Option<AckLevel>,
+        level: Result<AckLevel, PublishError>,
     ) {
         let Some(awaited) = self.acks.try_remove(ack as usize) else { return };
         let Some(dialect) = clients.open(awaited.handle).map(|entry| entry.form.dialect) else { return };
         let reference = awaited.reference.as_deref();
         let notice = match level {
-            Some(level) => Notice::Acknowledged { level, reference },
-            None => {
+            Ok(level) => Notice::Acknowledged { level, reference },
+            Err(PublishError::Unavailable) => {
                 let message = "the broker did not confirm the message";
                 Notice::Refused { code: ErrorCode::Unavailable, message, room: None, reference }
+            }
+            Err(PublishError::TooLarge) => {
+                Notice::Refused { code: ErrorCode::MessageTooLarge, message: TOO_LARGE, room: None, reference }
             }
         };
         writer.reply(turn, dialect, &notice);
         writer.flush(turn, clients, awaited.handle);
+    }
+
+    /// The relay could not take a publication that asked for no acknowledgement: its client is told. One whose dialect has no words
+    /// for it is closed with 1009 over a message that will never be taken, as over one that is larger than the node takes.
+    pub(super) fn not_published<D: Driver>(
+        &mut self,
+        turn: &mut Turn,
+        writer: &mut Writer<D>,
+        clients: &mut Clients,
+        id: ConnectionId,
+        error: PublishError,
+    ) {
+        let handle = Handle { index: id.index, generation: id.generation };
+        if turn.id(handle) != id {
+            return;
+        }
+        let Some(dialect) = clients.open(handle).map(|entry| entry.form.dialect) else { return };
+        let (code, message) = match error {
+            PublishError::Unavailable => {
+                (ErrorCode::Unavailable, "messages were not published: the broker is away; publish again")
+            }
+            PublishError::TooLarge => (ErrorCode::MessageTooLarge, TOO_LARGE),
+        };
+        if writer.reply(turn, dialect, &Notice::Refused { code, message, room: None, reference: None }) {
+            writer.flush(turn, clients, handle);
+        } else if error == PublishError::TooLarge {
+            writer.close(turn, clients, handle, CloseReason::TooBig);
+        }
     }
 
     /// Takes the oldest item for the relay.
@@ -219,7 +254,7 @@ mod tests {
         }
         clients.close(&mut turn, handles[1], crate::close::CloseReason::Operator);
         for ack in [0, 1, 0] {
-            upstream.acknowledge(&mut turn, &mut writer, &mut clients, ack, Some(AckLevel::Node));
+            upstream.acknowledge(&mut turn, &mut writer, &mut clients, ack, Ok(AckLevel::Node));
         }
         let [Deed::Sent(frame)] = &writer.driver().deeds[..] else { panic!("{:?}", writer.driver().deeds) };
         assert!(String::from_utf8_lossy(frame).contains(r#""type":"ack""#), "{}", String::from_utf8_lossy(frame));

@@ -17,6 +17,7 @@ use crate::gateway::config::Config;
 use tidegate_core::limits::admin_body_bytes;
 use tidegate_core::model::AckLevel;
 use tidegate_core::model::ConnectionId;
+use tidegate_core::relay::PublishError;
 use tidegate_core::shard::command::{Command, ConnectionInfo, RoomInfo};
 
 /// Bytes of a body that no route takes and that is read only to find its end.
@@ -108,14 +109,14 @@ fn node(supervisor: &Supervisor) -> Value {
         "draining": supervisor.state.is_draining(),
         "ready": supervisor.state.readiness().status() == 200,
         "broker": {"kind": broker, "connected": supervisor.relay_counters.connected.value() == 1},
-        "limits": limits(config),
+        "limits": limits(config, supervisor.state.message_bytes()),
     })
 }
 
-fn limits(config: &Config) -> Value {
+fn limits(config: &Config, message_bytes: Option<usize>) -> Value {
     let limits = &config.limits;
     json!({
-        "messageBytes": limits.message_bytes,
+        "messageBytes": message_bytes.unwrap_or(limits.message_bytes),
         "messageRate": config.message_rate,
         "connectionRate": config.connection_rate(),
         "roomsPerConnection": limits.rooms_per_connection,
@@ -192,10 +193,14 @@ async fn publish_into(supervisor: &Supervisor, publish: Publish) -> Result<Reply
     let deadline = supervisor.config.limits.fence_deadline + publication::ACKNOWLEDGEMENT_MARGIN;
     let Publish { rooms, kind, payload } = publish;
     let levels = supervisor.publisher.publish(&rooms, kind, &payload, &supervisor.notify, deadline).await;
+    if levels.contains(&Err(PublishError::TooLarge)) {
+        let limit = supervisor.state.message_bytes().unwrap_or(supervisor.config.limits.message_bytes);
+        return Err(Problem::too_large_for_the_broker(limit));
+    }
     let failed: Vec<&str> =
-        rooms.iter().zip(&levels).filter(|(_, level)| level.is_none()).map(|(room, _)| room.as_ref()).collect();
+        rooms.iter().zip(&levels).filter(|(_, level)| level.is_err()).map(|(room, _)| room.as_ref()).collect();
     if failed.is_empty() {
-        let level = if levels.contains(&Some(AckLevel::Node)) { "node" } else { "broker" };
+        let level = if levels.contains(&Ok(AckLevel::Node)) { "node" } else { "broker" };
         return Ok(Reply::json(202, &json!({"level": level})));
     }
     let message = if failed.len() == rooms.len() {

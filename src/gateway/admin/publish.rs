@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::notify::Notify;
 use crate::gateway::broker::Port;
 use tidegate_core::model::{AckLevel, Kind, Publication, RoomName};
-use tidegate_core::relay::{AckId, ToRelay, ToShard};
+use tidegate_core::relay::{AckId, PublishError, ToRelay, ToShard};
 
 /// The admin thread's port of the relay, shared by the tasks that publish. What it holds is bounded as a shard's is: a request that
 /// gave up leaves its publication there, so the number of connections bounds nothing.
@@ -20,8 +20,8 @@ pub(super) struct Publisher {
     last_ack: Cell<AckId>,
 }
 
-/// What the relay said of one publication; `None` where it was not taken, or where that is unknown.
-type Acknowledged = Option<AckLevel>;
+/// What the relay said of one publication.
+pub(super) type Acknowledged = Result<AckLevel, PublishError>;
 
 /// The acks of one request; forgets them when dropped, so that a request that gave up leaves nothing.
 struct Awaited<'a> {
@@ -40,13 +40,14 @@ impl Publisher {
         while let Some(said) = from_relay.pop() {
             from_relay.release(said.pinned_bytes());
             let (ack, acknowledged) = match said {
-                ToShard::Acked(ack, level) => (ack, Some(level)),
-                ToShard::Failed(ack) => (ack, None),
+                ToShard::Acked(ack, level) => (ack, Ok(level)),
+                ToShard::Failed(ack, error) => (ack, Err(error)),
                 // The admin thread subscribes nothing, and a publisher over HTTP has no connection that a gap could be sent to.
                 ToShard::Deliver(_)
                 | ToShard::Joined(_)
                 | ToShard::Refused(..)
                 | ToShard::Revoked(_)
+                | ToShard::NotPublished(..)
                 | ToShard::Gap(..) => continue,
             };
             if let Some(slot) = self.awaited.borrow_mut().get_mut(&ack) {
@@ -61,7 +62,7 @@ impl Publisher {
     }
 
     /// Publishes one payload into rooms and waits until each is acknowledged or failed, at most for `deadline`. The
-    /// level of each room in order; `None` where it was not taken, or where that is unknown.
+    /// answer for each room in order; `Unavailable` where none came in time.
     pub(super) async fn publish(
         &self,
         rooms: &[RoomName],
@@ -69,7 +70,7 @@ impl Publisher {
         payload: &Bytes,
         notify: &Notify,
         deadline: Duration,
-    ) -> Vec<Option<AckLevel>> {
+    ) -> Vec<Acknowledged> {
         let awaited = self.send(rooms, kind, payload);
         let complete = notify.until(|| awaited.is_complete().then_some(()));
         // Late acknowledgements count as none: the caller sees which rooms are known to have it.
@@ -98,7 +99,7 @@ impl Publisher {
                 time_unix_ns,
             };
             let taken = port.ask(ToRelay::Publish(publication, Some(ack))).is_ok();
-            self.awaited.borrow_mut().insert(ack, if taken { None } else { Some(None) });
+            self.awaited.borrow_mut().insert(ack, if taken { None } else { Some(Err(PublishError::Unavailable)) });
         }
         port.flush(Instant::now());
         Awaited { publisher: self, acks }
@@ -111,9 +112,12 @@ impl Awaited<'_> {
         self.acks.iter().all(|ack| awaited.get(ack).is_none_or(Option::is_some))
     }
 
-    fn levels(&self) -> Vec<Option<AckLevel>> {
+    fn levels(&self) -> Vec<Acknowledged> {
         let awaited = self.publisher.awaited.borrow();
-        self.acks.iter().map(|ack| awaited.get(ack).copied().flatten().flatten()).collect()
+        self.acks
+            .iter()
+            .map(|ack| awaited.get(ack).copied().flatten().unwrap_or(Err(PublishError::Unavailable)))
+            .collect()
     }
 }
 

@@ -57,6 +57,14 @@ impl Problem {
         Self::new(413, "message-too-large", message)
     }
 
+    /// 413: a message that the broker does not take, now or later.
+    pub(super) fn too_large_for_the_broker(limit_bytes: usize) -> Self {
+        let message = format!(
+            "the message is larger than the broker takes, {limit_bytes} bytes; send less, or raise max_payload of nats-server"
+        );
+        Self::new(413, "message-too-large", message)
+    }
+
     /// 503, to be tried again.
     pub(super) fn unavailable(message: impl Into<Cow<'static, str>>) -> Self {
         Self::new(503, "unavailable", message).with("retry-after", "1")

@@ -212,6 +212,8 @@ impl Starting<'_> {
         let rooms = limits.rooms_total.map_or(usize::MAX, |rooms| rooms as usize);
         let bounds = Bounds { confirm_within: limits.fence_deadline, linger, rooms };
         let outlets = std::mem::take(&mut self.ends.outlets);
-        Relay::new(outlets, bounds, limits.fence_deadline, self.counters.clone())
+        let mut relay = Relay::new(outlets, bounds, limits.fence_deadline, self.counters.clone());
+        relay.limit_messages(limits.message_bytes);
+        relay
     }
 }

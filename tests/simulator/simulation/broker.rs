@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use tidegate_core::model::{AckLevel, GapReason, Publication, RoomName};
 use tidegate_core::relay::interest::RoomKey;
 use tidegate_core::relay::publish_queue::{Outgoing, Ticket};
-use tidegate_core::relay::{Broker, NotTaken, Sink};
+use tidegate_core::relay::{Broker, NotTaken, PublishError, Sink};
 
 use super::dice::Dice;
 use super::plan::Faults;
@@ -81,10 +81,11 @@ impl Broker for SimulatedBroker {
             return Err(NotTaken::Busy(item));
         }
         self.takes -= 1;
+        let publisher = item.publisher();
         let Outgoing { publication, ticket, .. } = item;
         if self.dice.percent(self.faults.fail) {
             self.fates.push(Fate::GivenUp(publication));
-            return Err(NotTaken::Refused(ticket));
+            return Err(NotTaken::Refused(publisher, PublishError::Unavailable));
         }
         self.fates.push(Fate::Ordered(publication.clone()));
         if let Some(key) = self.in_force.get(&publication.room) {

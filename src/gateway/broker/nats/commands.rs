@@ -18,7 +18,7 @@ use super::{Nats, Subscribing};
 use tidegate_core::model::RoomName;
 use tidegate_core::relay::interest::{Interest, RoomKey};
 use tidegate_core::relay::publish_queue::Outgoing;
-use tidegate_core::relay::{NotTaken, Sink, envelope};
+use tidegate_core::relay::{NotTaken, PublishError, Sink, envelope};
 
 /// Publications between two looks at whether a fence is due.
 const PUBLISHES_PER_FENCE: usize = 64;
@@ -134,6 +134,7 @@ impl Nats {
     pub(super) fn send_publication(&mut self, item: Outgoing, now: Instant) -> Result<(), NotTaken> {
         const TIDEGATE: HeaderName = HeaderName::from_static(envelope::HEADER);
         let Some(session) = &mut self.session else { return Err(NotTaken::Busy(item)) };
+        let publisher = item.publisher();
         let mut headers = HeaderMap::new();
         headers.insert(TIDEGATE, envelope::write(&item.publication));
         let subject = format!("{}{}", self.room_prefix, item.publication.room).into();
@@ -141,7 +142,7 @@ impl Nats {
         let message = OutboundMessage { subject, reply: None, payload, headers: Some(headers) };
         if let Err(error) = Pin::new(&mut session.client).start_send(message) {
             self.log_limit.warn(format!("the broker's client refused a message: {error}"), now);
-            return Err(NotTaken::Refused(item.ticket));
+            return Err(NotTaken::Refused(publisher, PublishError::Unavailable));
         }
         if let Some(ticket) = item.ticket {
             self.fences.add_ack(PendingAck { ticket, since: item.since });

@@ -138,6 +138,7 @@ impl Nats {
         let info = session.client.server_info();
         tracing::info!(server = info.server_name, version = info.version, "{what}");
         self.log_limit.clear();
+        sink.payload_limit(info.max_payload.saturating_sub(ENVELOPE_BYTES));
         if let Some(text) = too_small(info.max_payload, self.incoming.message_bytes) {
             self.log_limit.warn(text, now);
         }
