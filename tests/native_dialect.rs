@@ -1,7 +1,7 @@
 //! The native dialect: what clients ask, what they are told, and what they cannot inject.
 
-use tidegate_core::dialect::ErrorCode;
 use tidegate_core::dialect::native::{Request, parse};
+use tidegate_core::dialect::{ClientLimits, ErrorCode, InvalidRoom};
 
 #[test]
 fn a_message_is_read_without_touching_its_content() {
@@ -113,6 +113,45 @@ fn a_room_that_is_none_is_refused_with_the_rule_and_the_ref() {
 }
 
 #[test]
+fn a_join_lists_several_rooms_by_name_or_as_objects_and_each_wrong_one_is_named_alone() {
+    let text =
+        r#"{"type":"join","rooms":["a",{"roomId":"b.\u0063","epoch":"e"}, "a b" ,7,{"room":"d"},"\ud800"],"ref":9}"#;
+    let Ok(Request::JoinAll { rooms, reference: Some("9") }) = parse(text) else { panic!("{:?}", parse(text)) };
+    assert_eq!(rooms[..2], [Ok("a".into()), Ok("b.c".into())]);
+    let wrong: Vec<_> = rooms[2..].iter().map(|room| room.as_ref().unwrap_err()).collect();
+    let codes = [ErrorCode::BadRoom, ErrorCode::BadMessage, ErrorCode::BadMessage, ErrorCode::BadMessage];
+    assert_eq!(wrong.iter().map(|wrong| wrong.code).collect::<Vec<_>>(), codes);
+    let InvalidRoom { message, room, .. } = wrong[0];
+    assert_eq!(
+        (&**message, room.as_deref()),
+        (
+            "element 2 of `rooms` is not taken: a room's name is printable ASCII without space, *, >, \" and \\",
+            Some("a b"),
+        )
+    );
+    assert!(wrong[1].message.contains("element 3 of `rooms`") && wrong[1].message.contains(r#"{"roomId":"lobby"}"#));
+    // A name that is too long is not sent back.
+    let long = format!(r#"{{"type":"join","rooms":["{}"]}}"#, "a".repeat(201));
+    let Ok(Request::JoinAll { rooms, .. }) = parse(&long) else { panic!("{long}") };
+    assert!(matches!(&rooms[..], [Err(InvalidRoom { code: ErrorCode::BadRoom, room: None, .. })]), "{rooms:?}");
+}
+
+#[test]
+fn a_join_names_one_room_or_a_list_of_some() {
+    for (rest, hint) in [
+        (r#""rooms":[]"#, "must be a list"),
+        (r#""rooms":"a""#, "must be a list"),
+        (r#""rooms":null"#, "must be a list"),
+        (r#""rooms":{"roomId":"a"}"#, "must be a list"),
+        (r#""rooms":["a"],"roomId":"b""#, "one of the two"),
+    ] {
+        let (code, message, reference) = refusal(&format!(r#"{{"type":"join","ref":1,{rest}}}"#));
+        assert_eq!((code, reference.as_deref()), (ErrorCode::BadMessage, Some("1")), "{rest}");
+        assert!(message.contains(hint), "{rest}: {message}");
+    }
+}
+
+#[test]
 fn content_a_hundred_thousand_levels_deep_costs_no_stack() {
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     let text = format!(r#"{{"type":"message","roomId":"a","content":{deep}}}"#);
@@ -129,18 +168,23 @@ fn written(write: impl FnOnce(&mut Vec<u8>)) -> String {
 #[test]
 fn every_answer_is_as_the_protocol_page_says() {
     use tidegate_core::dialect::native::*;
+    let limits = ClientLimits { message_bytes: 65_536, message_rate: 0, rooms: 128 };
     let cases = [
         (
-            written(|out| welcome(out, b"00c0ffee", "n-1", 25_000, 10_000)),
-            r#"{"type":"welcome","connectionId":"00c0ffee","node":"n-1","pingInterval":25000,"pongTimeout":10000}"#,
+            written(|out| welcome(out, b"00c0ffee", "n-1", [25_000, 10_000], limits)),
+            r#"{"type":"welcome","connectionId":"00c0ffee","node":"n-1","pingInterval":25000,"pongTimeout":10000,"limits":{"messageBytes":65536,"messageRate":0,"rooms":128}}"#,
         ),
         (written(|out| joined(out, "a", None)), r#"{"type":"joined","roomId":"a"}"#),
         (written(|out| left(out, "a", Some("\"x\""))), r#"{"type":"left","roomId":"a","ref":"x"}"#),
         (written(|out| ack(out, Some("7"), "broker")), r#"{"type":"ack","ref":7,"level":"broker"}"#),
         (written(|out| pong(out, None)), r#"{"type":"pong"}"#),
         (
-            written(|out| error(out, ErrorCode::NotJoined, "join \"a\" first", Some("1"))),
+            written(|out| error(out, ErrorCode::NotJoined, "join \"a\" first", None, Some("1"))),
             r#"{"type":"error","code":"not-joined","message":"join \"a\" first","ref":1}"#,
+        ),
+        (
+            written(|out| error(out, ErrorCode::RoomLimit, "too many", Some("a"), Some("1"))),
+            r#"{"type":"error","code":"room-limit","message":"too many","roomId":"a","ref":1}"#,
         ),
         (
             written(|out| gap(out, Some("a"), "outbox", 0)),

@@ -1,5 +1,7 @@
 //! The native dialect, line by line of the contract.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::support::client::{Client, End};
@@ -21,6 +23,7 @@ crate::on_both_drivers! {
     a_binary_message_is_closed_with_1003
     a_client_that_says_goodbye_gets_its_code_back
     over_the_message_rate_the_excess_is_dropped_and_told_once_a_second
+    a_client_that_joins_its_rooms_again_over_the_message_rate_is_answered_for_each_ref
     a_reconnecting_client_is_counted
     publishing_needs_no_membership
 }
@@ -243,6 +246,31 @@ fn over_the_message_rate_the_excess_is_dropped_and_told_once_a_second(driver: Dr
     assert!(said.windows(2).all(|pair| pair[0]["content"].as_u64() < pair[1]["content"].as_u64()));
     assert!((1..dropped.max(2)).contains(&client.errors.len()), "told {} times", client.errors.len());
     assert!(client.errors.iter().all(|error| error["code"] == "rate-limited"));
+}
+
+fn a_client_that_joins_its_rooms_again_over_the_message_rate_is_answered_for_each_ref(driver: Driver) {
+    // Of 60 joins with a `ref` at ten messages a second 39 were never answered, and their rooms stayed silent for ever.
+    let gateway = Gateway::start(driver, &["--message-rate", "10"]);
+    let mut client = Client::connect(gateway.port);
+    assert_eq!(client.welcome["limits"], json!({"messageBytes": 65_536, "messageRate": 10, "rooms": 128}));
+    for number in 0..60 {
+        client.say(json!({"type": "join", "roomId": format!("room.{number}"), "ref": number}));
+    }
+    let answers: Vec<Value> = (0..60).map(|_| client.json()).collect();
+    let answered: BTreeSet<u64> = answers.iter().filter_map(|answer| answer["ref"].as_u64()).collect();
+    assert_eq!(answered, (0..60).collect(), "{answers:?}");
+    let joined = answers.iter().filter(|answer| answer["type"] == "joined").count();
+    let refused = answers.iter().filter(|answer| answer["code"] == "rate-limited").count();
+    assert!(joined >= 20 && refused > 0 && joined + refused == 60, "{answers:?}");
+
+    // One message joins them all.
+    let mut client = Client::connect(gateway.port);
+    let rooms: Vec<String> = (0..60).map(|number| format!("room.{number}")).collect();
+    client.say(json!({"type": "join", "rooms": rooms, "ref": "again"}));
+    let answers: Vec<Value> = rooms.iter().map(|_| client.json()).collect();
+    for room in rooms {
+        assert!(answers.contains(&json!({"type": "joined", "roomId": room, "ref": "again"})), "{room}: {answers:?}");
+    }
 }
 
 fn a_reconnecting_client_is_counted(driver: Driver) {

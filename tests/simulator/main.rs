@@ -49,6 +49,7 @@ fn add(sum: &mut Seen, other: &Seen) {
     sum.acked += other.acked;
     sum.given_up += other.given_up;
     sum.errors += other.errors;
+    sum.rate_limited += other.rate_limited;
     sum.revoked += other.revoked;
     sum.contended += other.contended;
     for (sum, closes) in sum.closes.iter_mut().zip(other.closes) {
@@ -156,6 +157,13 @@ fn a_broker_that_loses_revokes_and_does_not_acknowledge_is_told_to_each_member_a
         lost && seen.acked > 0 && seen.closed(CloseReason::Gap) > 0
     };
     play("broker faults", plan, showed);
+}
+
+#[test]
+fn every_request_over_the_message_rate_is_answered_by_its_ref() {
+    let plan =
+        |_| Plan { clients: 10, rooms: 6, raw_percent: 0, burst: 2, steps: 600, message_rate: 20, ..Plan::default() };
+    play("message rate", plan, |seen| seen.rate_limited > 0 && seen.acked > 0 && seen.told_gaps == 0);
 }
 
 #[test]

@@ -3,8 +3,8 @@
 use arbitrary::Arbitrary;
 use bytes::Bytes;
 use serde::de::IgnoredAny;
-use tidegate_core::dialect::ErrorCode;
 use tidegate_core::dialect::native::{self, Content, Request};
+use tidegate_core::dialect::{ClientLimits, ErrorCode, InvalidRoom};
 use tidegate_core::limits::REF_BYTES;
 use tidegate_core::model::ConnectionId;
 use tidegate_core::model::{Kind, Publication, valid_room};
@@ -18,7 +18,10 @@ pub fn native_dialect(data: &[u8]) {
         Err(refused) => {
             reference_is_sane(refused.reference);
             assert!(matches!(refused.code, ErrorCode::BadMessage | ErrorCode::BadRoom));
-            written(|out| native::error(out, refused.code, &refused.message, refused.reference), refused.reference);
+            written(
+                |out| native::error(out, refused.code, &refused.message, None, refused.reference),
+                refused.reference,
+            );
         }
     }
     // Text of a raw client, and names that an operator chose, may hold anything.
@@ -26,7 +29,8 @@ pub fn native_dialect(data: &[u8]) {
     let (room, content) = (message["roomId"].as_str(), message["content"].as_str());
     assert_eq!((room, content), (Some(text), Some(text)), "text did not survive");
     written(|out| native::message(out, "r", None, Content::Binary(data), u64::MAX), None);
-    written(|out| native::welcome(out, &[b'0'; 24], text, 1, u64::MAX), None);
+    let limits = ClientLimits { message_bytes: 0, message_rate: 1, rooms: u64::MAX };
+    written(|out| native::welcome(out, &[b'0'; 24], text, [1, u64::MAX], limits), None);
     written(|out| native::gap(out, Some(text), "broker", 0), None);
     written(|out| native::shutdown(out, 1), None);
 }
@@ -36,6 +40,18 @@ fn answered(request: &Request<'_>) {
         Request::Join { room, reference } => {
             assert_eq!(valid_room(room), Ok(()));
             written(|out| native::joined(out, room, *reference), *reference);
+        }
+        Request::JoinAll { rooms, reference } => {
+            assert!(!rooms.is_empty());
+            for room in rooms {
+                match room {
+                    Ok(room) => assert_eq!(valid_room(room), Ok(())),
+                    Err(InvalidRoom { code, message, room }) => {
+                        assert!(room.as_ref().is_none_or(|room| valid_room(room).is_err()));
+                        written(|out| native::error(out, *code, message, room.as_deref(), *reference), *reference);
+                    }
+                }
+            }
         }
         Request::Leave { room, reference } => {
             assert_eq!(valid_room(room), Ok(()));

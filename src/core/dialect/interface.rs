@@ -31,6 +31,20 @@ pub struct Route<'a> {
     pub room: Option<Cow<'a, str>>,
 }
 
+/// A room of [`Intent::JoinAll`].
+pub type ListedRoom<'a> = Result<Cow<'a, str>, InvalidRoom<'a>>;
+
+/// An element of a list of rooms that names none.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct InvalidRoom<'a> {
+    /// Which rule it breaks.
+    pub code: ErrorCode,
+    /// What was wrong, and what is accepted.
+    pub message: Cow<'static, str>,
+    /// What the client wrote for a name, where that could be read and is no longer than a name may be.
+    pub room: Option<Cow<'a, str>>,
+}
+
 /// One request of a client. Room names are valid. `reference` is the client's name for the answer, as the dialect wrote it.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Intent<'a> {
@@ -39,6 +53,13 @@ pub enum Intent<'a> {
         /// The room.
         room: Cow<'a, str>,
         /// Comes back in the answer.
+        reference: Option<&'a str>,
+    },
+    /// Become a member of several rooms. Each is answered on its own.
+    JoinAll {
+        /// The rooms, as the client lists them.
+        rooms: Vec<ListedRoom<'a>>,
+        /// Comes back in each answer.
         reference: Option<&'a str>,
     },
     /// Stop being a member.
@@ -83,6 +104,32 @@ pub enum Intent<'a> {
     Unsupported,
 }
 
+impl<'a> Intent<'a> {
+    /// The client's name for the answer, where it gave one.
+    pub fn reference(&self) -> Option<&'a str> {
+        match self {
+            Self::Join { reference, .. }
+            | Self::JoinAll { reference, .. }
+            | Self::Leave { reference, .. }
+            | Self::Publish { reference, .. }
+            | Self::Ping { reference }
+            | Self::Invalid { reference, .. } => *reference,
+            Self::Echo(_) | Self::Unsupported => None,
+        }
+    }
+}
+
+/// What one connection may do, told when it opens.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClientLimits {
+    /// Bytes of one message.
+    pub message_bytes: u64,
+    /// Messages a second; 0 is no limit.
+    pub message_rate: u64,
+    /// Rooms that it may be a member of.
+    pub rooms: u64,
+}
+
 /// What one client is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Notice<'a> {
@@ -96,6 +143,8 @@ pub enum Notice<'a> {
         ping_ms: u64,
         /// How long the node waits for the pong, in ms.
         pong_ms: u64,
+        /// What the connection may do.
+        limits: ClientLimits,
     },
     /// The client is a member: every message that is published from now on comes.
     Joined {
@@ -129,6 +178,8 @@ pub enum Notice<'a> {
         code: ErrorCode,
         /// What was wrong, and what to do.
         message: &'a str,
+        /// The room, where a membership is refused or ended.
+        room: Option<&'a str>,
         /// Of the request.
         reference: Option<&'a str>,
     },
@@ -202,7 +253,7 @@ pub enum Said {
 /// What happens to messages over the message rate. They are dropped and counted in any case.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum OverRate {
-    /// The client is told, once a second.
+    /// The client is told: of each request with a reference, of the others once a second.
     Tell,
     /// The client cannot be told: it is closed when the next second has an excess too.
     Close,

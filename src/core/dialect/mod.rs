@@ -11,7 +11,9 @@ pub mod native;
 pub mod raw;
 
 pub use form::Form;
-pub use interface::{Dialect, ErrorCode, Intent, Notice, OverRate, Payload, Route, Said};
+pub use interface::{
+    ClientLimits, Dialect, ErrorCode, Intent, InvalidRoom, ListedRoom, Notice, OverRate, Payload, Route, Said,
+};
 
 use crate::model::Publication;
 

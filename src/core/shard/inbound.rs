@@ -6,7 +6,7 @@ use super::Shard;
 use crate::close::CloseReason;
 use crate::connection::{Flags, Handle, State};
 use crate::counters::MessageType;
-use crate::dialect::{Notice, Payload};
+use crate::dialect::{ClientLimits, Notice, Payload};
 use crate::shard::driver::{Driver, ErrorKind, Ready};
 use crate::ws::message::{self, Event, Rules};
 
@@ -155,7 +155,13 @@ impl<D: Driver> Shard<D> {
         let (id, settings) = (turn.id(handle), turn.settings.clone());
         let options = &settings.options;
         let (ping_ms, pong_ms) = (options.ping_interval.as_millis() as u64, options.pong_timeout.as_millis() as u64);
-        writer.reply(turn, upgraded.dialect, &Notice::Welcome { id, node: &options.node_name, ping_ms, pong_ms });
+        let limits = ClientLimits {
+            message_bytes: options.limits.message_bytes as u64,
+            message_rate: options.message_rate.into(),
+            rooms: options.limits.rooms_per_connection as u64,
+        };
+        let welcome = Notice::Welcome { id, node: &options.node_name, ping_ms, pong_ms, limits };
+        writer.reply(turn, upgraded.dialect, &welcome);
         writer.flush(turn, clients, handle);
         if let Some(room) = &upgraded.room {
             self.join(handle, room, None);
@@ -270,7 +276,7 @@ impl<D: Driver> Shard<D> {
     }
 
     /// What one read brought is answered with one send, up to a size that still fits a socket's buffer.
-    fn cork(&mut self, handle: Handle) {
+    pub(super) fn cork(&mut self, handle: Handle) {
         const CORK_BYTES: usize = 16 * 1024;
         if self.writer.reply_len() >= CORK_BYTES {
             self.writer.flush(&mut self.turn, &mut self.clients, handle);

@@ -6,7 +6,7 @@ use super::upstream::Request;
 use crate::close::CloseReason;
 use crate::connection::{Flags, Handle};
 use crate::counters::{DropReason, MessageType};
-use crate::dialect::{DialectId, ErrorCode, Intent, Notice, OverRate, Payload};
+use crate::dialect::{DialectId, ErrorCode, Intent, InvalidRoom, ListedRoom, Notice, OverRate, Payload};
 use crate::shard::driver::Driver;
 
 impl<D: Driver> Shard<D> {
@@ -14,7 +14,7 @@ impl<D: Driver> Shard<D> {
     pub(super) fn handle_message(&mut self, handle: Handle, message: Payload<'_>) {
         let Some(dialect) = self.clients.dialect(handle) else { return };
         if !self.take_credit(handle) {
-            return self.handle_excess(handle, dialect);
+            return self.handle_excess(handle, dialect, message);
         }
         let mut rest = Some(message);
         while let Some(intent) = dialect.next(&mut rest) {
@@ -31,6 +31,10 @@ impl<D: Driver> Shard<D> {
             Intent::Join { room, reference } => {
                 self.turn.count_in(MessageType::Join);
                 self.join(handle, &room, reference);
+            }
+            Intent::JoinAll { rooms, reference } => {
+                self.turn.count_in(MessageType::Join);
+                self.join_all(handle, dialect, rooms, reference);
             }
             Intent::Leave { room, reference } => {
                 self.turn.count_in(MessageType::Leave);
@@ -50,13 +54,15 @@ impl<D: Driver> Shard<D> {
                 if let Err((code, message)) =
                     rooms.publish(turn, upstream, clients, &publish, Request { handle, reference })
                 {
-                    self.writer.reply(&self.turn, dialect, &Notice::Refused { code, message, reference });
+                    let refused = Notice::Refused { code, message, room: None, reference };
+                    self.writer.reply(&self.turn, dialect, &refused);
                 }
             }
             Intent::Echo(message) => self.echo(handle, message),
             Intent::Invalid { code, message, reference } => {
                 self.turn.count_in(MessageType::Error);
-                self.writer.reply(&self.turn, dialect, &Notice::Refused { code, message: &message, reference });
+                let refused = Notice::Refused { code, message: &message, room: None, reference };
+                self.writer.reply(&self.turn, dialect, &refused);
             }
             Intent::Unsupported => {
                 self.writer.flush(&mut self.turn, &mut self.clients, handle);
@@ -83,26 +89,82 @@ impl<D: Driver> Shard<D> {
         self.writer.reply_message(&self.turn, message, deflate);
     }
 
-    /// Over the message rate.
+    /// Makes a connection a member of several rooms, for one credit. Each is answered on its own. A room that the connection is in,
+    /// or waits for, costs another credit: one message must not have the same joins answered, or kept waiting, again and again.
     #[cold]
-    fn handle_excess(&mut self, handle: Handle, dialect: DialectId) {
-        self.turn.counters.dropped[DropReason::RateLimited as usize].add(1);
-        let Some(entry) = self.clients.find(handle) else { return };
-        match dialect.over_rate() {
-            OverRate::Tell if !entry.flags.has(Flags::RATE_TOLD) => {
-                entry.flags.set(Flags::RATE_TOLD);
-                let message = "too many messages; this and more were dropped: send fewer a second";
-                self.writer.reply(
-                    &self.turn,
-                    dialect,
-                    &Notice::Refused { code: ErrorCode::RateLimited, message, reference: None },
-                );
-            }
-            OverRate::Close if entry.flags.has(Flags::RATE_BEFORE) => {
-                self.writer.close(&mut self.turn, &mut self.clients, handle, CloseReason::RateLimited)
-            }
-            OverRate::Close => entry.flags.set(Flags::RATE_TOLD),
-            OverRate::Tell | OverRate::Drop => {}
+    fn join_all(&mut self, handle: Handle, dialect: DialectId, rooms: Vec<ListedRoom<'_>>, reference: Option<&str>) {
+        let most = self.turn.settings.options.limits.rooms_per_connection;
+        if rooms.len() > most {
+            let (code, message) = (
+                ErrorCode::RoomLimit,
+                format!("`rooms` lists more than the {most} rooms that a connection may be in; leave some out"),
+            );
+            self.writer.reply(&self.turn, dialect, &Notice::Refused { code, message: &message, room: None, reference });
+            return;
         }
+        for room in rooms {
+            if !self.clients.is_open(handle) {
+                return;
+            }
+            match room {
+                Ok(room) if !self.is_in(handle, &room) || self.take_credit(handle) => {
+                    self.join(handle, &room, reference);
+                }
+                Ok(room) => {
+                    self.turn.counters.dropped[DropReason::RateLimited as usize].add(1);
+                    let (code, message) = (ErrorCode::RateLimited, "you asked for this room before; ask for it once");
+                    let refused = Notice::Refused { code, message, room: Some(&room), reference };
+                    self.writer.reply(&self.turn, dialect, &refused);
+                }
+                Err(InvalidRoom { code, message, room }) => {
+                    let refused = Notice::Refused { code, message: &message, room: room.as_deref(), reference };
+                    self.writer.reply(&self.turn, dialect, &refused);
+                }
+            }
+            self.cork(handle);
+        }
+    }
+
+    /// Whether a connection is a member of a room, or waits to be one.
+    fn is_in(&mut self, handle: Handle, room: &str) -> bool {
+        let number = self.turn.names.number(room);
+        let entry = self.clients.find(handle);
+        number.zip(entry).is_some_and(|(number, entry)| entry.rooms.find(number).is_some())
+    }
+
+    /// Over the message rate: nothing that the message asks for is done. What asks with a reference is answered by that reference,
+    /// because its client waits for the answer.
+    #[cold]
+    fn handle_excess(&mut self, handle: Handle, dialect: DialectId, message: Payload<'_>) {
+        self.turn.counters.dropped[DropReason::RateLimited as usize].add(1);
+        match dialect.over_rate() {
+            OverRate::Tell => {
+                let reference = dialect.next(&mut Some(message)).and_then(|intent| intent.reference());
+                self.tell_excess(handle, dialect, reference);
+            }
+            OverRate::Close => {
+                let Some(entry) = self.clients.find(handle) else { return };
+                if entry.flags.has(Flags::RATE_BEFORE) {
+                    self.writer.close(&mut self.turn, &mut self.clients, handle, CloseReason::RateLimited);
+                } else {
+                    entry.flags.set(Flags::RATE_TOLD);
+                }
+            }
+            OverRate::Drop => {}
+        }
+    }
+
+    fn tell_excess(&mut self, handle: Handle, dialect: DialectId, reference: Option<&str>) {
+        let Some(entry) = self.clients.find(handle) else { return };
+        let (code, mut message) =
+            (ErrorCode::RateLimited, "too many messages; this one was dropped: send fewer a second");
+        if reference.is_none() {
+            if entry.flags.has(Flags::RATE_TOLD) {
+                return;
+            }
+            entry.flags.set(Flags::RATE_TOLD);
+            message = "too many messages; this and more were dropped: send fewer a second";
+        }
+        self.writer.reply(&self.turn, dialect, &Notice::Refused { code, message, room: None, reference });
     }
 }

@@ -14,6 +14,7 @@ use crate::shard::settings::{Options, PublishPolicy, RoomRule, SlowPolicy};
 use crate::shard::test_driver::{Deed, REQUEST, TestDriver, turn};
 use crate::ws::frame;
 
+mod answers;
 mod rooms;
 
 const FD: Fd = 7;

@@ -114,10 +114,10 @@ impl Upstream {
             Ok(level) => Notice::Acknowledged { level, reference },
             Err(PublishError::Unavailable) => {
                 let message = "the broker did not confirm the message";
-                Notice::Refused { code: ErrorCode::Unavailable, message, reference }
+                Notice::Refused { code: ErrorCode::Unavailable, message, room: None, reference }
             }
             Err(PublishError::TooLarge) => {
-                Notice::Refused { code: ErrorCode::MessageTooLarge, message: TOO_LARGE, reference }
+                Notice::Refused { code: ErrorCode::MessageTooLarge, message: TOO_LARGE, room: None, reference }
             }
         };
         writer.reply(turn, dialect, &notice);
@@ -145,7 +145,7 @@ impl Upstream {
             }
             PublishError::TooLarge => (ErrorCode::MessageTooLarge, TOO_LARGE),
         };
-        if writer.reply(turn, dialect, &Notice::Refused { code, message, reference: None }) {
+        if writer.reply(turn, dialect, &Notice::Refused { code, message, room: None, reference: None }) {
             writer.flush(turn, clients, handle);
         } else if error == PublishError::TooLarge {
             writer.close(turn, clients, handle, CloseReason::TooBig);

@@ -100,6 +100,7 @@ fn check_losses(node: &Node, plan: &Plan, seen: &Seen) {
         let allowed = match reason {
             DropReason::Outbox => plan.drop_oldest && relay == 0,
             DropReason::Mailbox => plan.relay_loses() && shards == 0,
+            DropReason::RateLimited => relay == 0 && plan.message_rate > 0 && seen.rate_limited <= shards,
             DropReason::Unavailable => relay == seen.given_up && shards == 0,
             _ => false,
         };

@@ -144,7 +144,7 @@ fn options(plan: &Plan) -> Options {
     let mut options = Options { connection_rate: 0, ..Options::default() };
     options.compression = plan.deflate_percent > 0;
     options.close_on_gap = plan.raw_close_on_gap;
-    options.message_rate = 0;
+    options.message_rate = plan.message_rate;
     options.limits.outbox_bytes = plan.outbox_bytes;
     options.limits.mailbox_messages = plan.mailbox_items;
     if plan.drop_oldest {

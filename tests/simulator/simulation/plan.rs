@@ -49,6 +49,8 @@ pub struct Plan {
     /// A broker with these faults; none is the local bus.
     pub broker: Option<Faults>,
     pub drain: bool,
+    /// Messages a second from one client; 0 is no limit.
+    pub message_rate: u16,
     /// What the dice show first.
     pub choices: Vec<u8>,
 }
@@ -75,6 +77,7 @@ impl Default for Plan {
             contention_percent: 10,
             broker: None,
             drain: false,
+            message_rate: 0,
             choices: Vec::new(),
         }
     }
@@ -100,6 +103,8 @@ pub struct Seen {
     pub given_up: u64,
     /// Requests that were answered with an error.
     pub errors: u64,
+    /// Of them, those over the message rate.
+    pub rate_limited: u64,
     /// Subscriptions that were revoked.
     pub revoked: u64,
     /// Hand-overs that found the relay's lock taken.

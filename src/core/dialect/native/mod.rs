@@ -37,6 +37,7 @@ impl Dialect for Native {
         };
         Some(match parse(text) {
             Ok(Request::Join { room, reference }) => Intent::Join { room, reference },
+            Ok(Request::JoinAll { rooms, reference }) => Intent::JoinAll { rooms, reference },
             Ok(Request::Leave { room, reference }) => Intent::Leave { room, reference },
             Ok(Request::Ping { reference }) => Intent::Ping { reference },
             Ok(Request::Message { room, content, echo, ack, reference }) => Intent::Publish {
@@ -54,12 +55,14 @@ impl Dialect for Native {
     #[inline]
     fn tell(notice: &Notice<'_>, out: &mut Vec<u8>) -> Said {
         match *notice {
-            Notice::Welcome { id, node, ping_ms, pong_ms } => welcome(out, &id.text(), node, ping_ms, pong_ms),
+            Notice::Welcome { id, node, ping_ms, pong_ms, limits } => {
+                welcome(out, &id.text(), node, [ping_ms, pong_ms], limits);
+            }
             Notice::Joined { room, reference } => joined(out, room, reference),
             Notice::Left { room, reference } => left(out, room, reference),
             Notice::Acknowledged { level, reference } => ack(out, reference, level_name(level)),
             Notice::Pong { reference } => pong(out, reference),
-            Notice::Refused { code, message, reference } => error(out, code, message, reference),
+            Notice::Refused { code, message, room, reference } => error(out, code, message, room, reference),
             Notice::Gap { room, reason, resync_ms } => gap(out, room, reason.label(), resync_ms),
             Notice::Shutdown { reconnect_ms } => shutdown(out, reconnect_ms),
         }

@@ -5,8 +5,8 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::dialect::ErrorCode;
-use crate::limits::REF_BYTES;
+use crate::dialect::{ErrorCode, InvalidRoom, ListedRoom};
+use crate::limits::{REF_BYTES, ROOM_NAME_BYTES};
 use crate::model::valid_room;
 
 /// A valid request. `reference` is the JSON token of its `ref`, as sent: a number or a string.
@@ -17,6 +17,13 @@ pub enum Request<'a> {
         /// Valid by [`valid_room`].
         room: Cow<'a, str>,
         /// To be echoed.
+        reference: Option<&'a str>,
+    },
+    /// Become a member of several rooms.
+    JoinAll {
+        /// Each valid by [`valid_room`], or what is wrong with it; at least one.
+        rooms: Vec<ListedRoom<'a>>,
+        /// To be echoed in each answer.
         reference: Option<&'a str>,
     },
     /// Stop being one.
@@ -65,6 +72,8 @@ struct Fields<'a> {
     #[serde(rename = "roomId", borrow, default, deserialize_with = "present")]
     room: Option<&'a str>,
     #[serde(borrow, default, deserialize_with = "present")]
+    rooms: Option<&'a str>,
+    #[serde(borrow, default, deserialize_with = "present")]
     content: Option<&'a str>,
     #[serde(borrow, default, deserialize_with = "present")]
     echo: Option<&'a str>,
@@ -107,7 +116,11 @@ fn fields(text: &str) -> Result<Fields<'_>, Fault> {
 fn request<'a>(fields: &Fields<'a>, reference: Option<&'a str>) -> Result<Request<'a>, Fault> {
     let kind = fields.kind.ok_or_else(|| bad(ACCEPTED)).and_then(|token| string(token).ok_or_else(|| bad(ACCEPTED)))?;
     match &*kind {
-        "join" => Ok(Request::Join { room: room(fields.room)?, reference }),
+        "join" => match (fields.room, fields.rooms) {
+            (Some(_), Some(_)) => Err(bad("`roomId` names one room and `rooms` several; send one of the two")),
+            (None, Some(list)) => Ok(Request::JoinAll { rooms: rooms(list)?, reference }),
+            (one, None) => Ok(Request::Join { room: room(one)?, reference }),
+        },
         "leave" => Ok(Request::Leave { room: room(fields.room)?, reference }),
         "ping" => Ok(Request::Ping { reference }),
         "message" => Ok(Request::Message {
@@ -157,4 +170,41 @@ fn room(token: Option<&str>) -> Result<Cow<'_, str>, Fault> {
     let room = string(token).ok_or_else(|| refused("`roomId` must be a string"))?;
     valid_room(&room).map_err(|why| refused(why.rule()))?;
     Ok(room)
+}
+
+/// The rooms of a list, each a name or an object with a `roomId`.
+fn rooms(list: &str) -> Result<Vec<ListedRoom<'_>>, Fault> {
+    let elements: Vec<&RawValue> = serde_json::from_str(list).unwrap_or_default();
+    if elements.is_empty() {
+        return Err(bad("`rooms` must be a list of rooms, such as [\"lobby\",{\"roomId\":\"hall\"}]"));
+    }
+    Ok(elements.into_iter().enumerate().map(|(position, element)| listed(position, element.get())).collect())
+}
+
+fn listed(position: usize, element: &str) -> ListedRoom<'_> {
+    #[derive(Deserialize)]
+    struct Element<'a> {
+        #[serde(rename = "roomId", borrow)]
+        room: &'a RawValue,
+    }
+    let invalid = |code, why: &str, room| {
+        let message = format!("element {position} of `rooms` is not taken: {why}").into();
+        InvalidRoom { code, message, room }
+    };
+    let token = if element.starts_with('{') {
+        serde_json::from_str(element).ok().map(|Element { room }| room.get())
+    } else {
+        Some(element)
+    };
+    let Some(room) = token.and_then(string) else {
+        let why = "it must be a room's name, or an object such as {\"roomId\":\"lobby\"}";
+        return Err(invalid(ErrorCode::BadMessage, why, None));
+    };
+    match valid_room(&room) {
+        Ok(()) => Ok(room),
+        Err(why) => {
+            let echoed = (room.len() <= ROOM_NAME_BYTES).then_some(room);
+            Err(invalid(ErrorCode::BadRoom, why.rule(), echoed))
+        }
+    }
 }

@@ -6,7 +6,7 @@
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::dialect::ErrorCode;
+use crate::dialect::{ClientLimits, ErrorCode};
 
 /// What a publication's payload becomes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,8 +19,15 @@ pub enum Content<'a> {
     Binary(&'a [u8]),
 }
 
-/// `welcome`: the client's id, and how silence is judged.
-pub fn welcome(out: &mut Vec<u8>, connection_id: &[u8], node: &str, ping_ms: u64, pong_ms: u64) {
+/// `welcome`: the client's id, how silence is judged (milliseconds until a ping, and until its pong is overdue), and what
+/// the connection may do.
+pub fn welcome(
+    out: &mut Vec<u8>,
+    connection_id: &[u8],
+    node: &str,
+    [ping_ms, pong_ms]: [u64; 2],
+    limits: ClientLimits,
+) {
     raw(out, r#"{"type":"welcome","connectionId":""#);
     out.extend_from_slice(connection_id);
     raw(out, r#"","node":"#);
@@ -29,7 +36,13 @@ pub fn welcome(out: &mut Vec<u8>, connection_id: &[u8], node: &str, ping_ms: u64
     number(out, ping_ms);
     raw(out, r#","pongTimeout":"#);
     number(out, pong_ms);
-    raw(out, "}");
+    raw(out, r#","limits":{"messageBytes":"#);
+    number(out, limits.message_bytes);
+    raw(out, r#","messageRate":"#);
+    number(out, limits.message_rate);
+    raw(out, r#","rooms":"#);
+    number(out, limits.rooms);
+    raw(out, "}}");
 }
 
 /// `joined`: messages of the room come from now on.
@@ -64,12 +77,16 @@ pub fn pong(out: &mut Vec<u8>, reference: Option<&str>) {
     end(out, reference);
 }
 
-/// `error`: what was wrong, and what is accepted.
-pub fn error(out: &mut Vec<u8>, code: ErrorCode, message: &str, reference: Option<&str>) {
+/// `error`: what was wrong, and what is accepted; with `room` where a membership of it is refused or ended.
+pub fn error(out: &mut Vec<u8>, code: ErrorCode, message: &str, room: Option<&str>, reference: Option<&str>) {
     raw(out, r#"{"type":"error","code":"#);
     string(out, code.name());
     raw(out, r#","message":"#);
     string(out, message);
+    if let Some(room) = room {
+        raw(out, r#","roomId":"#);
+        string(out, room);
+    }
     end(out, reference);
 }
 

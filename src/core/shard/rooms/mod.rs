@@ -81,7 +81,8 @@ impl Rooms {
         let membership = known.and_then(|room| entry.rooms.find(room));
         if membership.is_none() && entry.rooms.len() >= limit {
             let (code, message) = (ErrorCode::RoomLimit, "you are in too many rooms; leave one first");
-            return writer.reply_to(turn, clients, handle, &Notice::Refused { code, message, reference });
+            let refused = Notice::Refused { code, message, room: Some(name), reference };
+            return writer.reply_to(turn, clients, handle, &refused);
         }
         let room = known.unwrap_or_else(|| self.subscribe(turn, upstream, name));
         let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return };
@@ -213,7 +214,7 @@ impl Rooms {
             } else if reference.is_some() {
                 // It has left again and was told so; what it asked with a `ref` is answered all the same.
                 let message = "you left the room before it was confirmed; join it again to be in it";
-                let notice = Notice::Refused { code: ErrorCode::NotJoined, message, reference };
+                let notice = Notice::Refused { code: ErrorCode::NotJoined, message, room: Some(name), reference };
                 writer.reply_to(turn, clients, waiter.handle, &notice);
             }
             writer.flush(turn, clients, waiter.handle);
@@ -247,7 +248,7 @@ impl Rooms {
                 continue;
             }
             let dialect = entry.form.dialect;
-            let notice = Notice::Refused { code, message, reference: waiter.reference.as_deref() };
+            let notice = Notice::Refused { code, message, room: Some(name), reference: waiter.reference.as_deref() };
             if writer.reply(turn, dialect, &notice) {
                 writer.flush(turn, clients, waiter.handle);
             } else {
@@ -269,7 +270,8 @@ impl Rooms {
         let confirmed = self.subscriptions.get(room as usize).filter(|subscription| subscription.waiters.is_none());
         let Some(subscription) = confirmed else { return };
         let message = format!("the broker no longer lets this node have room {name}; join it again");
-        let notice = Notice::Refused { code: ErrorCode::Unavailable, message: &message, reference: None };
+        let (code, room_name) = (ErrorCode::Unavailable, Some(&**name));
+        let notice = Notice::Refused { code, message: &message, room: room_name, reference: None };
         let members: Vec<u32> = subscription.room.members().collect();
         for member in members {
             let Some(handle) = clients.handle_at(member) else { continue };

@@ -20,7 +20,7 @@ fn another(shard: &mut Shard<TestDriver>, fd: Fd) -> Handle {
     handle
 }
 
-fn say(shard: &mut Shard<TestDriver>, handle: Handle, text: &str) {
+pub(super) fn say(shard: &mut Shard<TestDriver>, handle: Handle, text: &str) {
     let mut octets = Vec::new();
     frame::write_masked(&mut octets, frame::TEXT, [1, 2, 3, 4], text.as_bytes());
     shard.writer.driver().incoming.extend(octets);
@@ -39,7 +39,7 @@ fn publication(room: &str, payload: &'static str) -> ToShard {
     }))
 }
 
-fn sent(shard: &Shard<TestDriver>) -> String {
+pub(super) fn sent(shard: &Shard<TestDriver>) -> String {
     let octets = |deed: &Deed| match deed {
         Deed::Sent(octets) => String::from_utf8_lossy(octets).into_owned(),
         Deed::Fin | Deed::Closed => String::new(),
@@ -72,7 +72,7 @@ fn a_connection_that_is_told_joined_is_a_member_although_the_one_before_it_in_th
 }
 
 /// The connection joins a room, which is confirmed at once.
-fn join(shard: &mut Shard<TestDriver>, handle: Handle, room: &str) {
+pub(super) fn join(shard: &mut Shard<TestDriver>, handle: Handle, room: &str) {
     say(shard, handle, &format!(r#"{{"type":"join","roomId":"{room}"}}"#));
     shard.handle_relay(ToShard::Joined(room.into()));
     turns(shard);

@@ -34,11 +34,16 @@ enum Membership {
 }
 
 /// What a `ref` stands for.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 enum Asked {
     Join(usize),
+    /// These rooms by one message, of those that it listed: each is answered once.
+    JoinAll(Vec<usize>),
     Leave,
-    Publish { number: u64, ack: bool },
+    Publish {
+        number: u64,
+        ack: bool,
+    },
 }
 
 /// See the module.
@@ -71,6 +76,8 @@ pub struct Client {
     next_reference: u64,
     /// Nonsense that has no `bad-message` yet.
     nonsense: usize,
+    /// Some was over the message rate, which has no answer of its own.
+    nonsense_is_dropped: bool,
     /// Everything that it published.
     said: Vec<u64>,
 }
@@ -99,6 +106,7 @@ impl Client {
             awaited: BTreeMap::new(),
             next_reference: 1,
             nonsense: 0,
+            nonsense_is_dropped: false,
             said: Vec::new(),
         }
     }
@@ -236,7 +244,7 @@ impl Client {
             }
             "gap" => self.gap(&message, oracle, plan),
             "ack" => self.acked(reference, oracle),
-            "error" => self.error(&message, reference, oracle),
+            "error" => self.error(&message, reference, oracle, plan),
             "pong" => panic!("a pong that was not asked for"),
             "server-shutdown" => assert!(plan.drain, "a server-shutdown without a drain"),
             other => panic!("an unknown type {other}"),
@@ -250,9 +258,23 @@ impl Client {
         Some(asked.unwrap_or_else(|| panic!("an answer to {reference}, which was answered or never asked")))
     }
 
+    /// The same of an answer that names a room: it may be one of several to a list of rooms.
+    fn answer_of(&mut self, room: usize, reference: Option<u64>) -> Option<Asked> {
+        let asked = self.answer(reference)?;
+        let Asked::JoinAll(mut rooms) = asked else { return Some(asked) };
+        let at = rooms.iter().position(|asked| *asked == room).expect("an answer of a room that was not asked for");
+        rooms.swap_remove(at);
+        if !rooms.is_empty() {
+            self.awaited.extend(reference.map(|reference| (reference, Asked::JoinAll(rooms))));
+        }
+        Some(Asked::Join(room))
+    }
+
     fn joined(&mut self, room: usize, reference: Option<u64>, oracle: &Oracle) {
-        if let Some(asked) = self.answer(reference) {
-            assert!(matches!(asked, Asked::Join(asked) if asked == room), "joined {room} in answer to {asked:?}");
+        match self.answer_of(room, reference) {
+            None => {}
+            Some(Asked::Join(asked)) => assert_eq!(asked, room, "joined in answer to another join"),
+            Some(asked) => panic!("joined {room} in answer to {asked:?}"),
         }
         self.views.entry(room).or_insert_with(|| oracle.joined(room));
         if let Some(membership) = self.memberships.get_mut(&room) {
@@ -281,34 +303,52 @@ impl Client {
         oracle.seen.acked += 1;
     }
 
-    fn error(&mut self, message: &Value, reference: Option<u64>, oracle: &mut Oracle) {
+    fn error(&mut self, message: &Value, reference: Option<u64>, oracle: &mut Oracle, plan: &Plan) {
         oracle.seen.errors += 1;
         let (code, text) = (message["code"].as_str().expect("a code"), message["message"].as_str().expect("a message"));
-        match self.answer(reference) {
-            Some(Asked::Join(room)) => {
-                assert!(matches!(code, "unavailable" | "not-joined"), "join {reference:?} was refused: {code} {text}");
-                self.wanted.retain(|_, of| *of != room);
-                let latest = self.memberships.get(&room).copied();
-                if matches!(latest, Some(Membership::Asked(asked)) if Some(asked) == reference) {
-                    self.memberships.remove(&room);
-                }
+        let over_rate = code == "rate-limited";
+        assert!(!over_rate || plan.message_rate > 0, "rate-limited without a rate: {text}");
+        oracle.seen.rate_limited += u64::from(over_rate);
+        let room = message["roomId"].as_str().map(room_index);
+        let asked = match room {
+            Some(room) => self.answer_of(room, reference),
+            None => self.answer(reference),
+        };
+        match asked {
+            Some(Asked::Join(room)) => self.not_joined(room, code, reference),
+            // The whole message is dropped.
+            Some(Asked::JoinAll(rooms)) if over_rate => {
+                rooms.into_iter().for_each(|room| self.not_joined(room, code, reference));
             }
             Some(Asked::Publish { number, .. }) => {
-                assert_eq!(code, "unavailable", "{text}");
+                assert!(over_rate || code == "unavailable", "{code} {text}");
+                self.wanted.remove(&number);
                 oracle.excuse(number);
             }
-            Some(Asked::Leave) => panic!("a leave was refused: {code} {text}"),
+            Some(Asked::Leave) if over_rate => {}
+            Some(asked) => panic!("{asked:?} was refused: {code} {text}"),
+            None if over_rate => self.nonsense_is_dropped = true,
             None if code == "bad-message" => {
                 self.nonsense = self.nonsense.checked_sub(1).expect("bad-message without nonsense");
             }
             None => {
-                let room = text.strip_prefix("the broker no longer lets this node have room ");
-                let room = room.and_then(|text| text.split(';').next());
-                let room = room_index(room.unwrap_or_else(|| panic!("an error without ref: {code} {text}")));
+                let room = room.filter(|_| text.starts_with("the broker no longer lets this node have room "));
+                let room = room.unwrap_or_else(|| panic!("an error without ref: {code} {text}"));
                 let span = self.views.remove(&room).expect("a revoked room that was not joined");
                 assert!(span.is_in_relay_gap(), "room {room} was revoked, and no gap was told before");
                 self.forget(room);
             }
+        }
+    }
+
+    /// A join was refused.
+    fn not_joined(&mut self, room: usize, code: &str, reference: Option<u64>) {
+        let known = matches!(code, "unavailable" | "not-joined" | "rate-limited");
+        assert!(known, "join {reference:?} of room {room} was refused: {code}");
+        self.wanted.retain(|_, of| *of != room);
+        let latest = self.memberships.get(&room).copied();
+        if matches!(latest, Some(Membership::Asked(asked)) if Some(asked) == reference) {
+            self.memberships.remove(&room);
         }
     }
 
@@ -335,6 +375,6 @@ impl Client {
         assert_eq!(missing.next(), None, "a message with echo never came back to its sender");
         let unanswered = |asked: &&Asked| !matches!(asked, Asked::Publish { ack: false, .. });
         assert_eq!(self.awaited.values().filter(unanswered).count(), 0, "without an answer: {:?}", self.awaited);
-        assert_eq!(self.nonsense, 0, "nonsense without an answer");
+        assert!(self.nonsense == 0 || self.nonsense_is_dropped, "nonsense without an answer");
     }
 }

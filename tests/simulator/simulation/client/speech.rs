@@ -57,7 +57,8 @@ impl Client {
                 self.nonsense += 1;
                 frames::write(dice, frame::TEXT, br#"{"type":"nonsense"}"#, self.stream.window)
             }
-            (Dialect::Native, 8..70) => {
+            (Dialect::Native, 8..16) => self.join_all(dice, plan),
+            (Dialect::Native, 16..70) => {
                 let room = dice.below(plan.rooms);
                 let mut octets = self.join(dice, room);
                 if dice.percent(30) {
@@ -119,6 +120,24 @@ impl Client {
         frames::write(dice, frame::TEXT, text.as_bytes(), self.stream.window)
     }
 
+    /// Joins some rooms by one message, which one `ref` stands for.
+    fn join_all(&mut self, dice: &mut Dice, plan: &Plan) -> Vec<u8> {
+        let first = dice.below(plan.rooms);
+        let rooms: Vec<usize> = (0..1 + dice.below(plan.rooms)).map(|n| (first + n) % plan.rooms).collect();
+        let reference = self.reference(Asked::JoinAll(rooms.clone()));
+        let mut listed = Vec::new();
+        for room in rooms {
+            let membership = self.memberships.entry(room).or_insert(Membership::Asked(reference));
+            if let Membership::Asked(latest) = membership {
+                *latest = reference;
+            }
+            let name = format!(r#""room.{room}""#);
+            listed.push(if dice.percent(50) { name } else { format!(r#"{{"roomId":{name}}}"#) });
+        }
+        let text = format!(r#"{{"type":"join","rooms":[{}],"ref":{reference}}}"#, listed.join(","));
+        frames::write(dice, frame::TEXT, text.as_bytes(), self.stream.window)
+    }
+
     fn leave(&mut self, dice: &mut Dice, plan: &Plan) -> Vec<u8> {
         let room = dice.below(plan.rooms);
         let reference = self.reference(Asked::Leave);
@@ -137,7 +156,7 @@ impl Client {
             self.wanted.insert(number, room);
         }
         // Without a `ref` an error could not be told from another's; where nothing fails there is none.
-        let reference = (ack || plan.broker.is_some() || dice.percent(50))
+        let reference = (ack || plan.broker.is_some() || plan.message_rate > 0 || dice.percent(50))
             .then(|| self.reference(Asked::Publish { number, ack }))
             .map_or_else(String::new, |reference| format!(r#","ref":{reference}"#));
         let text = format!(
