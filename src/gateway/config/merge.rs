@@ -95,6 +95,9 @@ pub fn merge(sources: Sources<'_>) -> Result<Settings, Vec<Problem>> {
     let mut origins = default_origins(sources.host);
     for setting in SETTINGS.iter() {
         if let Some(occurrence) = chosen.remove(setting.name.as_str()) {
+            if let Value::InFile(path) = &occurrence.value {
+                warnings.extend(relations::readable_by_others(&occurrence.typed, path));
+            }
             if let Err(offence) = (setting.read)(&mut config, &occurrence.value) {
                 problems.push(Problem::at(&occurrence.origin, offence_of(&occurrence, &offence)));
             }
@@ -145,7 +148,7 @@ fn choose(layer: Vec<Occurrence>, chosen: &mut BTreeMap<&'static str, Occurrence
 }
 
 fn defaults(host: &Host) -> Config {
-    let mut config = Config { shards: host.shards(), pin: host.cpu_quota_cores.is_none(), ..Config::default() };
+    let mut config = Config { shards: host.shards(), ..Config::default() };
     if let Some(name) = &host.hostname {
         config.node_name.clone_from(name);
     }
