@@ -93,6 +93,9 @@ pub const REQUEST_MAILBOX_BYTES: usize = 16 * 1024 * 1024;
 pub const PUBLISH_ROOMS: usize = 100;
 /// Connections of the admin port at a time.
 pub const ADMIN_CONNECTIONS: usize = 256;
+/// Of those, places that only `/live`, `/ready`, `/metrics` and connections without a request may take: probes find one while
+/// every other place waits for the broker.
+pub const ADMIN_PROBES: usize = 32;
 /// Bytes of the publications that a shard's rooms may hold before its mailbox waits.
 pub const FANOUT_BYTES: usize = 16 * 1024 * 1024;
 /// Publications that wait for the broker on one node while it is away; more fail with `unavailable`.

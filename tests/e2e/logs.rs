@@ -80,6 +80,50 @@ impl Node {
     }
 }
 
+/// `POST /drain` and `DELETE /v1/connections/ID` left no line: after a drain by mistake no log told which peer had asked for it.
+#[test]
+fn each_admin_call_that_changes_something_or_is_refused_is_a_log_line_without_the_token() {
+    let config = "log_format = \"json\"\n[admin]\ntoken = \"correct-horse-battery\"\n[publish]\ntoken = \"only-for-publishing\"\n";
+    for (addresses, peer) in [("full", "127.0.0.1:"), ("masked", "127.0.0.0/24")] {
+        let config = format!("log_addresses = \"{addresses}\"\n{config}");
+        let gateway = Gateway::on(Driver::Epoll).config(&config).start();
+        let call = |method: &str, path: &str, token: &str| {
+            gateway.ask(method, path, &[&format!("Authorization: Bearer {token}")], b"").status
+        };
+        assert_eq!(call("DELETE", "/v1/connections/000000000000000000000000?x=y", "correct-horse-battery"), 404);
+        assert_eq!(call("POST", "/drain", "only-for-publishing"), 403);
+        assert_eq!(call("POST", "/drain", "a-guess-of-a-stranger"), 401);
+        assert_eq!(gateway.get("/v1/node").status, 401);
+        assert_eq!(call("GET", "/v1/node", "correct-horse-battery"), 200);
+        assert_eq!(call("POST", "/drain", "correct-horse-battery"), 202);
+        assert_eq!(call("DELETE", "/drain", "correct-horse-battery"), 200);
+        let expected = [
+            ("DELETE", "/v1/connections/000000000000000000000000", 404, "admin.token"),
+            ("POST", "/drain", 403, "publish.token"),
+            ("POST", "/drain", 401, "unknown"),
+            ("GET", "/v1/node", 401, "none"),
+            ("POST", "/drain", 202, "admin.token"),
+            ("DELETE", "/drain", 200, "admin.token"),
+        ];
+        let mut gateway = gateway;
+        gateway.wait("the last line", |gateway| gateway.log().contains("\"status\":200"));
+        let log = gateway.log();
+        let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+        let calls =
+            lines.iter().filter(|line| line["message"].as_str().is_some_and(|text| text.starts_with("admin call")));
+        let calls: Vec<_> = calls.filter(|line| !(line["path"] == "/v1/rooms" && line["status"] == 401)).collect();
+        assert_eq!(calls.len(), expected.len(), "{log}");
+        for (line, (method, path, status, token)) in calls.into_iter().zip(expected) {
+            assert_eq!((&line["method"], &line["path"]), (&method.into(), &path.into()), "{line}");
+            assert_eq!((&line["status"], &line["token"]), (&status.into(), &token.into()), "{line}");
+            assert!(line["peer"].as_str().unwrap().starts_with(peer), "{line}");
+        }
+        for secret in ["correct-horse-battery", "only-for-publishing", "a-guess-of-a-stranger"] {
+            assert!(!log.contains(secret), "{log}");
+        }
+    }
+}
+
 /// What a command prints may have no reader any more (`| head -1`), and neither may its complaint.
 #[test]
 fn a_command_whose_output_has_no_reader_ends_with_its_own_exit_code() {

@@ -8,7 +8,7 @@ use http::HeaderMap;
 use serde_json::{Value, json};
 
 use super::drain::Phase;
-use super::metrics;
+use super::metrics::{self, NodeStateLabel};
 use super::publication::{self, Publish};
 use super::reply::{Problem, Reply};
 use super::route::Route;
@@ -42,6 +42,7 @@ pub(super) async fn answer(supervisor: &Rc<Supervisor>, route: Route, headers: &
             Ok(Reply::text(readiness.status(), "application/json", readiness.body()))
         }
         Route::Drain => Ok(drain(supervisor)),
+        Route::Undrain => undrain(supervisor),
         Route::Node => Ok(Reply::json(200, &node(supervisor))),
         Route::Rooms { limit } => Ok(rooms(supervisor, limit).await),
         Route::Connections { by_outbox, limit } => Ok(connections(supervisor, by_outbox, limit).await),
@@ -62,9 +63,11 @@ fn exposition(supervisor: &Supervisor) -> Result<Reply, Problem> {
     let sources = metrics::Sources {
         shards: supervisor.shards.iter().map(|shard| shard.counters.as_ref()).collect(),
         relay: &supervisor.relay_counters,
-        capacity: supervisor.capacity.0,
+        capacity: supervisor.capacity.get().0,
         driver: supervisor.driver.name,
-        admin_connections: supervisor.admin_connections.get(),
+        admin_connections: supervisor.places.open(),
+        admin_given_way: supervisor.places.given_way(),
+        state: NodeStateLabel::of(supervisor.phase(), supervisor.state.readiness()),
     };
     match metrics::exposition(&sources) {
         Ok(text) => Ok(Reply::text(200, metrics::CONTENT_TYPE, text)),
@@ -91,8 +94,18 @@ fn drain(supervisor: &Supervisor) -> Reply {
     Reply::json(status, &json!({"phase": phase.label(), "connections": supervisor.connections()}))
 }
 
+/// Takes a drain back. Idempotent too; after a signal the node ends, and it is too late.
+fn undrain(supervisor: &Supervisor) -> Result<Reply, Problem> {
+    if !supervisor.handle_drain_cancel() {
+        let message = "a signal ends this node; its drain cannot be taken back: start another node";
+        return Err(Problem::new(409, "stopping", message));
+    }
+    Ok(Reply::json(200, &json!({"phase": supervisor.phase().label(), "connections": supervisor.connections()})))
+}
+
 fn node(supervisor: &Supervisor) -> Value {
     let config = &supervisor.config;
+    let (capacity, bound_by) = supervisor.capacity.get();
     let broker = if config.nats.url.is_empty() { "local" } else { "nats" };
     json!({
         "node": config.node_name,
@@ -101,10 +114,11 @@ fn node(supervisor: &Supervisor) -> Value {
         "uptimeSeconds": supervisor.started.elapsed().as_secs(),
         "driver": {"name": supervisor.driver.name, "why": supervisor.driver.why},
         "shards": supervisor.shards.len(),
+        "cores": {"allowed": supervisor.cores.list, "pinned": supervisor.cores.pinned},
         "listen": config.listen.to_string(),
         "admin": config.admin.listen.to_string(),
         "connections": supervisor.connections(),
-        "capacity": {"connections": supervisor.capacity.0, "boundBy": supervisor.capacity.1},
+        "capacity": {"connections": capacity, "boundBy": bound_by},
         "phase": supervisor.phase().label(),
         "draining": supervisor.state.is_draining(),
         "ready": supervisor.state.readiness().status() == 200,

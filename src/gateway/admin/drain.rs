@@ -5,7 +5,8 @@
 //! ```
 //!
 //! A signal and `POST /drain` both begin; only a signal terminates: after `POST /drain` the machine waits in `Drained`
-//! for SIGTERM. A second signal goes to `Done` from anywhere.
+//! for SIGTERM. A second signal goes to `Done` from anywhere. Before the first signal, `DELETE /drain` goes back to `Serving`
+//! from anywhere.
 //!
 //! The admin thread drives it: inputs and `now` come in, [`Effect`]s go out. It knows no shard, socket or clock.
 
@@ -80,6 +81,8 @@ pub enum Effect {
     Refuse,
     /// Order the shards to tell and close their clients within this window.
     Tell(Duration),
+    /// Say ready again, and order the shards to grant upgrades and to keep the clients that are left.
+    Resume,
     /// Order the shards to stop.
     Stop,
     /// End the process.
@@ -117,6 +120,19 @@ impl Drain {
     /// `POST /drain`, with `open` connections: drain and wait for the signal. Idempotent.
     pub fn handle_request(&mut self, now: Instant, open: u64) {
         self.begin(now, open);
+    }
+
+    /// `DELETE /drain`: takes back what `POST /drain` began. Whether the node serves now: after a signal it does not.
+    /// Idempotent.
+    pub fn handle_cancel(&mut self) -> bool {
+        if self.terminate || self.phase == Phase::Done {
+            return false;
+        }
+        if self.phase != Phase::Serving {
+            self.effects.push_back(Effect::Resume);
+            self.phase = Phase::Serving;
+        }
+        true
     }
 
     /// What is left: `open` connections (and commands that shards have not read), `running` threads. Call it often.
@@ -278,6 +294,40 @@ mod tests {
         assert_eq!(effects(&mut drain), []);
         drain.handle_progress(t, 0, 2);
         assert_eq!(effects(&mut drain), [Effect::Stop]);
+    }
+
+    #[test]
+    fn a_requested_drain_is_taken_back_from_every_phase_and_can_begin_again() {
+        for (delay_s, open) in [(5, 1), (0, 1), (0, 0)] {
+            let (mut drain, t) = drain(delay_s);
+            assert!(drain.handle_cancel(), "there is nothing to take back");
+            assert_eq!(effects(&mut drain), []);
+            drain.handle_request(t, 3);
+            drain.handle_progress(t, open, 2);
+            assert_ne!(drain.phase(), Phase::Serving);
+            effects(&mut drain);
+            assert!(drain.handle_cancel() && drain.handle_cancel());
+            assert_eq!(effects(&mut drain), [Effect::Resume]);
+            drain.handle_progress(t + WINDOW * 100, 0, 2);
+            assert_eq!((effects(&mut drain), drain.phase()), (Vec::new(), Phase::Serving));
+            drain.handle_request(t + WINDOW * 100, 3);
+            assert_eq!(effects(&mut drain)[0], Effect::Unready);
+        }
+    }
+
+    #[test]
+    fn a_drain_that_a_signal_began_or_joined_is_not_taken_back() {
+        for request_first in [false, true] {
+            let (mut drain, t) = drain(0);
+            if request_first {
+                drain.handle_request(t, 3);
+            }
+            drain.handle_signal(t, 3);
+            effects(&mut drain);
+            assert!(!drain.handle_cancel());
+            assert_eq!(effects(&mut drain), []);
+            assert_ne!(drain.phase(), Phase::Serving);
+        }
     }
 
     #[test]

@@ -24,6 +24,9 @@ const TICK: Duration = Duration::from_millis(50);
 const START_INTERVAL: Duration = Duration::from_secs(5);
 const START_TIMEOUT: Duration = Duration::from_secs(15);
 
+/// Between two looks at the host's memory.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(20);
+
 /// Builds the runtime and steers the node to its end.
 ///
 /// The legacy driver: it is there on every host, and an admin port needs no ring.
@@ -43,6 +46,7 @@ async fn steer(admin: Admin, signals: StdUnixStream) -> io::Result<Outcome> {
     if let Some(interval) = supervisor.manager.alive_interval() {
         monoio::spawn(feed_watchdog(interval, supervisor.clone()));
     }
+    monoio::spawn(look_at_memory(supervisor.clone()));
     monoio::spawn(report_start(supervisor.clone()));
     loop {
         if let Some(outcome) = supervisor.tick() {
@@ -103,17 +107,25 @@ async fn take_signals(mut signals: UnixStream, supervisor: Rc<Supervisor>) {
 /// no broker nearer, and cuts off the clients that connected meanwhile. One with a shard that stands still does not ask.
 async fn report_start(supervisor: Rc<Supervisor>) {
     let mut next = Instant::now();
-    while !supervisor.state.is_draining() {
+    loop {
         let readiness = supervisor.state.readiness();
-        if readiness == Readiness::Ready {
-            announce::ready(&supervisor.config);
-            return supervisor.manager.ready();
+        // A full socket takes it later.
+        if readiness == Readiness::Ready && supervisor.manager.ready() {
+            return announce::ready(&supervisor.config);
         }
-        if Instant::now() >= next && supervisor.silent_shard().is_none() {
+        // A drain may be taken back.
+        if readiness != Readiness::Draining && Instant::now() >= next && supervisor.silent_shard().is_none() {
             supervisor.manager.starting(readiness.reason(), START_TIMEOUT);
             next = Instant::now() + START_INTERVAL;
         }
         sleep(TICK).await;
+    }
+}
+
+async fn look_at_memory(supervisor: Rc<Supervisor>) {
+    loop {
+        sleep(MEMORY_INTERVAL).await;
+        supervisor.look_at_memory();
     }
 }
 

@@ -49,14 +49,42 @@ pub(super) fn urls(value: &Value) -> Result<Vec<String>, String> {
     if urls.is_empty() {
         return Err(String::from("names no server; give nats://host:4222, or leave it out for the local bus"));
     }
-    for url in &urls {
-        let host = url.strip_prefix("nats://").or_else(|| url.strip_prefix("tls://"));
-        if host.is_none_or(|host| host.is_empty() || host.contains(char::is_whitespace)) {
-            let shown = masked_url(url);
-            return Err(format!("{shown:?} is not a broker's URL: nats://host:4222, or tls://host:4222"));
-        }
+    for (index, url) in urls.iter().enumerate() {
+        let what = match parts(url) {
+            Some(("nats" | "tls", _)) => continue,
+            Some(_) => format!("{:?}", masked_url(url)),
+            // Of a password with a comma or a slash every part may be the secret: nothing that is not surely a host is shown.
+            None => format!("entry {}", index + 1),
+        };
+        let escapes = if parts(url).is_some() { "" } else { ESCAPES };
+        return Err(format!("{what} is not a broker's URL: nats://host:4222, or tls://host:4222{escapes}"));
     }
     Ok(urls)
+}
+
+/// What a login in a URL may have meant.
+const ESCAPES: &str = "; in a password write , as %2C, / as %2F, ? as %3F, # as %23 and @ as %40, or set nats.user and \
+                       nats.password";
+
+/// The scheme, and host and port, of a URL that has both, and none of its login.
+fn parts(url: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, port),
+        _ => (host, "0"),
+    };
+    let is_name = |octet: u8| octet.is_ascii_alphanumeric() || b".-_".contains(&octet) || !octet.is_ascii();
+    let is_address = |inner: &str| inner.bytes().all(|octet| octet.is_ascii_hexdigit() || b":.%".contains(&octet));
+    let is_host = match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+        Some(inner) => is_address(inner),
+        None => !name.is_empty() && name.bytes().all(is_name),
+    };
+    let is_whole = matches!(path, "" | "/") && scheme.bytes().all(|octet| octet.is_ascii_alphabetic());
+    let is_whole = is_whole && !url.contains(char::is_whitespace);
+    (is_host && is_whole && port.parse::<u16>().is_ok()).then_some((scheme, host))
 }
 
 /// The URLs as they may be shown; none is the local bus.
@@ -64,12 +92,12 @@ pub(super) fn shown_urls(urls: &[String]) -> Option<String> {
     (!urls.is_empty()).then(|| list(&urls.iter().map(|url| masked_url(url)).collect::<Vec<_>>()))?
 }
 
-/// A URL without the user and password that may stand in it.
+/// A URL without the user and password that may stand in it: its scheme and host. Where these cannot be told from a login, nothing.
 pub(super) fn masked_url(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    match rest.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://***@{host}"),
-        None => url.to_owned(),
+    match parts(url) {
+        Some((scheme, host)) if url.contains('@') => format!("{scheme}://***@{host}"),
+        Some((scheme, host)) => format!("{scheme}://{host}"),
+        None => String::from("***"),
     }
 }
 
@@ -113,7 +141,11 @@ pub(super) fn readable(value: &Value) -> Result<PathBuf, String> {
 pub(super) fn secret_text(value: &Value) -> Result<String, String> {
     let text = match value {
         Value::InFile(path) => {
-            std::fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?
+            std::fs::read_to_string(path).map_err(|error| {
+                // What has no slash may be the secret itself, written where its file should be named.
+                let path = path.to_str().filter(|path| path.contains('/')).unwrap_or("the file that it names");
+                format!("{path} cannot be read: {error}")
+            })?
         }
         Value::Text(text) => text.clone(),
         // Never echoed: it may be the secret, typed without quotes.

@@ -122,6 +122,9 @@ fn merge_with(sources: Sources<'_>, look_up: LookUp) -> Result<Settings, Vec<Pro
     let mut origins = default_origins(sources.host);
     for setting in SETTINGS.iter() {
         if let Some(occurrence) = chosen.remove(setting.name.as_str()) {
+            if let Value::InFile(path) = &occurrence.value {
+                warnings.extend(relations::readable_by_others(&occurrence.typed, path));
+            }
             let value = with_address(&setting.name, occurrence.value.clone(), look_up);
             if let Err(offence) = value.and_then(|value| (setting.read)(&mut config, &value)) {
                 problems.push(Problem::at(&occurrence.origin, offence_of(&occurrence, &offence)));
@@ -173,7 +176,7 @@ fn choose(layer: Vec<Occurrence>, chosen: &mut BTreeMap<&'static str, Occurrence
 }
 
 fn defaults(host: &Host) -> Config {
-    let mut config = Config { shards: host.shards(), pin: host.cpu_quota_cores.is_none(), ..Config::default() };
+    let mut config = Config { shards: host.shards(), ..Config::default() };
     if let Some(name) = &host.hostname {
         config.node_name.clone_from(name);
     }

@@ -21,11 +21,12 @@ use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::gateway::host::Host;
 use tidegate_core::dialect::DialectId;
 use tidegate_core::limits::{self, Limits};
 use tidegate_core::setting::{
-    HOUR, SECOND, address, auto_or, boolean, checked, choice, flag, integer, list, off_or, quoted, settings, switch,
-    time,
+    HOUR, SECOND, address, auto_or, boolean, checked, choice, flag, integer, list, off_or, quoted, rare, settings,
+    switch, time,
 };
 use tidegate_core::shard::{self, PerAddress, RoomRule, Route};
 
@@ -45,6 +46,18 @@ pub enum Driver {
     IoUring,
     /// epoll.
     Epoll,
+}
+
+/// Whether each shard's thread runs on one core only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Pin {
+    /// Where the cores were set apart for this process; see [`Host::has_cores_of_its_own`].
+    #[default]
+    Auto,
+    /// Yes. Processes that pin themselves to the same cores share them, whatever else is idle.
+    On,
+    /// No: the kernel's scheduler decides.
+    Off,
 }
 
 /// What the node is for: it changes the defaults of other settings.
@@ -69,6 +82,16 @@ pub enum LogFormat {
     Json,
 }
 
+/// How log lines show addresses of clients and peers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LogAddresses {
+    /// Whole.
+    #[default]
+    Full,
+    /// As networks: IPv4 /24, IPv6 /48.
+    Masked,
+}
+
 settings! {
     /// All settings of a node: the keys at the top of the file, and its sections.
     #[derive(Clone, PartialEq)]
@@ -91,6 +114,8 @@ settings! {
         driver: Driver = Driver::Auto,
             choice(&[("auto", Driver::Auto), ("io_uring", Driver::IoUring), ("epoll", Driver::Epoll)]),
             flag("Machine", 2, "DRIVER", "auto, io_uring or epoll");
+        /// Pin each shard's thread to a core: `on`, `off`; `auto`: only where there is one for each shard, set apart from the host's others.
+        pin: Pin = Pin::Auto, choice(&[("auto", Pin::Auto), ("on", Pin::On), ("off", Pin::Off)]), rare();
         /// Connections of this node; more get 503.
         max_connections: Option<u32> = None, auto_or("auto: what the host holds", integer(1..=100_000_000)),
             flag("Bounds", 1, "N", "Connections of this node")
@@ -124,9 +149,10 @@ settings! {
         log_format: LogFormat = LogFormat::Auto,
             choice(&[("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)]),
             flag("Logging", 2, "FORMAT", "auto, human or json").default("human on a terminal, else json");
+        /// How the log shows addresses of clients: `full`, or `masked`, as networks such as `203.0.113.0/24` and `2001:db8:1::/48`.
+        log_addresses: LogAddresses = LogAddresses::Full,
+            choice(&[("full", LogAddresses::Full), ("masked", LogAddresses::Masked)]), rare();
     } and {
-        /// Whether each shard's thread is pinned to a core; the host decides.
-        pin: bool = false;
         /// The admin port.
         admin: Admin = Admin::default();
         /// Publishing over HTTP.
@@ -180,6 +206,15 @@ impl Config {
             trusted: self.proxies.trusted.clone(),
             proxy_protocol: self.proxies.protocol_v2,
             demo_page: None,
+        }
+    }
+
+    /// Whether the shards' threads are pinned on this host.
+    pub fn is_pinned(&self, host: &Host) -> bool {
+        match self.pin {
+            Pin::Auto => host.has_cores_of_its_own(self.shards),
+            Pin::On => true,
+            Pin::Off => false,
         }
     }
 

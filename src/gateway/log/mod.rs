@@ -7,16 +7,20 @@
 
 mod queue;
 
+use std::any::Any;
 use std::backtrace::{Backtrace, BacktraceStatus};
+use std::fmt;
 use std::io::{self, IsTerminal, Write, stderr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::panic::{self, PanicHookInfo};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::thread;
 use std::time::Duration;
 
 use tracing_subscriber::EnvFilter;
 
-use crate::gateway::config::{Config, LogFormat};
+use crate::gateway::config::{Config, LogAddresses, LogFormat};
 pub use queue::DropReason;
 use queue::Queue;
 
@@ -25,6 +29,8 @@ const BROKER_CLIENT: &str = "async_nats";
 /// How long the end of the process waits for its last lines to be written.
 const FLUSH_DEADLINE: Duration = Duration::from_secs(1);
 
+/// Whether addresses are masked.
+static IS_MASKED: AtomicBool = AtomicBool::new(false);
 /// The queue of this process; none before [`start`].
 static QUEUE: OnceLock<Arc<Queue>> = OnceLock::new();
 
@@ -36,6 +42,7 @@ pub fn start(config: &Config) -> io::Result<()> {
     if QUEUE.get().is_some() {
         return Ok(());
     }
+    IS_MASKED.store(config.log_addresses == LogAddresses::Masked, Relaxed);
     let queue = Arc::new(Queue::default());
     let ours = queue.clone();
     thread::Builder::new().name(String::from("log")).spawn(move || ours.write_to(stderr(), recovered))?;
@@ -73,6 +80,29 @@ pub fn flush() {
     }
 }
 
+/// A peer's or client's address as log lines show it; see [`LogAddresses`].
+pub fn address(address: SocketAddr) -> Address {
+    Address { address, is_masked: IS_MASKED.load(Relaxed) }
+}
+
+/// An address in a log line.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Address {
+    address: SocketAddr,
+    is_masked: bool,
+}
+
+/// `203.0.113.7:5000`; masked, `203.0.113.0/24` or `2001:db8:1::/48`: a network that many clients share, and no port.
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.address.ip().to_canonical() {
+            _ if !self.is_masked => self.address.fmt(f),
+            IpAddr::V4(ip) => write!(f, "{}/24", Ipv4Addr::from_bits(ip.to_bits() & !0xff)),
+            IpAddr::V6(ip) => write!(f, "{}/48", Ipv6Addr::from_bits(ip.to_bits() & !(u128::MAX >> 48))),
+        }
+    }
+}
+
 /// One line on its way into the queue. The formatter hands each line over as a whole.
 struct Line(Arc<Queue>);
 
@@ -91,14 +121,18 @@ fn recovered(lines: u64) {
     tracing::warn!(lines, "log lines were dropped; the reader of standard error was away or too slow");
 }
 
+/// What a panic says.
+pub fn panic_text(payload: &(dyn Any + Send)) -> &str {
+    let text = payload.downcast_ref::<&str>().copied();
+    text.or_else(|| payload.downcast_ref::<String>().map(String::as_str)).unwrap_or("no message")
+}
+
 /// Logs a panic. The standard library's hook writes to stderr itself, and would wait there for a reader that takes nothing.
 fn panicked(panic: &PanicHookInfo<'_>) {
     let thread = thread::current();
     let backtrace = Backtrace::capture();
     let backtrace = (backtrace.status() == BacktraceStatus::Captured).then(|| backtrace.to_string());
-    let payload = panic.payload();
-    let text = payload.downcast_ref::<&str>().copied().or_else(|| payload.downcast_ref().map(String::as_str));
-    let reason = text.unwrap_or("no message");
+    let reason = panic_text(panic.payload());
     let place = panic.location().map(ToString::to_string);
     tracing::error!(thread = thread.name(), reason, place, backtrace, "a thread panicked; this is a bug, report it");
     if cfg!(panic = "abort") {
@@ -173,6 +207,17 @@ mod tests {
         assert!(heard("info,async_nats=info", tracing::Level::INFO));
         assert!(heard("debug", tracing::Level::INFO));
         assert!(!heard("error", tracing::Level::WARN) && !heard("tidegate=debug", tracing::Level::WARN));
+    }
+
+    #[test]
+    fn a_masked_address_is_a_network_of_24_or_48_bits_without_a_port() {
+        let shown = |address: &str, is_masked| Address { address: address.parse().unwrap(), is_masked }.to_string();
+        for address in ["203.0.113.7:5000", "[2001:db8:1:2::7]:5000"] {
+            assert_eq!(shown(address, false), address);
+        }
+        assert_eq!(shown("203.0.113.7:5000", true), "203.0.113.0/24");
+        assert_eq!(shown("[2001:db8:1:2::7]:5000", true), "2001:db8:1::/48");
+        assert_eq!(shown("[::ffff:203.0.113.7]:5000", true), "203.0.113.0/24", "an IPv4 client of an IPv6 port");
     }
 
     #[test]

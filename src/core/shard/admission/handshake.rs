@@ -172,7 +172,8 @@ impl Admission {
         }
         // Only what is upgraded counts: sockets that say nothing would take the places of clients.
         let open: u64 = turn.settings.node_counters.iter().map(|shard| shard.connections.value()).sum();
-        if open < turn.settings.budgets.connections { Ok(()) } else { Err(Refusal::Capacity) }
+        let settings = &turn.settings;
+        if open < settings.budgets.connections.min(settings.state.capacity()) { Ok(()) } else { Err(Refusal::Capacity) }
     }
 
     /// Counts an upgrade that is to be granted with the connections of its address.

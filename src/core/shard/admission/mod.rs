@@ -82,6 +82,12 @@ impl Admission {
         self.drain = Some(Drain { start: turn.clock.tick, window });
     }
 
+    /// Takes a drain back: upgrades are granted again, and the connections that are left stay.
+    pub(super) fn end_drain(&mut self) {
+        self.refusing = false;
+        self.drain = None;
+    }
+
     /// Which connections are to leave, if any are.
     pub(super) fn leaving(&self, turn: &Turn) -> Option<Leaving> {
         let (drain, max_age) = (self.drain.map(|drain| (drain.start, drain.window)), turn.settings.max_age);
