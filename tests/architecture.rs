@@ -38,7 +38,7 @@ const GATEWAY: Rule = &[
     ("config", &["host"]),
     ("check", &["config", "host"]),
     ("log", &["config"]),
-    ("broker", &["config", "mailbox"]),
+    ("broker", &["clock", "config", "mailbox"]),
     ("io", &["mailbox"]),
     ("worker", &["admin", "broker", "clock", "mailbox", "io"]),
     ("admin", &["broker", "check", "clock", "config", "mailbox"]),

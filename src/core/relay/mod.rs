@@ -189,6 +189,11 @@ impl<M: Mailbox> Relay<M> {
         self.router.measure();
     }
 
+    /// The relay's thread is alive; `mono_ns` is its monotonic clock.
+    pub fn show_sign_of_life(&self, mono_ns: u64) {
+        self.router.counters.turning.show(mono_ns);
+    }
+
     /// Whether a room was refused because the node has all the rooms that it may have; says so once, for the log.
     pub fn take_full(&mut self) -> bool {
         self.router.take_full()

@@ -108,7 +108,7 @@ async fn report_start(supervisor: Rc<Supervisor>) {
         if readiness == Readiness::Ready {
             return supervisor.manager.ready();
         }
-        if Instant::now() >= next && supervisor.silent_shard().is_none() {
+        if Instant::now() >= next && supervisor.silent_shard().is_none() && !supervisor.is_relay_silent() {
             supervisor.manager.starting(readiness.reason(), START_TIMEOUT);
             next = Instant::now() + START_INTERVAL;
         }
@@ -120,6 +120,9 @@ async fn report_start(supervisor: Rc<Supervisor>) {
 async fn feed_watchdog(interval: Duration, supervisor: Rc<Supervisor>) {
     loop {
         match supervisor.silent_shard() {
+            None if supervisor.is_relay_silent() => {
+                tracing::error!("the relay's thread stands still; the watchdog is not fed");
+            }
             None => supervisor.manager.alive(),
             Some(shard) => tracing::error!(shard, "a shard stands still; the watchdog is not fed"),
         }
