@@ -13,7 +13,6 @@ use futures_util::sink::Sink as _;
 
 use super::audit::PROBES;
 use super::fences::PendingAck;
-use super::resubscribe::PACE;
 use super::{Nats, Subscribing};
 use tidegate_core::model::RoomName;
 use tidegate_core::relay::interest::{Interest, RoomKey};
@@ -79,7 +78,7 @@ impl Nats {
         }
     }
 
-    /// The next room to subscribe. While rooms are uncertain, no more than [`PACE`] of them before a fence is back; an uncertain room
+    /// The next room to subscribe. While rooms are uncertain, only a few of them before a fence is back; an uncertain room
     /// loses the subscription that it has.
     fn next_room(&mut self, interest: &Interest) -> Option<(RoomKey, RoomName)> {
         if self.resubscribe.take_gap() {
@@ -88,7 +87,7 @@ impl Nats {
         if self.resubscribe.is_empty() {
             return self.subscribes.pop(interest);
         }
-        if self.fences.unproven_rooms() >= PACE {
+        if self.fences.unproven_rooms() >= self.resubscribe.pace() {
             return None;
         }
         let Some((key, room)) = self.resubscribe.pop(interest, !self.subscribes.is_empty()) else {
@@ -100,7 +99,7 @@ impl Nats {
 
     /// The next room to prove. Rooms that wait to be joined go first; a relay that stops waits for no proof.
     fn next_probe(&mut self, interest: &Interest) -> Option<(RoomKey, RoomName)> {
-        if self.rooms.probes() >= PROBES || self.finishing {
+        if self.rooms.probes() >= PROBES || self.finishing || !self.resubscribe.is_empty() {
             return None;
         }
         self.audit.pop(interest, |key| self.rooms.has_probe(key))

@@ -21,8 +21,10 @@ mod commands;
 mod connect_options;
 mod fences;
 mod log_limit;
+mod login;
 mod resubscribe;
 mod rooms;
+mod servers;
 mod session;
 mod subscribes;
 #[cfg(test)]
@@ -158,7 +160,7 @@ impl Broker for Nats {
     }
 
     fn unsubscribe(&mut self, key: RoomKey) {
-        self.rooms.close(key);
+        self.rooms.close_later(key);
     }
 
     fn publish<S: Sink>(
@@ -211,6 +213,16 @@ impl Nats {
         self.session.as_ref().is_some_and(|session| session.up)
     }
 
+    /// The metric of the round trip must not stay at what it was while the broker is silent: what has no answer yet counts with the time
+    /// that it has waited. An idle relay asks now and then.
+    fn measure<S: Sink>(&mut self, now: Instant, sink: &mut S) {
+        if let Some(waited) = self.fences.waited(now) {
+            sink.round_trip(waited);
+        } else if self.is_up() && self.fences.is_stale(now) {
+            self.fences.add_marker();
+        }
+    }
+
     fn handle_timeouts<S: Sink>(&mut self, now: Instant, sink: &mut S) {
         self.subscribes.forget_refused(sink.interest());
         let overdue = self.fences.handle_timeout(now);
@@ -220,6 +232,7 @@ impl Nats {
         }
         if now >= self.next_look {
             self.next_look = now + LOOK_TICK;
+            self.measure(now, sink);
         }
     }
 }
