@@ -500,9 +500,10 @@ fn an_advertised_address_that_never_answers_does_not_keep_the_node_from_its_own_
 /// Waits until a server tells its clients this address of another.
 fn wait_until_advertised(server: &Nats, address: &str) {
     eventually("the other server is advertised", || {
-        let stream = std::net::TcpStream::connect(server.address()).unwrap();
+        let stream = std::net::TcpStream::connect(server.address()).expect("the server runs");
         let mut info = String::new();
-        std::io::BufRead::read_line(&mut std::io::BufReader::new(stream), &mut info).unwrap();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(stream), &mut info)
+            .expect("the server begins with INFO");
         info.contains(address)
     });
 }

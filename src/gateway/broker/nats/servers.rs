@@ -121,8 +121,7 @@ fn stages(pool: &[Server]) -> VecDeque<Vec<ServerAddr>> {
 /// Each server's address, and why it did not.
 async fn ask(mut stages: VecDeque<Vec<ServerAddr>>, patience: Duration) -> Result<ServerAddr, Vec<String>> {
     let (mut asked, mut failures) = (FuturesUnordered::new(), Vec::new());
-    loop {
-        let Some(stage) = stages.pop_front() else { break };
+    while let Some(stage) = stages.pop_front() {
         asked.extend(stage.into_iter().map(|server| hello(server, patience)));
         let lead = tokio::time::sleep(LEAD);
         tokio::pin!(lead);
