@@ -7,8 +7,8 @@
 //! 2. fences that have just come back: the gap after a reconnect, before what was published after it;
 //! 3. deliveries: empty every subscription's queue into the relay; then the rest of what a fence answers that came back in an
 //!    earlier turn: joins, acknowledgements;
-//! 4. the relay's subscriptions and publications, and with them commands to the client, as many as it takes: subscriptions and
-//!    probes first, a fence if one is due, publications;
+//! 4. the relay's subscriptions and publications, and with them commands to the client, as many as it takes, in turns: a share of
+//!    the subscriptions and probes, a fence if one is due, publications;
 //! 5. what is overdue.
 //!
 //! Publications of this node's clients come back through the broker like those of other nodes: so all members on a node see one
@@ -93,6 +93,8 @@ pub(super) struct Nats {
     fences: Fences,
     /// Publications since it was last looked whether a fence is due.
     unfenced: usize,
+    /// Subscriptions that may be sent in this turn.
+    left_subscribes: usize,
     client_events: Arc<ClientEvents>,
     reports: mpsc::Receiver<Report>,
     log_limit: LogLimit,
@@ -133,6 +135,7 @@ impl Start for Nats {
             subscribing: None,
             fences: Fences::new(settings.fence_deadline),
             unfenced: 0,
+            left_subscribes: 0,
             client_events,
             reports,
             log_limit: LogLimit::default(),
@@ -170,7 +173,7 @@ impl Broker for Nats {
         now: Instant,
         sink: &mut S,
     ) -> Result<(), NotTaken> {
-        if self.poll_publish_ready(cx, now, sink).is_ready() {
+        if self.poll_publish_ready(cx, item.since, now, sink).is_ready() {
             self.send_publication(item, now)
         } else {
             Err(NotTaken::Busy(item))
