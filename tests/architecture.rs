@@ -38,7 +38,7 @@ const GATEWAY: Rule = &[
     ("config", &["host"]),
     ("check", &["config", "host"]),
     ("log", &["config"]),
-    ("broker", &["config", "log", "mailbox"]),
+    ("broker", &["clock", "config", "log", "mailbox"]),
     ("io", &["mailbox"]),
     ("worker", &["admin", "broker", "clock", "mailbox", "io"]),
     ("admin", &["broker", "check", "clock", "config", "log", "mailbox"]),

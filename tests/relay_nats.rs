@@ -281,7 +281,7 @@ fn a_forbidden_room_is_refused_and_a_forbidden_publication_fails() {
     let broker = Nats::start_with(NatsOptions { config: Some(config), ..NatsOptions::default() });
     let mut options = options(&broker.url());
     options.config.nats.user = Some(String::from("a"));
-    options.config.nats.password = Some(String::from("b"));
+    options.config.nats.password = Some("b".into());
     let mut relay = TestRelay::start(options, 1);
     relay.ports[0].subscribe("closed");
     assert!(matches!(relay.ports[0].next(), ToShard::Refused(room, JoinError::Unconfirmed) if &*room == "closed"));
@@ -310,7 +310,7 @@ fn a_room_that_the_brokers_permissions_take_back_is_revoked_and_not_joined_until
     };
     let mut options = options(&broker.url());
     options.config.nats.user = Some(String::from("a"));
-    options.config.nats.password = Some(String::from("b"));
+    options.config.nats.password = Some("b".into());
     let mut relay = TestRelay::start(options, 1);
     relay.ports[0].join("private");
     relay.ports[0].join("open");
@@ -359,7 +359,7 @@ fn a_token_opens_the_broker() {
         ..NatsOptions::default()
     });
     let mut options = options(&broker.url());
-    options.config.nats.token = Some(String::from("t0ken"));
+    options.config.nats.token = Some("t0ken".into());
     let mut relay = TestRelay::start(options, 1);
     relay.ports[0].join("lobby");
 }

@@ -275,7 +275,7 @@ metrics! {
         subscriptions: Cell => gauge("ws_relay_subscriptions");
         /// Bytes of the largest message that can be published: the smaller of limits.message_bytes and what the broker takes.
         message_bytes: Cell => gauge("ws_relay_message_bytes");
-        /// Round trip of the last fence through the broker, in seconds.
+        /// Round trip through the broker, in seconds; while the broker does not answer, how long it has not.
         rtt_ns: Cell => gauge("ws_relay_rtt_seconds").seconds();
         /// Publications received from (inbound) and sent to (outbound) the broker.
         messages_in: Cell => counter("ws_relay_messages_total").with("direction", "inbound");
@@ -284,6 +284,8 @@ metrics! {
         /// Messages that the relay dropped, by [`DropReason`]; a part of the shards' family.
         dropped: [Cell; DropReason::ALL.len()] =>
             counter("ws_dropped_total").by("reason", |n| DropReason::ALL[n].label());
+        /// Shown at the end of every turn of the relay's thread, which is woken once a second at least.
+        turning: SignOfLife;
         /// Items that wait in a shard's mailbox.
         mailbox_depth: Vec<Cell> => gauge("ws_relay_mailbox_depth").by_number("shard");
     }

@@ -87,6 +87,11 @@ pub const MAILBOX_ITEM_BYTES: usize = 192;
 pub const MAILBOX_BYTES: usize = 64 * 1024 * 1024;
 /// Room in a mailbox that deliveries never take: confirmations, gaps, acknowledgements.
 pub const MAILBOX_RESERVE: usize = 4 * 1024;
+/// Joins of one shard that the relay has asked of the broker, or whose answers the shard has not read: half of the reserve, so that
+/// acknowledgements have the other.
+pub const JOINS_OPEN: usize = MAILBOX_RESERVE / 2;
+/// The same of all shards: what the broker confirms within [`FENCE_DEADLINE`] even where it is slow.
+pub const JOINS_OPEN_TOTAL: usize = 8 * 1024;
 /// Bytes that the requests of one port of the relay may pin before it has taken them.
 pub const REQUEST_MAILBOX_BYTES: usize = 16 * 1024 * 1024;
 /// Rooms of one `POST /v1/messages`: each costs an acknowledgement in the admin thread's mailbox.

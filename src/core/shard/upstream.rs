@@ -50,6 +50,8 @@ pub(super) struct Upstream {
     /// Publications that wait for a room's confirmation, by the room's number, and how many they are.
     held: HashMap<u32, Vec<ToRelay>>,
     held_len: usize,
+    /// Publications that are queued or held: a crowd of joins in the queue leaves their places alone.
+    publications: usize,
     acks: Slab<PendingRequest>,
 }
 
@@ -67,7 +69,7 @@ impl Upstream {
     /// Whether a publication of `bytes` finds no room. An empty queue takes any: a message over the byte limit must not be refused for
     /// ever.
     pub(super) fn is_full(&self, bytes: usize) -> bool {
-        self.queue.len() + self.held_len >= PUBLISH_QUEUE_MESSAGES
+        self.publications >= PUBLISH_QUEUE_MESSAGES
             || self.bytes > 0 && self.bytes + bytes > PUBLISH_QUEUE_BYTES
             || self.acks.len() >= PUBLISH_QUEUE_MESSAGES
     }
@@ -81,6 +83,7 @@ impl Upstream {
     #[inline(always)]
     pub(super) fn publish(&mut self, publication: Publication, unconfirmed: Option<u32>, ack: Option<AckId>) {
         self.bytes += publication.payload.len();
+        self.publications += 1;
         let publish = ToRelay::Publish(publication, ack);
         match unconfirmed {
             Some(room) => {
@@ -156,12 +159,14 @@ impl Upstream {
     pub(super) fn poll(&mut self) -> Option<ToRelay> {
         let item = self.queue.pop_front()?;
         self.bytes -= payload_bytes(&item);
+        self.publications -= usize::from(matches!(item, ToRelay::Publish(..)));
         Some(item)
     }
 
     /// Puts an item back that the mailbox had no room for.
     pub(super) fn unpoll(&mut self, item: ToRelay) {
         self.bytes += payload_bytes(&item);
+        self.publications += usize::from(matches!(item, ToRelay::Publish(..)));
         self.queue.push_front(item);
     }
 
@@ -226,6 +231,25 @@ mod tests {
             upstream.publish(publication(b"x"), number.is_multiple_of(2).then_some(1), None);
         }
         assert!(upstream.is_full(1));
+    }
+
+    /// A crowd of 400,000 joins waited in the queue, and every publication of the shard's other clients was unavailable.
+    #[test]
+    fn joins_that_wait_take_no_publication_its_place() {
+        let mut upstream = Upstream::default();
+        for number in 0..2 * PUBLISH_QUEUE_MESSAGES {
+            upstream.subscribe(number.to_string().into());
+        }
+        assert!(!upstream.is_full(1));
+        upstream.publish(publication(b"x"), None, None);
+        while let Some(item) = upstream.poll() {
+            if matches!(item, ToRelay::Publish(..)) {
+                upstream.unpoll(item);
+                break;
+            }
+        }
+        assert_eq!(upstream.publications, 1);
+        assert_eq!((payloads(&mut upstream).len(), upstream.publications), (1, 0));
     }
 
     /// With a limits.message_bytes above the queue's bytes larger messages were refused for ever, as temporary.

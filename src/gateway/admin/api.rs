@@ -76,10 +76,14 @@ fn exposition(supervisor: &Supervisor) -> Result<Reply, Problem> {
 }
 
 fn live(supervisor: &Supervisor) -> Reply {
+    let seconds = SILENCE_DEADLINE.as_secs();
     match supervisor.silent_shard() {
+        None if supervisor.is_relay_silent() => {
+            let message = format!("the relay's thread stands still, for {seconds} s and more; restart the node");
+            Reply::json(503, &json!({"live": false, "reason": "silent-relay", "message": message}))
+        }
         None => Reply::json(200, &json!({"live": true})),
         Some(shard) => {
-            let seconds = SILENCE_DEADLINE.as_secs();
             let message = format!("shard {shard} stands still, for {seconds} s and more; restart the node");
             Reply::json(503, &json!({"live": false, "reason": "silent-shard", "message": message}))
         }

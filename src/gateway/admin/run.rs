@@ -114,7 +114,8 @@ async fn report_start(supervisor: Rc<Supervisor>) {
             return announce::ready(&supervisor.config);
         }
         // A drain may be taken back.
-        if readiness != Readiness::Draining && Instant::now() >= next && supervisor.silent_shard().is_none() {
+        let lives = supervisor.silent_shard().is_none() && !supervisor.is_relay_silent();
+        if readiness != Readiness::Draining && Instant::now() >= next && lives {
             supervisor.manager.starting(readiness.reason(), START_TIMEOUT);
             next = Instant::now() + START_INTERVAL;
         }
@@ -133,6 +134,9 @@ async fn look_at_memory(supervisor: Rc<Supervisor>) {
 async fn feed_watchdog(interval: Duration, supervisor: Rc<Supervisor>) {
     loop {
         match supervisor.silent_shard() {
+            None if supervisor.is_relay_silent() => {
+                tracing::error!("the relay's thread stands still; the watchdog is not fed");
+            }
             None => supervisor.manager.alive(),
             Some(shard) => tracing::error!(shard, "a shard stands still; the watchdog is not fed"),
         }

@@ -257,6 +257,12 @@ impl Supervisor {
         self.shards.iter().position(is_silent)
     }
 
+    /// Whether the relay's thread has not turned for too long: joins get no answer, and nothing is published.
+    pub(super) fn is_relay_silent(&self) -> bool {
+        let silence = self.relay_counters.turning.silence(monotonic_ns(Instant::now()));
+        silence.is_some_and(|silence| silence > SILENCE_DEADLINE)
+    }
+
     fn apply(&self) {
         loop {
             // Its own statement: what an effect does may look at the drain.

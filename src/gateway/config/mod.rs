@@ -14,6 +14,7 @@ mod merge;
 mod origin;
 mod print;
 mod relations;
+mod secret;
 mod sections;
 mod tables;
 
@@ -34,6 +35,7 @@ pub(crate) use keys::{SettingFlag, flags};
 pub use merge::{DEFAULT_FILE, Settings, Sources, load, merge};
 pub use origin::{Origin, Problem};
 pub use print::table as settings_table;
+pub use secret::Secret;
 pub use sections::{Admin, Drain, Heartbeat, Nats, OnGap, Proxies, Publish, Raw, Ready};
 
 /// Which wire a shard runs on.

@@ -82,10 +82,15 @@ fn credentials(nats: &Nats) -> Vec<String> {
         (None, Some(_)) => broken.push(String::from("nats.password needs nats.user")),
         _ => {}
     }
-    let ways = [nats.credentials.is_some(), nats.token.is_some(), nats.user.is_some()];
+    match (&nats.cert_file, &nats.key_file) {
+        (Some(_), None) => broken.push(String::from("nats.cert_file needs nats.key_file, the certificate's key")),
+        (None, Some(_)) => broken.push(String::from("nats.key_file needs nats.cert_file, the key's certificate")),
+        _ => {}
+    }
+    let ways = [nats.credentials.is_some(), nats.token.is_some(), nats.user.is_some(), nats.nkey.is_some()];
     if ways.iter().filter(|given| **given).count() > 1 {
         broken.push(String::from(
-            "nats.credentials, nats.token and nats.user exclude each other; keep the one your broker asks for",
+            "nats.credentials, nats.token, nats.nkey and nats.user exclude each other; keep the one your broker asks for",
         ));
     }
     broken
@@ -146,7 +151,9 @@ fn broker(nats: &Nats, warnings: &mut Vec<String>) {
         ("nats.credentials", nats.credentials.is_some()),
         ("nats.token", nats.token.is_some()),
         ("nats.user", nats.user.is_some()),
+        ("nats.nkey", nats.nkey.is_some()),
         ("nats.ca_file", nats.ca_file.is_some()),
+        ("nats.cert_file", nats.cert_file.is_some()),
     ];
     let given: Vec<&str> = given.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
     if nats.url.is_empty() && !given.is_empty() {

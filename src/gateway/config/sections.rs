@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::checks::{close_code, networks, readable, secret_text, shown_urls, subject_prefix, urls};
+use super::secret::Secret;
 use tidegate_core::http::network::Network;
 use tidegate_core::limits;
 use tidegate_core::setting::{
@@ -58,14 +59,20 @@ settings! {
         /// A `.creds` file.
         credentials: Option<PathBuf> = None, optional("none", checked(readable, |path| quoted(&path.display()))), rare();
         /// Token; or `nats.token_file`.
-        token: Option<String> = None, optional("none", checked(secret_text, quoted)), secret();
+        token: Option<Secret> = None, optional("none", checked(Secret::from_value, |secret| quoted(&secret.text().to_owned()))), secret();
         /// User name; needs `nats.password`.
         user: Option<String> = None, optional("none", checked(Value::filled, quoted)), rare();
         /// Password; or `nats.password_file`.
-        password: Option<String> = None, optional("none", checked(secret_text, quoted)), secret();
+        password: Option<Secret> = None, optional("none", checked(Secret::from_value, |secret| quoted(&secret.text().to_owned()))), secret();
+        /// Seed of an nkey, whose public key the broker knows; or `nats.nkey_file`.
+        nkey: Option<Secret> = None, optional("none", checked(Secret::from_value, |secret| quoted(&secret.text().to_owned()))), secret();
         /// Certificates to trust for `tls://`.
         ca_file: Option<PathBuf> = None,
             optional("the system's certificates", checked(readable, |path| quoted(&path.display()))), rare();
+        /// This node's certificate for a broker that asks for one (PEM); needs `nats.key_file`.
+        cert_file: Option<PathBuf> = None, optional("none", checked(readable, |path| quoted(&path.display()))), rare();
+        /// The key of `nats.cert_file` (PEM).
+        key_file: Option<PathBuf> = None, optional("none", checked(readable, |path| quoted(&path.display()))), rare();
     }
 }
 

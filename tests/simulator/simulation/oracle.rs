@@ -129,8 +129,8 @@ impl Oracle {
         }
     }
 
-    /// A publication that the broker gave up. Without `ack` its publisher is told nothing, and other nodes neither: finding 1.7
-    /// of the review, forgiven here and nowhere else.
+    /// A publication that the broker gave up. Without `ack` its publisher is told once a second that there were some, not which, and
+    /// other nodes nothing: forgiven here and nowhere else.
     pub fn given_up(&mut self, publication: &Publication) {
         self.seen.given_up += 1;
         self.excuse(number(&publication.payload));

@@ -24,6 +24,11 @@ use tidegate_core::relay::interest::RoomKey;
 /// Places for arrivals that are kept between two turns; a burst's are given back.
 const ARRIVALS_KEPT: usize = 1024;
 
+/// Subscriptions that end in one turn, at most. The client makes a task of each end that its queue of commands has no room for, and its
+/// report of an error must not wait behind more of them than tokio runs between two turns of the relay (61): a fence would be
+/// answered before the error that came before it.
+const ENDS_PER_TURN: usize = 16;
+
 /// A message that was taken from a queue of the client.
 enum Arrival {
     Publication(Publication),
@@ -97,6 +102,8 @@ pub(super) struct Rooms {
     incoming: Rc<Incoming>,
     queues: FuturesUnordered<Queue>,
     ends: HashMap<RoomKey, Rc<End>>,
+    /// Subscriptions that are to end, a few in a turn.
+    closing: VecDeque<Rc<End>>,
     /// Second subscriptions of rooms, a few at a time, which prove the first ones: no port gets their messages.
     probes: HashMap<RoomKey, Subscriber>,
 }
@@ -104,7 +111,7 @@ pub(super) struct Rooms {
 impl Rooms {
     pub(super) fn new(incoming: Rc<Incoming>) -> Self {
         let (queues, ends, probes) = (FuturesUnordered::new(), HashMap::new(), HashMap::new());
-        Self { incoming, queues, ends, probes }
+        Self { incoming, queues, ends, closing: VecDeque::new(), probes }
     }
 
     /// Takes a subscription in.
@@ -114,12 +121,18 @@ impl Rooms {
         self.queues.push(Queue { key, room, subscriber, incoming: self.incoming.clone(), end });
     }
 
-    /// Ends a subscription, if there is one; dropping it tells the broker.
+    /// Ends a subscription at once, if there is one; dropping it tells the broker.
     pub(super) fn close(&mut self, key: RoomKey) {
         self.end_probe(key);
         if let Some(end) = self.ends.remove(&key) {
             end.set();
         }
+    }
+
+    /// Ends a subscription soon; what it brings until then is not delivered, for its key is one of the past.
+    pub(super) fn close_later(&mut self, key: RoomKey) {
+        self.end_probe(key);
+        self.closing.extend(self.ends.remove(&key));
     }
 
     /// Takes a room's second subscription in.
@@ -149,6 +162,10 @@ impl Rooms {
 
     /// Empties every queue that has something.
     pub(super) fn poll<S: Sink>(&mut self, cx: &mut Context<'_>, sink: &mut S) {
+        self.closing.drain(..self.closing.len().min(ENDS_PER_TURN)).for_each(|end| end.set());
+        if !self.closing.is_empty() {
+            cx.waker().wake_by_ref();
+        }
         while let Poll::Ready(Some(())) = Pin::new(&mut self.queues).poll_next(cx) {}
         self.incoming.drain(sink);
         for probe in self.probes.values_mut() {
