@@ -1,7 +1,7 @@
 //! The opening handshake: the table of bad inputs, each with its status, and what must pass.
 
 use tidegate_core::close::Refusal::{self, *};
-use tidegate_core::http::{self, Progress, Request, Upgrade, origin_allowed, parse, parse_from, same_host};
+use tidegate_core::http::{self, OriginPattern, Origins, Progress, Request, Upgrade, parse, parse_from, same_host};
 use tidegate_core::limits::{HEAD_BYTES, HEAD_FIELDS, TARGET_BYTES};
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -353,23 +353,63 @@ fn an_origin_is_the_same_host_only_with_the_same_name_and_port() {
     foreign.iter().for_each(|(origin, host)| assert!(!same_host(origin, host), "{origin} and {host}"));
 }
 
+fn listed(patterns: &[&str]) -> Origins {
+    let listed: Vec<OriginPattern> = patterns.iter().map(|text| text.parse().unwrap()).collect();
+    Origins { listed, ..Origins::default() }
+}
+
 #[test]
 fn the_list_of_origins_rules_and_without_one_the_host_does() {
-    let listed = vec![String::from("https://app.example.com")];
-    let any = vec![String::from("*")];
+    let by_host = Origins { hosts: vec![String::from("example.com")], ..Origins::default() };
+    let by_list = listed(&["https://app.example.com", "null", "http://*.dev.example"]);
+    let (any, demo) = (listed(&["*"]), Origins { demo: true, ..by_host.clone() });
     let cases = [
-        (None, true, false, true),
-        (Some("Origin: http://example.com"), true, false, true),
-        (Some("Origin: https://app.example.com"), false, true, true),
-        (Some("Origin: https://app.example.com.evil.org"), false, false, true),
-        (Some("Origin: null"), false, false, true),
+        (None, [true, false, true, true]),
+        (Some("Origin: http://example.com"), [true, false, true, true]),
+        (Some("Origin: https://app.example.com"), [false, true, true, false]),
+        (Some("Origin: HTTPS://App.Example.com:443"), [false, true, true, false]),
+        (Some("Origin: https://app.example.com.evil.org"), [false, false, true, false]),
+        (Some("Origin: http://a.dev.example"), [false, true, true, false]),
+        (Some("Origin: null"), [false, true, true, true]),
+        (Some("Origin: file://"), [false, false, true, true]),
+        (Some("Origin: http://localhost:3000"), [false, false, true, true]),
+        (Some("Origin: http://127.0.0.1:5173"), [false, false, true, true]),
+        (Some("Origin: https://[::1]:5173"), [false, false, true, true]),
+        (Some("Origin: http://localhost.evil.org"), [false, false, true, false]),
+        (Some("Origin: http://127.0.0.1.evil.org"), [false, false, true, false]),
     ];
-    for (origin, by_host, by_list, by_any) in cases {
+    for (origin, expected) in cases {
         let bytes = upgrade_with(origin.as_slice());
         let upgrade = upgrade(&bytes);
-        let found = [&[][..], &listed, &any].map(|origins| origin_allowed(origins, &upgrade));
-        assert_eq!(found, [by_host, by_list, by_any], "{origin:?}");
+        let found = [&by_host, &by_list, &any, &demo].map(|origins| origins.check(&upgrade));
+        assert_eq!(found.map(|verdict| verdict.is_ok()), expected, "{origin:?}");
+        assert!(found.into_iter().all(|verdict| !matches!(verdict, Err(refusal) if refusal != ForbiddenOrigin)));
     }
+}
+
+#[test]
+fn without_a_list_of_origins_the_host_must_be_the_nodes_own_or_a_page_could_rebind_its_name() {
+    // DNS rebinding: a page of evil.example whose name was pointed at this node was of the same host, and connected.
+    let verdict = |host: &str, hosts: &[&str]| {
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let bytes = upgrade_with(&[&format!("Host: {host}"), &format!("Origin: http://{host}")]);
+        Origins { hosts, ..Origins::default() }.check(&upgrade(&bytes))
+    };
+    for host in
+        ["localhost", "localhost:8080", "127.0.0.1:8080", "192.0.2.1", "[::1]:8080", "[2001:db8::1]", "gateway:8080"]
+    {
+        assert_eq!(verdict(host, &[]), Ok(()), "{host}");
+    }
+    for host in ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.", "a.localhost"] {
+        assert_eq!(verdict(host, &[]), Err(ForbiddenHost), "{host}");
+    }
+    assert_eq!(verdict("app.example:8080", &["app.example"]), Ok(()));
+    assert_eq!(verdict("APP.example", &["app.example"]), Ok(()));
+    assert_eq!(verdict("a.app.example", &["*.app.example"]), Ok(()));
+    assert_eq!(verdict("xapp.example", &["app.example", "*.app.example"]), Err(ForbiddenHost));
+    // Programs that are no browser cannot be led here by a name.
+    let bytes = upgrade_with(&["Host: evil.example"]);
+    assert_eq!(Origins::default().check(&upgrade(&bytes)), Ok(()));
 }
 
 #[test]
@@ -457,6 +497,6 @@ proptest::proptest! {
     fn any_octets_at_all_are_a_request_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
         let _ = parse(&bytes, HEAD_BYTES);
         let text = String::from_utf8_lossy(&bytes);
-        let _ = same_host(&text, &text);
+        let _ = (same_host(&text, &text), text.parse::<OriginPattern>(), http::host_pattern(&text));
     }
 }

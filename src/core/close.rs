@@ -94,7 +94,9 @@ table! {
     /// The request violates HTTP or RFC 6455 §4.2.1.
     BadRequest Peer 400 "bad-request" "this is no valid WebSocket upgrade request; send a GET over plain HTTP/1.1 with one Host, `Connection: Upgrade`, `Upgrade: websocket`, `Sec-WebSocket-Version: 13` and a Sec-WebSocket-Key of 16 bytes in base64, without a body, and nothing more before the answer";
     /// The Origin header is not on the allow-list.
-    ForbiddenOrigin Policy 403 "forbidden-origin" "this Origin may not connect; add it to `origins`";
+    ForbiddenOrigin Policy 403 "forbidden-origin" "pages of this Origin may not connect; if they are yours, add it to `origins`, such as --origins https://app.example";
+    /// A page of the same host, by a name that is not known to be this node's.
+    ForbiddenHost Policy 403 "forbidden-host" "a page asks for this node by a name that it is not known by, which any site could have pointed at it; add the name to `hosts`, or the page to `origins`";
     /// Nothing is served at this path.
     NotFound Peer 404 "not-found" "nothing is served here; connect a WebSocket client to /, /ws, /socket or /raw/ROOM with a valid room name";
     /// Only GET is served, and HEAD where that asks for no upgrade.

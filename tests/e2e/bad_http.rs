@@ -15,6 +15,7 @@ crate::on_both_drivers! {
     a_head_that_is_not_finished_gets_408_and_silence_too
     garbage_without_end_is_cut_off
     an_origin_is_held_to_the_list
+    a_page_that_had_its_own_name_pointed_at_the_node_is_refused_unless_the_name_is_listed
     the_public_port_serves_health_and_no_admin_endpoint
 }
 
@@ -233,7 +234,8 @@ fn an_origin_is_held_to_the_list(driver: Driver) {
         stream.write_all(&extra(&format!("Origin: {origin}"))).unwrap();
         http::read_answer(&mut stream).unwrap().status
     };
-    let listed = Gateway::start(driver, &["--origins", "https://app.example,http://localhost:3000"]);
+    let list = "https://App.example:443,http://localhost:3000,file://,https://*.dev.example,https://bücher.example";
+    let listed = Gateway::start(driver, &["--origins", list]);
     for (origin, expected) in [
         ("https://app.example", 101),
         ("http://localhost:3000", 101),
@@ -241,16 +243,49 @@ fn an_origin_is_held_to_the_list(driver: Driver) {
         ("https://evilapp.example", 403),
         ("http://app.example", 403),
         ("https://app.example:444", 403),
+        ("https://APP.example:443", 101),
+        ("file://", 101),
+        ("https://a.dev.example", 101),
+        ("https://dev.example", 403),
+        ("https://xn--bcher-kva.example", 101),
         ("null", 403),
     ] {
         assert_eq!(status(&listed, origin), expected, "{origin}");
     }
     let any = Gateway::start(driver, &["--origins", "*"]);
     assert_eq!(status(&any, "https://whoever.example"), 101);
-    let same_host = Gateway::start(driver, &[]);
+    let mut same_host = Gateway::start(driver, &[]);
     assert_eq!(status(&same_host, "http://localhost"), 101);
     assert_eq!(status(&same_host, "http://localhost.evil.com"), 403);
     assert_eq!(status(&same_host, "null"), 403);
+    // The page of a development server, or a file, had no way in, and the log said nothing.
+    assert_eq!(status(&same_host, "http://localhost:5173"), 403);
+    same_host.wait("it is told", |gateway| gateway.log().contains("--origins http://localhost:5173"));
+    let demo = Gateway::start(driver, &["--demo"]);
+    for origin in ["http://localhost:5173", "http://127.0.0.1:3000", "http://[::1]:3000", "file://", "null"] {
+        assert_eq!(status(&demo, origin), 101, "{origin}");
+    }
+    assert_eq!(status(&demo, "https://evil.example"), 403);
+}
+
+fn a_page_that_had_its_own_name_pointed_at_the_node_is_refused_unless_the_name_is_listed(driver: Driver) {
+    // DNS rebinding: such a page is of the same host that it asks, and was let in.
+    let ask = |gateway: &Gateway, host: &str| {
+        let request = http::upgrade("/", &[&format!("Origin: http://{host}")]);
+        let mut stream = http::connect(gateway.port);
+        stream.write_all(request.replace("Host: localhost", &format!("Host: {host}")).as_bytes()).unwrap();
+        http::read_answer(&mut stream).unwrap()
+    };
+    let mut gateway = Gateway::start(driver, &[]);
+    let refused = ask(&gateway, "rebound.example:8080");
+    assert_eq!(refused.status, 403);
+    assert!(refused.text().contains("`hosts`"), "{}", refused.text());
+    gateway.wait("it is told", |gateway| gateway.log().contains("hosts = [\\\"rebound.example\\\"]"));
+    for host in ["127.0.0.1:8080", "[::1]:8080", "localhost", "gateway"] {
+        assert_eq!(ask(&gateway, host).status, 101, "{host}");
+    }
+    let listed = Gateway::on(driver).config("hosts = [\"rebound.example\"]\n").start();
+    assert_eq!(ask(&listed, "rebound.example:8080").status, 101);
 }
 
 fn the_public_port_serves_health_and_no_admin_endpoint(driver: Driver) {

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use arbitrary::Arbitrary;
 use tidegate_core::dialect::{DialectId, Route};
 use tidegate_core::http::proxy::parse_v2;
-use tidegate_core::http::{Progress, Request, Upgrade, accept, origin_allowed, parse, parse_from, same_host};
+use tidegate_core::http::{OriginPattern, Origins, Progress, Request, Upgrade, accept, parse, parse_from, same_host};
 use tidegate_core::limits::{HEAD_BYTES, HEAD_FIELDS, TARGET_BYTES};
 use tidegate_core::model::valid_room;
 use tidegate_core::percent;
@@ -129,13 +129,19 @@ pub fn handshake_policy(data: &[u8]) {
         }
         let head = head_of(&policy);
         if let Ok(Some((Request::Upgrade(upgrade), _))) = parse(head.as_bytes(), HEAD_BYTES) {
-            let listed = |text: &str| policy.allowed.iter().any(|allowed| allowed == text);
-            let expected = match (upgrade.origin, policy.allowed.is_empty()) {
-                (None, bare) => bare || listed("*"),
-                (Some(origin), true) => same_host(origin, upgrade.host),
-                (Some(origin), false) => listed("*") || listed(origin),
-            };
-            assert_eq!(origin_allowed(&policy.allowed, &upgrade), expected);
+            let patterns: Vec<OriginPattern> = policy.allowed.iter().filter_map(|text| text.parse().ok()).collect();
+            for pattern in &patterns {
+                assert_eq!(pattern.to_string().parse().as_ref(), Ok(pattern), "what is shown is not what was meant");
+            }
+            let any = patterns.contains(&OriginPattern::Any);
+            let listed = |text: &str| patterns.iter().any(|allowed| allowed.to_string() == text);
+            let empty = patterns.is_empty();
+            let allowed = Origins { listed: patterns.clone(), ..Origins::default() }.check(&upgrade).is_ok();
+            match upgrade.origin {
+                None => assert_eq!(allowed, empty || any),
+                Some(origin) if empty => assert!(!allowed || same_host(origin, upgrade.host)),
+                Some(origin) => assert!(allowed || !(any || listed(origin)), "{origin:?} is listed and refused"),
+            }
         }
     });
 }

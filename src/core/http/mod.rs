@@ -17,6 +17,6 @@ mod request;
 mod response;
 
 pub use head::Progress;
-pub use origin::{origin_allowed, same_host};
+pub use origin::{OriginPattern, Origins, host_pattern, same_host};
 pub use request::{Request, Upgrade, parse, parse_from};
 pub use response::{accept, refuse, respond, without_body};

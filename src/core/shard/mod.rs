@@ -49,7 +49,7 @@ use std::sync::Arc;
 use crate::counters::ShardCounters;
 use crate::relay::{ToRelay, ToShard};
 use admission::Admission;
-pub use admission::{Arrival, PerAddress};
+pub use admission::{Arrival, PerAddress, RefusedPage};
 use clients::Clients;
 use driver::{Driver, Event, Fd};
 use inbound::Reading;
@@ -126,6 +126,11 @@ impl<D: Driver> Shard<D> {
     /// Takes in a socket that was just accepted only to refuse it.
     pub fn turn_away(&mut self, fd: Fd) {
         self.admission.turn_away(&mut self.turn, &mut self.writer, fd);
+    }
+
+    /// Takes a page that may not connect, for the log; not all of a crowd are kept.
+    pub fn poll_refused_page(&mut self) -> Option<RefusedPage> {
+        self.admission.poll_refused_page()
     }
 
     /// Collects and handles the driver's events, ticks among them.

@@ -10,6 +10,7 @@ use super::admission::PerAddress;
 use crate::connection::{Heartbeat, ticks};
 use crate::counters::ShardCounters;
 use crate::dialect::DialectId;
+use crate::http::Origins;
 use crate::http::network::Network;
 use crate::limits::{self, Limits};
 use crate::readiness::NodeState;
@@ -95,8 +96,8 @@ pub struct Options {
     pub rooms: Vec<RoomRule>,
     /// Clients of a dialect that has no words for a gap are closed with 1013 instead.
     pub close_on_gap: bool,
-    /// Allowed values of Origin; see [`crate::http::origin_allowed`].
-    pub origins: Vec<String>,
+    /// Which pages may connect.
+    pub origins: Origins,
     /// permessage-deflate is negotiated.
     pub compression: bool,
     /// `limits.connections_per_address`, with the counts of all shards.
@@ -123,7 +124,7 @@ impl Default for Options {
             routes: Vec::new(),
             rooms: Vec::new(),
             close_on_gap: false,
-            origins: Vec::new(),
+            origins: Origins::default(),
             compression: false,
             per_address: PerAddress::default(),
             trusted: Vec::new(),

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use tidegate_core::http::network::Network;
+use tidegate_core::http::{OriginPattern, host_pattern};
 use tidegate_core::setting::{Value, list};
 
 pub(super) fn node_name(value: &Value) -> Result<String, String> {
@@ -33,15 +34,25 @@ pub(super) fn log_filter(value: &Value) -> Result<String, String> {
     }
 }
 
-pub(super) fn origins(value: &Value) -> Result<Vec<String>, String> {
-    let origins = value.list()?;
-    for origin in &origins {
-        let host = origin.split_once("://").map_or("", |(_, host)| host);
-        if !matches!(origin.as_str(), "*" | "null") && (host.is_empty() || host.contains(['/', '?', '#', ' '])) {
-            return Err(format!("{origin:?} is not an origin: scheme and host such as https://app.example, or *"));
-        }
+pub(super) fn origins(value: &Value) -> Result<Vec<OriginPattern>, String> {
+    value.list()?.iter().map(|origin| in_ascii(origin)?.parse()).collect()
+}
+
+pub(super) fn hosts(value: &Value) -> Result<Vec<String>, String> {
+    value.list()?.iter().map(|host| host_pattern(&in_ascii(host)?)).collect()
+}
+
+/// The host in an origin, or alone, as browsers write names of other alphabets: `https://bücher.example` in Punycode (RFC 3492).
+fn in_ascii(text: &str) -> Result<String, String> {
+    if text.is_ascii() {
+        return Ok(text.to_owned());
     }
-    Ok(origins)
+    let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, _)| text.split_at(scheme.len() + 3));
+    let (wildcard, rest) = if let Some(rest) = rest.strip_prefix("*.") { ("*.", rest) } else { ("", rest) };
+    let (name, port) = rest.split_at(rest.find(':').unwrap_or(rest.len()));
+    let ascii =
+        idna::domain_to_ascii(name).map_err(|_| format!("{text:?} can never match: {name:?} is no host's name"))?;
+    Ok(format!("{scheme}{wildcard}{ascii}{port}"))
 }
 
 pub(super) fn urls(value: &Value) -> Result<Vec<String>, String> {

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use crate::gateway::host::Host;
 use tidegate_core::dialect::DialectId;
+use tidegate_core::http::{OriginPattern, Origins};
 use tidegate_core::limits::{self, Limits};
 use tidegate_core::setting::{
     HOUR, SECOND, address, auto_or, boolean, checked, choice, flag, integer, list, off_or, quoted, rare, settings,
@@ -136,13 +137,16 @@ settings! {
                 .default("5000 a shard").alias("limits.connection_rate");
         /// Negotiate permessage-deflate.
         compression: bool = false, boolean(), switch("Clients", 2, "Negotiate permessage-deflate");
-        /// Pages that may connect, such as `https://app.example`; `*`: any; empty: the same host.
-        origins: Vec<String> = Vec::new(), checked(checks::origins, |origins| list(origins)),
+        /// Pages that may connect, such as `https://app.example` or `https://*.example.com`; `null`, `file://`: pages without a
+        /// host; `*`: any; empty: the same host.
+        origins: Vec<OriginPattern> = Vec::new(), checked(checks::origins, |origins| list(origins)),
             flag("Clients", 1, "LIST", "Pages that may connect, such as https://app.example; *: any").default("same host");
+        /// Names of this node where `origins` is empty, such as `app.example`, beside addresses, `localhost` and names without a dot.
+        hosts: Vec<String> = Vec::new(), checked(checks::hosts, |hosts| list(hosts)), rare();
         /// Let other gateways of this host listen at the same address.
         share_port: bool = false, boolean(),
             switch("Serving", 5, "Let other gateways of this host listen at the same address");
-        /// Also serve a page at `/demo`.
+        /// Also serve a page at `/demo`, and let pages of loopback hosts and files connect.
         demo: bool = false, boolean(), switch("Serving", 6, "Also serve a page at /demo where two tabs talk");
         /// `error` to `trace`, or such as `tidegate=debug`.
         log: String = String::from("info"), checked(checks::log_filter, quoted),
@@ -202,7 +206,7 @@ impl Config {
             routes: echo.into_iter().chain(self.routes.iter().cloned()).collect(),
             rooms: self.rooms.clone(),
             close_on_gap: self.raw.on_gap == OnGap::Close,
-            origins: self.origins.clone(),
+            origins: Origins { listed: self.origins.clone(), hosts: self.hosts.clone(), demo: self.demo },
             compression: self.compression,
             per_address: PerAddress::new(self.limits.connections_per_address),
             trusted: self.proxies.trusted.clone(),

@@ -205,6 +205,17 @@ const MISTAKES: &[(&str, &str)] = &[
         "origins = [\"app.example\"]",
         "tidegate.toml:1: origins: \"app.example\" is not an origin: scheme and host such as https://app.example, or *",
     ),
+    // Each was taken, and never matched what a browser sends.
+    (
+        "origins = [\"https://app.example/\"]",
+        "tidegate.toml:1: origins: \"https://app.example/\" can never match: an Origin ends with its host or port; write https://app.example",
+    ),
+    (
+        "origins = [\"wss://app.example\"]",
+        "tidegate.toml:1: origins: \"wss://app.example\" can never match: an Origin names the page and not the socket; write https://app.example",
+    ),
+    ("origins = [\"https://\u{2603}\u{fe0f}..example\"]", "tidegate.toml:1: origins: "),
+    ("hosts = [\"https://app.example\"]", "tidegate.toml:1: hosts: \"https://app.example\" is not a host's name"),
     (
         "[proxies]\ntrusted = [\"10.0.0.0/33\"]",
         "tidegate.toml:2: proxies.trusted: \"10.0.0.0/33\" is not a network: 10.0.0.0/8, fd00::/8, or one address",

@@ -4,6 +4,7 @@
 //! shard and its mailboxes.
 
 pub mod listener;
+mod refused_pages;
 
 use std::cell::RefCell;
 use std::convert::Infallible;
@@ -173,6 +174,9 @@ async fn turn<D: Driver>(
             tell_time(&mut shard, start, now);
             shard.reap();
             shard.serve_ready(READS);
+            while let Some(page) = shard.poll_refused_page() {
+                refused_pages::warn(&page, now);
+            }
             if shard.has_handled() {
                 shard.note_handled(now.elapsed().as_nanos() as u64);
             }

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{Admission, Peer};
+use super::{Admission, Peer, REFUSED_PAGES, RefusedPage};
 use crate::close::Refusal;
 use crate::connection::{Flags, Handle};
 use crate::dialect::{DialectId, Form};
@@ -114,9 +114,7 @@ impl Admission {
         self.late_refusal(turn, clients, handle)?;
         let (upgraded, subprotocol) = destination(turn, upgrade.path).ok_or(Refusal::NotFound)?;
         let options = &turn.settings.options;
-        if !http::origin_allowed(&options.origins, upgrade) {
-            return Err(Refusal::ForbiddenOrigin);
-        }
+        options.origins.check(upgrade).inspect_err(|refusal| self.note_refused_page(upgrade, *refusal))?;
         // permessage-deflate where the configuration turns it on and the client offers it.
         let deflate = if options.compression { deflate::agree(upgrade.extensions())? } else { None };
         if !options.trusted.is_empty() {
@@ -174,6 +172,13 @@ impl Admission {
         let open: u64 = turn.settings.node_counters.iter().map(|shard| shard.connections.value()).sum();
         let settings = &turn.settings;
         if open < settings.budgets.connections.min(settings.state.capacity()) { Ok(()) } else { Err(Refusal::Capacity) }
+    }
+
+    /// Keeps what a page was refused for, for the log.
+    fn note_refused_page(&mut self, upgrade: &Upgrade<'_>, refusal: Refusal) {
+        let Some(origin) = upgrade.origin.filter(|_| self.refused_pages.len() < REFUSED_PAGES) else { return };
+        let (origin, host) = (origin.to_owned(), upgrade.host.to_owned());
+        self.refused_pages.push(RefusedPage { origin, host, refusal });
     }
 
     /// Counts an upgrade that is to be granted with the connections of its address.

@@ -31,6 +31,20 @@ use unserved::Unserved;
 /// Share of the unfinished handshakes of a shard that one address may have: a part in so many.
 const ADDRESS_SHARE: usize = 4;
 
+/// Refused pages that are kept until the log takes them.
+const REFUSED_PAGES: usize = 16;
+
+/// A page that may not connect.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RefusedPage {
+    /// Its Origin, as sent.
+    pub origin: String,
+    /// The Host that it asked, as sent.
+    pub host: String,
+    /// Why.
+    pub refusal: Refusal,
+}
+
 /// A drain under way.
 #[derive(Clone, Copy)]
 struct Drain {
@@ -51,6 +65,8 @@ pub(super) struct Admission {
     mistakes: Mistakes,
     /// Peers of the upgraded connections, by slab index; only where connections are counted by address.
     counted: HashMap<u32, Peer>,
+    /// For the log.
+    refused_pages: Vec<RefusedPage>,
     /// New upgrades are refused: the node drains or stops.
     refusing: bool,
     drain: Option<Drain>,
@@ -66,9 +82,15 @@ impl Admission {
             unserved: Unserved::default(),
             mistakes: Mistakes::new(options.limits.mistakes_per_address),
             counted: HashMap::new(),
+            refused_pages: Vec::new(),
             refusing: false,
             drain: None,
         }
+    }
+
+    /// Takes a page that was refused, for the log.
+    pub(super) fn poll_refused_page(&mut self) -> Option<RefusedPage> {
+        self.refused_pages.pop()
     }
 
     /// Refuses new upgrades from now on.
