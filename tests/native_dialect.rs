@@ -117,6 +117,7 @@ fn a_join_lists_several_rooms_by_name_or_as_objects_and_each_wrong_one_is_named_
     let text =
         r#"{"type":"join","rooms":["a",{"roomId":"b.\u0063","epoch":"e"}, "a b" ,7,{"room":"d"},"\ud800"],"ref":9}"#;
     let Ok(Request::JoinAll { rooms, reference: Some("9") }) = parse(text) else { panic!("{:?}", parse(text)) };
+    let rooms = rooms.rooms();
     assert_eq!(rooms[..2], [Ok("a".into()), Ok("b.c".into())]);
     let wrong: Vec<_> = rooms[2..].iter().map(|room| room.as_ref().unwrap_err()).collect();
     let codes = [ErrorCode::BadRoom, ErrorCode::BadMessage, ErrorCode::BadMessage, ErrorCode::BadMessage];
@@ -133,7 +134,7 @@ fn a_join_lists_several_rooms_by_name_or_as_objects_and_each_wrong_one_is_named_
     // A name that is too long is not sent back.
     let long = format!(r#"{{"type":"join","rooms":["{}"]}}"#, "a".repeat(201));
     let Ok(Request::JoinAll { rooms, .. }) = parse(&long) else { panic!("{long}") };
-    assert!(matches!(&rooms[..], [Err(InvalidRoom { code: ErrorCode::BadRoom, room: None, .. })]), "{rooms:?}");
+    assert!(matches!(&rooms.rooms()[..], [Err(InvalidRoom { code: ErrorCode::BadRoom, room: None, .. })]), "{rooms:?}");
 }
 
 #[test]

@@ -42,9 +42,9 @@ fn answered(request: &Request<'_>) {
             written(|out| native::joined(out, room, *reference), *reference);
         }
         Request::JoinAll { rooms, reference } => {
-            assert!(!rooms.is_empty());
-            for room in rooms {
-                match room {
+            assert!(!rooms.rooms().is_empty());
+            for room in rooms.rooms() {
+                match &room {
                     Ok(room) => assert_eq!(valid_room(room), Ok(())),
                     Err(InvalidRoom { code, message, room }) => {
                         assert!(room.as_ref().is_none_or(|room| valid_room(room).is_err()));

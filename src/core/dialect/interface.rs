@@ -31,7 +31,35 @@ pub struct Route<'a> {
     pub room: Option<Cow<'a, str>>,
 }
 
-/// A room of [`Intent::JoinAll`].
+/// Several rooms, as a client lists them: read when they are asked for. It owns nothing, so that the intents of all other messages are
+/// not to be freed.
+#[derive(Clone, Copy, Debug)]
+pub struct RoomList<'a> {
+    text: &'a str,
+    read: fn(&str) -> Vec<ListedRoom<'_>>,
+}
+
+impl<'a> RoomList<'a> {
+    /// A list that `read` takes apart.
+    pub fn new(text: &'a str, read: fn(&str) -> Vec<ListedRoom<'_>>) -> Self {
+        Self { text, read }
+    }
+
+    /// The rooms, in order.
+    pub fn rooms(self) -> Vec<ListedRoom<'a>> {
+        (self.read)(self.text)
+    }
+}
+
+impl PartialEq for RoomList<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.text == other.text
+    }
+}
+
+impl Eq for RoomList<'_> {}
+
+/// A room of a [`RoomList`].
 pub type ListedRoom<'a> = Result<Cow<'a, str>, InvalidRoom<'a>>;
 
 /// An element of a list of rooms that names none.
@@ -57,8 +85,8 @@ pub enum Intent<'a> {
     },
     /// Become a member of several rooms. Each is answered on its own.
     JoinAll {
-        /// The rooms, as the client lists them.
-        rooms: Vec<ListedRoom<'a>>,
+        /// The rooms.
+        rooms: RoomList<'a>,
         /// Comes back in each answer.
         reference: Option<&'a str>,
     },
@@ -120,7 +148,7 @@ impl<'a> Intent<'a> {
 }
 
 /// What one connection may do, told when it opens.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct ClientLimits {
     /// Bytes of one message.
     pub message_bytes: u64,

@@ -12,7 +12,7 @@ pub mod raw;
 
 pub use form::Form;
 pub use interface::{
-    ClientLimits, Dialect, ErrorCode, Intent, InvalidRoom, ListedRoom, Notice, OverRate, Payload, Route, Said,
+    ClientLimits, Dialect, ErrorCode, Intent, InvalidRoom, ListedRoom, Notice, OverRate, Payload, RoomList, Route, Said,
 };
 
 use crate::model::Publication;

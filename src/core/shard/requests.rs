@@ -34,7 +34,7 @@ impl<D: Driver> Shard<D> {
             }
             Intent::JoinAll { rooms, reference } => {
                 self.turn.count_in(MessageType::Join);
-                self.join_all(handle, dialect, rooms, reference);
+                self.join_all(handle, dialect, rooms.rooms(), reference);
             }
             Intent::Leave { room, reference } => {
                 self.turn.count_in(MessageType::Leave);
@@ -92,6 +92,7 @@ impl<D: Driver> Shard<D> {
     /// Makes a connection a member of several rooms, for one credit. Each is answered on its own. A room that the connection is in,
     /// or waits for, costs another credit: one message must not have the same joins answered, or kept waiting, again and again.
     #[cold]
+    #[inline(never)]
     fn join_all(&mut self, handle: Handle, dialect: DialectId, rooms: Vec<ListedRoom<'_>>, reference: Option<&str>) {
         let most = self.turn.settings.options.limits.rooms_per_connection;
         if rooms.len() > most {
@@ -135,6 +136,7 @@ impl<D: Driver> Shard<D> {
     /// Over the message rate: nothing that the message asks for is done. What asks with a reference is answered by that reference,
     /// because its client waits for the answer.
     #[cold]
+    #[inline(never)]
     fn handle_excess(&mut self, handle: Handle, dialect: DialectId, message: Payload<'_>) {
         self.turn.counters.dropped[DropReason::RateLimited as usize].add(1);
         match dialect.over_rate() {

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::dialect::{ErrorCode, InvalidRoom, ListedRoom};
+use crate::dialect::{ErrorCode, InvalidRoom, ListedRoom, RoomList};
 use crate::limits::{REF_BYTES, ROOM_NAME_BYTES};
 use crate::model::valid_room;
 
@@ -21,8 +21,8 @@ pub enum Request<'a> {
     },
     /// Become a member of several rooms.
     JoinAll {
-        /// Each valid by [`valid_room`], or what is wrong with it; at least one.
-        rooms: Vec<ListedRoom<'a>>,
+        /// At least one, each valid by [`valid_room`], or what is wrong with it.
+        rooms: RoomList<'a>,
         /// To be echoed in each answer.
         reference: Option<&'a str>,
     },
@@ -72,8 +72,6 @@ struct Fields<'a> {
     #[serde(rename = "roomId", borrow, default, deserialize_with = "present")]
     room: Option<&'a str>,
     #[serde(borrow, default, deserialize_with = "present")]
-    rooms: Option<&'a str>,
-    #[serde(borrow, default, deserialize_with = "present")]
     content: Option<&'a str>,
     #[serde(borrow, default, deserialize_with = "present")]
     echo: Option<&'a str>,
@@ -100,27 +98,25 @@ pub fn parse(text: &str) -> Result<Request<'_>, Refused<'_>> {
     let refused = |reference| move |(code, message): Fault| Refused { code, message, reference };
     let fields = fields(text).map_err(refused(None))?;
     let reference = reference(fields.reference).map_err(refused(None))?;
-    request(&fields, reference).map_err(refused(reference))
+    request(text, &fields, reference).map_err(refused(reference))
 }
 
 fn fields(text: &str) -> Result<Fields<'_>, Fault> {
     if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
         return Err(bad("a request is a JSON object, such as {\"type\":\"join\",\"roomId\":\"lobby\"}"));
     }
-    serde_json::from_str(text).map_err(|error| {
-        let message = format!("{error}; a request is one JSON object in which each field stands once");
-        (ErrorCode::BadMessage, Cow::Owned(message))
-    })
+    serde_json::from_str(text).map_err(|error| bad_json(&error))
 }
 
-fn request<'a>(fields: &Fields<'a>, reference: Option<&'a str>) -> Result<Request<'a>, Fault> {
+fn bad_json(error: &serde_json::Error) -> Fault {
+    let message = format!("{error}; a request is one JSON object in which each field stands once");
+    (ErrorCode::BadMessage, Cow::Owned(message))
+}
+
+fn request<'a>(text: &'a str, fields: &Fields<'a>, reference: Option<&'a str>) -> Result<Request<'a>, Fault> {
     let kind = fields.kind.ok_or_else(|| bad(ACCEPTED)).and_then(|token| string(token).ok_or_else(|| bad(ACCEPTED)))?;
     match &*kind {
-        "join" => match (fields.room, fields.rooms) {
-            (Some(_), Some(_)) => Err(bad("`roomId` names one room and `rooms` several; send one of the two")),
-            (None, Some(list)) => Ok(Request::JoinAll { rooms: rooms(list)?, reference }),
-            (one, None) => Ok(Request::Join { room: room(one)?, reference }),
-        },
+        "join" => join(text, fields.room, reference),
         "leave" => Ok(Request::Leave { room: room(fields.room)?, reference }),
         "ping" => Ok(Request::Ping { reference }),
         "message" => Ok(Request::Message {
@@ -131,6 +127,31 @@ fn request<'a>(fields: &Fields<'a>, reference: Option<&'a str>) -> Result<Reques
             reference,
         }),
         _ => Err(bad(ACCEPTED)),
+    }
+}
+
+/// A join of one room or of several. `rooms` is looked for here alone: of all requests joins are the only ones that have it, and each
+/// field that is told apart costs every message.
+#[inline(never)]
+fn join<'a>(text: &'a str, one: Option<&'a str>, reference: Option<&'a str>) -> Result<Request<'a>, Fault> {
+    #[derive(Deserialize)]
+    struct Listed<'a> {
+        #[serde(borrow, default, deserialize_with = "present")]
+        rooms: Option<&'a str>,
+    }
+    // Of octets and not of text: the parser that every message goes through stays inlined where it has one caller.
+    let listed = if text.contains("\"rooms\"") {
+        serde_json::from_slice::<Listed<'_>>(text.as_bytes()).map_err(|error| bad_json(&error))?.rooms
+    } else {
+        None
+    };
+    match (one, listed) {
+        (Some(_), Some(_)) => Err(bad("`roomId` names one room and `rooms` several; send one of the two")),
+        (None, Some(list)) if elements(list).is_empty() => {
+            Err(bad("`rooms` must be a list of rooms, such as [\"lobby\",{\"roomId\":\"hall\"}]"))
+        }
+        (None, Some(list)) => Ok(Request::JoinAll { rooms: RoomList::new(list, rooms), reference }),
+        (one, None) => Ok(Request::Join { room: room(one)?, reference }),
     }
 }
 
@@ -172,13 +193,14 @@ fn room(token: Option<&str>) -> Result<Cow<'_, str>, Fault> {
     Ok(room)
 }
 
+/// The elements of a list; none where it is no list.
+fn elements(list: &str) -> Vec<&RawValue> {
+    serde_json::from_slice(list.as_bytes()).unwrap_or_default()
+}
+
 /// The rooms of a list, each a name or an object with a `roomId`.
-fn rooms(list: &str) -> Result<Vec<ListedRoom<'_>>, Fault> {
-    let elements: Vec<&RawValue> = serde_json::from_str(list).unwrap_or_default();
-    if elements.is_empty() {
-        return Err(bad("`rooms` must be a list of rooms, such as [\"lobby\",{\"roomId\":\"hall\"}]"));
-    }
-    Ok(elements.into_iter().enumerate().map(|(position, element)| listed(position, element.get())).collect())
+fn rooms(list: &str) -> Vec<ListedRoom<'_>> {
+    elements(list).into_iter().enumerate().map(|(position, element)| listed(position, element.get())).collect()
 }
 
 fn listed(position: usize, element: &str) -> ListedRoom<'_> {
@@ -192,7 +214,7 @@ fn listed(position: usize, element: &str) -> ListedRoom<'_> {
         InvalidRoom { code, message, room }
     };
     let token = if element.starts_with('{') {
-        serde_json::from_str(element).ok().map(|Element { room }| room.get())
+        serde_json::from_slice(element.as_bytes()).ok().map(|Element { room }| room.get())
     } else {
         Some(element)
     };

@@ -3,6 +3,8 @@
 //! Tokens that a client chose (`reference`, [`Content::Json`]) are valid JSON, checked when they came in, and go out as they
 //! are; everything else is escaped here.
 
+use std::cell::RefCell;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
@@ -19,30 +21,51 @@ pub enum Content<'a> {
     Binary(&'a [u8]),
 }
 
+/// What a `welcome` says beside the connection's id: the same for all connections of a node, until its broker takes other messages.
+#[derive(Clone, PartialEq, Eq, Default)]
+struct Greeting {
+    node: String,
+    heartbeat_ms: [u64; 2],
+    limits: ClientLimits,
+}
+
+impl Greeting {
+    fn write(&self, out: &mut Vec<u8>) {
+        raw(out, r#"","node":"#);
+        string(out, &self.node);
+        raw(out, r#","pingInterval":"#);
+        number(out, self.heartbeat_ms[0]);
+        raw(out, r#","pongTimeout":"#);
+        number(out, self.heartbeat_ms[1]);
+        raw(out, r#","limits":{"messageBytes":"#);
+        number(out, self.limits.message_bytes);
+        raw(out, r#","messageRate":"#);
+        number(out, self.limits.message_rate);
+        raw(out, r#","rooms":"#);
+        number(out, self.limits.rooms);
+        raw(out, "}}");
+    }
+}
+
+thread_local! {
+    /// The greeting that was written last, and its text: crowds that connect are welcomed with one copy each.
+    static LAST_GREETING: RefCell<(Greeting, Vec<u8>)> = RefCell::default();
+}
+
 /// `welcome`: the client's id, how silence is judged (milliseconds until a ping, and until its pong is overdue), and what
 /// the connection may do.
-pub fn welcome(
-    out: &mut Vec<u8>,
-    connection_id: &[u8],
-    node: &str,
-    [ping_ms, pong_ms]: [u64; 2],
-    limits: ClientLimits,
-) {
+pub fn welcome(out: &mut Vec<u8>, connection_id: &[u8], node: &str, heartbeat_ms: [u64; 2], limits: ClientLimits) {
     raw(out, r#"{"type":"welcome","connectionId":""#);
     out.extend_from_slice(connection_id);
-    raw(out, r#"","node":"#);
-    string(out, node);
-    raw(out, r#","pingInterval":"#);
-    number(out, ping_ms);
-    raw(out, r#","pongTimeout":"#);
-    number(out, pong_ms);
-    raw(out, r#","limits":{"messageBytes":"#);
-    number(out, limits.message_bytes);
-    raw(out, r#","messageRate":"#);
-    number(out, limits.message_rate);
-    raw(out, r#","rooms":"#);
-    number(out, limits.rooms);
-    raw(out, "}}");
+    LAST_GREETING.with_borrow_mut(|(last, text)| {
+        let is_same = last.limits == limits && last.heartbeat_ms == heartbeat_ms && last.node == node;
+        if !is_same || text.is_empty() {
+            *last = Greeting { node: node.to_owned(), heartbeat_ms, limits };
+            text.clear();
+            last.write(text);
+        }
+        out.extend_from_slice(text);
+    });
 }
 
 /// `joined`: messages of the room come from now on.
