@@ -35,6 +35,8 @@ impl Flags {
     pub const HANGUP: Self = Self(2);
     /// A ping is out and nothing was heard since.
     pub const PINGED: Self = Self(4);
+    /// On the shard's list of those whose outboxes are to be sent on.
+    pub const WRITING: Self = Self(8);
     /// To be answered 503, whatever it asks for: connections come too fast, or with [`Flags::FULL`] the node is full.
     pub const REFUSED: Self = Self(16);
     /// An excess of messages within the current second.
@@ -241,9 +243,9 @@ impl Entry {
         true
     }
 
-    /// Bytes that its outbox pins.
+    /// What its outbox counts against its cap, in bytes.
     pub fn outbox_bytes(&self) -> usize {
-        self.outbox.as_ref().map_or(0, |outbox| outbox.pinned_bytes())
+        self.outbox.as_ref().map_or(0, |outbox| outbox.counted_bytes())
     }
 }
 
