@@ -212,7 +212,7 @@ metrics! {
         sockets: Cell => gauge("ws_sockets");
         /// Rooms with a member or a join that waits for the broker, added up over the shards.
         rooms: Cell => gauge("ws_rooms_active");
-        /// Messages from (inbound) and to (outbound) clients by type.
+        /// Messages from (inbound) and to (outbound) clients by type; of the type message outbound those that the kernel took.
         messages_in: [Cell; MessageType::ALL.len()] =>
             counter("ws_messages_total").with("direction", "inbound").by("type", |n| MessageType::ALL[n].label());
         /// Messages to clients, by [`MessageType`].
@@ -241,11 +241,13 @@ metrics! {
         gaps: [Cell; GapReason::ALL.len()] => counter("ws_gaps_total").by("reason", |n| GapReason::ALL[n].label());
         /// Upgrades of clients that said they connect again (?attempt=N, N > 0).
         reconnects: Cell => counter("ws_reconnects_total");
-        /// Bytes that the outboxes of all clients pin.
+        /// Bytes of memory that the outboxes of all clients take; a buffer that several wait for is counted once for each shard.
         outbox_bytes: Cell => gauge("ws_outbox_bytes");
-        /// Bytes of the largest outbox, as of the last whole sweep.
+        /// Bytes that wait in outboxes to be sent; what several clients wait for is counted for each of them.
+        outbox_unread_bytes: Cell => gauge("ws_outbox_unread_bytes");
+        /// Bytes that the largest outbox counts against its cap, as of the last whole sweep.
         outbox_max_bytes: Cell =>
-            gauge("ws_outbox_max_bytes").help("Bytes that the largest outbox of a client pins.").largest();
+            gauge("ws_outbox_max_bytes").help("Bytes that the largest outbox of a client counts against limits.outbox_bytes.").largest();
         /// Bytes that the unfinished messages of all clients take.
         unfinished_bytes: Cell => gauge("ws_unfinished_bytes");
         /// Longest turn of a shard's loop in the last minute, with how late it began, in seconds.
@@ -254,8 +256,10 @@ metrics! {
         turning: SignOfLife;
         /// From the last byte read of a client's message to the end of its handling, in seconds.
         message_duration: Histogram => histogram("ws_message_duration_seconds");
-        /// From the publisher's time to the last send to a client of this node, in seconds.
+        /// From the publisher's time until every member on the shard was sent the message or has it in its outbox, in seconds.
         publish_delivery: Histogram => histogram("ws_publish_delivery_seconds");
+        /// How long messages to slow readers waited in an outbox until the kernel took them, in seconds.
+        outbox_wait: Histogram => histogram("ws_outbox_wait_seconds");
         /// From the arrival of a connection, with what it waited to be accepted, to the answer 101, in seconds.
         handshake_duration: Histogram => histogram("ws_handshake_duration_seconds");
         /// 1 while the shard's driver is io_uring.

@@ -27,7 +27,7 @@ pub const MESSAGE_BYTES: usize = 64 * 1024;
 pub const CONFORMANCE_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 /// From a message's first octet to its last.
 pub const MESSAGE_DEADLINE: Duration = Duration::from_secs(10);
-/// Bytes that one connection's outbox may pin.
+/// Bytes that one connection's outbox may count: octets unread, and a little for each piece of its queue.
 pub const OUTBOX_BYTES: usize = 256 * 1024;
 /// Share of the memory limit that all outboxes together may take, in percent.
 pub const OUTBOX_MEMORY_PERCENT: u64 = 10;
@@ -157,7 +157,7 @@ settings! {
         message_deadline: Duration = MESSAGE_DEADLINE, time(100 * MS..=10 * MINUTE), rare();
         /// Bytes that one client may leave unread.
         outbox_bytes: usize = OUTBOX_BYTES, size(4 * KIB..=GIB), rare();
-        /// Bytes that all clients together may leave unread.
+        /// Bytes of memory that all outboxes may take; what several clients wait for counts once for each shard.
         outbox_total_bytes: Option<u64> = None, auto_or("auto: 10 % of memory", size(4 * KIB..=1024 * GIB)), rare();
         /// Bytes of all clients' unfinished messages together.
         unfinished_total_bytes: Option<u64> = None, auto_or("auto: 5 % of memory", size(4 * KIB..=1024 * GIB)), rare();

@@ -51,6 +51,8 @@ impl Flags {
     pub const RATE_BEFORE: Self = Self(512);
     /// On the shard's list of those that hold memory.
     pub const HOLDER: Self = Self(2048);
+    /// On the shard's list of those whose outboxes are to be sent on.
+    pub const WRITING: Self = Self(4096);
     /// It has sent more than it may, and not all of that is read.
     pub const EXCESS: Self = Self(8192);
 
@@ -241,9 +243,9 @@ impl Entry {
         true
     }
 
-    /// Bytes that its outbox pins.
+    /// What its outbox counts against its cap, in bytes.
     pub fn outbox_bytes(&self) -> usize {
-        self.outbox.as_ref().map_or(0, |outbox| outbox.pinned_bytes())
+        self.outbox.as_ref().map_or(0, |outbox| outbox.counted_bytes())
     }
 }
 

@@ -196,9 +196,15 @@ impl<D: Driver> Shard<D> {
         self.settle();
     }
 
-    /// Sends to up to `budget` members; then closes the connections that hold the most memory while the node is over a budget.
+    /// Sends up to `budget` times: what waits in outboxes whose sockets take more, with half of it where rooms have something to send
+    /// too, and to members of rooms. Then closes the connections that hold the most memory while the node is over a budget.
     pub fn fan_out(&mut self, budget: usize) {
         let mut left = budget;
+        if self.clients.writing_len() > 0 {
+            let share = if self.rooms.is_passing() { budget.div_ceil(2) } else { budget };
+            left = left.saturating_sub(self.writer.write_on(&mut self.turn, &mut self.clients, share));
+            self.settle();
+        }
         while left > 0 {
             let sent = self.rooms.go_on(&mut self.turn, &mut self.writer, &mut self.clients, left);
             let Some(sent) = sent else { break };
@@ -235,7 +241,7 @@ impl<D: Driver> Shard<D> {
 
     /// Whether [`Shard::fan_out`] has more to send.
     pub fn is_fanning_out(&self) -> bool {
-        self.rooms.is_passing() || self.rooms.is_telling_gaps()
+        self.rooms.is_passing() || self.rooms.is_telling_gaps() || self.clients.writing_len() > 0
     }
 
     /// Whether deliveries may be taken from the mailbox: not before a gap is told to all clients, and not more than the rooms

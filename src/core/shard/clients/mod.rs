@@ -31,6 +31,8 @@ pub(super) struct Clients {
     ready: VecDeque<Handle>,
     /// Connections over their message rate: ready again with the next tick.
     held_back: Vec<Handle>,
+    /// Connections whose sockets take more of their outboxes.
+    writing: VecDeque<Handle>,
     holders: Holders,
     slices: Slices,
     /// Bytes of the largest outbox of this round of the sweep.
@@ -45,6 +47,7 @@ impl Clients {
             forwarded: HashMap::new(),
             ready: VecDeque::new(),
             held_back: Vec::new(),
+            writing: VecDeque::new(),
             holders: Holders::default(),
             slices: Slices::new(limits::SWEEP_SLICES),
             largest_outbox: 0,
@@ -194,6 +197,30 @@ impl Clients {
         let Some(entry) = self.table.find(handle).filter(|entry| !entry.flags.has(Flags::READY)) else { return false };
         entry.flags.set(Flags::READY);
         true
+    }
+
+    // Writing.
+
+    /// Has what waits in a connection's outbox sent on, now or in the next turn.
+    pub(super) fn write_on(&mut self, handle: Handle) {
+        let Some(entry) = self.table.find(handle).filter(|entry| !entry.flags.has(Flags::WRITING)) else { return };
+        entry.flags.set(Flags::WRITING);
+        self.writing.push_back(handle);
+    }
+
+    /// Takes the connection that has waited longest to be sent what is in its outbox.
+    pub(super) fn next_writing(&mut self) -> Option<Handle> {
+        let handle = self.writing.pop_front()?;
+        if let Some(entry) = self.table.find(handle) {
+            entry.flags.clear(Flags::WRITING);
+        }
+        Some(handle)
+    }
+
+    /// Connections that wait to be sent what is in their outboxes.
+    #[inline]
+    pub(super) fn writing_len(&self) -> usize {
+        self.writing.len()
     }
 
     /// Takes one credit of a connection's message rate; messages and pings are paid from the same rate.
