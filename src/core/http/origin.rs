@@ -118,12 +118,12 @@ fn host_in_normal_form(host: &str, may_be_address: bool) -> Result<String, Strin
         return address.filter(|_| may_be_address).map(|address| format!("[{address}]")).ok_or_else(wrong);
     }
     let is_host = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_' | b'.' | b'~' | b'+');
-    let labels = host.strip_suffix('.').unwrap_or(host).split('.');
+    let mut labels = host.strip_suffix('.').unwrap_or(host).split('.');
     if !host.bytes().all(is_host) || labels.clone().any(str::is_empty) {
         return Err(wrong());
     }
     // A browser takes a name that ends in a number for an address, and writes it in full.
-    let ends_in_number = labels.last().is_some_and(|label| label.bytes().all(|octet| octet.is_ascii_digit()));
+    let ends_in_number = labels.next_back().is_some_and(|label| label.bytes().all(|octet| octet.is_ascii_digit()));
     if ends_in_number && !(may_be_address && host.parse::<Ipv4Addr>().is_ok()) {
         return Err(format!("{host:?} is no IPv4 address, such as 192.0.2.1"));
     }

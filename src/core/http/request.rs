@@ -270,7 +270,7 @@ fn each_field(mut lines: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     std::iter::from_fn(move || {
         let (line, rest) = lines.split_at_checked(memchr(b'\n', lines)? + 1)?;
         lines = rest;
-        let colon = memchr(b':', line)?;
+        let colon = line.iter().position(|octet| *octet == b':')?;
         Some((&line[..colon], line[colon + 1..].trim_ascii()))
     })
 }
