@@ -256,8 +256,9 @@ fn absolute(target: &str) -> Option<&str> {
 
 /// Base64 of 16 octets (§4.1): 22 digits and two pads.
 fn is_key(key: &[u8]) -> bool {
-    let digit = |octet: &u8| octet.is_ascii_alphanumeric() || *octet == b'+' || *octet == b'/';
-    key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(digit))
+    const DIGIT: [bool; 256] = octets(b"+/");
+    let is_digit = |so_far: bool, octet: &u8| so_far & DIGIT[usize::from(*octet)];
+    key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().fold(true, is_digit))
 }
 
 /// Values of the headers of this name.
