@@ -354,7 +354,7 @@ fn an_origin_is_the_same_host_only_with_the_same_name_and_port() {
 }
 
 fn listed(patterns: &[&str]) -> Origins {
-    let listed: Vec<OriginPattern> = patterns.iter().map(|text| text.parse().unwrap()).collect();
+    let listed: Vec<OriginPattern> = patterns.iter().map(|text| text.parse().expect(text)).collect();
     Origins { listed, ..Origins::default() }
 }
 

@@ -256,8 +256,9 @@ fn absolute(target: &str) -> Option<&str> {
 
 /// Base64 of 16 octets (§4.1): 22 digits and two pads.
 fn is_key(key: &[u8]) -> bool {
-    let digit = |octet: &u8| octet.is_ascii_alphanumeric() || *octet == b'+' || *octet == b'/';
-    key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(digit))
+    const DIGIT: [bool; 256] = octets(b"+/");
+    let is_digit = |so_far: bool, octet: &u8| so_far & DIGIT[usize::from(*octet)];
+    key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().fold(true, is_digit))
 }
 
 /// Values of the headers of this name.
@@ -270,7 +271,7 @@ fn each_field(mut lines: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     std::iter::from_fn(move || {
         let (line, rest) = lines.split_at_checked(memchr(b'\n', lines)? + 1)?;
         lines = rest;
-        let colon = memchr(b':', line)?;
+        let colon = line.iter().position(|octet| *octet == b':')?;
         Some((&line[..colon], line[colon + 1..].trim_ascii()))
     })
 }

@@ -1,7 +1,6 @@
 //! A shard's settings: what a node's configuration says about its shards ([`Options`]), and the same in the units that a shard
 //! counts in ([`Settings`]).
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -180,8 +179,6 @@ pub struct Settings {
     pub message_burst: u16,
     /// The decoder's rules.
     pub rules: Rules,
-    /// Configured routes by path.
-    pub routes: HashMap<String, Route>,
     /// What `/health` answers.
     pub state: Arc<NodeState>,
 }
@@ -195,6 +192,12 @@ impl Settings {
         };
         let rule = self.options.rooms.iter().find(|rule| matches(&rule.pattern));
         rule.map(|rule| Policy { publish: rule.publish, slow: rule.slow }).unwrap_or_default()
+    }
+
+    /// The configured route of a path. There are a few: to compare them costs less than to hash the path.
+    #[inline]
+    pub fn route(&self, path: &str) -> Option<&Route> {
+        self.options.routes.iter().rev().find(|route| route.path == path)
     }
 
     /// Whether the word of a proxy at this address is taken.
@@ -228,7 +231,6 @@ impl Settings {
             max_age: options.max_connection_age.map_or(0, ticks),
             message_burst: options.message_rate.saturating_mul(limits::MESSAGE_BURST_SECONDS),
             rules: Rules { message_bytes: limits.message_bytes, deflate: None },
-            routes: options.routes.iter().map(|route| (route.path.clone(), route.clone())).collect(),
             state,
             options,
         }

@@ -225,9 +225,7 @@ impl Admission {
 /// What is spoken at a path, and which subprotocol its route wants: the configuration's routes first, then the built-in ones.
 fn destination<'a>(turn: &'a Turn, path: &str) -> Option<(Upgraded, Option<&'a str>)> {
     let path = without_slash(path);
-    let routes = &turn.settings.routes;
-    // Without routes nothing is hashed.
-    if let Some(route) = if routes.is_empty() { None } else { routes.get(path) } {
+    if let Some(route) = turn.settings.route(path) {
         let upgraded = Upgraded { dialect: route.dialect, room: route.room.clone() };
         return Some((upgraded, route.subprotocol.as_deref()));
     }
