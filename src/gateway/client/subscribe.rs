@@ -102,9 +102,10 @@ fn headers(config: &Config, wanted: Subscription<'_>) -> Result<Vec<(HeaderName,
         HeaderValue::from_str(text).map_err(|_| format!("{flag}: not printable ASCII, which a header takes"))
     };
     // A node on this host reads the same settings: one of its own origins is let in.
-    let own = config.origins.iter().map(String::as_str).find(|origin| origin.contains("://") && !origin.contains('*'));
+    let own =
+        config.origins.iter().map(ToString::to_string).find(|origin| origin.contains("://") && !origin.contains('*'));
     let mut headers = Vec::new();
-    if let Some(origin) = wanted.origin.or(own) {
+    if let Some(origin) = wanted.origin.or(own.as_deref()) {
         headers.push((ORIGIN, value("--origin", origin)?));
     }
     if let Some(token) = wanted.token {
