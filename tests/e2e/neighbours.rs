@@ -277,7 +277,7 @@ fn drained(stream: &TcpStream) -> JoinHandle<std::io::Result<u64>> {
 fn garbage(gateway: &Gateway, goes_on: &AtomicBool) {
     while goes_on.load(Ordering::Relaxed) {
         // Its address is dropped after a while, and the clients that are measured have another one.
-        let mut stream = http::connect_from(Ipv4Addr::new(127, 0, 0, 2), gateway.port);
+        let Ok(mut stream) = http::connect_from(Ipv4Addr::new(127, 0, 0, 2), gateway.port) else { continue };
         let _ = stream.write_all(&[0xff; 512]);
         let _ = stream.read(&mut [0; 1024]);
     }

@@ -43,14 +43,17 @@ pub fn connect(port: u16) -> TcpStream {
 }
 
 /// The same from another address of the loopback network, as another client.
-pub fn connect_from(address: Ipv4Addr, port: u16) -> TcpStream {
+///
+/// # Errors
+/// A reset: the gateway may drop a connection before connect(2) returns.
+pub fn connect_from(address: Ipv4Addr, port: u16) -> std::io::Result<TcpStream> {
     use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
     let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
     bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(address, 0))).unwrap();
-    connect(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port))).unwrap();
+    connect(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)))?;
     let stream = TcpStream::from(socket);
     be_patient(&stream);
-    stream
+    Ok(stream)
 }
 
 /// Sets the tests' patience for reading and writing.
