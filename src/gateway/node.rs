@@ -106,12 +106,15 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
     config.limits.outbox_total_bytes = Some(memory.outbox_bytes);
     config.limits.unfinished_total_bytes = Some(memory.unfinished_bytes);
     config.limits.rooms_total = Some(memory.rooms);
+<<<<<<< HEAD
     if stderr().is_terminal() {
         config.drain.window.get_or_insert(limits::DRAIN_WINDOW_TERMINAL);
     }
+=======
+    let listeners = bind(&mut config)?;
+    let admin_listener = bind_admin(&mut config)?;
+>>>>>>> h4/work
     let config = Arc::new(config);
-    let listeners = bind(&config)?;
-    let admin_listener = bind_admin(&config)?;
     let node_id = random() as u32;
     let counters: Vec<Arc<ShardCounters>> = (0..config.shards).map(|_| Arc::default()).collect();
     let relay_counters = Arc::new(RelayCounters {
@@ -177,12 +180,17 @@ fn choose_driver(config: &Config, probe: ProbeOutcome) -> Result<DriverInfo, Can
     }
 }
 
-fn bind(config: &Config) -> Result<Vec<OwnedFd>, CannotStart> {
-    let cannot = |error: io::Error| CannotStart(explain_bind("listen", config.listen, &error));
-    if !config.share_port {
-        probe_patiently(config.listen).map_err(cannot)?;
+/// A listener for each shard, all at one address. With port 0 the kernel chooses one for all, which the configuration then names.
+fn bind(config: &mut Config) -> Result<Vec<OwnedFd>, CannotStart> {
+    let asked = config.listen;
+    let cannot = |error: io::Error| CannotStart(explain_bind("listen", asked, &error));
+    if !config.share_port && asked.port() != 0 {
+        probe_patiently(asked).map_err(cannot)?;
     }
-    (0..config.shards).map(|_| listener::listen_at(config.listen)).collect::<io::Result<_>>().map_err(cannot)
+    let first = listener::listen_at(asked).map_err(cannot)?;
+    config.listen = listener::local_address(&first).map_err(cannot)?;
+    let others = (1..config.shards).map(|_| listener::listen_at(config.listen));
+    std::iter::once(Ok(first)).chain(others).collect::<io::Result<_>>().map_err(cannot)
 }
 
 /// Finds out whether another process listens at the address, and keeps listening: the node that this one replaces may just have
@@ -199,9 +207,12 @@ fn probe_patiently(address: SocketAddr) -> io::Result<()> {
     }
 }
 
-fn bind_admin(config: &Config) -> Result<TcpListener, CannotStart> {
-    TcpListener::bind(config.admin.listen)
-        .map_err(|error| CannotStart(explain_bind("admin", config.admin.listen, &error)))
+fn bind_admin(config: &mut Config) -> Result<TcpListener, CannotStart> {
+    let asked = config.admin.listen;
+    let cannot = |error: io::Error| CannotStart(explain_bind("admin", asked, &error));
+    let listener = TcpListener::bind(asked).map_err(cannot)?;
+    config.admin.listen = listener.local_addr().map_err(cannot)?;
+    Ok(listener)
 }
 
 fn explain_bind(flag: &str, address: SocketAddr, error: &io::Error) -> String {

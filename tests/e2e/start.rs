@@ -1,9 +1,12 @@
 //! What an operator sees who made a mistake: one line that says what to do, and an exit code.
 
+use std::io::{BufRead, BufReader};
 use std::net::TcpListener;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
+use crate::support::client::Client;
 use crate::support::gateway::{Driver, Gateway};
+use crate::support::http;
 use crate::support::nats::free_port;
 
 fn tidegate(args: &[&str]) -> Output {
@@ -120,4 +123,32 @@ fn the_driver_that_runs_and_why_is_one_log_line_and_a_metric() {
     assert_eq!(lines, 1, "{}", gateway.log());
     let sample = format!("tidegate_build_info{{version=\"{}\",driver=\"epoll\"}}", env!("CARGO_PKG_VERSION"));
     assert_eq!(gateway.metrics().value(&sample), 1.0);
+}
+
+#[test]
+fn port_0_is_one_port_for_all_shards_and_the_log_says_which() {
+    // Each shard got a port of its own from the kernel, and the log said 0.
+    let mut child = Command::new(env!("CARGO_BIN_EXE_tidegate"))
+        .args(["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", "--shards", "2", "--log-format", "json"])
+        .current_dir(std::env::temp_dir())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stderr.take().unwrap()).lines();
+    let line = lines.map(Result::unwrap).find(|line| line.contains("\"serving\"")).expect("it serves");
+    let line: serde_json::Value = serde_json::from_str(&line).unwrap();
+    let port = |name: &str| line[name].as_str().and_then(|text| text.rsplit(':').next()?.parse::<u16>().ok()).unwrap();
+    let (listen, admin) = (port("listen"), port("admin"));
+    assert!(listen != 0 && admin != 0 && listen != admin, "{line}");
+    let clients: Vec<Client> = (0..40).map(|_| Client::connect(listen)).collect();
+    let metrics = http::request(admin, "GET", "/metrics", &[], b"").text();
+    let of_shard = |shard: u32| {
+        let sample = format!("ws_shard_connections{{shard=\"{shard}\"}} ");
+        metrics.lines().find_map(|line| line.strip_prefix(&sample)?.parse::<u32>().ok()).unwrap()
+    };
+    let connections = [of_shard(0), of_shard(1)];
+    assert!(connections.iter().sum::<u32>() == 40 && !connections.contains(&0), "both listen there: {connections:?}");
+    drop(clients);
+    child.kill().unwrap();
+    child.wait().unwrap();
 }

@@ -4,12 +4,13 @@
 
 use std::io;
 use std::mem::MaybeUninit;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 
 use nix::errno::Errno;
 use nix::sys::socket::{
-    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrLike, SockaddrStorage, bind, setsockopt, socket, sockopt,
+    AddressFamily, SockFlag, SockProtocol, SockType, SockaddrLike, SockaddrStorage, bind, getsockname, setsockopt,
+    socket, sockopt,
 };
 
 use tidegate_core::limits::NOTSENT_LOWAT_BYTES;
@@ -52,6 +53,17 @@ pub fn listen_at(address: SocketAddr) -> io::Result<OwnedFd> {
     // SAFETY: a plain call on a descriptor that is open; nix's own caps the backlog below what the kernel takes.
     Errno::result(unsafe { libc::listen(socket.as_raw_fd(), BACKLOG) })?;
     Ok(socket)
+}
+
+/// The address that a socket is bound to: with the port that the kernel chose where 0 was asked for.
+///
+/// # Errors
+/// Those of getsockname(2).
+pub fn local_address(listener: &OwnedFd) -> io::Result<SocketAddr> {
+    let address: SockaddrStorage = getsockname(listener.as_raw_fd())?;
+    let v4 = address.as_sockaddr_in().map(|address| SocketAddr::from(SocketAddrV4::from(*address)));
+    let any = v4.or_else(|| address.as_sockaddr_in6().map(|address| SocketAddr::from(SocketAddrV6::from(*address))));
+    any.ok_or_else(|| io::Error::other("the listener has no address of IPv4 or IPv6"))
 }
 
 fn stream_socket(address: SocketAddr) -> io::Result<OwnedFd> {
@@ -192,7 +204,7 @@ mod tests {
     use std::time::Duration;
 
     fn local_address(listener: &OwnedFd) -> SocketAddr {
-        std::net::TcpListener::from(listener.try_clone().unwrap()).local_addr().unwrap()
+        super::local_address(listener).unwrap()
     }
 
     fn any_port() -> SocketAddr {
