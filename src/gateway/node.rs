@@ -106,14 +106,11 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
     config.limits.outbox_total_bytes = Some(memory.outbox_bytes);
     config.limits.unfinished_total_bytes = Some(memory.unfinished_bytes);
     config.limits.rooms_total = Some(memory.rooms);
-<<<<<<< HEAD
     if stderr().is_terminal() {
         config.drain.window.get_or_insert(limits::DRAIN_WINDOW_TERMINAL);
     }
-=======
     let listeners = bind(&mut config)?;
     let admin_listener = bind_admin(&mut config)?;
->>>>>>> h4/work
     let config = Arc::new(config);
     let node_id = random() as u32;
     let counters: Vec<Arc<ShardCounters>> = (0..config.shards).map(|_| Arc::default()).collect();

@@ -95,7 +95,9 @@ fn a_room_that_injects_reaches_no_broker(driver: Driver) {
 fn a_million_joins_are_as_many_rooms_as_a_client_may_have(driver: Driver) {
     const JOINS: usize = 1_000_000;
     const PIECE: usize = 2_000;
-    let mut gateway = Gateway::start(driver, &["--message-rate", "0"]);
+    // On a busy host the thread that reads may stand still for longer than 256 KiB of answers take.
+    let limits = "[limits]\noutbox_bytes = \"8MiB\"\n";
+    let mut gateway = Gateway::on(driver).args(&["--message-rate", "0"]).config(limits).start();
     let mut stream = http::connect(gateway.port);
     open(&mut stream, "/");
     let mut reader = stream.try_clone().unwrap();
