@@ -1,6 +1,6 @@
 //! Where log lines go and how they look: to stderr, for people on a terminal, as JSON lines elsewhere.
 //!
-//! A thread that logs formats its line and puts it into a [bounded queue](queue); a thread of its own writes it. So no reader
+//! A thread that logs formats its line and puts it into a bounded queue (`queue.rs`); a thread of its own writes it. So no reader
 //! of the log can stop or end the node: lines are dropped and counted instead ([`dropped`]). Panics are logged the same way.
 //!
 //! Nothing secret is logged: the configuration's `Debug` masks secrets, and messages of clients are never logged.
