@@ -117,8 +117,18 @@ impl Node {
         std::fs::read_to_string(&self.log).unwrap()
     }
 
-    /// The metrics, once the program serves them.
+    /// The metrics, once the program serves them and all lines of its start are written: a thread of its own writes them, in order.
     fn metrics(&mut self) -> String {
+        let answer = self.served_metrics();
+        let deadline = Instant::now() + LONGEST_WAIT;
+        while !self.log().contains("serving") {
+            assert!(Instant::now() < deadline, "the last line of the start is not written\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        answer
+    }
+
+    fn served_metrics(&mut self) -> String {
         let deadline = Instant::now() + LONGEST_WAIT;
         loop {
             if let Ok(mut stream) = TcpStream::connect(self.admin) {

@@ -311,8 +311,8 @@ fn a_host_that_hides_how_much_memory_it_has_is_served_and_its_operator_told(driv
         Err(error) => return println!("not tested: /proc cannot be hidden here: {error}"),
     };
     assert!(report.contains("/proc/meminfo cannot be read") && report.contains("set max_connections"), "{report}");
-    let gateway = Gateway::on(driver).without_proc().start();
-    assert!(gateway.log().contains("memory cannot be read"), "{}", gateway.log());
+    let mut gateway = Gateway::on(driver).without_proc().start();
+    gateway.wait("the log says so", |gateway| gateway.log().contains("memory cannot be read"));
     assert!(gateway.metrics().value("ws_connection_capacity") > 100.0);
     let mut client = Client::connect(gateway.port);
     client.join("lobby");

@@ -118,7 +118,8 @@ fn the_check_says_whether_a_target_fits() {
 
 #[test]
 fn the_driver_that_runs_and_why_is_one_log_line_and_a_metric() {
-    let gateway = Gateway::start(Driver::Epoll, &["--log-format", "human"]);
+    let mut gateway = Gateway::start(Driver::Epoll, &["--log-format", "human"]);
+    gateway.wait("the last line of the start is written", |gateway| gateway.log().contains("serving"));
     let lines = gateway.log().lines().filter(|line| line.contains("driver=\"epoll\"") && line.contains("why")).count();
     assert_eq!(lines, 1, "{}", gateway.log());
     let sample = format!("tidegate_build_info{{version=\"{}\",driver=\"epoll\"}}", env!("CARGO_PKG_VERSION"));

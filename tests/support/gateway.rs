@@ -171,9 +171,15 @@ impl Gateway {
         let answer = http::try_request(self.admin, "GET", "/v1/rooms", &[], b"");
         answer.is_ok_and(|answer| match answer.status {
             200 => answer.json()["silentShards"] == 0,
-            // It asks for a token.
-            status => matches!(status, 401 | 403),
+            // It asks for a token, which a scrape does without.
+            status => matches!(status, 401 | 403) && self.every_shard_has_turned(),
         })
+    }
+
+    /// Each shard's first turn is over: its descriptors were made before it.
+    fn every_shard_has_turned(&self) -> bool {
+        let metrics = self.metrics();
+        (0..2).all(|shard| metrics.value(&format!("ws_loop_lag_seconds{{shard=\"{shard}\"}}")) > 0.0)
     }
 
     /// Starts it again on the same ports, as a restarted node.

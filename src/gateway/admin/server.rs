@@ -1,8 +1,8 @@
 //! The admin port: connections, and the story of one request over monoio-http.
 //!
-//! One task per connection; [`places`](super::places) says how many and which gives way. A request is decided on its head alone (framing, route, peer)
-//! before a byte of its body is read; the body then is bounded by what its route may take. What the decoder cannot answer
-//! for is guarded from outside: see [`meter`](super::meter), and [`framing`].
+//! One task per connection; [`places`](super::places) says how many and which gives way. A request is decided on its head alone
+//! (framing, route, peer) before a byte of its body is read; the body then is bounded by what its route may take. What the decoder
+//! cannot answer for is guarded from outside: see [`meter`](super::meter), and [`framing`].
 
 use std::io;
 use std::net::SocketAddr;

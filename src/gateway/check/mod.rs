@@ -1,8 +1,8 @@
 //! What this host allows a node: the arithmetic over the limits of a [`crate::gateway::host::Host`] ([`capacity()`]) and the table that
 //! `tidegate check` shows ([`Report`]).
 //!
-//! The node uses the same at start: [`capacity()`] for admission and [`MemoryBound`] for its first log line; a [`Watch`] looks at the host again while it runs. Pure but
-//! for that.
+//! The node uses the same at start: [`capacity()`] for admission and [`MemoryBound`] for its first log line. A [`Watch`] looks at the
+//! host again while the node runs. All but that is pure.
 
 pub mod capacity;
 pub mod report;
