@@ -18,7 +18,7 @@ def scrape(url):
 
 
 def longest_turn(text):
-    """Seconds; the gateway tells the longest turn of the last second, by shard."""
+    """Seconds; the gateway tells the longest turn of the last minute, by shard."""
     return max((float(value) for value in re.findall(r"^ws_loop_lag_seconds\S* (\S+)$", text, re.M)), default=0.0)
 
 

@@ -102,8 +102,8 @@ cat <<TEXT
 Two gateways and a broker run. Try:
 
   in a browser         http://127.0.0.1:$one/demo and http://127.0.0.1:$two/demo: what one says, both hear
-  in two terminals     $gateway sub lobby --listen 127.0.0.1:$two
-                       $gateway pub lobby '{"hello":"world"}' --admin 127.0.0.1:$admin_one
+  in two terminals     $gateway sub lobby --node 127.0.0.1:$two
+                       $gateway pub lobby '{"hello":"world"}' --node 127.0.0.1:$admin_one
   what they count      curl -s 127.0.0.1:$admin_one/metrics | grep ^ws_
   a drain              curl -s -X POST 127.0.0.1:$admin_two/drain
   the broker           nats://127.0.0.1:$broker_port, subjects tidegate.room.ROOM

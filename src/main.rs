@@ -1,11 +1,11 @@
 //! tidegate, from start to stop: read the command line, merge the settings, start the log, run the command, say how it ended.
 
 use std::io::{Write, stderr, stdout};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
 use tidegate::gateway::check;
-use tidegate::gateway::cli::{CheckArgs, Cli, Command, NodeArgs, ServeArgs};
+use tidegate::gateway::cli::{CheckArgs, Cli, Command, PubArgs, ServeArgs, SubArgs};
 use tidegate::gateway::config::{self, Problem, Settings};
 use tidegate::gateway::host::Host;
 use tidegate::gateway::{client, log, node};
@@ -20,27 +20,23 @@ const EXIT_USAGE: u8 = 2;
 const EXIT_HOST: u8 = 3;
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::read() {
+        Ok(cli) => cli,
+        Err(offence) => {
+            let _ = writeln!(stderr(), "tidegate: {offence}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
     let outcome = match cli.command {
         None => serve(cli.serve),
         Some(Command::Serve(args)) => serve(args),
         Some(Command::Check(args)) => check(args),
         Some(Command::Drain(args)) => {
-            for_client(args.node).map(|settings| client::drain(&settings.config, args.timeout))
+            let node = args.node.node();
+            for_client(args.node.config).map(|settings| client::drain(&settings.config, node.as_deref(), args.timeout))
         }
-        Some(Command::Pub(args)) => {
-            for_client(args.node).map(|settings| client::publish(&settings.config, &args.room, &args.message))
-        }
-        Some(Command::Sub(args)) => {
-            let listen = args.listen.map(|address| ("listen", address)).into_iter().collect();
-            config::load(listen, args.config, &Host::this()).map(|settings| {
-                client::subscribe(
-                    &settings.config,
-                    &args.room,
-                    client::Subscription { count: args.count, whole: args.raw_json },
-                )
-            })
-        }
+        Some(Command::Pub(args)) => publish(args),
+        Some(Command::Sub(args)) => subscribe(args),
     };
     outcome.unwrap_or_else(|problems| refused(&problems))
 }
@@ -52,11 +48,16 @@ fn serve(args: ServeArgs) -> Result<ExitCode, Vec<Problem>> {
         let _ = stdout().write_all(settings.to_toml().as_bytes());
         return Ok(ExitCode::SUCCESS);
     }
-    log::start(&settings.config);
+    if let Err(error) = log::start(&settings.config) {
+        let _ = writeln!(stderr(), "tidegate: cannot start a thread: {error}; raise the limit of threads");
+        return Ok(ExitCode::from(EXIT_HOST));
+    }
     for warning in &settings.warnings {
         tracing::warn!("{warning}");
     }
-    Ok(node::serve(settings.config))
+    let code = node::serve(settings.config);
+    log::flush();
+    Ok(code)
 }
 
 fn check(args: CheckArgs) -> Result<ExitCode, Vec<Problem>> {
@@ -68,9 +69,29 @@ fn check(args: CheckArgs) -> Result<ExitCode, Vec<Problem>> {
     Ok(if report.fits() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_HOST) })
 }
 
-fn for_client(node: NodeArgs) -> Result<Settings, Vec<Problem>> {
-    let admin = node.admin.map(|address| ("admin", address)).into_iter().collect();
-    config::load(admin, node.config, &Host::this())
+fn publish(args: PubArgs) -> Result<ExitCode, Vec<Problem>> {
+    let node = args.node.node();
+    let settings = for_client(args.node.config)?;
+    let publication = client::Publication { room: &args.room, message: &args.message, quiet: args.quiet };
+    Ok(client::publish(&settings.config, node.as_deref(), publication))
+}
+
+fn subscribe(args: SubArgs) -> Result<ExitCode, Vec<Problem>> {
+    let node = args.node();
+    let settings = for_client(args.config)?;
+    let wanted = client::Subscription {
+        node: node.as_deref(),
+        origin: args.origin.as_deref(),
+        token: args.token.as_deref(),
+        count: args.count,
+        whole: args.raw_json,
+    };
+    Ok(client::subscribe(&settings.config, &args.room, wanted))
+}
+
+/// The settings of a node on this host, which a command looks for the node and its tokens in.
+fn for_client(file: Option<PathBuf>) -> Result<Settings, Vec<Problem>> {
+    config::load(Vec::new(), file, &Host::this())
 }
 
 fn refused(problems: &[Problem]) -> ExitCode {

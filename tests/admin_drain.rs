@@ -12,7 +12,7 @@ use tidegate_core::limits::Limits;
 fn config(window_ms: u64) -> Config {
     let limits = Limits { close_deadline: Duration::from_millis(10), ..Limits::default() };
     Config {
-        drain: Drain { window: Duration::from_millis(window_ms), ..Drain::default() },
+        drain: Drain { window: Some(Duration::from_millis(window_ms)), ..Drain::default() },
         limits,
         ..Config::default()
     }
@@ -60,6 +60,40 @@ fn a_requested_drain_empties_the_node_and_waits_for_the_signal() {
     assert_eq!(node.get("/live").status, 200);
     assert_eq!(node.commands_of(0), ["Refuse", "Drain"], "requested twice, commanded once, and not stopped");
     node.stop();
+}
+
+/// A drain that an operator began by mistake had no way back: the node's clients were gone, and the node with them.
+#[test]
+fn a_requested_drain_is_taken_back_before_and_after_the_node_is_empty() {
+    let (node, _relay) = TestNode::with_fake_relay(config(100), [Shard::Obedient; 2]);
+    node.relay_counters.was_connected.set(1);
+    let undrain = || node.ask("DELETE /drain HTTP/1.1\r\nhost: node\r\n\r\n");
+    let state = |state: &str| node.get("/metrics").body.contains(&format!("ws_node_state{{state=\"{state}\"}} 1\n"));
+    assert_eq!((undrain().status, undrain().json()["phase"].as_str()), (200, Some("serving")));
+    assert!(state("ready") && !state("draining"));
+    for again in 1..=2 {
+        assert_eq!(node.post("/drain", "", "").status, 202);
+        eventually("it is drained", || node.post("/drain", "", "").status == 200);
+        assert!(state("drained"));
+        assert_eq!((undrain().status, node.get("/ready").status), (200, 200));
+        assert_eq!(node.get("/v1/node").json()["phase"], "serving");
+        let expected = ["Refuse", "Drain", "Resume"].repeat(again);
+        eventually("the shards are told", || node.commands_of(1) == expected);
+    }
+    node.stop();
+}
+
+#[test]
+fn after_a_signal_a_drain_is_not_taken_back() {
+    let (node, _relay) = TestNode::with_fake_relay(config(60_000), [Shard::Clinging]);
+    assert_eq!(node.post("/drain", "", "").status, 202);
+    node.signal();
+    let undrain = || node.ask("DELETE /drain HTTP/1.1\r\nhost: node\r\n\r\n");
+    eventually("the signal came", || undrain().status == 409);
+    assert_eq!(undrain().error(), (409, "stopping".into()));
+    assert_eq!(node.get("/ready").json()["reason"], "draining");
+    node.signal();
+    assert_eq!(node.outcome(), Outcome::Forced);
 }
 
 #[test]

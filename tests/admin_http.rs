@@ -8,12 +8,12 @@ use admin_support::{FakeRelay, NODE, Shard, TestNode, eventually, post};
 use serde_json::json;
 use tidegate::gateway::config::{Admin, Config, Drain, Publish};
 use tidegate_core::counters::DropReason;
-use tidegate_core::limits::{Limits, REQUEST_MAILBOX_BYTES};
+use tidegate_core::limits::{ADMIN_CONNECTIONS, Limits, REQUEST_MAILBOX_BYTES};
 use tidegate_core::model::{AckLevel, Kind};
 use tidegate_core::relay::{PublishError, ToRelay, ToShard};
 
 fn config() -> Config {
-    Config { drain: Drain { window: Duration::from_millis(100), ..Drain::default() }, ..Config::default() }
+    Config { drain: Drain { window: Some(Duration::from_millis(100)), ..Drain::default() }, ..Config::default() }
 }
 
 fn node() -> TestNode {
@@ -219,6 +219,9 @@ fn the_metrics_carry_every_name_of_the_contract_from_the_first_scrape() {
         "ws_relay_rtt_seconds 0",
         "ws_relay_mailbox_depth{shard=\"1\"} 0",
         "ws_relay_messages_total{direction=\"inbound\"} 0",
+        "ws_node_state{state=\"ready\"} 0",
+        "ws_node_state{state=\"unready\"} 1",
+        "ws_log_dropped_total{reason=\"queue-full\"} 0",
     ] {
         has(line);
     }
@@ -473,23 +476,77 @@ fn a_request_that_stops_coming_is_cut_with_408() {
     node.stop();
 }
 
+const LIVE: &str = "GET /live HTTP/1.1\r\nhost: a\r\n\r\n";
+
+/// Publishers keep idle connections in their pools: with 256 of them, or of silent connections without any token, `/live`, `/ready` and
+/// `/metrics` answered 503, and after three probes the orchestrator restarted the node, with all its clients.
 #[test]
-fn a_connection_too_many_is_refused_and_the_others_are_served() {
+fn probes_are_answered_while_idle_and_silent_connections_take_every_place() {
     let node = node();
-    let mut first = node.connect();
-    let mut rest: Vec<_> = (1..256).map(|_| node.connect()).collect();
-    // The last of them was accepted once it is served; so were all before it.
-    rest.last_mut().unwrap().say("GET /live HTTP/1.1\r\nhost: a\r\n\r\n");
-    assert_eq!(rest.last_mut().unwrap().hear().status, 200);
-    assert_eq!(node.connect().hear().status, 503);
-    first.say("GET /live HTTP/1.1\r\nhost: a\r\n\r\n");
-    assert_eq!(first.hear().status, 200);
-    drop(rest);
-    eventually("there is room again", || {
+    let mut idle: Vec<_> = (0..150).map(|_| node.connect()).collect();
+    for client in &mut idle {
+        client.say(LIVE);
+        assert_eq!(client.hear().status, 200);
+    }
+    let mut silent: Vec<_> = (0..150).map(|_| node.connect()).collect();
+    for path in ["/live", "/metrics"] {
+        assert_eq!(node.get(path).status, 200, "{path}");
+    }
+    assert_ne!(node.get("/ready").status, 0);
+    assert!(silent[0].is_closed(), "a connection without a request gives way first");
+    idle[0].say(LIVE);
+    assert_eq!(idle[0].hear().status, 200, "idle ones stay while silent ones are left");
+    // Once all are idle, the one that was so for longest gives way.
+    let one_more = || {
         let mut client = node.connect();
-        client.say("GET /live HTTP/1.1\r\nhost: a\r\n\r\n");
-        client.hear().status == 200
-    });
+        client.say(LIVE);
+        assert_eq!(client.hear().status, 200);
+        client
+    };
+    let _more: Vec<_> = (0..150).map(|_| one_more()).collect();
+    assert!(idle[1].is_closed());
+    let metrics = node.get("/metrics").body;
+    let gave_way =
+        metrics.lines().find(|line| line.starts_with("tidegate_admin_connections_given_way_total ")).unwrap();
+    assert!(gave_way.rsplit(' ').next().unwrap().parse::<u32>().unwrap() >= 150, "{gave_way}");
+    node.stop();
+}
+
+/// Requests that wait for a broker that does not answer never give way: they must not take the places of probes.
+#[test]
+fn probes_are_answered_while_publishers_wait_for_a_broker_in_every_place_that_they_may_take() {
+    let limits = Limits { fence_deadline: Duration::from_secs(60), ..Limits::default() };
+    let (node, _relay) = TestNode::with_fake_relay(Config { limits, ..config() }, [Shard::Obedient]);
+    let publishers = ADMIN_CONNECTIONS + 10;
+    let mut waiting: Vec<_> = (0..publishers).map(|_| node.connect()).collect();
+    waiting.iter_mut().for_each(|client| client.say(post("/v1/rooms/a/messages", "", "1")));
+    for path in ["/live", "/metrics"] {
+        assert_eq!(node.get(path).status, 200, "{path}");
+    }
+    // The relay's mailbox holds eight; the others are refused at once, for one reason or the other.
+    node.stop();
+}
+
+/// Uptime monitors and some balancers check with HEAD, and got 405.
+#[test]
+fn head_is_answered_as_get_without_the_body_and_the_connection_goes_on() {
+    let node = node();
+    let mut client = node.connect();
+    for path in ["/live", "/ready", "/metrics", "/v1/node", "/v1/rooms?limit=1", "/v1/connections"] {
+        client.say(format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n"));
+        let get = client.hear();
+        client.say(format!("HEAD {path} HTTP/1.1\r\nhost: a\r\n\r\n"));
+        let head = client.hear_head();
+        assert_eq!((head.status, head.header("content-type")), (get.status, get.header("content-type")), "{path}");
+        assert!(head.header("content-length").unwrap().parse::<usize>().unwrap() > 0, "{path}");
+    }
+    // What would be refused is refused without a body too.
+    for (path, status) in [("/drain", 405), ("/nowhere", 404), ("/v1/rooms?limit=x", 400)] {
+        client.say(format!("HEAD {path} HTTP/1.1\r\nhost: a\r\n\r\n"));
+        assert_eq!(client.hear_head().status, status, "{path}");
+    }
+    client.say(LIVE);
+    assert_eq!(client.hear().json(), json!({"live": true}), "no octet was in between");
     node.stop();
 }
 

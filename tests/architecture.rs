@@ -38,13 +38,13 @@ const GATEWAY: Rule = &[
     ("config", &["host"]),
     ("check", &["config", "host"]),
     ("log", &["config"]),
-    ("broker", &["config", "mailbox"]),
+    ("broker", &["clock", "config", "log", "mailbox"]),
     ("io", &["mailbox"]),
     ("worker", &["admin", "broker", "clock", "mailbox", "io"]),
-    ("admin", &["broker", "check", "clock", "config", "mailbox"]),
+    ("admin", &["broker", "check", "clock", "config", "log", "mailbox"]),
     ("client", &["config"]),
     ("cli", &["config"]),
-    ("node", &["admin", "broker", "check", "config", "host", "mailbox", "worker"]),
+    ("node", &["admin", "broker", "check", "config", "host", "log", "mailbox", "worker"]),
 ];
 
 /// Modules of the gateway that know no client protocol.

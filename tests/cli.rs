@@ -77,6 +77,40 @@ fn the_help_shows_the_commands_and_the_variables() {
 }
 
 #[test]
+fn help_works_as_a_command_too_and_of_each_command() {
+    // `tidegate help` was an error, and what a command takes was found by those only who knew `--help`.
+    let folder = Folder::new();
+    assert_eq!(folder.run(&["help"]).out, folder.run(&["--help"]).out);
+    for command in ["serve", "check", "drain", "pub", "sub"] {
+        let help = folder.run(&["help", command]);
+        assert_eq!((help.code, help.err.as_str()), (Some(0), ""), "{command}");
+        assert_eq!(help.out, folder.run(&[command, "--help"]).out);
+    }
+    let refused = folder.run(&["help", "publish"]);
+    assert_eq!(refused.code, Some(2));
+    assert!(refused.err.starts_with("tidegate: unrecognized subcommand 'publish'"), "{}", refused.err);
+    assert_eq!(refused.err.lines().count(), 1, "{}", refused.err);
+}
+
+#[test]
+fn a_port_alone_and_a_host_name_are_addresses_to_listen_at() {
+    let folder = Folder::new();
+    for (typed, listen) in [(":8080", "0.0.0.0:8080"), ("localhost:8080", "127.0.0.1:8080")] {
+        let printed = folder.run(&["--print-config", "--listen", typed]);
+        assert!(printed.out.contains(&format!("listen = \"{listen}\"")), "{typed}: {}", printed.out);
+    }
+    // The name of this machine is looked up, as programs do that are given one.
+    let name = fs::read_to_string("/proc/sys/kernel/hostname").unwrap().trim().to_owned();
+    let printed = folder.run(&["--print-config", "--admin", &format!("{name}:9090")]);
+    let known = std::net::ToSocketAddrs::to_socket_addrs(&(name.as_str(), 9090)).is_ok();
+    assert_eq!(printed.code, Some(if known { 0 } else { 2 }), "{}", printed.err);
+    let refused = folder.run(&["--print-config", "--listen", "no-such-host.invalid:8080"]);
+    assert_eq!(refused.code, Some(2));
+    let told = "tidegate: --listen: the host name \"no-such-host.invalid\" was not found (";
+    assert!(refused.err.starts_with(told) && refused.err.contains(":8080"), "{}", refused.err);
+}
+
+#[test]
 fn print_config_shows_the_outcome_of_all_sources_as_toml() {
     let folder = Folder::with_config("message_rate = 7\n[admin]\ntoken = \"hunter2\"\n");
     let printed = Outcome::of(
@@ -233,7 +267,8 @@ fn pub_sends_the_message_with_its_token_and_prints_the_level() {
     let (admin, questions) = admin_port(vec![(202, r#"{"level":"broker"}"#)]);
     let folder = Folder::with_config("[publish]\ntoken = \"t0ken\"\n");
     let sent = folder.run(&["pub", "a/b", r#"{"n":1}"#, "--admin", &admin.to_string()]);
-    assert_eq!((sent.code, sent.out.as_str(), sent.err.as_str()), (Some(0), "broker\n", ""));
+    assert_eq!((sent.code, sent.out.as_str()), (Some(0), "broker\n"), "what scripts read");
+    assert_eq!(sent.err, "tidegate: published to a/b: the broker accepted it for all nodes\n");
     let asked = questions.recv().unwrap();
     assert!(asked.starts_with("POST /v1/rooms/a%2Fb/messages HTTP/1.1\r\n"), "{asked}");
     assert!(asked.contains("Authorization: Bearer t0ken\r\n") && asked.contains("application/json"), "{asked}");
@@ -245,21 +280,23 @@ fn pub_reads_standard_input_for_a_dash() {
     let (admin, questions) = admin_port(vec![(202, r#"{"level":"node"}"#)]);
     let folder = Folder::new();
     let mut child = folder
-        .tidegate(&["pub", "lobby", "-", "--admin", &admin.to_string()])
+        .tidegate(&["pub", "--quiet", "lobby", "-", "--admin", &admin.to_string()])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
     child.stdin.take().unwrap().write_all(b"good morning").unwrap();
     let sent = Outcome::of(child.wait_with_output().unwrap());
-    assert_eq!((sent.code, sent.out.as_str()), (Some(0), "node\n"));
+    assert_eq!((sent.code, sent.out.as_str(), sent.err.as_str()), (Some(0), "node\n", ""));
     let asked = questions.recv().unwrap();
     assert!(asked.contains("text/plain") && asked.ends_with("\r\n\r\ngood morning"), "{asked}");
 }
 
 #[test]
 fn pub_says_what_the_node_refused_and_exits_1() {
-    let (admin, _questions) = admin_port(vec![(403, r#"{"error":{"code":"forbidden","message":"not from here"}}"#)]);
+    let forbidden = (403, r#"{"error":{"code":"forbidden","message":"not from here"}}"#);
+    // The list of rooms, and the message.
+    let (admin, _questions) = admin_port(vec![forbidden, forbidden]);
     let refused = Folder::new().run(&["pub", "lobby", "x", "--admin", &admin.to_string()]);
     assert_eq!(refused.code, Some(1));
     assert!(refused.err.contains("403 not from here") && refused.err.contains("publish.token"), "{}", refused.err);
@@ -269,15 +306,18 @@ fn pub_says_what_the_node_refused_and_exits_1() {
 fn commands_say_where_nothing_listens() {
     let free = listener().local_addr().unwrap().to_string();
     let folder = Folder::new();
-    for arguments in [vec!["pub", "lobby", "x", "--admin"], vec!["drain", "--admin"], vec!["sub", "lobby", "--listen"]]
-    {
-        let refused = folder.run(&[arguments.as_slice(), &[&free]].concat());
-        assert_eq!(refused.code, Some(1), "{arguments:?}");
-        assert!(refused.err.starts_with(&format!("tidegate: nothing listens on {free}")), "{}", refused.err);
-        // It asked for a HOST, and who gave the name of one was refused.
-        let flag = arguments.last().unwrap();
-        assert!(refused.err.ends_with(&format!(": {flag} IP:PORT\n")), "{}", refused.err);
-        assert_eq!(refused.err.lines().count(), 1);
+    let commands = [vec!["pub", "lobby", "x"], vec!["drain"], vec!["sub", "lobby"]];
+    for (command, old) in commands.into_iter().zip(["--admin", "--admin", "--listen"]) {
+        for flag in ["--node", old] {
+            let refused = folder.run(&[command.as_slice(), &[flag, &free]].concat());
+            assert_eq!(refused.code, Some(1), "{command:?}");
+            assert_eq!(
+                refused.err,
+                format!(
+                    "tidegate: nothing listens on {free}; start a node there, or say where one is: --node HOST:PORT\n"
+                )
+            );
+        }
     }
     assert_eq!(folder.run(&["pub", "no room", "x"]).code, Some(2));
 }

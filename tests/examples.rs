@@ -284,6 +284,11 @@ fn the_examples_of_the_operations_run() {
 }
 
 #[test]
+fn the_examples_of_the_logs_run() {
+    run("docs/logging.md", 6);
+}
+
+#[test]
 fn the_excerpts_in_the_guide_to_a_new_dialect_stand_in_the_source() {
     run("docs/new-dialect.md", 3);
 }

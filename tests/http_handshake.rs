@@ -1,7 +1,7 @@
 //! The opening handshake: the table of bad inputs, each with its status, and what must pass.
 
 use tidegate_core::close::Refusal::{self, *};
-use tidegate_core::http::{self, Progress, Request, Upgrade, origin_allowed, parse, parse_from, same_host};
+use tidegate_core::http::{self, OriginPattern, Origins, Progress, Request, Upgrade, parse, parse_from, same_host};
 use tidegate_core::limits::{HEAD_BYTES, HEAD_FIELDS, TARGET_BYTES};
 
 const KEY: &str = "dGhlIHNhbXBsZSBub25jZQ==";
@@ -38,10 +38,15 @@ fn upgrade(bytes: &[u8]) -> Upgrade<'_> {
 
 #[test]
 fn an_upgrade_tells_all_that_the_node_needs() {
-    let bytes = upgrade_with(&["Origin: http://example.com", "X-Forwarded-For: 203.0.113.7"]);
+    let bytes = upgrade_with(&[
+        "Origin: http://example.com",
+        "X-Forwarded-For: 203.0.113.7, 10.0.0.1",
+        "x-forwarded-for: 10.0.0.2",
+    ]);
     let upgrade = upgrade(&bytes);
     assert_eq!((upgrade.path, upgrade.query, upgrade.host), ("/ws", "attempt=3", "example.com"));
-    assert_eq!((upgrade.origin, upgrade.forwarded_for), (Some("http://example.com"), Some("203.0.113.7")));
+    assert_eq!(upgrade.origin, Some("http://example.com"));
+    assert_eq!(upgrade.forwarded_for().collect::<Vec<_>>(), ["10.0.0.2", "10.0.0.1", "203.0.113.7"]);
     assert_eq!((upgrade.key, upgrade.attempt()), (KEY.as_bytes(), 3));
 }
 
@@ -58,10 +63,57 @@ fn headers_that_are_unusual_and_legal_pass() {
         &["X-Empty:"],
         &["Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=\"10\", x-other"],
         &["Origin: null"],
+        // java.net.http.WebSocket of the JDK sends a length with every request, and was refused: 0 is no body (RFC 9112 §6.3).
+        &["Content-Length: 0"],
+        &["Content-Length: 0", "content-length: 00"],
     ];
     for case in cases {
         upgrade(&upgrade_with(case));
     }
+}
+
+#[test]
+fn an_empty_line_before_the_request_line_is_skipped_and_a_second_one_is_not() {
+    // RFC 9112 §2.2: an old client sends one after the body of its last request. It was a bad request.
+    let mut bytes = b"\r\n".to_vec();
+    bytes.extend(upgrade_with(&[]));
+    assert_eq!(in_pieces(&bytes), None);
+    assert_eq!(upgrade(&bytes).path, "/ws");
+    bytes.splice(0..0, *b"\r\n");
+    assert_eq!(parse(&bytes, HEAD_BYTES), Err(BadRequest));
+    assert_eq!(in_pieces(&bytes), Some(BadRequest));
+}
+
+#[test]
+fn an_upgrade_to_another_protocol_is_ignored_and_a_lost_websocket_upgrade_is_told() {
+    // curl --http2 and Java's HttpClient offer h2c with every plain request, and got 426 for /health (RFC 9110 §7.8: ignored).
+    let h2c = ["Host: a", "Connection: Upgrade, HTTP2-Settings", "Upgrade: h2c", "HTTP2-Settings: AAMAAABk"];
+    let bytes = head("GET /health HTTP/1.1", &h2c);
+    assert!(matches!(parse(&bytes, HEAD_BYTES), Ok(Some((Request::Plain { path: "/health", .. }, _)))));
+    assert!(matches!(parse(&upgrade_with(&["Upgrade: h2c"]), HEAD_BYTES), Ok(Some((Request::Plain { .. }, _)))));
+    // A proxy that is not told to passes neither of these on, and asks with HTTP/1.0.
+    for lost in [&["-Upgrade", "-Connection"][..], &["-Upgrade"], &["-Connection"], &["Connection: close"]] {
+        assert_eq!(parse(&upgrade_with(lost), HEAD_BYTES), Err(UpgradeRequired), "{lost:?}");
+    }
+    let text = String::from_utf8(upgrade_with(&[])).unwrap();
+    assert_eq!(parse(text.replace("HTTP/1.1", "HTTP/1.0").as_bytes(), HEAD_BYTES), Err(UpgradeRequired));
+}
+
+#[test]
+fn plain_requests_of_http_1_0_and_later_minor_versions_and_head_requests_are_served() {
+    // A balancer's default health check is HTTP/1.0 without a Host, an uptime monitor's a HEAD; both were refused.
+    let plain = |line: &str, fields: &[&str]| match parse(&head(line, fields), HEAD_BYTES) {
+        Ok(Some((Request::Plain { is_head, path, host, .. }, _))) => (is_head, path.to_owned(), host.to_owned()),
+        other => panic!("{line}: {other:?}"),
+    };
+    assert_eq!(plain("GET /health HTTP/1.0", &[]), (false, String::from("/health"), String::new()));
+    assert_eq!(plain("HEAD /health HTTP/1.0", &["Host: a"]), (true, String::from("/health"), String::from("a")));
+    assert_eq!(plain("HEAD /x?y HTTP/1.1", &["Host: a"]), (true, String::from("/x"), String::from("a")));
+    assert_eq!(plain("GET / HTTP/1.9", &["Host: a"]), (false, String::from("/"), String::from("a")));
+    assert_eq!(in_pieces(&head("HEAD /health HTTP/1.0", &[])), None);
+    // The longest target that is taken, in pieces too.
+    let longest = format!("HEAD /{} HTTP/1.1", "a".repeat(TARGET_BYTES - 1));
+    assert_eq!(in_pieces(&head(&longest, &["Host: a"])), None);
 }
 
 /// Why a head that comes octet by octet is refused; at each octet as if all that is there had come at once.
@@ -91,12 +143,15 @@ fn every_bad_upgrade_has_its_status() {
         (&["Sec-WebSocket-Version: 8"], UpgradeRequired),
         (&["Sec-WebSocket-Version: 13, 8"], UpgradeRequired),
         (&["sec-websocket-version: 13"], BadRequest),
-        (&["Upgrade: h2c"], UpgradeRequired),
         (&["-Upgrade"], UpgradeRequired),
         (&["-Connection"], UpgradeRequired),
         (&["Connection: close"], UpgradeRequired),
         (&["Content-Length: 5"], BadRequest),
-        (&["Content-Length: 0"], BadRequest),
+        (&["Content-Length:"], BadRequest),
+        (&["Content-Length: -0"], BadRequest),
+        (&["Content-Length: 0", "content-length: 5"], BadRequest),
+        (&["Content-Length: 0, 5"], BadRequest),
+        (&["Content-Length: 0", "Transfer-Encoding: chunked"], BadRequest),
         (&["Transfer-Encoding: chunked"], BadRequest),
         (&["Expect: 100-continue"], Expectation),
         (&["Origin: a", "origin: b"], BadRequest),
@@ -125,10 +180,13 @@ fn every_bad_request_line_has_its_status() {
     let long = format!("GET /{} HTTP/1.1", "a".repeat(TARGET_BYTES));
     let cases: &[(&str, Refusal)] = &[
         ("POST / HTTP/1.1", Method),
-        ("HEAD / HTTP/1.1", Method),
         ("get / HTTP/1.1", Method),
+        ("HEADS / HTTP/1.1", Method),
         ("PRI * HTTP/2.0", HttpVersion),
-        ("GET / HTTP/1.0", HttpVersion),
+        ("PROXY TCP4 192.0.2.7 10.0.0.1 1 2", ProxyUnexpected),
+        ("GET / HTTP/0.9", HttpVersion),
+        ("HEAD / HTTP/2.0", HttpVersion),
+        ("GET / HTTP/1.", HttpVersion),
         ("GET / HTTP/2", HttpVersion),
         ("GET / HTTP/1.12", BadRequest),
         ("GET / http/1.1", BadRequest),
@@ -160,12 +218,13 @@ fn what_can_be_no_request_is_refused_at_its_first_wrong_octet() {
     let cases: &[(&[u8], Refusal)] = &[
         (b"\x16", BadRequest),
         (b"\0", BadRequest),
-        (b"\r", BadRequest),
+        (b"\ra", BadRequest),
+        (b"\r\n\r", BadRequest),
         (b"\n", BadRequest),
         (b"PRI ", HttpVersion),
         (b"POST ", Method),
         (b"GET /\r", HttpVersion),
-        (b"GET / HTTP/1.0", HttpVersion),
+        (b"GET / HTTP/2", HttpVersion),
         (b"GET / HTTX", BadRequest),
         (b"GET / HTTP/1.1\r\n ", BadRequest),
         (b"GET / HTTP/1.1\r\nA: \x01", BadRequest),
@@ -222,7 +281,7 @@ fn an_absolute_target_overrules_the_host_header() {
 #[test]
 fn a_plain_get_is_the_callers() {
     let bytes = head("GET /health?full HTTP/1.1", &["Host: a", "Connection: keep-alive"]);
-    let plain = Request::Plain { path: "/health", query: "full", host: "a" };
+    let plain = Request::Plain { is_head: false, path: "/health", query: "full", host: "a" };
     assert_eq!(parse(&bytes, HEAD_BYTES), Ok(Some((plain, bytes.len()))));
 }
 
@@ -236,6 +295,21 @@ fn a_subprotocol_is_found_in_any_list_and_only_whole() {
         let bytes = upgrade_with(&[&format!("Sec-WebSocket-Protocol: {value}")]);
         assert!(!upgrade(&bytes).offers_protocol("tidegate.v1"), "{value}");
     }
+}
+
+#[test]
+fn the_first_subprotocol_that_may_be_answered_is_no_credential_and_a_token() {
+    for (value, first) in [
+        ("chat, superchat", Some("chat")),
+        ("bearer.secret, chat", Some("chat")),
+        ("bearer.secret", None),
+        (", a b, \u{e9}, chat", Some("chat")),
+        ("", None),
+    ] {
+        let bytes = upgrade_with(&[&format!("Sec-WebSocket-Protocol: {value}")]);
+        assert_eq!(upgrade(&bytes).first_protocol(), first, "{value}");
+    }
+    assert_eq!(upgrade(&upgrade_with(&[])).first_protocol(), None);
 }
 
 #[test]
@@ -279,23 +353,63 @@ fn an_origin_is_the_same_host_only_with_the_same_name_and_port() {
     foreign.iter().for_each(|(origin, host)| assert!(!same_host(origin, host), "{origin} and {host}"));
 }
 
+fn listed(patterns: &[&str]) -> Origins {
+    let listed: Vec<OriginPattern> = patterns.iter().map(|text| text.parse().expect(text)).collect();
+    Origins { listed, ..Origins::default() }
+}
+
 #[test]
 fn the_list_of_origins_rules_and_without_one_the_host_does() {
-    let listed = vec![String::from("https://app.example.com")];
-    let any = vec![String::from("*")];
+    let by_host = Origins { hosts: vec![String::from("example.com")], ..Origins::default() };
+    let by_list = listed(&["https://app.example.com", "null", "http://*.dev.example"]);
+    let (any, demo) = (listed(&["*"]), Origins { demo: true, ..by_host.clone() });
     let cases = [
-        (None, true, false, true),
-        (Some("Origin: http://example.com"), true, false, true),
-        (Some("Origin: https://app.example.com"), false, true, true),
-        (Some("Origin: https://app.example.com.evil.org"), false, false, true),
-        (Some("Origin: null"), false, false, true),
+        (None, [true, false, true, true]),
+        (Some("Origin: http://example.com"), [true, false, true, true]),
+        (Some("Origin: https://app.example.com"), [false, true, true, false]),
+        (Some("Origin: HTTPS://App.Example.com:443"), [false, true, true, false]),
+        (Some("Origin: https://app.example.com.evil.org"), [false, false, true, false]),
+        (Some("Origin: http://a.dev.example"), [false, true, true, false]),
+        (Some("Origin: null"), [false, true, true, true]),
+        (Some("Origin: file://"), [false, false, true, true]),
+        (Some("Origin: http://localhost:3000"), [false, false, true, true]),
+        (Some("Origin: http://127.0.0.1:5173"), [false, false, true, true]),
+        (Some("Origin: https://[::1]:5173"), [false, false, true, true]),
+        (Some("Origin: http://localhost.evil.org"), [false, false, true, false]),
+        (Some("Origin: http://127.0.0.1.evil.org"), [false, false, true, false]),
     ];
-    for (origin, by_host, by_list, by_any) in cases {
+    for (origin, expected) in cases {
         let bytes = upgrade_with(origin.as_slice());
         let upgrade = upgrade(&bytes);
-        let found = [&[][..], &listed, &any].map(|origins| origin_allowed(origins, &upgrade));
-        assert_eq!(found, [by_host, by_list, by_any], "{origin:?}");
+        let found = [&by_host, &by_list, &any, &demo].map(|origins| origins.check(&upgrade));
+        assert_eq!(found.map(|verdict| verdict.is_ok()), expected, "{origin:?}");
+        assert!(found.into_iter().all(|verdict| !matches!(verdict, Err(refusal) if refusal != ForbiddenOrigin)));
     }
+}
+
+#[test]
+fn without_a_list_of_origins_the_host_must_be_the_nodes_own_or_a_page_could_rebind_its_name() {
+    // DNS rebinding: a page of evil.example whose name was pointed at this node was of the same host, and connected.
+    let verdict = |host: &str, hosts: &[&str]| {
+        let hosts = hosts.iter().map(|host| (*host).to_owned()).collect();
+        let bytes = upgrade_with(&[&format!("Host: {host}"), &format!("Origin: http://{host}")]);
+        Origins { hosts, ..Origins::default() }.check(&upgrade(&bytes))
+    };
+    for host in
+        ["localhost", "localhost:8080", "127.0.0.1:8080", "192.0.2.1", "[::1]:8080", "[2001:db8::1]", "gateway:8080"]
+    {
+        assert_eq!(verdict(host, &[]), Ok(()), "{host}");
+    }
+    for host in ["evil.example", "evil.example:8080", "127.0.0.1.evil.example", "localhost.", "a.localhost"] {
+        assert_eq!(verdict(host, &[]), Err(ForbiddenHost), "{host}");
+    }
+    assert_eq!(verdict("app.example:8080", &["app.example"]), Ok(()));
+    assert_eq!(verdict("APP.example", &["app.example"]), Ok(()));
+    assert_eq!(verdict("a.app.example", &["*.app.example"]), Ok(()));
+    assert_eq!(verdict("xapp.example", &["app.example", "*.app.example"]), Err(ForbiddenHost));
+    // Programs that are no browser cannot be led here by a name.
+    let bytes = upgrade_with(&["Host: evil.example"]);
+    assert_eq!(Origins::default().check(&upgrade(&bytes)), Ok(()));
 }
 
 #[test]
@@ -330,6 +444,9 @@ fn every_refusal_is_a_whole_http_answer_with_what_its_status_demands() {
         assert!(field("Connection").unwrap().starts_with("close"));
         assert_eq!(field("Allow").is_some(), *refusal == Method);
         assert_eq!(field("Sec-WebSocket-Version") == Some("13"), *refusal == UpgradeRequired);
+        let mut bodiless = out.clone();
+        http::without_body(&mut bodiless);
+        assert_eq!(bodiless, &out[..len], "the answer to a HEAD announces the body that a GET would get");
     }
 }
 
@@ -380,6 +497,6 @@ proptest::proptest! {
     fn any_octets_at_all_are_a_request_or_refused(bytes in proptest::collection::vec(proptest::prelude::any::<u8>(), 0..300)) {
         let _ = parse(&bytes, HEAD_BYTES);
         let text = String::from_utf8_lossy(&bytes);
-        let _ = same_host(&text, &text);
+        let _ = (same_host(&text, &text), text.parse::<OriginPattern>(), http::host_pattern(&text));
     }
 }

@@ -4,10 +4,16 @@
 mod support;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 
 use support::gateway::{Driver, Gateway};
+use support::http::LONGEST_WAIT;
+use support::nats::free_port;
+use support::proxy::Proxy;
+use tidegate_core::close::{CloseReason, Refusal};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
@@ -125,10 +131,56 @@ fn the_metrics_table_is_what_a_scrape_says() {
     }
 }
 
+/// The text of a section of docs/protocol.md.
+fn section(heading: &str) -> String {
+    let text = page("protocol.md");
+    let (_, rest) = text.split_once(&format!("\n## {heading}\n")).unwrap_or_else(|| panic!("no section {heading}"));
+    rest.split("\n## ").next().unwrap().to_owned()
+}
+
+/// The numbers in the first cell of each row of a section's table, with the last cell.
+fn numbered_rows(heading: &str) -> BTreeMap<u16, String> {
+    let section = section(heading);
+    let rows = section.lines().filter_map(|line| line.strip_prefix("| ")?.strip_suffix(" |")?.split_once(" | "));
+    rows.flat_map(|(numbers, rest)| {
+        let last = rest.rsplit(" | ").next().unwrap().to_owned();
+        numbers.split(", ").filter_map(|n| n.parse().ok()).map(|n| (n, last.clone())).collect::<Vec<_>>()
+    })
+    .collect()
+}
+
+#[test]
+fn every_close_code_and_http_status_that_the_gateway_sends_has_a_row_in_the_protocol_page() {
+    // A client was written from the table, which lacked 1001: a connection whose pong was late never came back.
+    let sent = |numbers: Vec<u16>| numbers.into_iter().filter(|number| *number != 0).collect::<BTreeSet<_>>();
+    let mut codes = sent(CloseReason::ALL.iter().map(|reason| reason.code()).collect());
+    // What a client sees where no close frame came (RFC 6455 §7.1.5).
+    codes.insert(1006);
+    assert_eq!(numbered_rows("Close codes").into_keys().collect::<BTreeSet<_>>(), codes);
+    let statuses = sent(Refusal::ALL.iter().map(|refusal| refusal.status()).collect());
+    let named: BTreeSet<u16> = numbered_rows("HTTP statuses before the upgrade").into_keys().collect();
+    assert!(named.is_superset(&statuses), "the page has {named:?}, the gateway sends {statuses:?}");
+}
+
+#[test]
+fn all_clients_here_keep_away_after_the_close_codes_that_the_protocol_page_says_no_to() {
+    let told: BTreeSet<u16> =
+        numbered_rows("Close codes").into_iter().filter(|(_, again)| again == "no").map(|(code, _)| code).collect();
+    for (file, before) in [
+        ("docs/protocol.md", "if (["),
+        ("src/gateway/admin/demo.html", "NO_RETRY = ["),
+        ("src/gateway/client/subscribe.rs", "FINAL_CODES: [u16; 5] = ["),
+    ] {
+        let text = std::fs::read_to_string(root().join(file)).unwrap();
+        let (_, rest) = text.split_once(before).unwrap_or_else(|| panic!("{file} has no {before}"));
+        let codes = rest.split(']').next().unwrap().split(", ").map(|code| code.parse().unwrap());
+        assert_eq!(codes.collect::<BTreeSet<u16>>(), told, "{file}");
+    }
+}
+
 /// The blocks of JavaScript in docs/protocol.md: the client, and the example of its use.
 fn blocks_of_javascript() -> [String; 2] {
-    let text = page("protocol.md");
-    let (_, section) = text.split_once("## A browser client").unwrap();
+    let section = section("A browser client");
     let blocks: Vec<_> =
         section.split("```js\n").skip(1).map(|rest| rest.split("```").next().unwrap().to_owned()).collect();
     blocks.try_into().unwrap()
@@ -140,48 +192,120 @@ fn installed(path: &str) -> PathBuf {
     path
 }
 
-/// Runs a program in Node, with a browser's `WebSocket`, until it printed `last` so many times, or ended: what it printed.
-fn run(program: &str, last: &str, times: usize) -> Vec<String> {
-    use std::io::{BufRead, BufReader};
-    let program = format!("globalThis.WebSocket = require('ws');\n{program}");
-    let modules = installed("node/node_modules");
-    let mut node = Command::new("node");
-    let mut node = node.args(["-e", &program]).env("NODE_PATH", modules).stdout(Stdio::piped()).spawn().unwrap();
-    let mut printed: Vec<String> = Vec::new();
-    for line in BufReader::new(node.stdout.take().unwrap()).lines() {
-        printed.push(line.unwrap());
-        if printed.iter().filter(|line| *line == last).count() == times {
-            break;
+/// A browser's `WebSocket` in Node. It prints each address that it connects to; a failed connection is no exception, as in browsers.
+const BROWSER: &str = "globalThis.WebSocket = class extends require('ws') {
+    constructor(address) { super(address); console.log(`connect ${new URL(address).search}`); this.on('error', () => {}); }
+};\n";
+
+/// A program that runs in Node, and what it prints.
+struct Program {
+    node: std::process::Child,
+    lines: Receiver<String>,
+}
+
+impl Program {
+    /// The documentation's client, then `use_of_it`.
+    fn start(use_of_it: &str) -> Self {
+        let [client, _] = blocks_of_javascript();
+        let mut node = Command::new("node");
+        let node = node.args(["-e", &format!("{BROWSER}{client}\n{use_of_it}")]);
+        let node = node.env("NODE_PATH", installed("node/node_modules")).stdout(Stdio::piped());
+        let mut node = node.spawn().unwrap();
+        let printed = BufReader::new(node.stdout.take().unwrap());
+        let (sender, lines) = channel();
+        std::thread::spawn(move || printed.lines().map_while(Result::ok).try_for_each(|line| sender.send(line)));
+        Self { node, lines }
+    }
+
+    /// A client of this address that prints the type of each message.
+    fn that_joins(address: &str) -> Self {
+        Self::start(&format!("const stop = join('{address}', 'lobby', message => console.log(message.type));"))
+    }
+
+    /// The next lines are these.
+    fn prints(&self, expected: &[&str]) {
+        for line in expected {
+            let next = self.lines.recv_timeout(LONGEST_WAIT);
+            assert_eq!(next.as_deref(), Ok(*line), "of {expected:?}");
         }
     }
-    let _ = node.kill();
-    let _ = node.wait();
-    printed
+
+    /// It ends by itself, and prints no more.
+    fn ends(mut self) {
+        assert_eq!(self.lines.recv_timeout(LONGEST_WAIT), Err(RecvTimeoutError::Disconnected));
+        assert!(self.node.wait().unwrap().success());
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.node.kill();
+        let _ = self.node.wait();
+    }
+}
+
+fn address_of(gateway: &Gateway) -> String {
+    format!("ws://127.0.0.1:{}/", gateway.port)
 }
 
 #[test]
 fn the_browser_client_connects_again_after_a_shutdown_notice_and_joins_again() {
     let gateway = Gateway::start(Driver::Epoll, &["--max-connection-age", "1s"]);
-    let [client, _] = blocks_of_javascript();
-    assert_eq!(client.lines().count(), 15, "the client has 15 lines");
-    let use_of_it = format!(
-        "join('ws://127.0.0.1:{}/', 'lobby', message => {{\n\
-           console.log(message.type);\n\
-           if (message.type === 'closed') process.exit(0);\n\
-         }});",
-        gateway.port
-    );
-    let printed = run(&format!("{client}\n{use_of_it}"), "joined", 2);
-    assert_eq!(printed, ["welcome", "joined", "server-shutdown", "welcome", "joined"]);
+    let client = Program::that_joins(&address_of(&gateway));
+    client.prints(&["connect ", "welcome", "joined", "server-shutdown", "connect ?attempt=1", "welcome", "joined"]);
     assert_eq!(gateway.metrics().value("ws_reconnects_total"), 1.0, "it said that it came back");
 }
 
 #[test]
 fn the_example_of_the_browser_client_gets_its_own_message() {
     let gateway = Gateway::start(Driver::Epoll, &[]);
-    let [client, example] = blocks_of_javascript();
-    let here = format!("ws://127.0.0.1:{}/", gateway.port);
+    let [_, example] = blocks_of_javascript();
     assert!(example.contains("ws://127.0.0.1:8080/"), "it names the default address");
-    let example = example.replace("ws://127.0.0.1:8080/", &here);
-    assert_eq!(run(&format!("{client}\n{example}"), "hello", 1), ["hello"]);
+    Program::start(&example.replace("ws://127.0.0.1:8080/", &address_of(&gateway))).prints(&["connect ", "hello"]);
+}
+
+#[test]
+fn the_browser_client_notices_a_dead_line_by_a_ping_in_a_message() {
+    // A laptop changed its network: nothing arrived any more, no close frame either, and the page waited for ever, because a
+    // browser shows no pings and a dead line looks like a quiet room.
+    let heartbeat = "[heartbeat]\nping_interval = \"1s\"\npong_timeout = \"1s\"";
+    let gateway = Gateway::on(Driver::Epoll).config(heartbeat).start();
+    let proxy = Proxy::start(([127, 0, 0, 1], gateway.port).into());
+    let client = Program::that_joins(&format!("ws://{}/", proxy.address()));
+    // While the line lives each ping is answered, and nothing is given up.
+    client.prints(&["connect ", "welcome", "joined", "pong", "pong", "pong"]);
+    proxy.blackhole(true);
+    let given_up = std::iter::from_fn(|| client.lines.recv_timeout(LONGEST_WAIT).ok()).find(|line| line != "pong");
+    assert_eq!(given_up.as_deref(), Some("connect ?attempt=1"));
+    proxy.blackhole(false);
+    client.prints(&["welcome", "joined"]);
+}
+
+#[test]
+fn the_browser_client_counts_attempts_until_a_connection_was_up_for_a_while() {
+    // Each `joined` set the attempts back to 0: clients of a node that closes at once came back at full speed.
+    let listener = std::net::TcpListener::bind(("127.0.0.1", free_port())).unwrap();
+    let client = Program::that_joins(&format!("ws://{}/?page=7", listener.local_addr().unwrap()));
+    for attempt in 0..4 {
+        let mut socket = tungstenite::accept(listener.accept().unwrap().0).unwrap();
+        for said in [r#"{"type":"welcome","pingInterval":25000,"pongTimeout":10000}"#, r#"{"type":"joined"}"#] {
+            socket.send(tungstenite::Message::text(said)).unwrap();
+        }
+        let frame = tungstenite::protocol::CloseFrame { code: 1013.into(), reason: "".into() };
+        socket.close(Some(frame)).unwrap();
+        let query = if attempt == 0 { String::from("?page=7") } else { format!("?page=7&attempt={attempt}") };
+        client.prints(&[&format!("connect {query}"), "welcome", "joined"]);
+    }
+}
+
+#[test]
+fn the_browser_client_can_be_stopped_and_leaves_no_timer_behind() {
+    let gateway = Gateway::start(Driver::Epoll, &[]);
+    let use_of_it = format!(
+        "const stop = join('{}', 'lobby', ({{ type }}) => {{ console.log(type); if (type === 'joined') stop(); }});",
+        address_of(&gateway)
+    );
+    let client = Program::start(&use_of_it);
+    client.prints(&["connect ", "welcome", "joined"]);
+    client.ends();
 }

@@ -11,6 +11,7 @@ use support::nats::{Nats, NatsOptions, PlainClient, free_port};
 use support::ports::{TestPort, TestRelay, eventually, json, options, options_with};
 use support::proxy::Proxy;
 use tidegate::gateway::broker::Options;
+use tidegate::gateway::config::Secret;
 use tidegate_core::counters::DropReason;
 use tidegate_core::limits::{self, Limits};
 use tidegate_core::model::{AckLevel, ConnectionId, GapReason};
@@ -313,6 +314,212 @@ fn a_broker_that_takes_less_than_clients_may_publish_is_told_with_the_cure_and_n
     assert_eq!(relay.ports[0].payload(), "\"small\"", "the connection lives on");
     assert_eq!(relay.dropped(DropReason::TooLarge), 2, "each is counted");
     assert_eq!(relay.counters.messages_out.value(), 1);
+}
+
+/// A password, token or key was rotated: the broker and the file had the new one. The node had read the file once, at start, and
+/// stayed away from its broker until it was restarted; its clients stayed, and were told nothing.
+#[test]
+fn a_rotated_secret_is_read_again_from_its_file_and_members_are_told_their_gap() {
+    support::log::capture();
+    let keys = [nkeys::KeyPair::new_user(), nkeys::KeyPair::new_user()];
+    let seeds = keys.each_ref().map(|key| key.seed().unwrap());
+    let nkey = |key: &nkeys::KeyPair| format!("users: [ {{ nkey: {} }} ]", key.public_key());
+    let ways: [(&str, [String; 2], [String; 2]); 3] = [
+        (
+            "password",
+            ["old-secret", "new-secret"].map(String::from),
+            ["old-secret", "new-secret"].map(|secret| format!("user: gw, password: \"{secret}\"")),
+        ),
+        (
+            "token",
+            ["old-token", "new-token"].map(String::from),
+            ["old-token", "new-token"].map(|token| format!("token: \"{token}\"")),
+        ),
+        ("nkey", seeds, [nkey(&keys[0]), nkey(&keys[1])]),
+    ];
+    for (way, secrets, rules) in ways {
+        let mut broker = Nats::start_with(NatsOptions {
+            config: Some(String::from("authorization { include 'login.conf' }")),
+            files: vec![(String::from("login.conf"), rules[0].clone()), (String::from("secret"), secrets[0].clone())],
+            ..NatsOptions::default()
+        });
+        let file = broker.directory().join("secret");
+        let mut options = options(&broker.url());
+        let secret = Some(Secret::in_file(file.clone()).unwrap());
+        let nats = &mut options.config.nats;
+        match way {
+            "password" => (nats.user, nats.password) = (Some(String::from("gw")), secret),
+            "token" => nats.token = secret,
+            _ => nats.nkey = secret,
+        }
+        let mut relay = TestRelay::start(options, 1);
+        relay.ports[0].join("lobby");
+
+        // The broker first: the node is refused until its file is there.
+        broker.restart_with_files(vec![(String::from("login.conf"), rules[1].clone())]);
+        let cure = format!("{} is read again at each attempt", file.display());
+        support::log::wait_for(&[&broker.url(), "authorization violation", &cure]);
+        assert_eq!(relay.counters.connected.value(), 0, "{way}");
+        std::fs::write(&file, format!("{}\n", secrets[1])).unwrap();
+
+        relay.ports[0].until(|item| matches!(item, ToShard::Gap(None, GapReason::Broker)));
+        relay.ports[0].publish(json("lobby", "1"), None);
+        assert_eq!(relay.ports[0].payload(), "1", "{way}");
+        assert!(!support::log::captured().contains(&secrets[1]), "{way}");
+    }
+}
+
+/// The file of a password was gone when the connection was lost, for a moment or for good: the log said that the broker refuses the
+/// password, of which the broker had seen nothing.
+#[test]
+fn a_secrets_file_that_cannot_be_read_is_named_in_the_log_and_tried_again() {
+    support::log::capture();
+    let broker = Nats::start_with(NatsOptions {
+        config: Some(String::from("authorization { user: gw, password: s3cret }")),
+        files: vec![(String::from("secret"), String::from("s3cret"))],
+        ..NatsOptions::default()
+    });
+    let proxy = Proxy::start(broker.address());
+    let file = broker.directory().join("secret");
+    let mut options = options(&format!("nats://{}", proxy.address()));
+    options.config.nats.user = Some(String::from("gw"));
+    options.config.nats.password = Some(Secret::in_file(file.clone()).unwrap());
+    let mut relay = TestRelay::start(options, 1);
+    relay.ports[0].join("lobby");
+    std::fs::remove_file(&file).unwrap();
+    proxy.reset();
+    support::log::wait_for(&["nats.password_file", &file.display().to_string(), "cannot be read"]);
+    std::fs::write(&file, "s3cret").unwrap();
+    relay.ports[0].until(|item| matches!(item, ToShard::Gap(None, GapReason::Broker)));
+}
+
+/// nats-server refuses one subscription too many with an error that names none. The relay knew only those about permissions: it
+/// confirmed the rooms all the same, and their members were deaf for ever.
+#[test]
+fn rooms_beyond_the_brokers_maximum_of_subscriptions_are_refused_and_the_others_hear() {
+    const ROOMS: usize = 20;
+    support::log::capture();
+    let config = Some(String::from("max_subscriptions: 13"));
+    let broker = Nats::start_with(NatsOptions { config, ..NatsOptions::default() });
+    let mut relay = TestRelay::start(options(&broker.url()), 1);
+    let mut backend = PlainClient::connect(broker.address());
+    let port = &mut relay.ports[0];
+    (0..ROOMS).for_each(|room| port.subscribe(&format!("room-{room}")));
+    let mut joined = Vec::new();
+    for _ in 0..ROOMS {
+        match port.next() {
+            ToShard::Joined(room) => joined.push(room),
+            ToShard::Refused(_, JoinError::Unconfirmed) => {}
+            other => panic!("{other:?}"),
+        }
+    }
+    assert_eq!(joined.len(), 12, "one subscription is the relay's own");
+    for room in joined {
+        backend.publish(&format!("tidegate.room.{room}"), room.as_bytes());
+        assert_eq!(port.payload(), &*room, "{room} was confirmed and is deaf");
+    }
+    support::log::wait_for(&["maximum subscriptions exceeded", "room-"]);
+}
+
+/// The same for an error that no version of nats-server has today.
+#[test]
+fn an_unknown_error_of_the_broker_confirms_no_room_before_it_is_proved_again() {
+    const ROOMS: usize = 10;
+    support::log::capture();
+    let broker = Nats::start();
+    let proxy = Proxy::start(broker.address());
+    let mut relay = TestRelay::start(options(&format!("nats://{}", proxy.address())), 1);
+    let mut backend = PlainClient::connect(broker.address());
+    let port = &mut relay.ports[0];
+    port.join("before");
+    proxy.blackhole(true);
+    (0..ROOMS).for_each(|room| port.subscribe(&format!("room-{room}")));
+    port.publish(json("before", "1"), Some(1));
+    // Before the first fence that comes back.
+    proxy.inject_garbage(b"-ERR 'The Moon Is Full'\r\n");
+    proxy.blackhole(false);
+    let (mut joined, mut answered) = (0, false);
+    while joined < ROOMS || !answered {
+        match port.next() {
+            ToShard::Joined(_) => joined += 1,
+            ToShard::Failed(1, PublishError::Unavailable) => answered = true,
+            ToShard::Deliver(publication) => assert_eq!(&*publication.room, "before"),
+            other => panic!("{other:?}"),
+        }
+    }
+    support::log::wait_for(&[
+        "the broker says: The Moon Is Full",
+        "subscribed again before they are confirmed",
+        "room-",
+    ]);
+    for room in (0..ROOMS).map(|room| format!("room-{room}")).chain([String::from("before")]) {
+        for number in ["1", "2"] {
+            backend.publish(&format!("tidegate.room.{room}"), number.as_bytes());
+            assert_eq!(port.payload(), number, "once");
+        }
+    }
+}
+
+/// A cluster advertises addresses that this node cannot reach. The broker was away for 0.3 s; the node waited 5 s for each of
+/// those, its publications were given up, and the log named the address that worked.
+#[test]
+fn an_advertised_address_that_never_answers_does_not_keep_the_node_from_its_own_broker() {
+    support::log::capture();
+    let silent = std::net::TcpListener::bind(("127.0.0.1", free_port())).unwrap();
+    let silent_address = silent.local_addr().unwrap();
+    let routes = [free_port(), free_port()];
+    let member = |own: usize, other: usize, more: &str| NatsOptions {
+        config: Some(format!(
+            "server_name: n{own}\n{more}\ncluster {{ name: c, listen: \"127.0.0.1:{}\", routes: [\"nats-route://127.0.0.1:{}\"] }}",
+            routes[own], routes[other]
+        )),
+        ..NatsOptions::default()
+    };
+    let mut first = Nats::start_with(member(0, 1, ""));
+    let _second = Nats::start_with(member(1, 0, &format!("client_advertise: \"{silent_address}\"")));
+    wait_until_advertised(&first, &silent_address.to_string());
+    let mut relay = TestRelay::start(options(&first.url()), 1);
+    relay.ports[0].join("lobby");
+    for round in 0..3 {
+        first.kill();
+        eventually("the loss is seen", || relay.counters.connected.value() == 0);
+        relay.ports[0].publish(json("lobby", "1"), Some(round));
+        support::log::wait_for(&[&first.url(), "refused", &silent_address.to_string(), "no answer within"]);
+        first.restart();
+        // It is given up after limits.fence_deadline, the time that one attempt at the silent address used to take.
+        let acked = |item: &ToShard| match item {
+            ToShard::Acked(id, AckLevel::Broker) => *id == round,
+            ToShard::Failed(..) => panic!("the node did not come back in time"),
+            _ => false,
+        };
+        relay.ports[0].until(acked);
+        wait_until_advertised(&first, &silent_address.to_string());
+    }
+}
+
+/// Waits until a server tells its clients this address of another.
+fn wait_until_advertised(server: &Nats, address: &str) {
+    eventually("the other server is advertised", || {
+        let stream = std::net::TcpStream::connect(server.address()).expect("the server runs");
+        let mut info = String::new();
+        std::io::BufRead::read_line(&mut std::io::BufReader::new(stream), &mut info)
+            .expect("the server begins with INFO");
+        info.contains(address)
+    });
+}
+
+/// A broker stopped answering; ws_relay_rtt_seconds stood at the 0.2 ms of its last answer.
+#[test]
+fn the_round_trip_metric_grows_while_the_broker_is_silent_and_an_idle_node_asks() {
+    let broker = Nats::start();
+    let proxy = Proxy::start(broker.address());
+    let mut relay = TestRelay::start(options(&format!("nats://{}", proxy.address())), 1);
+    relay.ports[0].join("lobby");
+    let answered = relay.counters.rtt_ns.value();
+    proxy.blackhole(true);
+    eventually("the time without an answer shows", || relay.counters.rtt_ns.value() > answered + 1_000_000_000);
+    proxy.blackhole(false);
+    eventually("the broker answers again", || relay.counters.rtt_ns.value() < 1_000_000_000 + answered);
 }
 
 /// The broker's `max_payload` was below `limits.message_bytes`. A message between the two vanished where its client asked for no

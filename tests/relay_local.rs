@@ -91,7 +91,7 @@ fn a_shard_that_does_not_read_gets_a_gap_and_its_neighbour_gets_everything_in_or
 #[test]
 fn the_bytes_of_a_mailbox_are_bounded_too() {
     const MIB: usize = 1024 * 1024;
-    let mut relay = TestRelay::local(Limits::default(), 1);
+    let mut relay = TestRelay::local(Limits { message_bytes: MIB, ..Limits::default() }, 1);
     relay.ports[0].join("lobby");
     let payload = format!("\"{}\"", "x".repeat(MIB - 2));
     let sent = limits::MAILBOX_BYTES / MIB + 3;

@@ -103,9 +103,30 @@ fn a_backend_needs_no_header_and_garbage_in_one_is_ignored() {
     assert_eq!(kinds(None, b"hello"), Kind::Text);
     assert_eq!(kinds(None, b"\xff\xfe"), Kind::Binary);
     assert_eq!(kinds(Some("v1; kind=binary"), b"17"), Kind::Binary);
-    assert_eq!(kinds(Some("v1; kind=json"), b"hello"), Kind::Text);
     assert_eq!(kinds(Some("v9; kind=binary; \u{1f980}; time=x; from=;;;"), b"17"), Kind::Json);
     assert_eq!(kinds(Some(""), b"17"), Kind::Json);
+}
+
+/// A backend announced JSON and sent `NaN`; members got a string, and the operator heard nothing.
+#[test]
+fn a_backends_message_that_is_called_json_and_is_none_is_counted_and_logged_once_and_not_delivered() {
+    support::log::capture();
+    let broker = Nats::start();
+    let mut relay = TestRelay::start(options(&broker.url()), 1);
+    let mut backend = PlainClient::connect(broker.address());
+    relay.ports[0].join("prices");
+    for _ in 0..100 {
+        backend.publish_with_header("tidegate.room.prices", "v1; kind=json", b"NaN");
+    }
+    let headers = "NATS/1.0\r\nContent-Type: application/json\r\n\r\n";
+    let hpub = format!("HPUB tidegate.room.prices {} {}\r\n{headers}NaN\r\n", headers.len(), headers.len() + 3);
+    backend.write(hpub.as_bytes());
+    backend.publish("tidegate.room.prices", b"\xef\xbb\xbf17");
+    assert_eq!(relay.ports[0].payload(), "17", "without its byte order mark, and no gap before it");
+    assert_eq!(relay.dropped(DropReason::BadMessage), 101);
+    let line = "a message into room prices is called JSON by its sender and is none";
+    support::log::wait_for(&[line]);
+    assert_eq!(support::log::captured().matches(line).count(), 1);
 }
 
 #[test]
@@ -260,7 +281,7 @@ fn a_forbidden_room_is_refused_and_a_forbidden_publication_fails() {
     let broker = Nats::start_with(NatsOptions { config: Some(config), ..NatsOptions::default() });
     let mut options = options(&broker.url());
     options.config.nats.user = Some(String::from("a"));
-    options.config.nats.password = Some(String::from("b"));
+    options.config.nats.password = Some("b".into());
     let mut relay = TestRelay::start(options, 1);
     relay.ports[0].subscribe("closed");
     assert!(matches!(relay.ports[0].next(), ToShard::Refused(room, JoinError::Unconfirmed) if &*room == "closed"));
@@ -289,7 +310,7 @@ fn a_room_that_the_brokers_permissions_take_back_is_revoked_and_not_joined_until
     };
     let mut options = options(&broker.url());
     options.config.nats.user = Some(String::from("a"));
-    options.config.nats.password = Some(String::from("b"));
+    options.config.nats.password = Some("b".into());
     let mut relay = TestRelay::start(options, 1);
     relay.ports[0].join("private");
     relay.ports[0].join("open");
@@ -338,7 +359,7 @@ fn a_token_opens_the_broker() {
         ..NatsOptions::default()
     });
     let mut options = options(&broker.url());
-    options.config.nats.token = Some(String::from("t0ken"));
+    options.config.nats.token = Some("t0ken".into());
     let mut relay = TestRelay::start(options, 1);
     relay.ports[0].join("lobby");
 }

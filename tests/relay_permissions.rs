@@ -45,7 +45,7 @@ fn relay(broker: &Nats) -> TestRelay {
 fn relay_over(url: &str) -> TestRelay {
     let mut options: Options = options(url);
     options.config.nats.user = Some(String::from("a"));
-    options.config.nats.password = Some(String::from("b"));
+    options.config.nats.password = Some("b".into());
     TestRelay::start(options, 1)
 }
 

@@ -8,7 +8,7 @@
 
 use std::cell::RefCell;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use tidegate_core::model::{Kind, Publication, RoomName};
 use tidegate_core::readiness::NodeState;
 use tidegate_core::relay::{ToRelay, ToShard};
 use tidegate_core::shard::driver::{Driver, ErrorKind, Event, Queued, Ready};
-use tidegate_core::shard::{Budgets, Options, Route, Settings, Shard};
+use tidegate_core::shard::{Arrival, Budgets, Options, Route, Settings, Shard};
 use tidegate_core::ws::frame::{self, OpCode};
 
 /// Connections that a harness has room for.
@@ -131,7 +131,7 @@ pub struct Harness {
 impl Harness {
     /// One without connections; `/echo` sends back, rates are off.
     pub fn new() -> Self {
-        let echo = Route { path: String::from("/echo"), dialect: DialectId::Echo, room: None };
+        let echo = Route { path: String::from("/echo"), dialect: DialectId::Echo, room: None, subprotocol: None };
         let mut options = Options { connection_rate: 0, routes: vec![echo], ..Options::default() };
         options.message_rate = 0;
         let counters: Arc<ShardCounters> = Arc::default();
@@ -148,7 +148,8 @@ impl Harness {
     pub fn connect(&mut self, clients: usize, path: &str, then: &[u8]) {
         let first = self.clients();
         for number in first..first + clients {
-            self.shard.handle_accepted(FIRST_FD + number as RawFd);
+            let arrival = Arrival { address: Some(Ipv4Addr::LOCALHOST.into()), queued_us: 0 };
+            self.shard.handle_accepted(FIRST_FD + number as RawFd, arrival);
             self.say(number, request(path).as_bytes());
             if !then.is_empty() {
                 self.say(number, then);

@@ -27,13 +27,7 @@ MEASURED = (
 BOUND = 2.0
 
 # Faults that are known and not repaired yet: a bound of their own, so that they cannot get worse unnoticed, and why.
-KNOWN_EXCESS = {
-    "upgrades beside ten malformed requests a second": (
-        2000.0,
-        "after malformed requests the accept queue of a shard is looked at only once in 250 ms, for all peers; without them an upgrade"
-        " takes 0.2 to 0.4 ms",
-    ),
-}
+KNOWN_EXCESS = {}
 
 
 class Measurement(NamedTuple):

@@ -94,29 +94,58 @@ table! {
     /// The request violates HTTP or RFC 6455 §4.2.1.
     BadRequest Peer 400 "bad-request" "this is no valid WebSocket upgrade request; send a GET over plain HTTP/1.1 with one Host, `Connection: Upgrade`, `Upgrade: websocket`, `Sec-WebSocket-Version: 13` and a Sec-WebSocket-Key of 16 bytes in base64, without a body, and nothing more before the answer";
     /// The Origin header is not on the allow-list.
-    ForbiddenOrigin Policy 403 "forbidden-origin" "this Origin may not connect; add it to `origins`";
+    ForbiddenOrigin Policy 403 "forbidden-origin" "pages of this Origin may not connect; if they are yours, add it to `origins`, such as --origins https://app.example";
+    /// A page of the same host, by a name that is not known to be this node's.
+    ForbiddenHost Policy 403 "forbidden-host" "a page asks for this node by a name that it is not known by, which any site could have pointed at it; add the name to `hosts`, or the page to `origins`";
     /// Nothing is served at this path.
     NotFound Peer 404 "not-found" "nothing is served here; connect a WebSocket client to /, /ws, /socket or /raw/ROOM with a valid room name";
-    /// Only GET is served.
-    Method Peer 405 "method" "only GET is served here; what publishes and steers is on the admin port";
+    /// Only GET is served, and HEAD where that asks for no upgrade.
+    Method Peer 405 "method" "only GET is served here, and HEAD for plain requests; what publishes and steers is on the admin port";
     /// The request did not arrive in time.
     Timeout Peer 408 "timeout" "the request was not complete in time; connect again and send it at once";
     /// The target is too long.
     UriTooLong Peer 414 "uri-too-long" "the request target is too long; shorten its path or query";
     /// An Expect header.
     Expectation Peer 417 "expectation" "Expect is not served; leave that header out";
-    /// No upgrade, or another protocol or version than WebSocket 13.
-    UpgradeRequired Peer 426 "upgrade-required" "this asks for no WebSocket of version 13; connect with a WebSocket client";
+    /// No upgrade where only WebSockets are served, or an incomplete one, or one to another version than 13.
+    UpgradeRequired Peer 426 "upgrade-required" "this asks for no WebSocket of version 13; connect with a WebSocket client, and have a proxy in between pass `Upgrade` and `Connection` on over HTTP/1.1";
     /// The head or its headers are too many or too large.
     HeadTooLarge Peer 431 "head-too-large" "the request's headers are too large; send fewer or shorter ones";
     /// The node is full.
     Capacity Policy 503 "capacity" "the node is full; try again later";
-    /// Too many new connections a second, or too many unfinished handshakes.
+    /// Too many new connections a second.
     ConnectionRate Policy 503 "connection-rate" "too many new connections; try again later";
+    /// Too many sockets of the shard, or of one address, are not upgraded, and this was the oldest.
+    Displaced Policy 503 "displaced" "too many unfinished requests are open, and this was the oldest; send the whole request at once, or try again later";
+    /// More connections of one address than `limits.connections_per_address`.
+    AddressConnections Policy 429 "address-connections" "too many connections from your address are open; close some, or have `limits.connections_per_address` raised";
+    /// The peer made more mistakes a second than `limits.mistakes_per_address`: it is dropped, unread and unanswered.
+    Dropped Peer 0 "dropped" "";
     /// The node drains.
     Draining Local 503 "draining" "the node restarts; try again";
-    /// HTTP/0.9, 1.0 or 2.
-    HttpVersion Peer 505 "http-version" "only HTTP/1.1 is served; ask with that version";
+    /// HTTP/0.9 or 2.
+    HttpVersion Peer 505 "http-version" "only HTTP/1.1 and plain requests of HTTP/1.0 are served; ask with one of them";
+    /// A connection of a trusted proxy does not begin with a PROXY protocol header of version 2 (`proxies.protocol_v2`).
+    ProxyMissing Peer 400 "proxy-missing" "no PROXY protocol header of version 2 came first, or it is longer than 4 KiB, and `proxies.protocol_v2` wants one from this address; have the balancer send version 2 (version 1 is not read), or turn `proxies.protocol_v2` off";
+    /// A PROXY protocol header where none is expected.
+    ProxyUnexpected Peer 400 "proxy-unexpected" "a PROXY protocol header came, and none is expected from this address; name the balancer in `proxies.trusted`, turn `proxies.protocol_v2` on and have it send version 2, or have it send none";
+}
+
+impl Refusal {
+    /// Whether the request is a mistake that no working client or probe makes: reading and answering it takes as much time as dozens of
+    /// messages. Paths and methods that are not served are none, or a balancer that probes the wrong path would be dropped; nor is
+    /// silence, which costs nothing.
+    pub const fn is_mistake(self) -> bool {
+        matches!(
+            self,
+            Self::BadRequest
+                | Self::UriTooLong
+                | Self::HeadTooLarge
+                | Self::HttpVersion
+                | Self::ProxyMissing
+                | Self::ProxyUnexpected
+        )
+    }
 }
 
 #[cfg(test)]

@@ -17,6 +17,11 @@ use crate::model::GapReason;
 pub struct Cell(AtomicU64);
 
 impl Cell {
+    /// A cell that holds `n`.
+    pub fn of(n: u64) -> Self {
+        Self(AtomicU64::new(n))
+    }
+
     /// Adds; only its writer may.
     pub fn add(&self, n: u64) {
         self.0.store(self.0.load(Relaxed).wrapping_add(n), Relaxed);
@@ -163,11 +168,13 @@ pub enum DropReason {
     TooLarge,
     /// Lost between the broker and the relay.
     Broker,
+    /// A backend's message that it called JSON and that is none.
+    BadMessage,
 }
 
 impl DropReason {
     /// Every reason, in order.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::RateLimited,
         Self::Forbidden,
         Self::Outbox,
@@ -175,6 +182,7 @@ impl DropReason {
         Self::Unavailable,
         Self::TooLarge,
         Self::Broker,
+        Self::BadMessage,
     ];
 
     /// The label.
@@ -187,6 +195,7 @@ impl DropReason {
             Self::Unavailable => "unavailable",
             Self::TooLarge => "too-large",
             Self::Broker => "broker",
+            Self::BadMessage => "bad-message",
         }
     }
 }
@@ -203,7 +212,7 @@ metrics! {
         sockets: Cell => gauge("ws_sockets");
         /// Rooms with a member or a join that waits for the broker, added up over the shards.
         rooms: Cell => gauge("ws_rooms_active");
-        /// Messages from (inbound) and to (outbound) clients by type.
+        /// Messages from (inbound) and to (outbound) clients by type; of the type message outbound those that the kernel took.
         messages_in: [Cell; MessageType::ALL.len()] =>
             counter("ws_messages_total").with("direction", "inbound").by("type", |n| MessageType::ALL[n].label());
         /// Messages to clients, by [`MessageType`].
@@ -232,22 +241,26 @@ metrics! {
         gaps: [Cell; GapReason::ALL.len()] => counter("ws_gaps_total").by("reason", |n| GapReason::ALL[n].label());
         /// Upgrades of clients that said they connect again (?attempt=N, N > 0).
         reconnects: Cell => counter("ws_reconnects_total");
-        /// Bytes that the outboxes of all clients pin.
+        /// Bytes of memory that the outboxes of all clients take; a buffer that several wait for is counted once for each shard.
         outbox_bytes: Cell => gauge("ws_outbox_bytes");
-        /// Bytes of the largest outbox, as of the last whole sweep.
+        /// Bytes that wait in outboxes to be sent; what several clients wait for is counted for each of them.
+        outbox_unread_bytes: Cell => gauge("ws_outbox_unread_bytes");
+        /// Bytes that the largest outbox counts against its cap, as of the last whole sweep.
         outbox_max_bytes: Cell =>
-            gauge("ws_outbox_max_bytes").help("Bytes that the largest outbox of a client pins.").largest();
+            gauge("ws_outbox_max_bytes").help("Bytes that the largest outbox of a client counts against limits.outbox_bytes.").largest();
         /// Bytes that the unfinished messages of all clients take.
         unfinished_bytes: Cell => gauge("ws_unfinished_bytes");
-        /// Longest turn of a shard's loop in the last second, with how late it began, in seconds.
+        /// Longest turn of a shard's loop in the last minute, with how late it began, in seconds.
         loop_lag_ns: Cell => gauge("ws_loop_lag_seconds").seconds().each_shard();
         /// Shown at the end of every turn.
         turning: SignOfLife;
         /// From the last byte read of a client's message to the end of its handling, in seconds.
         message_duration: Histogram => histogram("ws_message_duration_seconds");
-        /// From the publisher's time to the last send to a client of this node, in seconds.
+        /// From the publisher's time until every member on the shard was sent the message or has it in its outbox, in seconds.
         publish_delivery: Histogram => histogram("ws_publish_delivery_seconds");
-        /// From accept to the answer 101, in seconds.
+        /// How long messages to slow readers waited in an outbox until the kernel took them, in seconds.
+        outbox_wait: Histogram => histogram("ws_outbox_wait_seconds");
+        /// From the arrival of a connection, with what it waited to be accepted, to the answer 101, in seconds.
         handshake_duration: Histogram => histogram("ws_handshake_duration_seconds");
         /// 1 while the shard's driver is io_uring.
         uring: Cell;
@@ -266,7 +279,7 @@ metrics! {
         subscriptions: Cell => gauge("ws_relay_subscriptions");
         /// Bytes of the largest message that can be published: the smaller of limits.message_bytes and what the broker takes.
         message_bytes: Cell => gauge("ws_relay_message_bytes");
-        /// Round trip of the last fence through the broker, in seconds.
+        /// Round trip through the broker, in seconds; while the broker does not answer, how long it has not.
         rtt_ns: Cell => gauge("ws_relay_rtt_seconds").seconds();
         /// Publications received from (inbound) and sent to (outbound) the broker.
         messages_in: Cell => counter("ws_relay_messages_total").with("direction", "inbound");
@@ -275,6 +288,8 @@ metrics! {
         /// Messages that the relay dropped, by [`DropReason`]; a part of the shards' family.
         dropped: [Cell; DropReason::ALL.len()] =>
             counter("ws_dropped_total").by("reason", |n| DropReason::ALL[n].label());
+        /// Shown at the end of every turn of the relay's thread, which is woken once a second at least.
+        turning: SignOfLife;
         /// Items that wait in a shard's mailbox.
         mailbox_depth: Vec<Cell> => gauge("ws_relay_mailbox_depth").by_number("shard");
     }

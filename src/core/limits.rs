@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use crate::setting::{GIB, KIB, MIB, MINUTE, MS, ZERO, auto_or, integer, rare, settings, size, time};
+use crate::setting::{GIB, KIB, MIB, MINUTE, MS, ZERO, auto_or, integer, off_or, rare, settings, size, time};
 
 /// Bytes of a request head; more is 431.
 pub const HEAD_BYTES: usize = 8 * 1024;
@@ -12,17 +12,22 @@ pub const HEAD_BYTES: usize = 8 * 1024;
 pub const HEAD_FIELDS: usize = 64;
 /// Bytes of a request target; more is 414.
 pub const TARGET_BYTES: usize = 4 * 1024;
+/// Bytes of a PROXY protocol header in front of a request head: addresses, and what balancers add (certificates, names).
+pub const PROXY_HEADER_BYTES: usize = 4 * 1024;
 /// From accept to the end of the request head.
 pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
-/// Unfinished handshakes on one shard; above it new connections get 503.
+/// Sockets of one shard that are not upgraded: unfinished handshakes, and answered requests whose peer has not closed yet. One more, and
+/// the oldest gives way.
 pub const HANDSHAKES_PER_SHARD: usize = 4096;
+/// Requests a second of one address on one shard that are mistakes; each takes some 0.1 ms of the shard.
+pub const MISTAKES_PER_ADDRESS: u32 = 50;
 /// Bytes of one message from a client.
 pub const MESSAGE_BYTES: usize = 64 * 1024;
 /// Bytes of one message under the conformance profile: Autobahn's group 9 sends 16 MiB.
 pub const CONFORMANCE_MESSAGE_BYTES: usize = 16 * 1024 * 1024;
 /// From a message's first octet to its last.
 pub const MESSAGE_DEADLINE: Duration = Duration::from_secs(10);
-/// Bytes that one connection's outbox may pin.
+/// Bytes that one connection's outbox may count: octets unread, and a little for each piece of its queue.
 pub const OUTBOX_BYTES: usize = 256 * 1024;
 /// Share of the memory limit that all outboxes together may take, in percent.
 pub const OUTBOX_MEMORY_PERCENT: u64 = 10;
@@ -60,8 +65,14 @@ pub const MESSAGE_RATE: u16 = 100;
 pub const MESSAGE_BURST_SECONDS: u16 = 2;
 /// New connections a second for each shard.
 pub const CONNECTION_RATE_PER_SHARD: u32 = 5_000;
-/// The window over which a drain closes connections.
-pub const DRAIN_WINDOW: Duration = Duration::from_secs(30);
+/// What each client adds to the window of a drain: a hundred a second connect elsewhere, which any other node takes.
+pub const DRAIN_WINDOW_PER_CLIENT: Duration = Duration::from_millis(10);
+/// Shortest window of a drain that follows from the number of clients.
+pub const DRAIN_WINDOW_MIN: Duration = Duration::from_secs(1);
+/// Longest window of a drain that follows from the number of clients: what a service manager waits for.
+pub const DRAIN_WINDOW_MAX: Duration = Duration::from_secs(30);
+/// Window of a drain where standard error is a terminal: a person waits for its end.
+pub const DRAIN_WINDOW_TERMINAL: Duration = Duration::from_secs(2);
 /// Longest `reconnectAfter` that a drain tells a client.
 pub const RECONNECT_AFTER: Duration = Duration::from_secs(5);
 /// Longest `resyncAfter` that a gap tells a client.
@@ -76,12 +87,20 @@ pub const MAILBOX_ITEM_BYTES: usize = 192;
 pub const MAILBOX_BYTES: usize = 64 * 1024 * 1024;
 /// Room in a mailbox that deliveries never take: confirmations, gaps, acknowledgements.
 pub const MAILBOX_RESERVE: usize = 4 * 1024;
+/// Joins of one shard that the relay has asked of the broker, or whose answers the shard has not read: half of the reserve, so that
+/// acknowledgements have the other.
+pub const JOINS_OPEN: usize = MAILBOX_RESERVE / 2;
+/// The same of all shards: what the broker confirms within [`FENCE_DEADLINE`] even where it is slow.
+pub const JOINS_OPEN_TOTAL: usize = 8 * 1024;
 /// Bytes that the requests of one port of the relay may pin before it has taken them.
 pub const REQUEST_MAILBOX_BYTES: usize = 16 * 1024 * 1024;
 /// Rooms of one `POST /v1/messages`: each costs an acknowledgement in the admin thread's mailbox.
 pub const PUBLISH_ROOMS: usize = 100;
 /// Connections of the admin port at a time.
 pub const ADMIN_CONNECTIONS: usize = 256;
+/// Of those, places that only `/live`, `/ready`, `/metrics` and connections without a request may take: probes find one while
+/// every other place waits for the broker.
+pub const ADMIN_PROBES: usize = 32;
 /// Bytes of the publications that a shard's rooms may hold before its mailbox waits.
 pub const FANOUT_BYTES: usize = 16 * 1024 * 1024;
 /// Publications that wait for the broker on one node while it is away; more fail with `unavailable`.
@@ -102,10 +121,18 @@ pub const fn admin_body_bytes(message_bytes: usize) -> usize {
     message_bytes.saturating_add(PUBLISH_ROOMS * (ROOM_NAME_BYTES + 16) + 1024)
 }
 
+/// The window of a drain of so many clients, where none is configured.
+pub fn drain_window(clients: u64) -> Duration {
+    let clients = u32::try_from(clients).unwrap_or(u32::MAX);
+    DRAIN_WINDOW_PER_CLIENT.saturating_mul(clients).clamp(DRAIN_WINDOW_MIN, DRAIN_WINDOW_MAX)
+}
+
 const _: () = assert!(OUTBOX_BYTES >= 4 * MESSAGE_BYTES, "an outbox holds at least four messages");
 const _: () = assert!(EXPANSION * COALESCED_BYTES <= OUTBOX_BYTES / 4, "one coalesced buffer must not fill an outbox");
 const _: () = assert!(HEAD_BYTES > TARGET_BYTES, "a target fits its head");
-const _: () = assert!(CLOSE_DEADLINE.as_millis() < DRAIN_WINDOW.as_millis(), "a close fits a drain");
+const _: () = assert!(CLOSE_DEADLINE.as_millis() < DRAIN_WINDOW_MAX.as_millis(), "a close fits a drain");
+const _: () =
+    assert!(DRAIN_WINDOW_MIN.as_millis() < DRAIN_WINDOW_MAX.as_millis(), "the bounds of a window are in order");
 
 settings! {
     /// The bounds that an operator may change: the section `[limits]`.
@@ -115,15 +142,22 @@ settings! {
         head_bytes: usize = HEAD_BYTES, size(5 * KIB..=64 * KIB), rare();
         /// From accept to a complete request; later is 408.
         handshake_deadline: Duration = HANDSHAKE_DEADLINE, time(100 * MS..=MINUTE), rare();
-        /// Unfinished handshakes; more get 503.
+        /// Sockets of one shard that are not upgraded: unfinished handshakes, and refused ones that the peer has not closed. One more,
+        /// and the oldest gives way. One address may have a quarter.
         handshakes_per_shard: usize = HANDSHAKES_PER_SHARD, integer(1..=65_536), rare();
+        /// Connections of one address on the node (of IPv6: of one /64); more get 429. Behind `proxies.trusted` the address is the
+        /// client's.
+        connections_per_address: Option<u32> = None, off_or(integer(1..=100_000_000)), rare();
+        /// Requests a second of one address on one shard that are no valid HTTP; after more its connections are dropped unread for
+        /// a moment. 0: no limit.
+        mistakes_per_address: u32 = MISTAKES_PER_ADDRESS, integer(0..=1_000_000), rare();
         /// Bytes of one message; more is closed with 1009.
         message_bytes: usize = MESSAGE_BYTES, size(KIB..=64 * MIB), rare();
         /// From a message's first octet to its last.
         message_deadline: Duration = MESSAGE_DEADLINE, time(100 * MS..=10 * MINUTE), rare();
         /// Bytes that one client may leave unread.
         outbox_bytes: usize = OUTBOX_BYTES, size(4 * KIB..=GIB), rare();
-        /// Bytes that all clients together may leave unread.
+        /// Bytes of memory that all outboxes may take; what several clients wait for counts once for each shard.
         outbox_total_bytes: Option<u64> = None, auto_or("auto: 10 % of memory", size(4 * KIB..=1024 * GIB)), rare();
         /// Bytes of all clients' unfinished messages together.
         unfinished_total_bytes: Option<u64> = None, auto_or("auto: 5 % of memory", size(4 * KIB..=1024 * GIB)), rare();
@@ -139,7 +173,7 @@ settings! {
         mailbox_messages: usize = MAILBOX_MESSAGES, integer(1..=1_048_576), rare();
         /// Time for the broker to confirm a room; later is `unavailable`.
         fence_deadline: Duration = FENCE_DEADLINE, time(10 * MS..=MINUTE), rare();
-        /// Time for which a room stays subscribed after its last member left.
+        /// Time for which a room stays subscribed after its last member left; less where another room needs its place.
         linger: Duration = LINGER, time(ZERO..=10 * MINUTE), rare();
     }
 }

@@ -1,7 +1,7 @@
 //! Readiness: whether the node wants traffic. One answer for `/ready` on the admin port and `/health` on the public one.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 
 use crate::counters::RelayCounters;
 
@@ -57,6 +57,8 @@ impl Readiness {
 #[derive(Debug)]
 pub struct NodeState {
     draining: AtomicBool,
+    /// Connections that the node admits now; it follows the host's memory.
+    capacity: AtomicU64,
     require_broker: bool,
     relay: Arc<RelayCounters>,
 }
@@ -64,7 +66,7 @@ pub struct NodeState {
 impl NodeState {
     /// A node that serves; `require_broker` is `ready.require_broker`.
     pub fn new(relay: Arc<RelayCounters>, require_broker: bool) -> Arc<Self> {
-        Arc::new(Self { draining: AtomicBool::new(false), require_broker, relay })
+        Arc::new(Self { draining: AtomicBool::new(false), capacity: AtomicU64::new(u64::MAX), require_broker, relay })
     }
 
     /// Whether the node wants traffic, as of now.
@@ -86,14 +88,24 @@ impl NodeState {
         usize::try_from(self.relay.message_bytes.value()).ok().filter(|bytes| *bytes > 0)
     }
 
+    /// Connections that the node admits now, beside what its budgets allow.
+    pub fn capacity(&self) -> u64 {
+        self.capacity.load(Relaxed)
+    }
+
+    /// From now on the node admits so many connections; those that are open stay.
+    pub fn set_capacity(&self, connections: u64) {
+        self.capacity.store(connections, Relaxed);
+    }
+
     /// Whether a drain has begun.
     pub fn is_draining(&self) -> bool {
         self.draining.load(Relaxed)
     }
 
-    /// The node is not ready any more, for good.
-    pub fn set_draining(&self) {
-        self.draining.store(true, Relaxed);
+    /// A drain begins, or is taken back.
+    pub fn set_draining(&self, draining: bool) {
+        self.draining.store(draining, Relaxed);
     }
 }
 
@@ -124,7 +136,7 @@ mod tests {
     #[test]
     fn a_drain_is_the_first_reason_to_say() {
         let state = NodeState::new(Arc::new(RelayCounters::default()), true);
-        state.set_draining();
+        state.set_draining(true);
         assert_eq!(state.readiness(), Readiness::Draining);
         assert!(state.is_draining());
     }

@@ -5,7 +5,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Arg, ArgMatches, Args, FromArgMatches, Parser, Subcommand};
+use tidegate_core::setting::{Value, parse_duration};
 
 use crate::gateway::config::{self, SettingFlag};
 
@@ -17,7 +19,6 @@ use crate::gateway::config::{self, SettingFlag};
     about = "A WebSocket gateway: backends and clients publish into rooms, every member on every node gets every message.",
     long_about = None,
     args_conflicts_with_subcommands = true,
-    disable_help_subcommand = true,
     max_term_width = 110,
     after_help = AFTER_HELP
 )]
@@ -35,6 +36,7 @@ Try it:
   tidegate --demo                          then open http://127.0.0.1:8080/demo in two tabs
   tidegate --nats-url nats://127.0.0.1:4222 --listen 0.0.0.0:8080
   tidegate sub lobby                       and in another terminal: tidegate pub lobby hello
+  tidegate help pub                        what a command takes
 
 Settings: flags win over the environment, it over tidegate.toml, that over the defaults.
 --print-config shows every setting, the rare ones too, and where its value comes from.
@@ -43,6 +45,58 @@ Any key of the file has a variable: limits.message_bytes is TIDEGATE_LIMITS_MESS
 Exit codes: 0 clean, 1 failed at run time, 2 bad arguments or configuration,
 3 the host cannot run it (port in use, limits).";
 
+impl Cli {
+    /// Reads what was typed. Help and the version are printed, and end the process.
+    ///
+    /// # Errors
+    /// In one line: what was wrong, and what is accepted.
+    pub fn read() -> Result<Self, String> {
+        match Self::try_parse() {
+            Err(error) if !error.use_stderr() => error.exit(),
+            outcome => outcome.map_err(|error| offence(&error)),
+        }
+    }
+}
+
+/// An error of the parser as all others are told: `--flag: what was wrong; what to do`, without the parser's layout of several
+/// lines.
+fn offence(error: &clap::Error) -> String {
+    let context = |kind| match error.get(kind) {
+        Some(ContextValue::String(text)) => Some(text.as_str()),
+        _ => None,
+    };
+    if let (ErrorKind::ValueValidation, Some(flag), Some(source)) =
+        (error.kind(), context(ContextKind::InvalidArg), std::error::Error::source(error))
+    {
+        return format!("{}: {source}", flag.split([' ', '=']).next().unwrap_or(flag));
+    }
+    let text = error.render().to_string();
+    let mut parts: Vec<&str> = Vec::new();
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("For more information"))
+    {
+        let usage = line.strip_prefix("Usage: ").map(|_| line);
+        // How a command is written helps where a part of it is missing.
+        match usage {
+            Some(line) if error.kind() == ErrorKind::MissingRequiredArgument => parts.push(line),
+            Some(_) => {}
+            None => parts.push(line.trim_start_matches("error: ").trim_start_matches("tip: ")),
+        }
+    }
+    let told = parts.join("; ").replace(":; ", ": ").replace("; Usage: ", "; usage: ");
+    if matches!(error.kind(), ErrorKind::UnknownArgument | ErrorKind::InvalidSubcommand) {
+        return format!("{told}; `tidegate help` lists what there is");
+    }
+    told
+}
+
+const NODE_HELP: &str =
+    "The node's admin port, as HOST:PORT or http://HOST:PORT [TIDEGATE_NODE] [default: 127.0.0.1:9090]";
+const SUB_NODE_HELP: &str = "The node: its public port as HOST:PORT or ws://HOST:PORT/PATH, or its admin port as http://HOST:PORT, \
+    which is asked for the public one [TIDEGATE_NODE] [default: 127.0.0.1:8080]";
+const ORIGIN_HELP: &str =
+    "Origin to connect as, where the node takes certain pages only [default: the first of `origins` in the settings]";
+const TOKEN_HELP: &str = "Sent as `Authorization: Bearer TOKEN`, for a balancer that asks for one; other users of this host can read \
+    a flag, and not the variable [TIDEGATE_TOKEN]";
 const CONFIG_HELP: &str = "Settings file [TIDEGATE_CONFIG] [default: tidegate.toml, if there is one]";
 
 /// What tidegate can do.
@@ -124,7 +178,7 @@ impl FromArgMatches for SettingFlags {
 #[derive(Args, Debug)]
 pub struct CheckArgs {
     /// Connections that the node should hold; exit code 3 if the host does not allow them
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "N", value_parser = positive)]
     pub target: Option<u64>,
     /// One JSON object instead of the table
     #[arg(long)]
@@ -141,9 +195,29 @@ pub struct NodeArgs {
     /// The node's settings file, if one was named.
     #[arg(long, value_name = "FILE", help = CONFIG_HELP)]
     pub config: Option<PathBuf>,
-    /// The node's admin port, if it was typed.
-    #[arg(long, value_name = "ADDRESS", help = "The node's admin port [TIDEGATE_ADMIN] [default: 127.0.0.1:9090]")]
+    /// The node, if it was typed.
+    #[arg(long, value_name = "URL", help = NODE_HELP, conflicts_with = "admin")]
+    pub node: Option<String>,
+    /// The older name of `--node`: an address.
+    #[arg(long, value_name = "ADDRESS", hide = true)]
     pub admin: Option<String>,
+}
+
+impl NodeArgs {
+    /// The node that was typed, else the one that the environment names.
+    pub fn node(&self) -> Option<String> {
+        named_node(self.node.as_ref().or(self.admin.as_ref()))
+    }
+}
+
+fn named_node(typed: Option<&String>) -> Option<String> {
+    let named = || std::env::var("TIDEGATE_NODE").ok().filter(|node| !node.is_empty());
+    typed.cloned().or_else(named)
+}
+
+/// A whole number from 1.
+fn positive(text: &str) -> Result<u64, String> {
+    Value::Text(text.to_owned()).integer(1..=u64::MAX)
 }
 
 /// `tidegate drain`.
@@ -153,7 +227,7 @@ pub struct DrainArgs {
     #[command(flatten)]
     pub node: NodeArgs,
     /// Give up after this time, exit code 1
-    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = tidegate_core::setting::parse_duration)]
+    #[arg(long, value_name = "TIME", default_value = "2m", value_parser = parse_duration)]
     pub timeout: Duration,
 }
 
@@ -165,6 +239,9 @@ pub struct PubArgs {
     /// The message: JSON where it is valid JSON, else text; `-` reads it from standard input
     #[arg(allow_hyphen_values = true)]
     pub message: String,
+    /// Print the acknowledgement's level only, `node` or `broker`
+    #[arg(short, long)]
+    pub quiet: bool,
     /// Where the node is.
     #[command(flatten)]
     pub node: NodeArgs,
@@ -176,17 +253,33 @@ pub struct SubArgs {
     /// The room
     pub room: String,
     /// End after N messages
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", value_parser = positive)]
     pub count: Option<u64>,
     /// Print whole messages as they came, and everything else that the node says
     #[arg(long)]
     pub raw_json: bool,
-    /// The node's public port, if it was typed.
-    #[arg(long, value_name = "ADDRESS", help = "The node's public port [TIDEGATE_LISTEN] [default: 127.0.0.1:8080]")]
+    /// The node, if it was typed.
+    #[arg(long, value_name = "URL", help = SUB_NODE_HELP, conflicts_with = "listen")]
+    pub node: Option<String>,
+    /// The older name of `--node`: an address.
+    #[arg(long, value_name = "ADDRESS", hide = true)]
     pub listen: Option<String>,
+    /// Origin to connect as, if it was typed.
+    #[arg(long, value_name = "ORIGIN", help = ORIGIN_HELP)]
+    pub origin: Option<String>,
+    /// Bearer token of the handshake.
+    #[arg(long, value_name = "TOKEN", env = "TIDEGATE_TOKEN", hide_env = true, help = TOKEN_HELP)]
+    pub token: Option<String>,
     /// The node's settings file, if one was named.
     #[arg(long, value_name = "FILE", help = CONFIG_HELP)]
     pub config: Option<PathBuf>,
+}
+
+impl SubArgs {
+    /// The node that was typed, else the one that the environment names.
+    pub fn node(&self) -> Option<String> {
+        named_node(self.node.as_ref().or(self.listen.as_ref()))
+    }
 }
 
 #[cfg(test)]
@@ -211,10 +304,31 @@ mod tests {
     }
 
     #[test]
-    fn an_unknown_flag_names_the_nearest() {
-        let error = Cli::try_parse_from(["tidegate", "--lisen", "x"]).unwrap_err();
-        assert_eq!(error.exit_code(), 2);
-        assert!(error.to_string().contains("'--listen'"), "{error}");
+    fn an_error_of_the_command_line_is_told_in_one_line_as_all_others_are() {
+        // The parser's own texts had three paragraphs and another form than those of settings.
+        for (typed, told) in [
+            (&["--lisen", "x"][..], "unexpected argument '--lisen' found; a similar argument exists: '--listen'"),
+            (&["pub", "lobby"], "the following required arguments were not provided: <MESSAGE>; usage: tidegate pub"),
+            (&["drain", "--timeout", "soon"], "--timeout: \"soon\" is not a duration with its unit"),
+            (&["check", "--target", "0"], "--target: 0 is out of range: 1 to "),
+            (&["sub", "lobby", "--count", "many"], "--count: \"many\" is not a whole number"),
+            (&["publish", "lobby", "x"], "unrecognized subcommand 'publish'"),
+            (&["sub", "lobby", "--node", "a", "--listen", "b"], "the argument '--node <URL>' cannot be used with"),
+        ] {
+            let error = Cli::try_parse_from([&["tidegate"], typed].concat()).unwrap_err();
+            assert_eq!(error.exit_code(), 2);
+            let text = offence(&error);
+            assert!(text.starts_with(told) && !text.contains('\n'), "{typed:?}: {text}");
+        }
+    }
+
+    #[test]
+    fn a_target_may_have_underscores() {
+        let Some(Command::Check(check)) = Cli::parse_from(["tidegate", "check", "--target", "1_000_000"]).command
+        else {
+            panic!("check was asked for")
+        };
+        assert_eq!(check.target, Some(1_000_000));
     }
 
     #[test]

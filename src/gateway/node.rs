@@ -3,18 +3,19 @@
 //! It starts everything in the order in which it is needed and stops it in reverse. What fails before the first client could
 //! connect is one line that says what to do, and exit code 3.
 
-use std::io;
+use std::io::{self, IsTerminal, stderr};
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::gateway::admin::{self, Admin, DriverInfo, Outcome, ShardExit, ShardHandle};
+use crate::gateway::admin::{self, Admin, Cores, DriverInfo, Outcome, ShardExit, ShardHandle};
 use crate::gateway::broker;
 use crate::gateway::check;
 use crate::gateway::config::{Config, Driver};
 use crate::gateway::host::{self, Host, ProbeOutcome};
+use crate::gateway::log;
 use crate::gateway::mailbox::{Sender, Waker, mailbox};
 use crate::gateway::worker::{self, ShardContext, listener};
 use tidegate_core::counters::{Cell, RelayCounters, ShardCounters};
@@ -74,6 +75,7 @@ impl Node {
         if outcome.exit_code() == 0 {
             self.relay.stop();
         }
+        log::flush();
         // Not a return: threads of shards that did not stop must not keep the process.
         std::process::exit(i32::from(outcome.exit_code()));
     }
@@ -95,11 +97,18 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
     let host = Host::this();
     let driver = choose_driver(&config, host.io_uring)?;
     let capacity = check::capacity(&host, &config);
+    if let Some(why) = capacity.refusal(&host, &config) {
+        return Err(CannotStart(why));
+    }
+    warn_if_the_host_holds_less(&host, &config);
     let memory = check::MemoryBound::of(&host, &config, capacity.connections);
     // What was to be found out is found out: from here on, and at /v1/node, the limits are those in force.
     config.limits.outbox_total_bytes = Some(memory.outbox_bytes);
     config.limits.unfinished_total_bytes = Some(memory.unfinished_bytes);
     config.limits.rooms_total = Some(memory.rooms);
+    if stderr().is_terminal() {
+        config.drain.window.get_or_insert(limits::DRAIN_WINDOW_TERMINAL);
+    }
     let config = Arc::new(config);
     let listeners = bind(&config)?;
     let admin_listener = bind_admin(&config)?;
@@ -117,25 +126,31 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
     let admin_port =
         ports.pop().ok_or_else(|| CannotStart(String::from("the relay has no port for the admin thread")))?;
     let shared = NodeState::new(relay_counters.clone(), config.ready.require_broker);
+    shared.set_capacity(capacity.connections);
+    let pinned = config.is_pinned(&host);
     warn_if_memory_is_unknown(&host);
-    tracing::info!(%capacity, %memory, "bounds");
-    tracing::info!(driver = driver.name, why = %driver.why, shards = config.shards, "driver");
+    tracing::debug!(%capacity, %memory, "bounds");
     let budgets = Budgets {
-        connections: capacity.connections,
+        connections: check::most_connections(&host, &config),
         outbox_bytes: memory.outbox_bytes,
         unfinished_bytes: memory.unfinished_bytes,
     };
     let demo_page = config.demo.then_some(admin::DEMO_PAGE);
     let options = Arc::new(shard::Options { demo_page, ..config.shard_options() });
-    let common = Common { config, options, node_id, budgets, counters, state: shared, driver };
+    let common = Common { config, options, node_id, budgets, counters, state: shared, driver, pinned };
     let shards = start_shards(&common, listeners, ports, &wakers)?;
     let Common { config, driver, state, .. } = common;
-    tracing::info!(listen = %config.listen, admin = %config.admin.listen, demo = config.demo, "serving");
+    tracing::info!(
+        listen = %config.listen, admin = %config.admin.listen, driver = driver.name, why = %driver.why, shards = config.shards,
+        cores = host.core_list, pinned, connections = capacity.connections, bound_by = capacity.binding, demo = config.demo, "serving"
+    );
     let relay_waker = wakers[config.shards].clone();
     let admin = Admin {
         listener: admin_listener,
         node_id,
         capacity: (capacity.connections, capacity.binding),
+        cores: Cores { list: host.core_list.clone(), pinned },
+        watch: Some(check::Watch::new(host, config.clone())),
         driver,
         shards,
         relay: admin_port,
@@ -213,6 +228,8 @@ struct Common {
     counters: Vec<Arc<ShardCounters>>,
     state: Arc<NodeState>,
     driver: DriverInfo,
+    /// Each shard's thread runs on one core only.
+    pinned: bool,
 }
 
 impl Common {
@@ -255,7 +272,7 @@ fn start_shard(
     common: &Common,
 ) -> Result<ShardHandle, CannotStart> {
     let counters = context.counters.clone();
-    let (uring, pin) = (common.driver.name == "io_uring", common.config.pin);
+    let (uring, pin) = (common.driver.name == "io_uring", common.pinned);
     let run = move || {
         if pin {
             pin_to_core(number);
@@ -277,6 +294,18 @@ fn pin_to_core(number: usize) {
     let mut own = CpuSet::new();
     if own.set(core).and_then(|()| sched_setaffinity(this, &own)).is_err() {
         tracing::warn!(core, "cannot pin a shard to its core");
+    }
+}
+
+fn warn_if_the_host_holds_less(host: &Host, config: &Config) {
+    let holds = check::host_capacity(host, config);
+    if let Some(most) = config.max_connections.filter(|most| u64::from(*most) > holds.connections) {
+        tracing::warn!(
+            max_connections = most,
+            holds = holds.connections,
+            bound_by = holds.binding,
+            "max_connections is more than this host holds; `tidegate check` says how to raise it"
+        );
     }
 }
 

@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
-use tidegate::gateway::admin::{self, Admin, DriverInfo, Outcome, ShardExit, ShardHandle};
+use tidegate::gateway::admin::{self, Admin, Cores, DriverInfo, Outcome, ShardExit, ShardHandle};
 use tidegate::gateway::broker::{self, Port};
 use tidegate::gateway::config::Config;
 use tidegate::gateway::mailbox::{Receiver, Sender, Waker, mailbox};
@@ -116,6 +116,8 @@ impl TestNode {
             listener,
             node_id: NODE,
             capacity: (1000, "nofile"),
+            watch: None,
+            cores: Cores { list: String::from("0-1"), pinned: false },
             driver: DriverInfo { name: "epoll", why: String::from("the test says so") },
             shards,
             relay,
@@ -237,7 +239,7 @@ fn obey(number: usize, kind: Shard, command: Command, counters: &ShardCounters) 
     match command {
         Command::Drain { .. } if kind == Shard::Fragile => panic!("this shard is fragile"),
         Command::Drain { .. } if kind != Shard::Clinging => counters.connections.set(0),
-        Command::Refuse | Command::Stop | Command::Drain { .. } => {}
+        Command::Refuse | Command::Resume | Command::Stop | Command::Drain { .. } => {}
         Command::Rooms { limit, reply } => {
             let room = |name: &str, publications| RoomInfo { room: name.to_owned(), members: 2, publications };
             let mut rooms = vec![room("lobby", 9), room(&format!("shard-{number}"), 1)];
@@ -313,8 +315,20 @@ impl Client {
         self.try_hear().expect("the node closed without an answer")
     }
 
+    /// The answer to HEAD: its length is that of a body that does not come.
+    pub fn hear_head(&mut self) -> Answer {
+        self.next_head().expect("the node closed without an answer")
+    }
+
     /// `None` where the node closed.
     pub fn try_hear(&mut self) -> Option<Answer> {
+        let mut answer = self.next_head()?;
+        let length: usize = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
+        self.reader.by_ref().take(length as u64).read_to_string(&mut answer.body).unwrap();
+        Some(answer)
+    }
+
+    fn next_head(&mut self) -> Option<Answer> {
         let status_line = self.line()?;
         let status = status_line.split(' ').nth(1)?.parse().unwrap();
         let mut headers = Vec::new();
@@ -322,10 +336,7 @@ impl Client {
             let (name, value) = line.split_once(':').unwrap();
             headers.push((name.to_ascii_lowercase(), value.trim().to_owned()));
         }
-        let mut answer = Answer { status, headers, body: String::new() };
-        let length: usize = answer.header("content-length").map_or(0, |length| length.parse().unwrap());
-        self.reader.by_ref().take(length as u64).read_to_string(&mut answer.body).unwrap();
-        Some(answer)
+        Some(Answer { status, headers, body: String::new() })
     }
 
     /// Whether nothing but the end comes.

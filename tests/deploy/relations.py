@@ -5,7 +5,7 @@ import tomllib
 
 # From src/core/limits.rs; a test compares them.
 CLOSE_DEADLINE_S = 5
-DRAIN_WINDOW_S = 30
+DRAIN_WINDOW_MAX_S = 30
 IDLE_BYTES, PAGE_BYTES, BASE_MIB = 4100, 4096, 64
 
 
@@ -102,9 +102,10 @@ def drain(config, pod):
 
 
 def drain_times(config):
-    """Delay and window in seconds."""
+    """Delay and longest window in seconds: where the window follows from the number of clients, its upper bound."""
     given = config.get("drain", {})
-    return seconds(given.get("delay", "0s"), "drain.delay"), seconds(given.get("window", f"{DRAIN_WINDOW_S}s"), "drain.window")
+    window = given.get("window", "auto")
+    return seconds(given.get("delay", "0s"), "drain.delay"), DRAIN_WINDOW_MAX_S if window == "auto" else seconds(window, "drain.window")
 
 
 def memory(config, pod):

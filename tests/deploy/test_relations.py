@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from conftest import GATEWAYS, K8S, ROOT, one, rendered, run
-from relations import CLOSE_DEADLINE_S, DRAIN_WINDOW_S, complaints, gateway_pod
+from relations import CLOSE_DEADLINE_S, DRAIN_WINDOW_MAX_S, complaints, gateway_pod
 
 
 @pytest.mark.parametrize("build", GATEWAYS)
@@ -23,7 +23,7 @@ def test_every_relation_holds_with_the_hpa_too(everything):
 
 def test_the_relations_count_with_the_gateways_own_limits():
     limits = (ROOT / "src/core/limits.rs").read_text()
-    for name, value in (("CLOSE_DEADLINE", CLOSE_DEADLINE_S), ("DRAIN_WINDOW", DRAIN_WINDOW_S)):
+    for name, value in (("CLOSE_DEADLINE", CLOSE_DEADLINE_S), ("DRAIN_WINDOW_MAX", DRAIN_WINDOW_MAX_S)):
         assert f"{name}: Duration = Duration::from_secs({value})" in limits
 
 
@@ -56,7 +56,8 @@ def scaler(change):
 
 @pytest.mark.parametrize("change, complaint", [
     (lambda o: gateway_pod(o).update(terminationGracePeriodSeconds=40), "cut off untold"),
-    (toml('window = "30s"', 'window = "2m"'), "raise --timeout"),
+    (toml('window = "auto"', 'window = "2m"'), "raise --timeout"),
+    (lambda o: gateway_pod(o)["containers"][0]["lifecycle"]["preStop"]["exec"]["command"].__setitem__(-1, "40s"), "a drain takes 40 s"),
     (toml('delay = "5s"', 'delay = "1s"'), "the Service notices"),
     (toml("max_connections = 10000", "max_connections = 7000"), "above 0.8"),
     (toml("max_connections = 10000", "max_connections = 8000"), "a lost pod do not fit"),
@@ -72,8 +73,8 @@ def scaler(change):
     (lambda o: one(o, "PodMonitor")["spec"].pop("podTargetLabels"), "podTargetLabels"),
     (container(lambda c: c["resources"]["limits"].update(memory="160Mi")), "leaves no 15 %"),
     # Parameters that are no such thing.
-    (toml('window = "30s"', 'window = "30 seconds"'), "drain.window is '30 seconds'; give a duration"),
-    (toml('window = "30s"', "window = 30s"), "tidegate.toml: "),
+    (toml('window = "auto"', 'window = "30 seconds"'), "drain.window is '30 seconds'; give a duration"),
+    (toml('window = "auto"', "window = 30s"), "tidegate.toml: "),
     (lambda o: [o.remove(c) for c in o if "tidegate.toml" in c.get("data", {})], "0 ConfigMaps have a tidegate.toml"),
     (lambda o: one(o, "Deployment")["metadata"].update(name="gateway"), "0 Deployments are called tidegate"),
     (container(lambda c: c.pop("lifecycle")), "the preStop hook is not"),

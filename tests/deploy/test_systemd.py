@@ -54,7 +54,7 @@ def test_systemd_waits_longer_than_a_drain_takes():
     unit = UNIT.read_text()
     stop = int(re.search(r"^TimeoutStopSec=(\d+)$", unit, re.M)[1])
     limits = (ROOT / "src/core/limits.rs").read_text()
-    window = int(re.search(r"DRAIN_WINDOW: Duration = Duration::from_secs\((\d+)\)", limits)[1])
+    window = int(re.search(r"DRAIN_WINDOW_MAX: Duration = Duration::from_secs\((\d+)\)", limits)[1])
     close = int(re.search(r"CLOSE_DEADLINE: Duration = Duration::from_secs\((\d+)\)", limits)[1])
     assert stop > window + close
     assert "Type=notify" in unit and re.search(r"^WatchdogSec=\d+$", unit, re.M)

@@ -15,6 +15,7 @@ crate::on_both_drivers! {
     a_head_that_is_not_finished_gets_408_and_silence_too
     garbage_without_end_is_cut_off
     an_origin_is_held_to_the_list
+    a_page_that_had_its_own_name_pointed_at_the_node_is_refused_unless_the_name_is_listed
     the_public_port_serves_health_and_no_admin_endpoint
 }
 
@@ -42,8 +43,9 @@ pub(crate) fn bad_requests() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> 
     let key = KEY.trim_end();
     vec![
         ("POST", with("POST / HTTP/1.1", "Host: a\r\n"), 405, "method"),
-        ("HEAD", with("HEAD / HTTP/1.1", "Host: a\r\n"), 405, "method"),
-        ("HTTP/1.0", with("GET / HTTP/1.0", "Host: a\r\n"), 505, "http-version"),
+        ("HTTP/1.0", with("GET / HTTP/1.0", "Host: a\r\n"), 426, "upgrade-required"),
+        ("HTTP/2", with("GET / HTTP/2.0", "Host: a\r\n"), 505, "http-version"),
+        ("two empty lines", [b"\r\n\r\n".to_vec(), extra("X: 1")].concat(), 400, "bad-request"),
         ("HTTP/0.9", b"GET /\r\n".to_vec(), 505, "http-version"),
         ("h2 preface", b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), 505, "http-version"),
         ("no Host", with("GET / HTTP/1.1", ""), 400, "bad-request"),
@@ -61,7 +63,9 @@ pub(crate) fn bad_requests() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> 
         ("too many headers", with("GET / HTTP/1.1", &format!("Host: a\r\n{}", many(80))), 431, "head-too-large"),
         ("header too long", extra(&format!("X: {}", "x".repeat(9000))), 431, "head-too-large"),
         ("Content-Length", extra("Content-Length: 5"), 400, "bad-request"),
-        ("Content-Length 0", extra("Content-Length: 0"), 400, "bad-request"),
+        ("Content-Length -0", extra("Content-Length: -0"), 400, "bad-request"),
+        ("Content-Length empty", extra("Content-Length:"), 400, "bad-request"),
+        ("length 0 and chunked", extra("Content-Length: 0\r\nTransfer-Encoding: chunked"), 400, "bad-request"),
         ("Transfer-Encoding", extra("Transfer-Encoding: chunked"), 400, "bad-request"),
         ("Expect", extra("Expect: 100-continue"), 417, "expectation"),
         ("pipelined second request", [extra("X: 1"), extra("X: 2")].concat(), 400, "bad-request"),
@@ -72,8 +76,11 @@ pub(crate) fn bad_requests() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> 
         ("key not base64", replaced("dGhlIHNhbXBsZSBub25jZQ==", "dGhlIHNh*XBsZSBub25jZQ=="), 400, "bad-request"),
         ("version 8", replaced("Version: 13", "Version: 8"), 426, "upgrade-required"),
         ("no version", replaced("Sec-WebSocket-Version: 13\r\n", ""), 426, "upgrade-required"),
-        ("Upgrade: h2c", replaced("Upgrade: websocket", "Upgrade: h2c"), 426, "upgrade-required"),
-        ("no upgrade", b"GET / HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), 426, "upgrade-required"),
+        ("Upgrade lost on the way", replaced("Upgrade: websocket\r\n", ""), 426, "upgrade-required"),
+        ("Connection lost on the way", replaced("Connection: Upgrade\r\n", ""), 426, "upgrade-required"),
+        ("no upgrade", b"GET /ws HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), 426, "upgrade-required"),
+        ("another upgrade", b"GET /ws HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\n\r\n".to_vec(), 426, "upgrade-required"),
+        ("PROXY header", b"PROXY TCP4 192.0.2.7 10.0.0.1 1 2\r\n".to_vec(), 400, "proxy-unexpected"),
         ("unknown path", replaced("GET / ", "GET /admin "), 404, "not-found"),
         ("unknown path, plain", b"GET /x HTTP/1.1\r\nHost: a\r\n\r\n".to_vec(), 404, "not-found"),
         ("bad room", replaced("GET / ", "GET /raw/a..b "), 404, "not-found"),
@@ -97,7 +104,7 @@ fn every_bad_request_gets_its_status_and_its_label(driver: Driver) {
         assert!(answer.text().len() > 10, "{name}: the answer says why");
         assert_eq!(answer.header("connection").map(|value| value.contains("close")), Some(true), "{name}");
         match status {
-            405 => assert_eq!(answer.header("allow"), Some("GET")),
+            405 => assert_eq!(answer.header("allow"), Some("GET, HEAD")),
             426 => assert_eq!(answer.header("sec-websocket-version"), Some("13")),
             _ => {}
         }
@@ -127,6 +134,8 @@ fn every_good_request_is_upgraded_however_it_is_spelled(driver: Driver) {
         extra("Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=7"),
         extra("Sec-WebSocket-Extensions: permessage-deflate; server_max_window_bits=\"\""),
         extra("X-Bytes: \u{e9}\t"),
+        extra("Content-Length: 0"),
+        [b"\r\n".to_vec(), extra("X: 1")].concat(),
     ];
     for input in inputs {
         let mut stream = http::connect(gateway.port);
@@ -158,7 +167,8 @@ fn a_head_may_be_cut_at_every_octet(driver: Driver) {
 }
 
 fn a_bad_head_gets_its_status_wherever_it_is_cut(driver: Driver) {
-    let gateway = Gateway::start(driver, &["--connection-rate", "0"]);
+    let config = "[limits]\nmistakes_per_address = 0\n";
+    let gateway = Gateway::on(driver).args(&["--connection-rate", "0"]).config(config).start();
     let mut cuts = 0;
     for (name, head, status, _) in bad_requests().iter().filter(|(_, head, ..)| head.len() < 400) {
         // All at once, as above. After the end of the head it would be another request, or none.
@@ -224,7 +234,8 @@ fn an_origin_is_held_to_the_list(driver: Driver) {
         stream.write_all(&extra(&format!("Origin: {origin}"))).unwrap();
         http::read_answer(&mut stream).unwrap().status
     };
-    let listed = Gateway::start(driver, &["--origins", "https://app.example,http://localhost:3000"]);
+    let list = "https://App.example:443,http://localhost:3000,file://,https://*.dev.example,https://bücher.example";
+    let listed = Gateway::start(driver, &["--origins", list]);
     for (origin, expected) in [
         ("https://app.example", 101),
         ("http://localhost:3000", 101),
@@ -232,16 +243,49 @@ fn an_origin_is_held_to_the_list(driver: Driver) {
         ("https://evilapp.example", 403),
         ("http://app.example", 403),
         ("https://app.example:444", 403),
+        ("https://APP.example:443", 101),
+        ("file://", 101),
+        ("https://a.dev.example", 101),
+        ("https://dev.example", 403),
+        ("https://xn--bcher-kva.example", 101),
         ("null", 403),
     ] {
         assert_eq!(status(&listed, origin), expected, "{origin}");
     }
     let any = Gateway::start(driver, &["--origins", "*"]);
     assert_eq!(status(&any, "https://whoever.example"), 101);
-    let same_host = Gateway::start(driver, &[]);
+    let mut same_host = Gateway::start(driver, &[]);
     assert_eq!(status(&same_host, "http://localhost"), 101);
     assert_eq!(status(&same_host, "http://localhost.evil.com"), 403);
     assert_eq!(status(&same_host, "null"), 403);
+    // The page of a development server, or a file, had no way in, and the log said nothing.
+    assert_eq!(status(&same_host, "http://localhost:5173"), 403);
+    same_host.wait("it is told", |gateway| gateway.log().contains("--origins http://localhost:5173"));
+    let demo = Gateway::start(driver, &["--demo"]);
+    for origin in ["http://localhost:5173", "http://127.0.0.1:3000", "http://[::1]:3000", "file://", "null"] {
+        assert_eq!(status(&demo, origin), 101, "{origin}");
+    }
+    assert_eq!(status(&demo, "https://evil.example"), 403);
+}
+
+fn a_page_that_had_its_own_name_pointed_at_the_node_is_refused_unless_the_name_is_listed(driver: Driver) {
+    // DNS rebinding: such a page is of the same host that it asks, and was let in.
+    let ask = |gateway: &Gateway, host: &str| {
+        let request = http::upgrade("/", &[&format!("Origin: http://{host}")]);
+        let mut stream = http::connect(gateway.port);
+        stream.write_all(request.replace("Host: localhost", &format!("Host: {host}")).as_bytes()).unwrap();
+        http::read_answer(&mut stream).unwrap()
+    };
+    let mut gateway = Gateway::start(driver, &[]);
+    let refused = ask(&gateway, "rebound.example:8080");
+    assert_eq!(refused.status, 403);
+    assert!(refused.text().contains("`hosts`"), "{}", refused.text());
+    gateway.wait("it is told", |gateway| gateway.log().contains("hosts = [\\\"rebound.example\\\"]"));
+    for host in ["127.0.0.1:8080", "[::1]:8080", "localhost", "gateway"] {
+        assert_eq!(ask(&gateway, host).status, 101, "{host}");
+    }
+    let listed = Gateway::on(driver).config("hosts = [\"rebound.example\"]\n").start();
+    assert_eq!(ask(&listed, "rebound.example:8080").status, 101);
 }
 
 fn the_public_port_serves_health_and_no_admin_endpoint(driver: Driver) {

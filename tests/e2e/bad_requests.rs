@@ -282,7 +282,8 @@ fn a_connection_at_a_slot_that_was_freed_gets_nothing_of_its_predecessor(driver:
 }
 
 fn what_was_bad_leaves_nothing_behind(driver: Driver) {
-    let mut gateway = Gateway::start(driver, &["--connection-rate", "0", "--message-rate", "0"]);
+    let args = ["--connection-rate", "0", "--message-rate", "0"];
+    let mut gateway = Gateway::on(driver).args(&args).config("[limits]\nmistakes_per_address = 0\n").start();
     let misbehave = |gateway: &mut Gateway| {
         for (_, octets, ..) in crate::bad_frames::bad_frames() {
             let mut stream = http::connect(gateway.port);
@@ -290,7 +291,6 @@ fn what_was_bad_leaves_nothing_behind(driver: Driver) {
             let _ = stream.write_all(&octets);
             close_code(&mut stream);
         }
-        // All at once: one after the other, each would wait for the accept back-off that the one before brought.
         let requests = crate::bad_http::bad_requests();
         let mut streams: Vec<_> = requests.iter().map(|_| http::connect(gateway.port)).collect();
         for (stream, (_, octets, ..)) in streams.iter_mut().zip(&requests) {

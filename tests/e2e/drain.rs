@@ -18,6 +18,7 @@ crate::on_both_drivers! {
     upgrades_during_a_drain_get_503_and_no_connection_is_reset
     a_second_signal_ends_at_once
     a_drain_over_http_waits_for_the_signal
+    a_drain_that_is_taken_back_keeps_the_clients_that_are_left
     the_drain_command_returns_when_the_node_is_empty
     the_close_code_of_a_drain_is_configured
     a_node_goes_on_accepting_for_the_drain_delay
@@ -154,6 +155,33 @@ fn a_drain_over_http_waits_for_the_signal(driver: Driver) {
     gateway.wait("drained", |gateway| gateway.get("/v1/node").text().contains("drained"));
     assert_eq!(Client::try_connect(gateway.port, "/").err(), Some(503));
     assert_eq!(gateway.terminate(), 0);
+}
+
+/// An operator drained the wrong node: half of its clients had to come back, and the other half would have had to, too.
+fn a_drain_that_is_taken_back_keeps_the_clients_that_are_left(driver: Driver) {
+    let mut gateway = Gateway::start(driver, &["--drain-window", "20s"]);
+    let mut clients: Vec<Client> = (0..40).map(|_| Client::connect(gateway.port)).collect();
+    clients.iter_mut().for_each(|client| client.join("lobby"));
+    assert_eq!(gateway.ask("POST", "/drain", &[], b"").status, 202);
+    assert_eq!(http::request(gateway.port, "GET", "/health", &[], b"").status, 503);
+    // Each got a welcome; five are told to go.
+    gateway.wait_for_at_least("ws_messages_total{direction=\"outbound\",type=\"control\"}", 45.0);
+
+    assert_eq!(gateway.ask("DELETE", "/drain", &[], b"").json()["phase"], "serving");
+    gateway.wait_for("ws_node_state{state=\"ready\"}", 1.0);
+    assert_eq!(http::request(gateway.port, "GET", "/health", &[], b"").status, 200);
+    // A shard that grants an upgrade has read the command.
+    let mut shards = [false; 2];
+    while shards != [true; 2] {
+        shards[Client::connect(gateway.port).shard()] = true;
+    }
+    assert_eq!(gateway.publish("lobby", "\"still here\""), 202);
+    let left = clients.into_iter().filter_map(|mut client| {
+        let said = client.json();
+        (said["type"] != "server-shutdown").then(|| assert_eq!(said["content"], "still here", "{said}"))
+    });
+    let left = left.count();
+    assert!((1..=35).contains(&left), "{left}");
 }
 
 fn the_drain_command_returns_when_the_node_is_empty(driver: Driver) {

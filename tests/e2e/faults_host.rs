@@ -226,6 +226,25 @@ fn under_a_memory_limit_admission_stops_before_the_kernel_kills(driver: Driver) 
     drop((inside, gateway));
 }
 
+/// The capacity was what was free at the start: a pod that was resized while it ran was killed by the kernel, or refused clients
+/// for which there was room.
+#[test]
+fn a_memory_limit_that_changes_while_the_node_runs_changes_its_capacity() {
+    let Some(group) = MemoryGroup::new(8 * LIMIT_BYTES) else { return };
+    let capacity = |gateway: &Gateway| gateway.metrics().value("ws_connection_capacity");
+    let mut gateway = Gateway::on(Driver::Epoll).inside(&group.folder).start();
+    let mut client = Client::connect(gateway.port);
+    let at_start = capacity(&gateway);
+    let limit = |bytes: u64| std::fs::write(group.folder.join(group.limit_file), bytes.to_string()).unwrap();
+    limit(LIMIT_BYTES);
+    gateway.wait("the capacity is that of the new limit", |gateway| capacity(gateway) < at_start * 0.8);
+    assert_eq!(gateway.get("/v1/node").json()["capacity"]["boundBy"], "memory");
+    client.join("lobby");
+    limit(8 * LIMIT_BYTES);
+    gateway.wait("it is what it was", |gateway| capacity(gateway) > at_start * 0.9);
+    drop((client, gateway));
+}
+
 /// Slow readers, unfinished heads and messages and floods together, each up to its own bound and all up to the node's (G6).
 fn hostile_clients_under_a_memory_limit_are_bounded(driver: Driver) {
     let Some(group) = MemoryGroup::new(LIMIT_BYTES) else { return };

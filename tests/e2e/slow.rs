@@ -24,6 +24,8 @@ crate::on_both_drivers! {
     a_trickling_reader_of_small_messages_makes_progress_and_still_stalls
     all_outboxes_together_are_bounded
     all_outboxes_of_small_messages_together_are_bounded
+    a_broadcast_that_stopped_readers_share_costs_the_budget_of_all_outboxes_once
+    outboxes_of_small_messages_take_no_more_memory_than_the_budget_of_all_outboxes
 }
 
 /// A socket whose peer cannot hand the kernel much: its receive buffer is small from the start.
@@ -228,31 +230,92 @@ const BUDGET: &str = "[limits]\noutbox_total_bytes = \"1MiB\"\noutbox_bytes = \"
 
 fn all_outboxes_together_are_bounded(driver: Driver) {
     let gateway = Gateway::on(driver).config(BUDGET).start();
-    all_outboxes_are_bounded(&gateway, "/", |_| Publisher::Large);
+    all_outboxes_are_bounded(&gateway, "/", Publisher::Large, TOTAL_BYTES);
 }
 
 fn all_outboxes_of_small_messages_together_are_bounded(driver: Driver) {
-    let gateway = Gateway::on(driver).args(&ONE_BY_ONE).config(BUDGET).start();
-    all_outboxes_are_bounded(&gateway, "/raw/lobby", |gateway| Publisher::small(gateway, "lobby"));
+    let config = format!("[limits]\n{CLOSE}\n{SMALL_OUTBOX}\noutbox_total_bytes = \"128KiB\"");
+    let gateway = Gateway::on(driver).args(&ONE_BY_ONE).config(&config).start();
+    let publisher = Publisher::small(&gateway, "lobby.0");
+    all_outboxes_are_bounded(&gateway, "/raw", publisher, TOTAL_BYTES / 8.0);
 }
 
-fn all_outboxes_are_bounded(gateway: &Gateway, path: &str, publisher: impl Fn(&Gateway) -> Publisher) {
-    let stopped: Vec<Client> = (0..8)
-        .map(|_| {
-            let mut client = Client::over(narrow(gateway.port), path, &[]).unwrap().0;
-            if path == "/" {
-                assert_eq!(client.json()["type"], "welcome");
-                client.join("lobby");
-            }
-            client
-        })
-        .collect();
-    publisher(gateway).publish_until(gateway, "lobby", 0, |gateway| {
+/// A client that does not read; through the path of a room, or a member of it.
+fn stopped_reader(gateway: &Gateway, path: &str, room: &str) -> Client {
+    if path == "/raw" {
+        return Client::over(narrow(gateway.port), &format!("/raw/{room}"), &[]).unwrap().0;
+    }
+    let mut client = Client::over(narrow(gateway.port), path, &[]).unwrap().0;
+    assert_eq!(client.json()["type"], "welcome");
+    client.join(room);
+    client
+}
+
+/// Each reader is in a room of its own: nothing that waits for one waits for another.
+fn all_outboxes_are_bounded(gateway: &Gateway, path: &str, mut publisher: Publisher, total_bytes: f64) {
+    const READERS: usize = 8;
+    let room = |number: u64| format!("lobby.{}", number as usize % READERS);
+    let stopped: Vec<Client> = (0..READERS as u64).map(|number| stopped_reader(gateway, path, &room(number))).collect();
+    if let Publisher::Small(client) = &mut publisher {
+        (1..READERS as u64).for_each(|number| client.join(&room(number)));
+    }
+    let (mut next, deadline) = (0, Instant::now() + LONGEST_WAIT);
+    loop {
         let metrics = gateway.metrics();
         let outboxes = metrics.value("ws_outbox_bytes");
-        assert!(outboxes < TOTAL_BYTES * 1.5, "{outboxes} bytes in outboxes");
-        metrics.value("ws_closes_total{reason=\"outbox-budget\"}") >= 1.0
-    });
+        assert!(outboxes < total_bytes * 1.5, "{outboxes} bytes in outboxes");
+        if metrics.value("ws_closes_total{reason=\"outbox-budget\"}") >= 1.0 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{metrics:?}");
+        for _ in 0..READERS {
+            publisher.publish_some(gateway, &room(next), next);
+            next += 1;
+        }
+    }
     assert_eq!(gateway.metrics().value("ws_closes_total{reason=\"slow-reader\"}"), 0.0);
+    drop(stopped);
+}
+
+fn a_broadcast_that_stopped_readers_share_costs_the_budget_of_all_outboxes_once(driver: Driver) {
+    // Each outbox was charged with the whole buffer that all of them share: readers were closed over memory that nothing took.
+    const READERS: usize = 20;
+    let gateway = Gateway::on(driver).args(&["--shards", "1"]).config(BUDGET).start();
+    let stopped: Vec<Client> = (0..READERS).map(|_| stopped_reader(&gateway, "/", "lobby")).collect();
+    let all_wait = |gateway: &Gateway| gateway.metrics().value("ws_outbox_unread_bytes") > TOTAL_BYTES * 5.0;
+    Publisher::Large.publish_until(&gateway, "lobby", 0, all_wait);
+    let metrics = gateway.metrics();
+    assert!(metrics.value("ws_outbox_bytes") < TOTAL_BYTES, "{metrics:?}");
+    assert_eq!(metrics.sum("ws_closes_total"), 0.0);
+    drop(stopped);
+}
+
+fn outboxes_of_small_messages_take_no_more_memory_than_the_budget_of_all_outboxes(driver: Driver) {
+    // An outbox was charged the octets of its frames and nothing for what each frame took beside them: of frames of three octets
+    // 4 MiB for the 256 KiB that it may hold. A node of 512 MiB with 200 readers that had stopped was killed by its limit.
+    const READERS: usize = 64;
+    const EACH: f64 = 30_000.0;
+    let config = "[limits]\nwrite_stall = \"5m\"\nclose_deadline = \"1s\"";
+    let gateway = Gateway::on(driver).args(&ONE_BY_ONE).config(config).start();
+    let stopped: Vec<Client> = (0..READERS).map(|_| stopped_reader(&gateway, "/raw", "lobby")).collect();
+    let mut publisher = Client::connect(gateway.port);
+    publisher.join("lobby");
+    // Their sockets take large messages faster.
+    let unread = |gateway: &Gateway| gateway.metrics().value("ws_outbox_unread_bytes") / READERS as f64;
+    let full = |gateway: &Gateway| unread(gateway) > LARGE_BYTES as f64;
+    let large = Publisher::Large.publish_until(&gateway, "lobby", 0, full);
+    (0..large).for_each(|number| assert_eq!(publisher.content("lobby")["n"], number));
+    let (before, held, begun) = (gateway.memory_bytes(), gateway.metrics().value("ws_outbox_bytes"), unread(&gateway));
+    for number in 0.. {
+        publisher.publish("lobby", json!(number % 10));
+        assert_eq!(publisher.content("lobby"), number % 10);
+        if number % 500 == 0 && unread(&gateway) > begun + EACH {
+            break;
+        }
+    }
+    let (metrics, grown) = (gateway.metrics(), gateway.memory_bytes().saturating_sub(before) as f64);
+    let counted = metrics.value("ws_outbox_bytes") - held;
+    assert_eq!(metrics.sum("ws_closes_total"), 0.0);
+    assert!(grown < 1.5 * counted + 4e6, "outboxes of {counted} bytes took {grown} bytes of memory");
     drop(stopped);
 }

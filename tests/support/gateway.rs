@@ -1,10 +1,12 @@
 //! The real binary, started as an operator would start it, and held to its accounts at the end (G8).
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::ptr::null;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -43,6 +45,7 @@ pub struct Setup {
     memory_group: Option<PathBuf>,
     hidden_proc: bool,
     ready: bool,
+    log: Option<Arc<OwnedFd>>,
 }
 
 impl Setup {
@@ -77,6 +80,12 @@ impl Setup {
         self
     }
 
+    /// Gives it this for its log, instead of a file.
+    pub fn log_into(mut self, log: OwnedFd) -> Self {
+        self.log = Some(Arc::new(log));
+        self
+    }
+
     /// Does not wait for /ready: it will not come.
     pub fn unready(mut self) -> Self {
         self.ready = false;
@@ -107,7 +116,7 @@ impl Gateway {
     pub fn on(driver: Driver) -> Setup {
         let (args, environment) = (Vec::new(), Vec::new());
         let config = String::new();
-        Setup { driver, args, config, environment, memory_group: None, hidden_proc: false, ready: true }
+        Setup { driver, args, config, environment, memory_group: None, hidden_proc: false, ready: true, log: None }
     }
 
     /// Starts one with two shards and these arguments.
@@ -115,7 +124,7 @@ impl Gateway {
         Self::on(driver).args(args).start()
     }
 
-    fn begin(setup: Setup, port: u16, admin: u16) -> Self {
+    fn begin(mut setup: Setup, port: u16, admin: u16) -> Self {
         let directory = std::env::temp_dir().join(format!("tidegate-e2e-{}-{port}", std::process::id()));
         std::fs::create_dir_all(&directory).unwrap();
         let config = directory.join("tidegate.toml");
@@ -140,7 +149,13 @@ impl Gateway {
             // SAFETY: between fork and exec nothing but system calls.
             unsafe { command.pre_exec(hide_proc) };
         }
+        if let Some(log) = &setup.log {
+            command.stderr(log.try_clone().unwrap());
+        }
         let child = Process(command.spawn().unwrap());
+        drop(command);
+        // Only the gateway holds it from here on.
+        setup.log = None;
         let ready = setup.ready;
         let mut gateway = Self { port, admin, setup, child, ended: false, directory, descriptors: 0 };
         gateway.wait("answers", |gateway| gateway.try_get(if ready { "/ready" } else { "/live" }) == Some(200));

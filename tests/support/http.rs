@@ -1,7 +1,8 @@
 //! HTTP as the tests speak it: what is sent is exactly what is written, and answers are read octet by octet.
 
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 /// How long anything in a test may take before it counts as never.
@@ -39,6 +40,20 @@ pub fn connect(port: u16) -> TcpStream {
     let stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port))).unwrap();
     be_patient(&stream);
     stream
+}
+
+/// The same from another address of the loopback network, as another client.
+///
+/// # Errors
+/// A reset: the gateway may drop a connection before connect(2) returns.
+pub fn connect_from(address: Ipv4Addr, port: u16) -> std::io::Result<TcpStream> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrIn, bind, connect, socket};
+    let socket = socket(AddressFamily::Inet, SockType::Stream, SockFlag::SOCK_CLOEXEC, None).unwrap();
+    bind(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(address, 0))).unwrap();
+    connect(socket.as_raw_fd(), &SockaddrIn::from(SocketAddrV4::new(Ipv4Addr::LOCALHOST, port)))?;
+    let stream = TcpStream::from(socket);
+    be_patient(&stream);
+    Ok(stream)
 }
 
 /// Sets the tests' patience for reading and writing.

@@ -35,7 +35,9 @@ impl Flags {
     pub const HANGUP: Self = Self(2);
     /// A ping is out and nothing was heard since.
     pub const PINGED: Self = Self(4);
-    /// To be answered 503, whatever it asks for: connections come too fast, or with [`Flags::FULL`] the node is full.
+    /// The request is a HEAD: its answer has no body.
+    pub const HEAD: Self = Self(8);
+    /// To be answered 503 where it asks for an upgrade: connections come too fast.
     pub const REFUSED: Self = Self(16);
     /// An excess of messages within the current second.
     pub const RATE_TOLD: Self = Self(32);
@@ -49,8 +51,8 @@ impl Flags {
     pub const RATE_BEFORE: Self = Self(512);
     /// On the shard's list of those that hold memory.
     pub const HOLDER: Self = Self(2048);
-    /// The node was full when it was accepted.
-    pub const FULL: Self = Self(4096);
+    /// On the shard's list of those whose outboxes are to be sent on.
+    pub const WRITING: Self = Self(4096);
     /// It has sent more than it may, and not all of that is read.
     pub const EXCESS: Self = Self(8192);
 
@@ -165,8 +167,8 @@ pub struct Entry {
     pub fd: i32,
     /// Tells this connection from earlier ones at the same index.
     pub generation: u32,
-    /// The driver's batch in which a send for this connection was last queued. Before the upgrade, when nothing is queued: when
-    /// it was accepted, in µs modulo 2³².
+    /// The driver's batch in which a send for this connection was last queued. While the handshake is unfinished and nothing is
+    /// queued: its place among those sockets that are not upgraded.
     pub batch: u32,
     /// The deadline of the current state; 0 is none.
     pub deadline: Tick,
@@ -241,9 +243,9 @@ impl Entry {
         true
     }
 
-    /// Bytes that its outbox pins.
+    /// What its outbox counts against its cap, in bytes.
     pub fn outbox_bytes(&self) -> usize {
-        self.outbox.as_ref().map_or(0, |outbox| outbox.pinned_bytes())
+        self.outbox.as_ref().map_or(0, |outbox| outbox.counted_bytes())
     }
 }
 

@@ -20,7 +20,7 @@ mod slab;
 mod sweep;
 
 pub use entry::{Entry, Flags, Membership, Rooms, State, WAITING};
-pub use outbox::{Chunk, Dropped, Outbox, Overflow, Tag};
+pub use outbox::{Account, COPIED_BYTES, Chunk, Dropped, Frames, Moment, Outbox, Overflow, PIECE_BYTES, Sent, Tag};
 pub use slab::{Connections, Handle};
 pub use sweep::{Due, Heartbeat, Slices, due};
 

@@ -295,7 +295,8 @@ pub trait Dialect {
     const NAME: &'static str;
     /// Whether a configured route has to name a room.
     const HAS_ROOM: bool;
-    /// The WebSocket subprotocol that is chosen where the client offers it (RFC 6455 §1.9).
+    /// The WebSocket subprotocol that is chosen where the client offers it (RFC 6455 §1.9); `None` takes any, as plain broadcast
+    /// servers do.
     const SUBPROTOCOL: Option<&'static str>;
     /// What happens over the message rate.
     const OVER_RATE: OverRate;

@@ -8,6 +8,7 @@
 //!
 //! It leaves to the caller: which paths exist, deadlines, and what to answer to a [`Request::Plain`].
 
+pub mod forwarded;
 mod head;
 pub mod network;
 mod origin;
@@ -16,6 +17,6 @@ mod request;
 mod response;
 
 pub use head::Progress;
-pub use origin::{origin_allowed, same_host};
+pub use origin::{OriginPattern, Origins, host_pattern, same_host};
 pub use request::{Request, Upgrade, parse, parse_from};
-pub use response::{accept, refuse, respond};
+pub use response::{accept, refuse, respond, without_body};

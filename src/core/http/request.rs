@@ -2,22 +2,28 @@
 
 use memchr::memchr;
 
-use super::head::{self, Progress, octets};
+use super::head::{self, Parts, Progress, octets};
 use crate::close::Refusal;
 use crate::limits::HEAD_FIELDS;
+
+const EMPTY_LINE: &[u8] = b"\r\n";
+/// How an offered subprotocol begins that is a credential.
+const CREDENTIAL: &str = "bearer.";
 
 /// A request that is served, or answered by the caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Request<'a> {
     /// A valid WebSocket upgrade.
     Upgrade(Upgrade<'a>),
-    /// A well-formed GET that asks for no upgrade.
+    /// A well-formed GET or HEAD that asks for no upgrade, or for one to another protocol, which is ignored (RFC 9110 §7.8).
     Plain {
+        /// The method is HEAD: the answer has no body.
+        is_head: bool,
         /// The target's path, as sent.
         path: &'a str,
         /// What follows the `?`, as sent; else empty.
         query: &'a str,
-        /// The host that it names.
+        /// The host that it names; empty in a request of HTTP/1.0 that names none.
         host: &'a str,
     },
 }
@@ -35,8 +41,6 @@ pub struct Upgrade<'a> {
     pub origin: Option<&'a str>,
     /// Sec-WebSocket-Key.
     pub key: &'a [u8],
-    /// The last X-Forwarded-For, which the nearest proxy wrote.
-    pub forwarded_for: Option<&'a str>,
     /// The header lines, verified; none where none is asked for later.
     lines: &'a [u8],
 }
@@ -45,6 +49,22 @@ impl<'a> Upgrade<'a> {
     /// Whether the client offers this subprotocol.
     pub fn offers_protocol(&self, protocol: &str) -> bool {
         values(self.lines, "sec-websocket-protocol").flat_map(elements).any(|offer| offer == protocol.as_bytes())
+    }
+
+    /// The first subprotocol that the client offers and that may be answered: a `bearer.TOKEN` is a credential, and what is no token
+    /// (RFC 9110 §5.6.2) is no subprotocol.
+    pub fn first_protocol(&self) -> Option<&'a str> {
+        let mut offers = values(self.lines, "sec-websocket-protocol").flat_map(elements);
+        let may_be_answered = |offer: &&[u8]| {
+            !offer.is_empty() && offer.iter().copied().all(head::is_token) && !offer.starts_with(CREDENTIAL.as_bytes())
+        };
+        offers.find(may_be_answered).map(text)
+    }
+
+    /// The addresses that X-Forwarded-For names, as sent, the last one first: the nearest proxy wrote that. In one header or more.
+    pub fn forwarded_for(&self) -> impl Iterator<Item = &'a str> {
+        let lines: Vec<&[u8]> = values(self.lines, "x-forwarded-for").collect();
+        lines.into_iter().rev().flat_map(|value| value.rsplit(|octet| *octet == b',')).map(|hop| text(hop.trim_ascii()))
     }
 
     /// Values of the Sec-WebSocket-Extensions headers, as sent.
@@ -76,19 +96,24 @@ pub fn parse_from<'a>(
     head_bytes: usize,
     progress: &mut Progress,
 ) -> Result<Option<(Request<'a>, usize)>, Refusal> {
-    let window = &bytes[..bytes.len().min(head_bytes)];
+    // One empty line before the request line is skipped (RFC 9112 §2.2).
+    let skipped = if bytes.starts_with(EMPTY_LINE) { EMPTY_LINE.len() } else { 0 };
+    let window = &bytes[skipped..bytes.len().min(head_bytes)];
+    if window == b"\r" && skipped == 0 {
+        return Ok(None);
+    }
     let Some(len) = head::end(window, progress)? else {
         return if bytes.len() >= head_bytes { Err(Refusal::HeadTooLarge) } else { Ok(None) };
     };
-    let (target, lines) = head::parts(&bytes[..len]);
-    let mut fields = Fields { lines, ..Fields::default() };
-    for (number, (name, value)) in each_field(lines).enumerate() {
+    let head = head::parts(&window[..len]);
+    let mut fields = Fields { lines: head.fields, ..Fields::default() };
+    for (number, (name, value)) in each_field(head.fields).enumerate() {
         if number == HEAD_FIELDS {
             return Err(Refusal::HeadTooLarge);
         }
         fields.note(name, value);
     }
-    fields.read(text(target)).map(|request| Some((request, len)))
+    fields.read(&head).map(|request| Some((request, skipped + len)))
 }
 
 /// What the header lines say, gathered in one walk over them.
@@ -98,7 +123,6 @@ struct Fields<'a> {
     version: Single<'a>,
     key: Single<'a>,
     origin: Single<'a>,
-    forwarded_for: Option<&'a [u8]>,
     /// Connection lists `upgrade`.
     upgrades_connection: bool,
     /// There is an Upgrade.
@@ -106,9 +130,10 @@ struct Fields<'a> {
     /// Upgrade lists `websocket`.
     upgrades_to_websocket: bool,
     expects: bool,
-    /// A request to this port has no body: what would be in it must not be taken for frames.
+    /// A request to this port has no body: what would be in it must not be taken for frames. A length of 0 announces none
+    /// (RFC 9112 §6.3).
     has_body: bool,
-    /// Subprotocols or extensions are offered, in one line or more.
+    /// There are subprotocols, extensions or addresses of proxies, in one line or more.
     lists_later: bool,
     /// All of the lines.
     lines: &'a [u8],
@@ -129,40 +154,49 @@ impl<'a> Fields<'a> {
             self.version.note(value);
         } else if is("sec-websocket-key") {
             self.key.note(value);
-        } else if is("sec-websocket-protocol") || is("sec-websocket-extensions") {
+        } else if is("sec-websocket-protocol") || is("sec-websocket-extensions") || is("x-forwarded-for") {
             self.lists_later = true;
         } else if is("origin") {
             self.origin.note(value);
-        } else if is("x-forwarded-for") {
-            self.forwarded_for = Some(value);
         } else if is("expect") {
             self.expects = true;
-        } else if is("content-length") || is("transfer-encoding") {
+        } else if is("content-length") {
+            self.has_body |= value.is_empty() || value.iter().any(|digit| *digit != b'0');
+        } else if is("transfer-encoding") {
             self.has_body = true;
         }
     }
 
-    fn read(self, target: &'a str) -> Result<Request<'a>, Refusal> {
-        let host = self.host.value()?.ok_or(Refusal::BadRequest)?;
-        let (host, path, query) = split_target(target, text(host))?;
+    fn read(self, head: &Parts<'a>) -> Result<Request<'a>, Refusal> {
+        let host = match self.host.value()? {
+            Some(host) => Some(text(host)),
+            // HTTP/1.0 knows no Host.
+            None if head.is_http_1_0 => None,
+            None => return Err(Refusal::BadRequest),
+        };
+        let (host, path, query) = split_target(text(head.target), host)?;
         if self.expects {
             return Err(Refusal::Expectation);
         }
         if self.has_body {
             return Err(Refusal::BadRequest);
         }
-        if !(self.upgrades_connection && self.upgrades_to_websocket) {
-            let another = self.upgrades || self.key.is_some();
-            return if another { Err(Refusal::UpgradeRequired) } else { Ok(Request::Plain { path, query, host }) };
+        if !(self.upgrades_connection && self.upgrades_to_websocket) || head.is_http_1_0 {
+            // A key without its upgrade is a WebSocket client behind a proxy that does not pass the upgrade on.
+            let is_lost = self.upgrades_to_websocket || (self.key.is_some() && !self.upgrades);
+            let plain = Request::Plain { is_head: head.is_head, path, query, host };
+            return if is_lost { Err(Refusal::UpgradeRequired) } else { Ok(plain) };
+        }
+        if head.is_head {
+            return Err(Refusal::Method);
         }
         if self.version.value()? != Some(b"13") {
             return Err(Refusal::UpgradeRequired);
         }
         let key = self.key.value()?.filter(|key| is_key(key)).ok_or(Refusal::BadRequest)?;
         let origin = self.origin.value()?.map(text);
-        let forwarded_for = self.forwarded_for.map(text);
         let lines = if self.lists_later { self.lines } else { &[] };
-        Ok(Request::Upgrade(Upgrade { path, query, host, origin, key, forwarded_for, lines }))
+        Ok(Request::Upgrade(Upgrade { path, query, host, origin, key, lines }))
     }
 }
 
@@ -189,13 +223,18 @@ impl<'a> Single<'a> {
     }
 }
 
-/// Host, path and query of an origin-form or absolute-form target; the latter overrules Host (RFC 9112 §3.2.2).
-fn split_target<'a>(target: &'a str, host: &'a str) -> Result<(&'a str, &'a str, &'a str), Refusal> {
+/// Host, path and query of an origin-form or absolute-form target; the latter overrules Host (RFC 9112 §3.2.2). No host is an
+/// empty one.
+fn split_target<'a>(target: &'a str, host: Option<&'a str>) -> Result<(&'a str, &'a str, &'a str), Refusal> {
     let (host, rest) = match absolute(target) {
-        Some(rest) => rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len())),
+        Some(rest) => {
+            let (host, rest) = rest.split_at(rest.find(['/', '?']).unwrap_or(rest.len()));
+            (Some(host), rest)
+        }
         None => (host, target),
     };
-    let legal_host = !host.is_empty() && host.bytes().all(|octet| HOST[usize::from(octet)]);
+    let legal_host = host.is_none_or(|host| !host.is_empty() && host.bytes().all(|octet| HOST[usize::from(octet)]));
+    let host = host.unwrap_or_default();
     let origin_form = rest.is_empty() || rest.starts_with('/') || rest.len() < target.len();
     if !legal_host || !origin_form || target.contains('#') {
         return Err(Refusal::BadRequest);
@@ -217,8 +256,9 @@ fn absolute(target: &str) -> Option<&str> {
 
 /// Base64 of 16 octets (§4.1): 22 digits and two pads.
 fn is_key(key: &[u8]) -> bool {
-    let digit = |octet: &u8| octet.is_ascii_alphanumeric() || *octet == b'+' || *octet == b'/';
-    key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().all(digit))
+    const DIGIT: [bool; 256] = octets(b"+/");
+    let is_digit = |so_far: bool, octet: &u8| so_far & DIGIT[usize::from(*octet)];
+    key.len() == 24 && key.strip_suffix(b"==").is_some_and(|digits| digits.iter().fold(true, is_digit))
 }
 
 /// Values of the headers of this name.
@@ -231,7 +271,7 @@ fn each_field(mut lines: &[u8]) -> impl Iterator<Item = (&[u8], &[u8])> {
     std::iter::from_fn(move || {
         let (line, rest) = lines.split_at_checked(memchr(b'\n', lines)? + 1)?;
         lines = rest;
-        let colon = memchr(b':', line)?;
+        let colon = line.iter().position(|octet| *octet == b':')?;
         Some((&line[..colon], line[colon + 1..].trim_ascii()))
     })
 }

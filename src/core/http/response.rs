@@ -25,7 +25,7 @@ pub fn refuse(out: &mut Vec<u8>, refusal: Refusal, retry_after_s: Option<u32>) {
     }
     status_line(out, refusal.status());
     if refusal == Refusal::Method {
-        field(out, "Allow", "GET");
+        field(out, "Allow", "GET, HEAD");
     }
     if refusal == Refusal::UpgradeRequired {
         field(out, "Upgrade", "websocket");
@@ -36,6 +36,13 @@ pub fn refuse(out: &mut Vec<u8>, refusal: Refusal, retry_after_s: Option<u32>) {
     }
     let connection = if refusal == Refusal::UpgradeRequired { "close, Upgrade" } else { "close" };
     body(out, connection, "text/plain; charset=utf-8", &[refusal.text().as_bytes(), b"\n"]);
+}
+
+/// Takes the body out of an answer that [`refuse`] or [`respond`] wrote, and nothing else: the answer to a HEAD (RFC 9110 §9.3.2).
+pub fn without_body(out: &mut Vec<u8>) {
+    const END: &[u8] = b"\r\n\r\n";
+    let end = out.windows(END.len()).position(|octets| octets == END);
+    out.truncate(end.map_or(out.len(), |at| at + END.len()));
 }
 
 /// Writes an answer with a body, after which the connection closes.
@@ -65,6 +72,7 @@ fn phrase(status: u16) -> &'static str {
         414 => "URI Too Long",
         417 => "Expectation Failed",
         426 => "Upgrade Required",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         500 => "Internal Server Error",
         503 => "Service Unavailable",

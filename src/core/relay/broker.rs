@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use super::PublishError;
 use super::interest::{Interest, RoomKey};
 use super::publish_queue::{Outgoing, Publisher, Ticket};
+use crate::counters::DropReason;
 use crate::model::{AckLevel, GapReason, Publication, RoomName};
 
 /// Carries publications between nodes, or on the local bus between the shards of one.
@@ -92,6 +93,9 @@ pub trait Sink {
     /// Messages of a room, or with `None` of every room, may be missing: a gap. `messages` is how many are known to be lost,
     /// for the metric.
     fn lost(&mut self, key: Option<RoomKey>, reason: GapReason, messages: u64);
+
+    /// A message of a room that must not be delivered, which is no loss to its members: it is counted.
+    fn refused_message(&mut self, reason: DropReason);
 
     /// The publication was taken, as `level` says.
     fn acknowledged(&mut self, ticket: Ticket, level: AckLevel);

@@ -8,7 +8,10 @@
 //! where the sender must not receive its own message (`echo: false`); any other value is ignored. Gateways write it;
 //! backends may. It is one header and not four because each costs the receiver a hash table entry.
 //!
-//! Nothing in it is trusted: what cannot be read counts as absent, and a kind that the payload contradicts is ignored.
+//! Nothing in it is trusted: what cannot be read counts as absent. What a payload is says `kind`, else the header `Content-Type`, else
+//! the payload itself. Text or binary that is called JSON and is none is refused ([`NotJson`]): members would parse it.
+//!
+//! A byte order mark before JSON is skipped (RFC 8259 §8.1 lets a parser do so); members never get it.
 
 use std::fmt::Write;
 
@@ -39,17 +42,68 @@ pub fn write(publication: &Publication) -> String {
     value
 }
 
+/// The headers of a message that say what its payload is.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Headers<'a> {
+    /// The value of `Tidegate`.
+    pub tidegate: Option<&'a str>,
+    /// The value of `Content-Type`.
+    pub content_type: Option<&'a str>,
+}
+
+/// The payload is called JSON by its sender, and is none.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct NotJson;
+
 /// A publication from what the broker brought. `now_unix_ns` is asked where the header names no time.
-pub fn read(room: RoomName, header: Option<&str>, payload: Bytes, now_unix_ns: impl FnOnce() -> u64) -> Publication {
-    let fields = header.and_then(Fields::parse).unwrap_or_default();
-    let kind = kind_of(&payload, fields.kind);
-    Publication {
+///
+/// # Errors
+/// [`NotJson`]: the message is not to be delivered.
+pub fn read(
+    room: RoomName,
+    headers: Headers<'_>,
+    payload: Bytes,
+    now_unix_ns: impl FnOnce() -> u64,
+) -> Result<Publication, NotJson> {
+    let fields = headers.tidegate.and_then(Fields::parse).unwrap_or_default();
+    let announced = fields.kind.or_else(|| headers.content_type.and_then(kind_of_content_type));
+    let text = without_bom(&payload);
+    let kind = kind_of(text, announced);
+    if announced == Some(Kind::Json) && kind != Kind::Json {
+        return Err(NotJson);
+    }
+    let skipped = if kind == Kind::Json { payload.len() - text.len() } else { 0 };
+    Ok(Publication {
         room,
         kind,
-        payload,
+        payload: if skipped > 0 { payload.slice(skipped..) } else { payload },
         from: fields.from,
         echo: fields.connection.is_none() || fields.connection != fields.from,
         time_unix_ns: fields.time_unix_ns.unwrap_or_else(now_unix_ns),
+    })
+}
+
+/// Text without the byte order mark that may stand before it.
+pub fn without_bom(text: &[u8]) -> &[u8] {
+    text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text)
+}
+
+/// What a media type says of a payload (RFC 6838 §4.2.8 for `+json`): nothing where it is none of these.
+fn kind_of_content_type(value: &str) -> Option<Kind> {
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    let ends = |suffix: &str| {
+        essence.len() >= suffix.len()
+            && essence.is_char_boundary(essence.len() - suffix.len())
+            && essence[essence.len() - suffix.len()..].eq_ignore_ascii_case(suffix)
+    };
+    if essence.eq_ignore_ascii_case("application/json") || ends("+json") {
+        Some(Kind::Json)
+    } else if essence.eq_ignore_ascii_case("application/octet-stream") {
+        Some(Kind::Binary)
+    } else if essence.get(..5).is_some_and(|start| start.eq_ignore_ascii_case("text/")) {
+        Some(Kind::Text)
+    } else {
+        None
     }
 }
 
@@ -119,8 +173,16 @@ mod tests {
         ConnectionId { node: 0xdead_beef, shard: 1, index: 2, generation: 3 }
     }
 
+    fn with(
+        tidegate: Option<&str>,
+        content_type: Option<&str>,
+        payload: &'static [u8],
+    ) -> Result<Publication, NotJson> {
+        read("lobby".into(), Headers { tidegate, content_type }, Bytes::from_static(payload), || NOW)
+    }
+
     fn received(header: Option<&str>, payload: &'static [u8]) -> Publication {
-        read("lobby".into(), header, Bytes::from_static(payload), || NOW)
+        with(header, None, payload).unwrap()
     }
 
     #[test]
@@ -148,8 +210,10 @@ mod tests {
             for (from, echo) in [(None, true), (Some(sender()), true), (Some(sender()), false)] {
                 let payload = Bytes::from_static(payload);
                 let sent = Publication { room: "lobby".into(), kind, payload, from, echo, time_unix_ns: 7 };
-                let back = read("lobby".into(), Some(&write(&sent)), sent.payload.clone(), || NOW);
-                assert_eq!(back, sent);
+                let tidegate = write(&sent);
+                let headers = Headers { tidegate: Some(&tidegate), content_type: Some("text/plain") };
+                let back = read("lobby".into(), headers, sent.payload.clone(), || NOW);
+                assert_eq!(back, Ok(sent), "what a gateway says goes before any other header");
             }
         }
     }
@@ -175,11 +239,42 @@ mod tests {
 
     #[test]
     fn an_announced_kind_holds_only_if_the_payload_bears_it_out() {
-        assert_eq!(received(Some("v1; kind=json"), b"hello").kind, Kind::Text);
-        assert_eq!(received(Some("v1; kind=json"), b"\xff").kind, Kind::Binary);
         assert_eq!(received(Some("v1; kind=text"), b"\xff").kind, Kind::Binary);
         assert_eq!(received(Some("v1; kind=text"), b"17").kind, Kind::Text);
         assert_eq!(received(Some("v1; kind=binary"), b"17").kind, Kind::Binary);
+    }
+
+    /// A backend said `kind=json` and sent `NaN`, as some JSON libraries write it. Its members got the string "NaN" where they
+    /// expected a number, and neither log nor metric knew of it.
+    #[test]
+    fn a_payload_that_its_sender_calls_json_and_that_is_none_is_refused() {
+        for payload in [&b"NaN"[..], b"{\"a\":Infinity}", b"hello", b"\xff", b"", b"\xef\xbb\xbf", b"{} {}"] {
+            assert_eq!(with(Some("v1; kind=json"), None, payload), Err(NotJson), "{payload:?}");
+            for content_type in ["application/json", "Application/JSON; charset=utf-8", "application/cloudevents+json"]
+            {
+                assert_eq!(with(None, Some(content_type), payload), Err(NotJson), "{content_type} {payload:?}");
+                let kind = with(Some("v1; kind=binary"), Some(content_type), payload).unwrap().kind;
+                assert_eq!(kind, Kind::Binary, "the header Tidegate goes before Content-Type");
+            }
+            assert!(with(None, None, payload).is_ok(), "without a statement nothing was promised");
+        }
+        assert_eq!(with(None, Some("text/plain"), b"17").unwrap().kind, Kind::Text);
+        assert_eq!(with(None, Some("application/octet-stream"), b"17").unwrap().kind, Kind::Binary);
+        assert_eq!(with(None, Some("image/png"), b"17").unwrap().kind, Kind::Json, "no statement that is known");
+        assert_eq!(with(None, Some("\u{e4}/+jso\u{f6}"), b"17").unwrap().kind, Kind::Json);
+    }
+
+    /// Programs on Windows write a byte order mark before JSON; the members got a string with an invisible first character.
+    #[test]
+    fn a_byte_order_mark_before_json_is_skipped_and_before_anything_else_stays() {
+        for header in [None, Some("v1; kind=json")] {
+            let publication = received(header, b"\xef\xbb\xbf{\"a\":1}");
+            assert_eq!((publication.kind, &publication.payload[..]), (Kind::Json, &b"{\"a\":1}"[..]));
+        }
+        let publication = received(None, b"\xef\xbb\xbfhello");
+        assert_eq!((publication.kind, &publication.payload[..]), (Kind::Text, &b"\xef\xbb\xbfhello"[..]));
+        let publication = received(Some("v1; kind=text"), b"\xef\xbb\xbf1");
+        assert_eq!((publication.kind, &publication.payload[..]), (Kind::Text, &b"\xef\xbb\xbf1"[..]));
     }
 
     #[test]
@@ -208,8 +303,9 @@ mod tests {
     proptest! {
         #[test]
         fn no_header_and_no_payload_panics(header in ".{0,200}", payload in prop::collection::vec(any::<u8>(), 0..200)) {
-            let publication = read("lobby".into(), Some(&header), Bytes::from(payload.clone()), || NOW);
-            if publication.kind != Kind::Binary {
+            let headers = Headers { tidegate: Some(&header), content_type: Some(&header) };
+            let publication = read("lobby".into(), headers, Bytes::from(payload.clone()), || NOW);
+            if publication.is_ok_and(|publication| publication.kind != Kind::Binary) {
                 prop_assert!(std::str::from_utf8(&payload).is_ok());
             }
         }

@@ -12,11 +12,15 @@
 //!        not confirmed in time,  Refused × n                                           │
 //!     ▲                                                                                │
 //!     └────────────────────────────────────────────────────────────────────────────────┘
-//!        Unsubscribe             no interest during the linger
+//!        Unsubscribe             no interest during the linger, or another room needs its place
 //! ```
 //!
+//! A room that lingers is a cache: where the table is full, a join of another room ends the one that has lingered longest. Only
+//! rooms that a port wants, or waits for, count against the limit.
+//!
 //! Invariants, held in debug builds after every entry point: every [`Interest::handle_subscribe`] is answered by exactly one
-//! `Joined` or `Refused`; a room is in the timers exactly while it is pending or lingering; `Subscribe` and `Unsubscribe` of a
+//! `Joined` or `Refused`; a pending room is in the
+//! one set of timers, a lingering one in the other, each exactly once; `Subscribe` and `Unsubscribe` of a
 //! room alternate. A port that left while its answer was under way still gets the answer.
 //!
 //! The broker may revoke a subscription that was in force ([`Interest::refuse`]): its permissions changed. The room is then absent, and
@@ -80,8 +84,10 @@ struct Entry {
 pub struct Interest {
     entries: Slab<Entry>,
     names: HashMap<RoomName, usize>,
-    /// When pending rooms are refused and lingering ones end.
-    timers: BTreeSet<(Instant, RoomKey)>,
+    /// When pending rooms are refused.
+    deadlines: BTreeSet<(Instant, RoomKey)>,
+    /// When lingering rooms end; the first has lingered longest.
+    lingering: BTreeSet<(Instant, RoomKey)>,
     effects: VecDeque<Effect>,
     next_number: u64,
     bounds: Bounds,
@@ -94,7 +100,7 @@ pub struct Bounds {
     pub confirm_within: Duration,
     /// A room without interest ends after it.
     pub linger: Duration,
-    /// Rooms in the table, those that linger too; more are refused.
+    /// Rooms in the table; more are refused, unless one that lingers gives way.
     pub rooms: usize,
 }
 
@@ -104,7 +110,8 @@ impl Interest {
         Self {
             entries: Slab::new(),
             names: HashMap::new(),
-            timers: BTreeSet::new(),
+            deadlines: BTreeSet::new(),
+            lingering: BTreeSet::new(),
             effects: VecDeque::new(),
             next_number: 0,
             bounds,
@@ -113,9 +120,9 @@ impl Interest {
 
     /// A port wants a room.
     pub fn handle_subscribe(&mut self, room: RoomName, port: PortIndex, now: Instant) {
-        match self.names.get(&room) {
-            Some(slot) => self.join_known(*slot, port),
-            None if self.entries.len() >= self.bounds.rooms => {
+        match self.names.get(&room).copied() {
+            Some(slot) => self.join_known(slot, port),
+            None if self.entries.len() >= self.bounds.rooms && !self.end_longest_lingering() => {
                 self.effects.push_back(Effect::Refused(port, room, JoinError::TooManyRooms));
             }
             None => self.join_new(room, port, now),
@@ -137,7 +144,7 @@ impl Interest {
     pub fn confirm(&mut self, key: RoomKey, now: Instant) {
         let Some(entry) = self.entries.get_mut(key.slot).filter(|entry| entry.number == key.number) else { return };
         let State::Pending { waiters, deadline } = &mut entry.state else { return };
-        self.timers.remove(&(*deadline, key));
+        self.deadlines.remove(&(*deadline, key));
         for port in std::mem::take(waiters) {
             self.effects.push_back(Effect::Joined(port, entry.room.clone()));
         }
@@ -152,8 +159,10 @@ impl Interest {
     /// have the room it is revoked. A key of the past does nothing.
     pub fn refuse(&mut self, key: RoomKey) {
         let Some(entry) = self.entries.get(key.slot).filter(|entry| entry.number == key.number) else { return };
-        if let State::Pending { deadline: at, .. } | State::Lingering { until: at } = entry.state {
-            self.timers.remove(&(at, key));
+        match entry.state {
+            State::Pending { deadline, .. } => drop(self.deadlines.remove(&(deadline, key))),
+            State::Lingering { until } => drop(self.lingering.remove(&(until, key))),
+            State::Confirmed => {}
         }
         self.end(key);
         self.check_invariants();
@@ -161,16 +170,15 @@ impl Interest {
 
     /// Refuses what was not confirmed in time and ends what lingered long enough.
     pub fn handle_timeout(&mut self, now: Instant) {
-        while let Some((at, key)) = self.timers.first().copied().filter(|(at, _)| *at <= now) {
-            self.timers.remove(&(at, key));
-            self.end(key);
+        for due in [pop_due(&mut self.deadlines, now), pop_due(&mut self.lingering, now)] {
+            due.for_each(|key| self.end(key));
         }
         self.check_invariants();
     }
 
     /// When to call [`Interest::handle_timeout`] next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.timers.first().map(|(at, _)| *at)
+        self.deadlines.first().into_iter().chain(self.lingering.first()).map(|(at, _)| *at).min()
     }
 
     /// The next thing to do.
@@ -221,7 +229,7 @@ impl Interest {
             }
             State::Confirmed => {}
             State::Lingering { until } => {
-                self.timers.remove(&(*until, RoomKey { slot, number: entry.number }));
+                self.lingering.remove(&(*until, RoomKey { slot, number: entry.number }));
                 entry.state = State::Confirmed;
             }
         }
@@ -238,7 +246,7 @@ impl Interest {
         let slot = self.entries.insert(Entry { room: room.clone(), number, ports, state });
         let key = RoomKey { slot, number };
         self.names.insert(room.clone(), slot);
-        self.timers.insert((deadline, key));
+        self.deadlines.insert((deadline, key));
         self.effects.push_back(Effect::Subscribe(key, room));
     }
 
@@ -246,7 +254,14 @@ impl Interest {
         let until = now + self.bounds.linger;
         let entry = &mut self.entries[slot];
         entry.state = State::Lingering { until };
-        self.timers.insert((until, RoomKey { slot, number: entry.number }));
+        self.lingering.insert((until, RoomKey { slot, number: entry.number }));
+    }
+
+    /// Makes room for another: ends the room that has lingered longest. Says whether there was one.
+    fn end_longest_lingering(&mut self) -> bool {
+        let Some((_, key)) = self.lingering.pop_first() else { return false };
+        self.end(key);
+        true
     }
 
     /// Takes a room out; its timer is out already.
@@ -269,8 +284,11 @@ impl Interest {
     fn check_invariants(&self) {
         debug_assert_eq!(self.entries.len(), self.names.len(), "a room has one entry");
         if cfg!(debug_assertions) && self.entries.len() <= 64 {
-            let timed = self.entries.iter().filter(|(_, entry)| !matches!(entry.state, State::Confirmed)).count();
-            assert_eq!(timed, self.timers.len(), "pending and lingering rooms have one timer each");
+            let count = |of: fn(&State) -> bool| self.entries.iter().filter(|(_, entry)| of(&entry.state)).count();
+            let pending = count(|state| matches!(state, State::Pending { .. }));
+            let lingering = count(|state| matches!(state, State::Lingering { .. }));
+            let timers = (self.deadlines.len(), self.lingering.len());
+            assert_eq!((pending, lingering), timers, "pending and lingering rooms have one timer each");
             for (_, entry) in &self.entries {
                 let lingers = matches!(entry.state, State::Lingering { .. });
                 let pending = matches!(entry.state, State::Pending { .. });
@@ -278,6 +296,16 @@ impl Interest {
             }
         }
     }
+}
+
+/// Takes out the timers that are due, in order.
+fn pop_due(timers: &mut BTreeSet<(Instant, RoomKey)>, now: Instant) -> impl Iterator<Item = RoomKey> + use<> {
+    let mut due = Vec::new();
+    while let Some((at, key)) = timers.first().copied().filter(|(at, _)| *at <= now) {
+        timers.remove(&(at, key));
+        due.push(key);
+    }
+    due.into_iter()
 }
 
 #[cfg(test)]
@@ -398,25 +426,46 @@ mod tests {
     }
 
     #[test]
-    fn one_room_too_many_is_refused_until_another_has_ended() {
+    fn one_room_too_many_is_refused_until_another_is_left() {
         let (mut table, now) = table();
         table.handle_subscribe("lobby".into(), 0, now);
         let lobby = subscribed(&effects(&mut table));
         table.handle_subscribe("hall".into(), 0, now);
         let hall = subscribed(&effects(&mut table));
         table.handle_subscribe("attic".into(), 7, now);
-        assert_eq!(effects(&mut table), [Effect::Refused(7, "attic".into(), JoinError::TooManyRooms)]);
+        let refused = Effect::Refused(7, "attic".into(), JoinError::TooManyRooms);
+        assert_eq!(effects(&mut table), [refused]);
         table.handle_subscribe("lobby".into(), 7, now);
         table.confirm(lobby, now);
         table.confirm(hall, now);
         assert_eq!(effects(&mut table).len(), 3, "a room that is there can be joined");
         table.handle_unsubscribe("hall", 0, now);
         table.handle_subscribe("attic".into(), 7, now);
-        let refused = Effect::Refused(7, "attic".into(), JoinError::TooManyRooms);
-        assert_eq!(effects(&mut table), [refused], "a room that lingers is there");
-        table.handle_timeout(now + LINGER);
-        table.handle_subscribe("attic".into(), 7, now + LINGER);
-        assert!(matches!(effects(&mut table)[..], [Effect::Unsubscribe(_), Effect::Subscribe(..)]));
+        assert!(matches!(effects(&mut table)[..], [Effect::Unsubscribe(key), Effect::Subscribe(..)] if key == hall));
+    }
+
+    /// Ten clients joined and left ten rooms of a node that may have ten; for five seconds no client was in any room, and each join
+    /// of another one was answered with `room-limit`.
+    #[test]
+    fn a_room_that_only_lingers_gives_way_to_a_join_and_the_longest_lingering_first() {
+        let (mut table, now) = table();
+        let mut keys = Vec::new();
+        for room in ["lobby", "hall"] {
+            table.handle_subscribe(room.into(), 0, now);
+            keys.push(subscribed(&effects(&mut table)));
+            table.confirm(keys[keys.len() - 1], now);
+            effects(&mut table);
+        }
+        table.handle_unsubscribe("hall", 0, now);
+        table.handle_unsubscribe("lobby", 0, now + LINGER / 2);
+        for (room, gives_way) in [("attic", keys[1]), ("cellar", keys[0])] {
+            table.handle_subscribe(room.into(), 1, now + LINGER / 2);
+            let effects = effects(&mut table);
+            assert!(matches!(&effects[..], [Effect::Unsubscribe(key), Effect::Subscribe(..)] if *key == gives_way));
+        }
+        table.handle_subscribe("hall".into(), 1, now + LINGER / 2);
+        let refused = Effect::Refused(1, "hall".into(), JoinError::TooManyRooms);
+        assert_eq!(effects(&mut table), [refused], "a room that a port wants, or waits for, does not give way");
     }
 
     /// What a port or the broker does in the property test.

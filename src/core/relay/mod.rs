@@ -21,6 +21,7 @@
 mod broker;
 pub mod envelope;
 pub mod interest;
+mod joins;
 mod messages;
 mod outlet;
 pub mod ports;
@@ -41,6 +42,7 @@ pub use outlet::{Mailbox, Outlet};
 use crate::counters::{DropReason, RelayCounters};
 use crate::model::{AckLevel, ConnectionId, GapReason, Publication};
 use interest::{Bounds, Interest, RoomKey};
+use joins::Joins;
 use ports::PortIndex;
 use publish_queue::{Outgoing, PublishQueue, Publisher, Ticket};
 use router::{BrokerEffect, Router};
@@ -48,6 +50,7 @@ use router::{BrokerEffect, Router};
 /// The router with the ports' mailboxes, and the publications that wait for the broker.
 pub struct Relay<M> {
     router: Router<M>,
+    joins: Joins,
     publishes: PublishQueue,
     /// Bytes of the largest payload that the node takes (`limits.message_bytes`), and of the largest that its broker takes too.
     message_bytes: usize,
@@ -65,6 +68,7 @@ impl<M: Mailbox> Relay<M> {
     /// `max_age` is given up.
     pub fn new(outlets: Vec<Outlet<M>>, bounds: Bounds, max_age: Duration, counters: Arc<RelayCounters>) -> Self {
         Self {
+            joins: Joins::new(outlets.len(), bounds.confirm_within),
             router: Router::new(outlets, Interest::new(bounds), counters),
             publishes: PublishQueue::new(max_age),
             message_bytes: usize::MAX,
@@ -82,7 +86,10 @@ impl<M: Mailbox> Relay<M> {
     /// A port asks. [`Relay::apply`] passes on what only the broker can do.
     pub fn handle_request(&mut self, port: PortIndex, request: ToRelay, now: Instant) {
         match request {
-            ToRelay::Subscribe(room) => self.router.subscribe(room, port, now),
+            ToRelay::Subscribe(room) => {
+                self.joins.push(port, room, now);
+                self.pass_joins(now);
+            }
             ToRelay::Unsubscribe(room) => self.router.unsubscribe(&room, port, now),
             ToRelay::Publish(publication, ack) => {
                 let ticket = ack.map(|ack| Ticket { port, ack });
@@ -100,6 +107,9 @@ impl<M: Mailbox> Relay<M> {
     /// Refuses rooms that were not confirmed in time, ends those that lingered, and gives up publications that are too old.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.router.handle_timeout(now);
+        while let Some((port, room)) = self.joins.poll_expired(now) {
+            self.router.refuse_waiting(port, room);
+        }
         while let Some(item) = self.publishes.poll_expired(now) {
             self.give_up(item.publisher(), PublishError::Unavailable);
         }
@@ -107,7 +117,8 @@ impl<M: Mailbox> Relay<M> {
 
     /// When to call [`Relay::handle_timeout`] next.
     pub fn poll_timeout(&self) -> Option<Instant> {
-        self.router.interest.poll_timeout().into_iter().chain(self.publishes.poll_timeout()).min()
+        let others = [self.joins.poll_timeout(), self.publishes.poll_timeout()];
+        self.router.interest.poll_timeout().into_iter().chain(others.into_iter().flatten()).min()
     }
 
     /// Passes on to the broker what requests, timeouts and the broker's own news asked of it, and as many publications as it
@@ -151,6 +162,7 @@ impl<M: Mailbox> Relay<M> {
 
     /// The same without publications: what [`Broker::flush`] told may ask for it, when it is too late to publish in this turn.
     pub fn apply_effects<B: Broker>(&mut self, broker: &mut B, now: Instant) {
+        self.pass_joins(now);
         while let Some(effect) = self.router.poll_broker_effect() {
             match effect {
                 BrokerEffect::Subscribe(key, room) => broker.subscribe(key, &room, now, self),
@@ -178,15 +190,20 @@ impl<M: Mailbox> Relay<M> {
         self.router.wake_ports();
     }
 
-    /// Whether a port's mailbox was full; then [`Relay::wake_ports`] is due again soon.
+    /// Whether a port's mailbox was full, or joins wait for room in one; then [`Relay::wake_ports`] is due again soon.
     pub fn is_behind(&self) -> bool {
-        self.router.is_behind()
+        self.router.is_behind() || self.joins.len() > 0
     }
 
     /// Writes the depth of every mailbox into the counters; called once a second.
     pub fn measure(&mut self) {
         self.told.clear();
         self.router.measure();
+    }
+
+    /// The relay's thread is alive; `mono_ns` is its monotonic clock.
+    pub fn show_sign_of_life(&self, mono_ns: u64) {
+        self.router.counters.turning.show(mono_ns);
     }
 
     /// Whether a room was refused because the node has all the rooms that it may have; says so once, for the log.
@@ -211,6 +228,14 @@ impl<M: Mailbox> Relay<M> {
             }
         }
         true
+    }
+
+    /// Passes on the joins whose answers have room.
+    fn pass_joins(&mut self, now: Instant) {
+        let Self { joins, router, .. } = self;
+        while let Some((port, room)) = joins.pop(|port| router.takes_join(port)) {
+            router.subscribe(room, port, now);
+        }
     }
 
     /// A publication goes no further: it is counted, and its publisher is told. A backend that asked for no acknowledgement
@@ -257,6 +282,7 @@ impl<M: Mailbox> Sink for Relay<M> {
     }
 
     fn confirmed(&mut self, key: RoomKey, now: Instant) {
+        self.joins.handle_progress(now);
         self.router.confirm(key, now);
     }
 
@@ -281,6 +307,10 @@ impl<M: Mailbox> Sink for Relay<M> {
             Some(key) => self.router.tell_gap(key, reason),
             None => self.router.tell_gap_to_all(reason),
         }
+    }
+
+    fn refused_message(&mut self, reason: DropReason) {
+        self.router.dropped(reason, 1);
     }
 
     fn acknowledged(&mut self, ticket: Ticket, level: AckLevel) {

@@ -50,6 +50,10 @@ pub struct Outlet<M> {
     open_gaps: HashMap<RoomName, (GapReason, u64)>,
     /// Items put into the mailbox so far.
     pushed: u64,
+    /// Places of the items in the mailbox that are no deliveries, oldest first; some of them may have been read.
+    control: VecDeque<u64>,
+    /// Joins that were passed on and have no answer yet.
+    open_joins: usize,
     dirty: bool,
 }
 
@@ -70,6 +74,8 @@ impl<M: Mailbox> Outlet<M> {
             missed: None,
             open_gaps: HashMap::new(),
             pushed: 0,
+            control: VecDeque::new(),
+            open_joins: 0,
             dirty: false,
         }
     }
@@ -87,6 +93,23 @@ impl<M: Mailbox> Outlet<M> {
         }
         self.push(ToShard::Deliver(publication.clone()));
         true
+    }
+
+    /// Whether the answer to one more join has a place: the reserve is for all control items.
+    pub(super) fn takes_join(&mut self) -> bool {
+        self.spill.is_empty() && self.open_joins + self.unread_control() < limits::JOINS_OPEN
+    }
+
+    /// A join of this port is passed on.
+    pub(super) fn begin_join(&mut self) {
+        self.open_joins += 1;
+    }
+
+    /// Puts the answer to a join in.
+    pub(super) fn answer_join(&mut self, item: ToShard) {
+        debug_assert!(self.open_joins > 0, "an answer without a join");
+        self.open_joins = self.open_joins.saturating_sub(1);
+        self.tell(item);
     }
 
     /// Puts a control item in, after everything before it.
@@ -167,14 +190,34 @@ impl<M: Mailbox> Outlet<M> {
             return false;
         }
         // What was read by now is over: the reader may have told it before this loss.
-        self.free = self.mailbox.free();
-        let taken = self.delivery_capacity + limits::MAILBOX_RESERVE - self.free;
-        let read = self.pushed - taken as u64;
+        let read = self.read();
         self.open_gaps.retain(|_, (_, place)| *place >= read);
         self.open_gaps.contains_key(room)
     }
 
+    /// The place up to which the reader has read.
+    fn read(&mut self) -> u64 {
+        self.free = self.mailbox.free();
+        let taken = self.delivery_capacity + limits::MAILBOX_RESERVE - self.free;
+        self.pushed - taken as u64
+    }
+
+    /// Control items in the mailbox.
+    fn unread_control(&mut self) -> usize {
+        let read = self.read();
+        while self.control.front().is_some_and(|place| *place < read) {
+            self.control.pop_front();
+        }
+        self.control.len()
+    }
+
     fn push(&mut self, item: ToShard) {
+        if !matches!(item, ToShard::Deliver(_)) {
+            if self.control.len() >= self.delivery_capacity + limits::MAILBOX_RESERVE {
+                self.unread_control();
+            }
+            self.control.push_back(self.pushed);
+        }
         self.free -= 1;
         self.pushed += 1;
         self.dirty = true;
@@ -193,7 +236,13 @@ impl<M: Mailbox> Outlet<M> {
     }
 
     fn fits(&mut self, deliveries: usize, bytes: usize) -> bool {
-        self.has_free(limits::MAILBOX_RESERVE + deliveries) && self.mailbox.bytes() + bytes <= limits::MAILBOX_BYTES
+        let held = self.mailbox.bytes();
+        // An empty mailbox takes anything: a message of nearly its byte limit must not be a gap for ever.
+        let needed = limits::MAILBOX_RESERVE + deliveries;
+        // Control items take the reserve's places, not those of deliveries.
+        let free = self.has_free(needed)
+            || self.free + self.unread_control().min(limits::MAILBOX_RESERVE) >= needed && self.free >= deliveries;
+        free && (held == 0 || held + bytes <= limits::MAILBOX_BYTES)
     }
 
     fn miss(&mut self, room: &RoomName) {
@@ -232,6 +281,40 @@ mod tests {
     fn publication(room: &str) -> Arc<Publication> {
         let (room, payload) = (room.into(), bytes::Bytes::from_static(b"1"));
         Arc::new(Publication { room, kind: Kind::Json, payload, from: None, echo: true, time_unix_ns: 0 })
+    }
+
+    /// With a limits.message_bytes of 64 MiB, which is allowed, a message of that size was a gap to its room whenever it was sent.
+    #[test]
+    fn an_empty_mailbox_takes_a_message_over_its_byte_limit() {
+        let (mut outlet, reader) = outlet();
+        let payload = bytes::Bytes::from(vec![b'1'; limits::MAILBOX_BYTES]);
+        let large = Arc::new(Publication { payload, ..Publication::clone(&publication("lobby")) });
+        assert!(outlet.deliver(&large));
+        assert!(!outlet.deliver(&publication("lobby")), "the next waits until it is read");
+        while reader.pop().is_some() {}
+        assert!(outlet.deliver(&large));
+    }
+
+    /// A crowd of joins was confirmed at once: its answers filled the shard's mailbox, and rooms that had nothing to do with it lost
+    /// messages.
+    #[test]
+    fn answers_to_a_crowd_of_joins_take_no_delivery_its_place() {
+        let (mut outlet, reader) = outlet();
+        let mut answered = 0;
+        while outlet.takes_join() {
+            outlet.begin_join();
+            outlet.answer_join(ToShard::Joined("crowd".into()));
+            answered += 1;
+        }
+        assert_eq!(answered, limits::JOINS_OPEN);
+        (0..16).for_each(|_| assert!(outlet.deliver(&publication("lobby"))));
+        assert!(!outlet.deliver(&publication("lobby")), "its own places are taken");
+        (0..answered).for_each(|_| drop(reader.pop()));
+        assert!(outlet.takes_join());
+        for _ in 0..limits::JOINS_OPEN {
+            outlet.begin_join();
+        }
+        assert!(!outlet.takes_join(), "those that wait for the broker count too");
     }
 
     #[test]

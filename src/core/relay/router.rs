@@ -12,6 +12,7 @@ use super::outlet::{Mailbox, Outlet};
 use super::ports::PortIndex;
 use super::{JoinError, ToShard};
 use crate::counters::{DropReason, RelayCounters};
+use crate::limits;
 use crate::model::{GapReason, Publication, RoomName};
 
 /// What the broker has to do.
@@ -29,6 +30,8 @@ pub(super) struct Router<M> {
     pub(super) counters: Arc<RelayCounters>,
     outlets: Vec<Outlet<M>>,
     broker_effects: VecDeque<BrokerEffect>,
+    /// Joins of all ports that were passed on and have no answer yet.
+    open_joins: usize,
     /// Ports with something that did not fit.
     behind: bool,
     full: Full,
@@ -43,11 +46,26 @@ enum Full {
 
 impl<M: Mailbox> Router<M> {
     pub(super) fn new(outlets: Vec<Outlet<M>>, interest: Interest, counters: Arc<RelayCounters>) -> Self {
-        Self { interest, counters, outlets, broker_effects: VecDeque::new(), behind: false, full: Full::Never }
+        Self {
+            interest,
+            counters,
+            outlets,
+            broker_effects: VecDeque::new(),
+            open_joins: 0,
+            behind: false,
+            full: Full::Never,
+        }
+    }
+
+    /// Whether a port can be given the answer to one more join.
+    pub(super) fn takes_join(&mut self, port: PortIndex) -> bool {
+        self.open_joins < limits::JOINS_OPEN_TOTAL && self.outlets[usize::from(port)].takes_join()
     }
 
     /// A port wants a room.
     pub(super) fn subscribe(&mut self, room: RoomName, port: PortIndex, now: Instant) {
+        self.outlets[usize::from(port)].begin_join();
+        self.open_joins += 1;
         self.interest.handle_subscribe(room, port, now);
         self.settle();
     }
@@ -138,6 +156,11 @@ impl<M: Mailbox> Router<M> {
         }
     }
 
+    /// Refuses a join that was never passed on.
+    pub(super) fn refuse_waiting(&mut self, port: PortIndex, room: RoomName) {
+        self.tell(port, ToShard::Refused(room, JoinError::Unconfirmed));
+    }
+
     /// Whether a port waits for room; then [`Router::wake_ports`] is due again soon.
     pub(super) fn is_behind(&self) -> bool {
         self.behind
@@ -163,7 +186,7 @@ impl<M: Mailbox> Router<M> {
     fn settle(&mut self) {
         while let Some(effect) = self.interest.poll_effect() {
             match effect {
-                Effect::Joined(port, room) => self.tell(port, ToShard::Joined(room)),
+                Effect::Joined(port, room) => self.answer_join(port, ToShard::Joined(room)),
                 Effect::Refused(port, room, error) => self.refuse_port(port, room, error),
                 Effect::Revoked(port, room) => self.tell(port, ToShard::Revoked(room)),
                 Effect::Subscribe(key, room) => self.broker_effects.push_back(BrokerEffect::Subscribe(key, room)),
@@ -177,6 +200,13 @@ impl<M: Mailbox> Router<M> {
         if error == JoinError::TooManyRooms && matches!(self.full, Full::Never) {
             self.full = Full::Unlogged;
         }
-        self.tell(port, ToShard::Refused(room, error));
+        self.answer_join(port, ToShard::Refused(room, error));
+    }
+
+    fn answer_join(&mut self, port: PortIndex, item: ToShard) {
+        self.open_joins -= 1;
+        let outlet = &mut self.outlets[usize::from(port)];
+        outlet.answer_join(item);
+        self.behind |= outlet.is_behind();
     }
 }

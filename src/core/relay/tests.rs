@@ -181,6 +181,48 @@ fn a_message_that_waited_while_the_node_came_to_a_broker_that_takes_less_is_too_
     assert_eq!(counters.message_bytes.value(), 100, "the node's own limit is the smaller one");
 }
 
+/// 400,000 joins came at once, after a restart: those that the broker had not confirmed after five seconds were refused, and asked
+/// again, while publications waited behind them all.
+#[test]
+fn a_crowd_of_joins_is_passed_on_in_shares_and_none_is_refused_while_the_broker_confirms_rooms() {
+    const CROWD: usize = 20_000;
+    let counters = Arc::new(RelayCounters::default());
+    let [shard, admin] = [(); 2].map(|()| mailbox(16 + limits::MAILBOX_RESERVE));
+    let outlets = vec![Outlet::new(shard.0, 16), Outlet::new(admin.0, 16)];
+    let bounds = Bounds { confirm_within: MAX_AGE, linger: Duration::ZERO, rooms: CROWD };
+    let (mut relay, mut broker) = (Relay::new(outlets, bounds, MAX_AGE, counters.clone()), Asked::default());
+    let mut now = Instant::now();
+    for room in 0..CROWD {
+        relay.handle_request(0, ToRelay::Subscribe(room.to_string().into()), now);
+    }
+    relay.handle_request(0, publish("1", 1), now);
+    apply(&mut relay, &mut broker, now);
+    assert_eq!((broker.subscribed.len(), broker.published.len()), (limits::JOINS_OPEN, 1));
+    assert!(relay.is_behind(), "the loop looks again soon");
+    let mut joined = 0;
+    while joined < CROWD {
+        // A broker that takes almost as long as it may for each share.
+        now += MAX_AGE * 9 / 10;
+        for (key, _) in std::mem::take(&mut broker.subscribed) {
+            relay.confirmed(key, now);
+        }
+        relay.message(relay.interest().key("0").unwrap(), publication("1"));
+        apply(&mut relay, &mut broker, now);
+        assert!(broker.subscribed.is_empty(), "no more than the shard has read");
+        while let Some(item) = shard.1.pop() {
+            if matches!(item, ToShard::Joined(_)) {
+                joined += 1;
+            } else {
+                assert!(matches!(item, ToShard::Deliver(_)), "{item:?}");
+            }
+        }
+        relay.handle_timeout(now);
+        apply(&mut relay, &mut broker, now);
+    }
+    assert_eq!((joined, counters.dropped[DropReason::Mailbox as usize].value()), (CROWD, 0));
+    assert!(!relay.is_behind());
+}
+
 #[test]
 fn the_node_says_once_that_it_has_all_the_rooms_that_it_may_have() {
     let ((mut relay, [shard, _], _), now) = (relay(), Instant::now());

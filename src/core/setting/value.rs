@@ -78,15 +78,26 @@ impl Value {
         }
     }
 
-    /// An address and port. Of names only localhost: that one means loopback everywhere, without asking (RFC 6761 §6.3).
+    /// An address and port. `:PORT` is every IPv4 address of the host. Of names only localhost: that one means loopback
+    /// everywhere, without a lookup (RFC 6761 §6.3).
     pub fn address(&self) -> Result<SocketAddr, String> {
-        let expected = "an IP address and port, such as 127.0.0.1:8080 or 0.0.0.0:8080";
+        let expected =
+            "an address and port, such as 127.0.0.1:8080, localhost:8080 or :8080 (every address of this host)";
         let Self::Text(text) = self else { return Err(self.unlike(expected)) };
-        let address = match text.strip_prefix("localhost:") {
-            Some(port) => port.parse().map(|port| (Ipv4Addr::LOCALHOST, port).into()).ok(),
-            None => text.parse().ok(),
+        let address = match text.rsplit_once(':') {
+            Some(("localhost", port)) => port.parse().map(|port| (Ipv4Addr::LOCALHOST, port).into()).ok(),
+            Some(("", port)) => port.parse().map(|port| (Ipv4Addr::UNSPECIFIED, port).into()).ok(),
+            _ => text.parse().ok(),
         };
         address.ok_or_else(|| self.unlike(expected))
+    }
+
+    /// The name and port of text such as `gateway.example:8080`; `None` where it is an [address](Self::address), or neither.
+    pub fn host_name(&self) -> Option<(&str, u16)> {
+        let Self::Text(text) = self else { return None };
+        let (name, port) = text.rsplit_once(':')?;
+        let is_name = name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'.' | b'_'));
+        (is_name && self.address().is_err()).then_some((name, port.parse().ok()?))
     }
 
     /// A whole number within `range`.
@@ -241,6 +252,24 @@ mod tests {
         }
         for typed in ["64KB", "KiB", "-1", "99999999999999GiB"] {
             assert!(text(typed).size(0..=u64::MAX).is_err(), "{typed}");
+        }
+    }
+
+    #[test]
+    fn an_address_is_an_ip_localhost_or_a_port_alone_and_a_host_name_is_told_apart() {
+        for (typed, address) in [
+            ("127.0.0.1:80", "127.0.0.1:80"),
+            ("[::1]:80", "[::1]:80"),
+            ("localhost:80", "127.0.0.1:80"),
+            (":80", "0.0.0.0:80"),
+        ] {
+            assert_eq!(text(typed).address(), Ok(address.parse().unwrap()), "{typed}");
+            assert_eq!(text(typed).host_name(), None, "{typed}");
+        }
+        assert_eq!(text("gateway-1.example:80").host_name(), Some(("gateway-1.example", 80)));
+        for typed in ["8080", "nowhere", ":", ":x", "::1", "a b:80", "gateway:65536", "http://gateway:80"] {
+            assert!(text(typed).address().is_err(), "{typed}");
+            assert_eq!(text(typed).host_name(), None, "{typed}");
         }
     }
 

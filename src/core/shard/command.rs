@@ -24,6 +24,8 @@ pub enum Command {
         /// The window in ms.
         window_ms: u32,
     },
+    /// Take a drain back: grant upgrades again, and keep the clients that are not told yet.
+    Resume,
     /// Close what is left and end the thread.
     Stop,
     /// Describe the busiest rooms.
@@ -57,6 +59,7 @@ impl fmt::Debug for Command {
         match self {
             Self::Refuse => f.write_str("Refuse"),
             Self::Drain { window_ms } => write!(f, "Drain {{ window_ms: {window_ms} }}"),
+            Self::Resume => f.write_str("Resume"),
             Self::Stop => f.write_str("Stop"),
             Self::Rooms { limit, .. } => write!(f, "Rooms {{ limit: {limit} }}"),
             Self::Connections { by_outbox, limit, .. } => {
@@ -104,6 +107,7 @@ impl<D: Driver> Shard<D> {
                 let window = ticks(std::time::Duration::from_millis(u64::from(window_ms)));
                 self.admission.begin_drain(&self.turn, window);
             }
+            Command::Resume => self.admission.end_drain(),
             Command::Stop => self.stopped = true,
             Command::Rooms { limit, reply } => reply(self.rooms.busiest(&self.turn, limit)),
             Command::Connections { by_outbox, limit, reply } => reply(self.list_connections(by_outbox, limit)),

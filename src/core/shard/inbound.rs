@@ -63,7 +63,7 @@ struct Received {
 impl<D: Driver> Shard<D> {
     pub(super) fn handle_ready(&mut self, ready: Ready) {
         if self.clients.note_ready(ready) {
-            self.writer.flush_outbox(&mut self.turn, &mut self.clients, ready.handle);
+            self.clients.write_on(ready.handle);
         }
     }
 

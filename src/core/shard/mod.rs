@@ -49,6 +49,7 @@ use std::sync::Arc;
 use crate::counters::ShardCounters;
 use crate::relay::{ToRelay, ToShard};
 use admission::Admission;
+pub use admission::{Arrival, PerAddress, RefusedPage};
 use clients::Clients;
 use driver::{Driver, Event, Fd};
 use inbound::Reading;
@@ -76,7 +77,7 @@ impl<D: Driver> Shard<D> {
     /// An empty shard for up to `settings.slots` connections.
     pub fn new(driver: D, settings: Arc<Settings>, counters: Arc<ShardCounters>, seed: u64) -> Self {
         Self {
-            admission: Admission::new(settings.options.connection_rate),
+            admission: Admission::new(&settings.options),
             rooms: Rooms::default(),
             upstream: Upstream::default(),
             writer: Writer::new(driver),
@@ -117,8 +118,8 @@ impl<D: Driver> Shard<D> {
     }
 
     /// Takes in a socket that was just accepted; it is non-blocking. The shard owns its number from here on.
-    pub fn handle_accepted(&mut self, fd: Fd) {
-        self.admission.accept(&mut self.turn, &mut self.writer, &mut self.clients, fd);
+    pub fn handle_accepted(&mut self, fd: Fd, arrival: Arrival) {
+        self.admission.accept(&mut self.turn, &mut self.writer, &mut self.clients, fd, arrival);
         self.settle();
     }
 
@@ -127,9 +128,9 @@ impl<D: Driver> Shard<D> {
         self.admission.turn_away(&mut self.turn, &mut self.writer, fd);
     }
 
-    /// Requests that were refused because they are invalid since the start.
-    pub fn invalid_requests(&self) -> u64 {
-        self.admission.invalid_requests()
+    /// Takes a page that may not connect, for the log; not all of a crowd are kept.
+    pub fn poll_refused_page(&mut self) -> Option<RefusedPage> {
+        self.admission.poll_refused_page()
     }
 
     /// Collects and handles the driver's events, ticks among them.
@@ -195,9 +196,15 @@ impl<D: Driver> Shard<D> {
         self.settle();
     }
 
-    /// Sends to up to `budget` members; then closes the connections that hold the most memory while the node is over a budget.
+    /// Sends up to `budget` times: what waits in outboxes whose sockets take more, with half of it where rooms have something to send
+    /// too, and to members of rooms. Then closes the connections that hold the most memory while the node is over a budget.
     pub fn fan_out(&mut self, budget: usize) {
         let mut left = budget;
+        if self.clients.writing_len() > 0 {
+            let share = if self.rooms.is_passing() { budget.div_ceil(2) } else { budget };
+            left = left.saturating_sub(self.writer.write_on(&mut self.turn, &mut self.clients, share));
+            self.settle();
+        }
         while left > 0 {
             let sent = self.rooms.go_on(&mut self.turn, &mut self.writer, &mut self.clients, left);
             let Some(sent) = sent else { break };
@@ -234,7 +241,7 @@ impl<D: Driver> Shard<D> {
 
     /// Whether [`Shard::fan_out`] has more to send.
     pub fn is_fanning_out(&self) -> bool {
-        self.rooms.is_passing() || self.rooms.is_telling_gaps()
+        self.rooms.is_passing() || self.rooms.is_telling_gaps() || self.clients.writing_len() > 0
     }
 
     /// Whether deliveries may be taken from the mailbox: not before a gap is told to all clients, and not more than the rooms

@@ -103,7 +103,7 @@ impl<D: Driver> Shard<D> {
     fn echo(&mut self, handle: Handle, message: Payload<'_>) {
         let Some(deflate) = self.clients.find(handle).map(|entry| entry.form.deflate) else { return };
         self.turn.count_in(MessageType::Message);
-        self.writer.reply_message(&self.turn, message, deflate);
+        self.writer.reply_message(message, deflate);
     }
 
     /// Makes a connection a member of several rooms, for one credit. Each is answered on its own. A room that the connection is in,

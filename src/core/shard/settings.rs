@@ -1,14 +1,15 @@
 //! A shard's settings: what a node's configuration says about its shards ([`Options`]), and the same in the units that a shard
 //! counts in ([`Settings`]).
 
-use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::admission::PerAddress;
 use crate::connection::{Heartbeat, ticks};
 use crate::counters::ShardCounters;
 use crate::dialect::DialectId;
+use crate::http::Origins;
 use crate::http::network::Network;
 use crate::limits::{self, Limits};
 use crate::readiness::NodeState;
@@ -23,6 +24,8 @@ pub struct Route {
     pub dialect: DialectId,
     /// The room, where the dialect wants one.
     pub room: Option<String>,
+    /// The subprotocol that is answered where the client offers it and not the dialect's own.
+    pub subprotocol: Option<String>,
 }
 
 /// Which clients may publish into a room. Backends always may.
@@ -92,10 +95,12 @@ pub struct Options {
     pub rooms: Vec<RoomRule>,
     /// Clients of a dialect that has no words for a gap are closed with 1013 instead.
     pub close_on_gap: bool,
-    /// Allowed values of Origin; see [`crate::http::origin_allowed`].
-    pub origins: Vec<String>,
+    /// Which pages may connect.
+    pub origins: Origins,
     /// permessage-deflate is negotiated.
     pub compression: bool,
+    /// `limits.connections_per_address`, with the counts of all shards.
+    pub per_address: PerAddress,
     /// Proxies whose word about a client's address is taken.
     pub trusted: Vec<Network>,
     /// Connections of trusted proxies begin with a PROXY protocol v2 header.
@@ -118,14 +123,18 @@ impl Default for Options {
             routes: Vec::new(),
             rooms: Vec::new(),
             close_on_gap: false,
-            origins: Vec::new(),
+            origins: Origins::default(),
             compression: false,
+            per_address: PerAddress::default(),
             trusted: Vec::new(),
             proxy_protocol: false,
             demo_page: None,
         }
     }
 }
+
+/// Slab entries for sockets that have given way and that the driver has not released yet.
+const RELEASING: usize = 256;
 
 /// What all shards of the node share.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -148,7 +157,7 @@ pub struct Settings {
     pub shard: u8,
     /// What it shares with the node's other shards.
     pub budgets: Budgets,
-    /// Slab entries: the shard's connections and the few above them that are answered 503.
+    /// Slab entries: the shard's connections, its sockets that are not upgraded, and those that are being released.
     pub slots: usize,
     /// Counters of all shards of the node, to add up what they hold.
     pub node_counters: Vec<Arc<ShardCounters>>,
@@ -170,8 +179,6 @@ pub struct Settings {
     pub message_burst: u16,
     /// The decoder's rules.
     pub rules: Rules,
-    /// Configured routes by path.
-    pub routes: HashMap<String, Route>,
     /// What `/health` answers.
     pub state: Arc<NodeState>,
 }
@@ -185,6 +192,12 @@ impl Settings {
         };
         let rule = self.options.rooms.iter().find(|rule| matches(&rule.pattern));
         rule.map(|rule| Policy { publish: rule.publish, slow: rule.slow }).unwrap_or_default()
+    }
+
+    /// The configured route of a path. There are a few: to compare them costs less than to hash the path.
+    #[inline]
+    pub fn route(&self, path: &str) -> Option<&Route> {
+        self.options.routes.iter().rev().find(|route| route.path == path)
     }
 
     /// Whether the word of a proxy at this address is taken.
@@ -207,7 +220,7 @@ impl Settings {
             shard,
             budgets,
             // Any one shard may get all of the node's connections: untouched entries cost nothing.
-            slots: (budgets.connections as usize + limits.handshakes_per_shard).min(1 << 24),
+            slots: (budgets.connections as usize + limits.handshakes_per_shard + RELEASING).min(1 << 24),
             node_counters,
             fanout_bytes: limits::FANOUT_BYTES,
             heartbeat: Heartbeat::new(options.ping_interval, options.pong_timeout),
@@ -218,7 +231,6 @@ impl Settings {
             max_age: options.max_connection_age.map_or(0, ticks),
             message_burst: options.message_rate.saturating_mul(limits::MESSAGE_BURST_SECONDS),
             rules: Rules { message_bytes: limits.message_bytes, deflate: None },
-            routes: options.routes.iter().map(|route| (route.path.clone(), route.clone())).collect(),
             state,
             options,
         }

@@ -108,6 +108,7 @@ impl<D: Driver> Shard<D> {
         } else if upgraded {
             self.turn.counters.connections.sub(1);
             self.turn.counters.closed[noted as usize].add(1);
+            self.admission.leave_address(&self.turn, handle);
         }
         self.rooms.leave_all(&mut self.turn, &mut self.upstream, &mut self.clients, handle);
         self.writer.shrink_outbox(&self.turn, &mut self.clients, handle, false);

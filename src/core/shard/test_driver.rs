@@ -33,7 +33,7 @@ pub(super) struct TestDriver {
     pub(super) peer_ended: bool,
     pub(super) events: Vec<Event>,
     pub(super) batch: u32,
-    pub(super) queued: Vec<(Handle, Chunk)>,
+    pub(super) queued: Vec<(Fd, Handle, Chunk)>,
     /// Octets that the socket still takes.
     pub(super) room: usize,
     /// A socket whose peer has reset it.
@@ -63,6 +63,15 @@ impl TestDriver {
             told_by_submit: Vec::new(),
             told_by_release: Vec::new(),
         }
+    }
+
+    /// All octets that were sent.
+    pub(super) fn sent_octets(&self) -> Vec<u8> {
+        let sent = self.deeds.iter().filter_map(|deed| match deed {
+            Deed::Sent(octets) => Some(octets.as_slice()),
+            Deed::Fin | Deed::Closed => None,
+        });
+        sent.collect::<Vec<_>>().concat()
     }
 
     fn take(&mut self, bytes: &[u8]) -> Result<usize, ErrorKind> {
@@ -98,16 +107,16 @@ impl Driver for TestDriver {
     }
 
     fn send(&mut self, fd: Fd, bytes: &[u8]) -> Result<usize, ErrorKind> {
-        assert!(self.queued.is_empty(), "a send overtakes a queued one");
+        assert!(!self.queued.iter().any(|(queued, ..)| *queued == fd), "a send overtakes a queued one");
         if self.broken == Some(fd) {
             return Err(ErrorKind::Broken);
         }
         self.take(bytes)
     }
 
-    fn queue(&mut self, _: Fd, handle: Handle, chunk: &Chunk) -> Queued {
+    fn queue(&mut self, fd: Fd, handle: Handle, chunk: &Chunk) -> Queued {
         assert!(!chunk.bytes().is_empty(), "an empty chunk is sent");
-        self.queued.push((handle, chunk.clone()));
+        self.queued.push((fd, handle, chunk.clone()));
         Queued::Later
     }
 
@@ -118,7 +127,7 @@ impl Driver for TestDriver {
     fn submit(&mut self, events: &mut Vec<Event>) {
         events.append(&mut self.told_by_submit);
         self.batch += 1;
-        for (handle, chunk) in std::mem::take(&mut self.queued) {
+        for (_, handle, chunk) in std::mem::take(&mut self.queued) {
             let result = self.take(chunk.bytes());
             if !matches!(result, Ok(sent) if sent == chunk.bytes().len()) {
                 events.push(Event::Unsent { handle, chunk, result });
@@ -172,13 +181,14 @@ pub(super) fn turn(seed: u64, configure: impl FnOnce(&mut Options, &mut Budgets)
 /// `count` connections that are upgraded and open.
 pub(super) fn open(turn: &Turn, count: u32) -> (Clients, Vec<Handle>) {
     let mut clients = Clients::new(count as usize);
-    let mut insert = || {
-        let handle = clients.insert(turn, |generation| Entry::new(3, generation, turn.clock.tick, 0));
+    let mut insert = |number: u32| {
+        let fd = 3 + number as Fd;
+        let handle = clients.insert(turn, |generation| Entry::new(fd, generation, turn.clock.tick, 0));
         let entry = clients.find(handle).unwrap();
         entry.state = State::Open;
         entry.flags.set(Flags::UPGRADED);
         handle
     };
-    let handles = (0..count).map(|_| insert()).collect();
+    let handles = (0..count).map(&mut insert).collect();
     (clients, handles)
 }

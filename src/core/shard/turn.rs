@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::names::Names;
 use super::settings::Settings;
 use super::teardown::Ending;
-use crate::connection::{Handle, Tick};
+use crate::connection::{Handle, Moment, Tick};
 use crate::counters::{MessageType, ShardCounters};
 use crate::model::ConnectionId;
 
@@ -26,6 +26,11 @@ impl Clock {
     /// Monotonic µs modulo 2³², for short durations.
     pub(super) fn mono_us(self) -> u32 {
         (self.mono_ns / 1_000) as u32
+    }
+
+    /// What outboxes note the age of their frames by.
+    pub(super) fn moment(self) -> Moment {
+        Moment { tick: self.tick, mono_ms: (self.mono_ns / 1_000_000) as u32 }
     }
 }
 

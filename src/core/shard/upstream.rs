@@ -58,6 +58,8 @@ pub(super) struct Upstream {
     /// Publications that wait for a room's confirmation, by the room's number, and how many they are.
     held: HashMap<u32, Vec<ToRelay>>,
     held_len: usize,
+    /// Publications that are queued or held: a crowd of joins in the queue leaves their places alone.
+    publications: usize,
     acks: Slab<Followed>,
 }
 
@@ -72,10 +74,11 @@ impl Upstream {
         self.queue.push_back(ToRelay::Unsubscribe(room));
     }
 
-    /// Whether a publication of `bytes` finds no room.
+    /// Whether a publication of `bytes` finds no room. An empty queue takes any: a message over the byte limit must not be refused for
+    /// ever.
     pub(super) fn is_full(&self, bytes: usize) -> bool {
-        self.queue.len() + self.held_len >= PUBLISH_QUEUE_MESSAGES
-            || self.bytes + bytes > PUBLISH_QUEUE_BYTES
+        self.publications >= PUBLISH_QUEUE_MESSAGES
+            || self.bytes > 0 && self.bytes + bytes > PUBLISH_QUEUE_BYTES
             || self.acks.len() >= PUBLISH_QUEUE_MESSAGES
     }
 
@@ -89,6 +92,7 @@ impl Upstream {
     #[inline(always)]
     pub(super) fn publish(&mut self, publication: Publication, unconfirmed: Option<u32>, ack: Option<AckId>) {
         self.bytes += publication.payload.len();
+        self.publications += 1;
         let publish = ToRelay::Publish(publication, ack);
         match unconfirmed {
             Some(room) => {
@@ -168,12 +172,14 @@ impl Upstream {
     pub(super) fn poll(&mut self) -> Option<ToRelay> {
         let item = self.queue.pop_front()?;
         self.bytes -= payload_bytes(&item);
+        self.publications -= usize::from(matches!(item, ToRelay::Publish(..)));
         Some(item)
     }
 
     /// Puts an item back that the mailbox had no room for.
     pub(super) fn unpoll(&mut self, item: ToRelay) {
         self.bytes += payload_bytes(&item);
+        self.publications += usize::from(matches!(item, ToRelay::Publish(..)));
         self.queue.push_front(item);
     }
 
@@ -238,9 +244,35 @@ mod tests {
             upstream.publish(publication(b"x"), number.is_multiple_of(2).then_some(1), None);
         }
         assert!(upstream.is_full(1));
-        assert!(
-            Upstream::default().is_full(PUBLISH_QUEUE_BYTES + 1) && !Upstream::default().is_full(PUBLISH_QUEUE_BYTES)
-        );
+    }
+
+    /// A crowd of 400,000 joins waited in the queue, and every publication of the shard's other clients was unavailable.
+    #[test]
+    fn joins_that_wait_take_no_publication_its_place() {
+        let mut upstream = Upstream::default();
+        for number in 0..2 * PUBLISH_QUEUE_MESSAGES {
+            upstream.subscribe(number.to_string().into());
+        }
+        assert!(!upstream.is_full(1));
+        upstream.publish(publication(b"x"), None, None);
+        while let Some(item) = upstream.poll() {
+            if matches!(item, ToRelay::Publish(..)) {
+                upstream.unpoll(item);
+                break;
+            }
+        }
+        assert_eq!(upstream.publications, 1);
+        assert_eq!((payloads(&mut upstream).len(), upstream.publications), (1, 0));
+    }
+
+    /// With a limits.message_bytes above the queue's bytes larger messages were refused for ever, as temporary.
+    #[test]
+    fn an_empty_queue_takes_a_message_over_its_byte_limit_and_then_no_other() {
+        let mut upstream = Upstream::default();
+        assert!(!upstream.is_full(PUBLISH_QUEUE_BYTES + 1));
+        upstream.publish(publication(b"x"), None, None);
+        assert!(!upstream.is_full(PUBLISH_QUEUE_BYTES - 1));
+        assert!(upstream.is_full(PUBLISH_QUEUE_BYTES));
     }
 
     #[test]

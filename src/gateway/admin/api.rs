@@ -8,7 +8,7 @@ use http::HeaderMap;
 use serde_json::{Value, json};
 
 use super::drain::Phase;
-use super::metrics;
+use super::metrics::{self, NodeStateLabel};
 use super::publication::{self, Publish};
 use super::reply::{Problem, Reply};
 use super::route::Route;
@@ -42,6 +42,7 @@ pub(super) async fn answer(supervisor: &Rc<Supervisor>, route: Route, headers: &
             Ok(Reply::text(readiness.status(), "application/json", readiness.body()))
         }
         Route::Drain => Ok(drain(supervisor)),
+        Route::Undrain => undrain(supervisor),
         Route::Node => Ok(Reply::json(200, &node(supervisor))),
         Route::Rooms { limit } => Ok(rooms(supervisor, limit).await),
         Route::Connections { by_outbox, limit } => Ok(connections(supervisor, by_outbox, limit).await),
@@ -62,9 +63,11 @@ fn exposition(supervisor: &Supervisor) -> Result<Reply, Problem> {
     let sources = metrics::Sources {
         shards: supervisor.shards.iter().map(|shard| shard.counters.as_ref()).collect(),
         relay: &supervisor.relay_counters,
-        capacity: supervisor.capacity.0,
+        capacity: supervisor.capacity.get().0,
         driver: supervisor.driver.name,
-        admin_connections: supervisor.admin_connections.get(),
+        admin_connections: supervisor.places.open(),
+        admin_given_way: supervisor.places.given_way(),
+        state: NodeStateLabel::of(supervisor.phase(), supervisor.state.readiness()),
     };
     match metrics::exposition(&sources) {
         Ok(text) => Ok(Reply::text(200, metrics::CONTENT_TYPE, text)),
@@ -73,10 +76,14 @@ fn exposition(supervisor: &Supervisor) -> Result<Reply, Problem> {
 }
 
 fn live(supervisor: &Supervisor) -> Reply {
+    let seconds = SILENCE_DEADLINE.as_secs();
     match supervisor.silent_shard() {
+        None if supervisor.is_relay_silent() => {
+            let message = format!("the relay's thread stands still, for {seconds} s and more; restart the node");
+            Reply::json(503, &json!({"live": false, "reason": "silent-relay", "message": message}))
+        }
         None => Reply::json(200, &json!({"live": true})),
         Some(shard) => {
-            let seconds = SILENCE_DEADLINE.as_secs();
             let message = format!("shard {shard} stands still, for {seconds} s and more; restart the node");
             Reply::json(503, &json!({"live": false, "reason": "silent-shard", "message": message}))
         }
@@ -91,8 +98,18 @@ fn drain(supervisor: &Supervisor) -> Reply {
     Reply::json(status, &json!({"phase": phase.label(), "connections": supervisor.connections()}))
 }
 
+/// Takes a drain back. Idempotent too; after a signal the node ends, and it is too late.
+fn undrain(supervisor: &Supervisor) -> Result<Reply, Problem> {
+    if !supervisor.handle_drain_cancel() {
+        let message = "a signal ends this node; its drain cannot be taken back: start another node";
+        return Err(Problem::new(409, "stopping", message));
+    }
+    Ok(Reply::json(200, &json!({"phase": supervisor.phase().label(), "connections": supervisor.connections()})))
+}
+
 fn node(supervisor: &Supervisor) -> Value {
     let config = &supervisor.config;
+    let (capacity, bound_by) = supervisor.capacity.get();
     let broker = if config.nats.url.is_empty() { "local" } else { "nats" };
     json!({
         "node": config.node_name,
@@ -101,22 +118,24 @@ fn node(supervisor: &Supervisor) -> Value {
         "uptimeSeconds": supervisor.started.elapsed().as_secs(),
         "driver": {"name": supervisor.driver.name, "why": supervisor.driver.why},
         "shards": supervisor.shards.len(),
+        "cores": {"allowed": supervisor.cores.list, "pinned": supervisor.cores.pinned},
         "listen": config.listen.to_string(),
         "admin": config.admin.listen.to_string(),
         "connections": supervisor.connections(),
-        "capacity": {"connections": supervisor.capacity.0, "boundBy": supervisor.capacity.1},
+        "capacity": {"connections": capacity, "boundBy": bound_by},
         "phase": supervisor.phase().label(),
         "draining": supervisor.state.is_draining(),
         "ready": supervisor.state.readiness().status() == 200,
         "broker": {"kind": broker, "connected": supervisor.relay_counters.connected.value() == 1},
-        "limits": limits(config, supervisor.state.message_bytes()),
+        "limits": limits(supervisor),
     })
 }
 
-fn limits(config: &Config, message_bytes: Option<usize>) -> Value {
+fn limits(supervisor: &Supervisor) -> Value {
+    let config = &supervisor.config;
     let limits = &config.limits;
     json!({
-        "messageBytes": message_bytes.unwrap_or(limits.message_bytes),
+        "messageBytes": supervisor.state.message_bytes().unwrap_or(limits.message_bytes),
         "messageRate": config.message_rate,
         "connectionRate": config.connection_rate(),
         "roomsPerConnection": limits.rooms_per_connection,
@@ -129,7 +148,7 @@ fn limits(config: &Config, message_bytes: Option<usize>) -> Value {
         "pingIntervalMs": config.heartbeat.ping_interval.as_millis() as u64,
         "pongTimeoutMs": config.heartbeat.pong_timeout.as_millis() as u64,
         "drainDelayMs": config.drain.delay.as_millis() as u64,
-        "drainWindowMs": config.drain.window.as_millis() as u64,
+        "drainWindowMs": config.drain.window_of(supervisor.connections()).as_millis() as u64,
     })
 }
 

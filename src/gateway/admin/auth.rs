@@ -28,6 +28,42 @@ pub(super) struct Tokens<'a> {
     pub(super) publish: Option<&'a str>,
 }
 
+/// What a peer showed, by its setting's name: a token's value is never logged.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Credential {
+    /// No token.
+    None,
+    /// `admin.token`.
+    Admin,
+    /// `publish.token`.
+    Publish,
+    /// A token that is not one of this node's.
+    Unknown,
+}
+
+impl Credential {
+    /// What the peer showed.
+    pub(super) fn of(tokens: Tokens<'_>, peer: Peer<'_>) -> Self {
+        let Some(offered) = peer.authorization.and_then(bearer) else { return Self::None };
+        let is = |token: Option<&str>| token.is_some_and(|token| same(token.as_bytes(), offered));
+        match (is(tokens.admin), is(tokens.publish)) {
+            (true, _) => Self::Admin,
+            (_, true) => Self::Publish,
+            _ => Self::Unknown,
+        }
+    }
+
+    /// As the log calls it.
+    pub(super) const fn label(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Admin => "admin.token",
+            Self::Publish => "publish.token",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// What is known of the peer.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Peer<'a> {
@@ -174,6 +210,16 @@ mod tests {
         assert_eq!(status(Need::Publish, BOTH, with("bearer master")), 200);
         assert_eq!(status(Need::Publish, BOTH, with("Bearer sender")), 200);
         assert_eq!(status(Need::Admin, BOTH, with("Bearer sender")), 403);
+    }
+
+    #[test]
+    fn a_credential_is_named_by_its_setting() {
+        let label = |tokens, peer| Credential::of(tokens, peer).label();
+        assert_eq!(label(BOTH, STRANGER), "none");
+        assert_eq!(label(BOTH, with("Bearer master")), "admin.token");
+        assert_eq!(label(BOTH, with("Bearer sender")), "publish.token");
+        assert_eq!(label(BOTH, with("Bearer guess")), "unknown");
+        assert_eq!(label(NONE, with("Bearer guess")), "unknown");
     }
 
     #[test]

@@ -10,13 +10,16 @@
 //!
 //! What decides is pure: [`drain`] (when), `route` (what), `auth` (which peer), `metrics` (how it is written).
 
+mod announce;
 mod api;
+mod audit;
 mod auth;
 pub mod drain;
 mod meter;
 mod metrics;
 mod notify;
 mod oneshot;
+mod places;
 mod publication;
 mod publish;
 mod reply;
@@ -36,6 +39,7 @@ use std::thread::JoinHandle;
 use std::time::Instant;
 
 use crate::gateway::broker::Port;
+use crate::gateway::check::Watch;
 use crate::gateway::clock::monotonic_ns;
 use crate::gateway::config::Config;
 use crate::gateway::mailbox::{Sender, Waker};
@@ -53,6 +57,15 @@ pub struct DriverInfo {
     pub name: &'static str,
     /// Why this one: what the probe said.
     pub why: String,
+}
+
+/// Which cores the shards run on.
+#[derive(Clone, Debug, Default)]
+pub struct Cores {
+    /// Those that the process may run on, such as `0-3,8`.
+    pub list: String,
+    /// Each shard's thread runs on one of them only.
+    pub pinned: bool,
 }
 
 /// How a shard's thread ended.
@@ -109,6 +122,10 @@ pub struct Admin {
     pub node_id: u32,
     /// Connections that the node admits, and what binds that number.
     pub capacity: (u64, &'static str),
+    /// Looks at the host's memory again; none where the capacity stays.
+    pub watch: Option<Watch>,
+    /// Where the shards run.
+    pub cores: Cores,
     /// Which wire, and why.
     pub driver: DriverInfo,
     /// The shards; `shards[n]` is shard n.

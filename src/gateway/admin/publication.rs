@@ -14,6 +14,7 @@ use super::reply::Problem;
 use super::route::room_name;
 use tidegate_core::limits::PUBLISH_ROOMS as ROOMS_MAX;
 use tidegate_core::model::{Kind, RoomName};
+use tidegate_core::relay::envelope::without_bom;
 
 /// What is waited for an acknowledgement beyond the relay's own deadline, so that it is the relay that says no.
 pub(super) const ACKNOWLEDGEMENT_MARGIN: Duration = Duration::from_secs(1);
@@ -38,13 +39,29 @@ enum Said {
     Nothing,
 }
 
+/// Refuses a body that is compressed: its bytes are not the message (RFC 9110 §8.4).
+///
+/// # Errors
+/// 415 with Accept-Encoding (RFC 9110 §15.5.16).
+fn plain(headers: &HeaderMap) -> Result<(), Problem> {
+    let codings = headers.get_all(header::CONTENT_ENCODING).iter();
+    let codings = codings.flat_map(|value| value.as_bytes().split(|octet| *octet == b','));
+    let mut codings = codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty());
+    if codings.all(|coding| coding.eq_ignore_ascii_case(b"identity")) {
+        return Ok(());
+    }
+    let message = "compressed bodies are not taken; send the body as it is, without Content-Encoding";
+    Err(Problem::new(415, "unsupported-content-encoding", message).with("accept-encoding", "identity"))
+}
+
 /// `POST /v1/rooms/ROOM/messages`: the body is the message.
 ///
 /// # Errors
 /// 400 or 415.
 pub(super) fn of_room(room: RoomName, headers: &HeaderMap, payload: Bytes) -> Result<Publish, Problem> {
+    plain(headers)?;
     let kind = match said(headers)? {
-        Said::Json if is_json(&payload) => Kind::Json,
+        Said::Json if is_json(without_bom(&payload)) => Kind::Json,
         Said::Json => return Err(bad_json("the body is no valid JSON; fix it, or send it as text/plain")),
         Said::Text if std::str::from_utf8(&payload).is_ok() => Kind::Text,
         Said::Text => {
@@ -56,6 +73,8 @@ pub(super) fn of_room(room: RoomName, headers: &HeaderMap, payload: Bytes) -> Re
         }
         Said::Nothing => sniffed(&payload),
     };
+    // A byte order mark before JSON is skipped: members would get it as a part of the message.
+    let payload = if kind == Kind::Json { payload.slice_ref(without_bom(&payload)) } else { payload };
     Ok(Publish { rooms: vec![room], kind, payload })
 }
 
@@ -71,16 +90,18 @@ pub(super) fn of_rooms(headers: &HeaderMap, body: &Bytes, message_bytes: usize) 
         #[serde(borrow)]
         content: &'a RawValue,
     }
+    plain(headers)?;
     if !matches!(said(headers)?, Said::Json | Said::Nothing) {
         return Err(Problem::new(415, "unsupported-media-type", "send application/json"));
     }
     let bad =
         |why: &dyn Display| bad_json(format!("the body must be {{\"rooms\":[\"ROOM\",…],\"content\":ANY}}: {why}"));
+    let body = body.slice_ref(without_bom(body));
     // serde would take a list of the values, in order, for the object.
     if body.trim_ascii_start().starts_with(b"[") {
         return Err(bad(&"it is a list"));
     }
-    let wanted: Wanted<'_> = serde_json::from_slice(body).map_err(|error| bad(&error))?;
+    let wanted: Wanted<'_> = serde_json::from_slice(&body).map_err(|error| bad(&error))?;
     // A room named twice still gets it once.
     let names: BTreeSet<_> = wanted.rooms.iter().map(AsRef::as_ref).collect();
     if names.is_empty() || names.len() > ROOMS_MAX {
@@ -111,7 +132,7 @@ fn said(headers: &HeaderMap) -> Result<Said, Problem> {
 }
 
 fn sniffed(payload: &[u8]) -> Kind {
-    if is_json(payload) {
+    if is_json(without_bom(payload)) {
         Kind::Json
     } else if std::str::from_utf8(payload).is_ok() {
         Kind::Text
@@ -169,12 +190,45 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_before_json_is_skipped() {
+        for content_type in ["", "application/json"] {
+            let body = Bytes::from_static(b"\xef\xbb\xbf{}");
+            let publish = of_room("lobby".into(), &typed(content_type), body).unwrap();
+            assert_eq!((publish.kind, &publish.payload[..]), (Kind::Json, &b"{}"[..]));
+        }
+        assert_eq!(one("text/plain", b"\xef\xbb\xbf{}"), Ok(Kind::Text));
+        assert_eq!(many("\u{feff}{\"rooms\":[\"a\"],\"content\":1}").unwrap().payload.as_ref(), b"1");
+    }
+
+    #[test]
     fn a_body_that_is_not_what_it_says_is_refused() {
         assert_eq!(one("application/json", b"{"), Err((400, "bad-json")));
         assert_eq!(one("application/json", b"1 2"), Err((400, "bad-json")));
         assert_eq!(one("application/json", b"\"\xff\""), Err((400, "bad-json")));
         assert_eq!(one("text/plain", b"\xc3\x28"), Err((400, "bad-text")));
         assert_eq!(one("application/x-www-form-urlencoded", b"a=b"), Err((415, "unsupported-media-type")));
+    }
+
+    /// A backend's HTTP client compressed the body and said so; the room got the compressed octets as its message.
+    #[test]
+    fn a_body_with_a_content_encoding_is_415_and_says_what_is_accepted() {
+        let encoded = |codings: &[&'static str]| {
+            let mut headers = typed("application/json");
+            for coding in codings {
+                headers.append(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
+            }
+            let one = of_room("lobby".into(), &headers, Bytes::from_static(b"1"));
+            let many = of_rooms(&headers, &Bytes::from_static(b"{\"rooms\":[\"a\"],\"content\":1}"), 16);
+            assert_eq!(one.as_ref().err(), many.as_ref().err(), "both endpoints");
+            one.map_or_else(|problem| (problem.status, problem.header), |_| (200, None))
+        };
+        let refused = (415, Some(("accept-encoding", "identity")));
+        for codings in [&["gzip"][..], &["br"], &["deflate"], &["identity, gzip"], &["identity", "zstd"], &["x"]] {
+            assert_eq!(encoded(codings), refused, "{codings:?}");
+        }
+        for codings in [&[][..], &[""], &["identity"], &["Identity, identity"]] {
+            assert_eq!(encoded(codings), (200, None), "{codings:?}");
+        }
     }
 
     #[test]

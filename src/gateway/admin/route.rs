@@ -1,5 +1,6 @@
 //! What a request on the admin port asks for. Pure: method and target in, [`Route`] or [`Problem`] out.
 
+use super::audit::Kind;
 use super::auth::Need;
 use super::reply::Problem;
 use tidegate_core::model::ConnectionId;
@@ -22,6 +23,8 @@ pub(super) enum Route {
     Ready,
     /// `POST /drain`
     Drain,
+    /// `DELETE /drain`
+    Undrain,
     /// `GET /v1/node`
     Node,
     /// `GET /v1/rooms?limit=`
@@ -42,21 +45,44 @@ impl Route {
         match self {
             Self::Metrics | Self::Live | Self::Ready => Need::Nothing,
             Self::PublishRoom(_) | Self::PublishRooms => Need::Publish,
-            Self::Drain | Self::Node | Self::Rooms { .. } | Self::Connections { .. } | Self::Close(_) => Need::Admin,
+            Self::Drain
+            | Self::Undrain
+            | Self::Node
+            | Self::Rooms { .. }
+            | Self::Connections { .. }
+            | Self::Close(_) => Need::Admin,
+        }
+    }
+
+    /// Whether it is a probe or a scrape, for which places are kept.
+    pub(super) const fn is_probe(&self) -> bool {
+        matches!(self, Self::Metrics | Self::Live | Self::Ready)
+    }
+
+    /// What it is in the log.
+    pub(super) const fn kind(&self) -> Kind {
+        match self {
+            Self::Metrics | Self::Live | Self::Ready | Self::Node | Self::Rooms { .. } | Self::Connections { .. } => {
+                Kind::Read
+            }
+            Self::PublishRoom(_) | Self::PublishRooms => Kind::Publish,
+            Self::Drain | Self::Undrain | Self::Close(_) => Kind::Change,
         }
     }
 }
 
-/// Finds the route.
+/// Finds the route. HEAD is GET, and the answer to it has no body (RFC 9110 §9.3.2).
 ///
 /// # Errors
 /// 404, 405 with Allow, or 400 for a parameter.
 pub(super) fn route(method: &str, path: &str, query: &str) -> Result<Route, Problem> {
+    let method = if method == "HEAD" { "GET" } else { method };
     match path {
         "/metrics" => only("GET", method, || Ok(Route::Metrics)),
         "/live" => only("GET", method, || Ok(Route::Live)),
         "/ready" => only("GET", method, || Ok(Route::Ready)),
-        "/drain" => only("POST", method, || Ok(Route::Drain)),
+        "/drain" if method == "DELETE" => Ok(Route::Undrain),
+        "/drain" => only("POST", method, || Ok(Route::Drain)).map_err(|problem| problem.with("allow", "POST, DELETE")),
         "/v1/node" => only("GET", method, || Ok(Route::Node)),
         "/v1/rooms" => only("GET", method, || {
             let parameters = Parameters::parse(query, false)?;
@@ -90,7 +116,8 @@ fn only(allowed: &'static str, method: &str, route: impl FnOnce() -> Result<Rout
     if method == allowed {
         return route();
     }
-    let message = format!("this endpoint takes {allowed} only");
+    let allowed = if allowed == "GET" { "GET, HEAD" } else { allowed };
+    let message = format!("this endpoint does not take {method}; Allow names what it takes");
     Err(Problem::new(405, "method-not-allowed", message).with("allow", allowed))
 }
 
@@ -156,6 +183,7 @@ mod tests {
             ("GET", "/live", Route::Live, Need::Nothing),
             ("GET", "/ready", Route::Ready, Need::Nothing),
             ("POST", "/drain", Route::Drain, Need::Admin),
+            ("DELETE", "/drain", Route::Undrain, Need::Admin),
             ("GET", "/v1/node", Route::Node, Need::Admin),
             ("GET", "/v1/rooms", Route::Rooms { limit: 100 }, Need::Admin),
             ("GET", "/v1/connections", Route::Connections { by_outbox: false, limit: 100 }, Need::Admin),
@@ -166,10 +194,17 @@ mod tests {
         for (method, path, expected, need) in table {
             assert_eq!(expected.need(), need, "{path}");
             assert_eq!(route(method, path, ""), Ok(expected), "{path}");
-            for other in ["GET", "POST", "DELETE", "PUT", "HEAD", "OPTIONS"].iter().filter(|other| **other != method) {
+            let allowed = match path {
+                "/drain" => "POST, DELETE",
+                _ if method == "GET" => "GET, HEAD",
+                _ => method,
+            };
+            let others = ["GET", "POST", "DELETE", "PUT", "HEAD", "OPTIONS"];
+            for other in others.iter().filter(|other| allowed.split(", ").all(|allowed| **other != allowed)) {
                 let problem = route(other, path, "").unwrap_err();
-                assert_eq!((problem.status, problem.header), (405, Some(("allow", method))), "{other} {path}");
+                assert_eq!((problem.status, problem.header), (405, Some(("allow", allowed))), "{other} {path}");
             }
+            assert_eq!(route("HEAD", path, "").ok(), route("GET", path, "").ok(), "{path}");
         }
     }
 

@@ -15,7 +15,7 @@ use monoio::{LegacyDriver, RuntimeBuilder};
 
 use super::drain::Phase;
 use super::supervisor::Supervisor;
-use super::{Admin, Outcome, server};
+use super::{Admin, Outcome, announce, server};
 use tidegate_core::readiness::Readiness;
 
 /// Between two looks at what a drain has left, and at whether the node is ready.
@@ -23,6 +23,9 @@ const TICK: Duration = Duration::from_millis(50);
 /// Between two reports to the service manager while the node is not ready yet, and the timeout that each of them asks for.
 const START_INTERVAL: Duration = Duration::from_secs(5);
 const START_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// Between two looks at the host's memory.
+const MEMORY_INTERVAL: Duration = Duration::from_secs(20);
 
 /// Builds the runtime and steers the node to its end.
 ///
@@ -43,6 +46,7 @@ async fn steer(admin: Admin, signals: StdUnixStream) -> io::Result<Outcome> {
     if let Some(interval) = supervisor.manager.alive_interval() {
         monoio::spawn(feed_watchdog(interval, supervisor.clone()));
     }
+    monoio::spawn(look_at_memory(supervisor.clone()));
     monoio::spawn(report_start(supervisor.clone()));
     loop {
         if let Some(outcome) = supervisor.tick() {
@@ -99,16 +103,19 @@ async fn take_signals(mut signals: UnixStream, supervisor: Rc<Supervisor>) {
     }
 }
 
-/// `READY=1` comes with the first 200 of `/ready`. A node that waits for its broker asks for more time: a restart brings
+/// `READY=1`, and the line for a person at a terminal, come with the first 200 of `/ready`. A node that waits for its broker asks for more time: a restart brings
 /// no broker nearer, and cuts off the clients that connected meanwhile. One with a shard that stands still does not ask.
 async fn report_start(supervisor: Rc<Supervisor>) {
     let mut next = Instant::now();
-    while !supervisor.state.is_draining() {
+    loop {
         let readiness = supervisor.state.readiness();
-        if readiness == Readiness::Ready {
-            return supervisor.manager.ready();
+        // A full socket takes it later.
+        if readiness == Readiness::Ready && supervisor.manager.ready() {
+            return announce::ready(&supervisor.config);
         }
-        if Instant::now() >= next && supervisor.silent_shard().is_none() {
+        // A drain may be taken back.
+        let lives = supervisor.silent_shard().is_none() && !supervisor.is_relay_silent();
+        if readiness != Readiness::Draining && Instant::now() >= next && lives {
             supervisor.manager.starting(readiness.reason(), START_TIMEOUT);
             next = Instant::now() + START_INTERVAL;
         }
@@ -116,10 +123,20 @@ async fn report_start(supervisor: Rc<Supervisor>) {
     }
 }
 
+async fn look_at_memory(supervisor: Rc<Supervisor>) {
+    loop {
+        sleep(MEMORY_INTERVAL).await;
+        supervisor.look_at_memory();
+    }
+}
+
 /// The service manager hears nothing while a shard stands still, and restarts the service.
 async fn feed_watchdog(interval: Duration, supervisor: Rc<Supervisor>) {
     loop {
         match supervisor.silent_shard() {
+            None if supervisor.is_relay_silent() => {
+                tracing::error!("the relay's thread stands still; the watchdog is not fed");
+            }
             None => supervisor.manager.alive(),
             Some(shard) => tracing::error!(shard, "a shard stands still; the watchdog is not fed"),
         }

@@ -1,6 +1,6 @@
 //! The admin port: connections, and the story of one request over monoio-http.
 //!
-//! One task per connection, at most [`ADMIN_CONNECTIONS`]. A request is decided on its head alone (framing, route, peer)
+//! One task per connection; [`places`](super::places) says how many and which gives way. A request is decided on its head alone (framing, route, peer)
 //! before a byte of its body is read; the body then is bounded by what its route may take. What the decoder cannot answer
 //! for is guarded from outside: see [`meter`](super::meter), and [`framing`].
 
@@ -8,11 +8,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use http::header::{self, HeaderMap};
-use http::{Method, Request, Response, Version};
+use http::request::Parts;
+use http::{Method, Request, Response, StatusCode, Version};
 use monoio::io::sink::SinkExt;
 use monoio::io::stream::Stream;
 use monoio::io::{AsyncReadRent, OwnedReadHalf, OwnedWriteHalf, Splitable};
@@ -24,18 +25,23 @@ use monoio_http::h1::payload::{FixedPayload, Payload};
 use nix::sys::socket::{MsgFlags, Shutdown, send, shutdown};
 
 use super::api;
-use super::auth::{Peer, Tokens, authorize, names_a_site};
+use super::audit::{Call, Kind};
+use super::auth::{Credential, Peer, Tokens, authorize, names_a_site};
 use super::meter::{Cut, IDLE_DEADLINE, Meter, Metered, REQUEST_DEADLINE};
+use super::places::{Place, Stage};
 use super::reply::{Problem, Reply};
 use super::route::{Route, route};
 use super::supervisor::Supervisor;
-use tidegate_core::limits::{ADMIN_CONNECTIONS, HEAD_BYTES};
+use crate::gateway::log;
+use tidegate_core::limits::HEAD_BYTES;
 
-/// What a connection above [`ADMIN_CONNECTIONS`] gets.
+/// What a connection gets where none gives way for it.
 const FULL: &[u8] =
     b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\ncontent-length: 0\r\n\r\n";
 /// Before the next accept where the last one failed: descriptors that ran out come back with time.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// Between two log lines about accepts that failed.
+const ACCEPT_WARNING: Duration = Duration::from_secs(30);
 /// How long, and how many bytes, a peer is listened to after the last answer, so that the answer is not lost to a reset.
 const LINGER_DEADLINE: Duration = Duration::from_secs(1);
 const LINGER_BYTES: usize = 1024 * 1024;
@@ -44,6 +50,8 @@ type Requests = RequestDecoder<Metered<OwnedReadHalf<TcpStream>>>;
 
 /// One admin connection.
 struct Connection {
+    /// The first field: it goes before the socket is closed.
+    place: Rc<Place>,
     supervisor: Rc<Supervisor>,
     peer: SocketAddr,
     /// The socket that the two halves own.
@@ -57,22 +65,37 @@ struct Connection {
 struct Verdict {
     reply: Reply,
     keep: bool,
+    /// The answer is to HEAD: it has no body.
+    bodyless: bool,
 }
 
 /// Accepts for as long as the process lives.
 pub(super) async fn accept(listener: TcpListener, supervisor: Rc<Supervisor>) {
+    let places = &supervisor.places;
+    let mut warned: Option<Instant> = None;
     loop {
+        places.keep_descriptors(&supervisor.waker);
         match listener.accept().await {
-            Ok((stream, _)) if supervisor.admin_connections.get() >= ADMIN_CONNECTIONS => refuse(&stream),
-            Ok((stream, peer)) => {
-                monoio::spawn(serve(stream, peer, supervisor.clone()));
-            }
+            Ok((stream, peer)) => match places.take(stream.as_raw_fd()) {
+                Some(place) => {
+                    monoio::spawn(serve(stream, peer, place, supervisor.clone()));
+                }
+                None => refuse(&stream),
+            },
+            Err(error) if is_out_of_descriptors(&error) && places.free_descriptor() => {}
             Err(error) => {
-                tracing::warn!(%error, "cannot accept on the admin port; trying again");
+                if warned.is_none_or(|warned| warned.elapsed() >= ACCEPT_WARNING) {
+                    tracing::warn!(%error, "cannot accept on the admin port; trying again");
+                    warned = Some(Instant::now());
+                }
                 monoio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
     }
+}
+
+fn is_out_of_descriptors(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::EMFILE | libc::ENFILE))
 }
 
 fn refuse(stream: &TcpStream) {
@@ -80,15 +103,15 @@ fn refuse(stream: &TcpStream) {
     let _ = send(stream.as_raw_fd(), FULL, MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
 }
 
-async fn serve(stream: TcpStream, peer: SocketAddr, supervisor: Rc<Supervisor>) {
-    supervisor.admin_connections.set(supervisor.admin_connections.get() + 1);
+async fn serve(stream: TcpStream, peer: SocketAddr, place: Place, supervisor: Rc<Supervisor>) {
     // Answers are written whole: waiting for more to send would only delay them.
     let _ = stream.set_nodelay(true);
     let fd = stream.as_raw_fd();
     let (reader, writer) = stream.into_split();
     let meter = Meter::new();
     let connection = Connection {
-        supervisor: supervisor.clone(),
+        place: Rc::new(place),
+        supervisor,
         peer,
         fd,
         requests: RequestDecoder::new(Metered::new(reader, meter.clone())),
@@ -96,7 +119,6 @@ async fn serve(stream: TcpStream, peer: SocketAddr, supervisor: Rc<Supervisor>) 
         meter,
     };
     connection.run().await;
-    supervisor.admin_connections.set(supervisor.admin_connections.get() - 1);
 }
 
 impl Connection {
@@ -105,12 +127,15 @@ impl Connection {
         loop {
             self.meter.grant_request(HEAD_BYTES, wait);
             let Some(verdict) = self.next().await else { return };
-            if self.write(verdict.reply, verdict.keep).await.is_none() {
+            let keep = verdict.keep;
+            self.place.enter(Stage::Answering);
+            if self.write(verdict).await.is_none() {
                 return;
             }
-            if !verdict.keep {
+            if !keep {
                 return linger(self).await;
             }
+            self.place.enter(Stage::Idle);
             wait = IDLE_DEADLINE;
         }
     }
@@ -129,36 +154,64 @@ impl Connection {
 
     async fn answer(&mut self, request: Request<Payload>) -> Verdict {
         let (head, payload) = request.into_parts();
+        let mut kind = Kind::Read;
+        let verdict = self.decide(&head, payload, &mut kind).await;
+        let call = Call {
+            kind,
+            peer: self.peer,
+            credential: Credential::of(self.tokens(), self.credentials(&head.headers)),
+            method: head.method.as_str(),
+            path: head.uri.path(),
+            status: verdict.reply.status,
+        };
+        self.supervisor.audit.record(&call, Instant::now());
+        Verdict { bodyless: head.method == Method::HEAD, ..verdict }
+    }
+
+    async fn decide(&mut self, head: &Parts, payload: Payload, kind: &mut Kind) -> Verdict {
         let keep = head.version == Version::HTTP_11 && !has_token(&head.headers, header::CONNECTION, "close");
         if let Err(problem) = framing(head.version, &head.headers) {
             return Verdict::last(problem);
         }
-        let decided = route(head.method.as_str(), head.uri.path(), head.uri.query().unwrap_or(""))
-            .and_then(|route| self.authorize(&route, &head.headers).map(|()| route));
-        let bodyless = matches!(payload, Payload::None);
-        let route = match decided {
+        let found = route(head.method.as_str(), head.uri.path(), head.uri.query().unwrap_or(""));
+        // An unread body would be taken for the next request.
+        let keep_refused = keep && matches!(payload, Payload::None);
+        let route = match found.and_then(|route| self.admit(route, &head.headers, kind)) {
             Ok(route) => route,
-            // An unread body would be taken for the next request; the answer to HEAD has none to tell apart.
-            Err(problem) => {
-                return Verdict { reply: problem.into(), keep: keep && bodyless && head.method != Method::HEAD };
-            }
+            Err(problem) => return Verdict { keep: keep_refused, ..Verdict::last(problem) },
         };
         match self.body(&route, &head.headers, payload).await {
-            Ok(body) => Verdict { reply: api::answer(&self.supervisor, route, &head.headers, body).await, keep },
+            Ok(body) => {
+                let reply = api::answer(&self.supervisor, route, &head.headers, body).await;
+                Verdict { reply, keep, bodyless: false }
+            }
             Err(problem) => Verdict::last(problem),
         }
     }
 
-    fn authorize(&self, route: &Route, headers: &HeaderMap) -> Result<(), Problem> {
+    /// Lets a request in, if its peer may send it and there is a place for its work.
+    fn admit(&self, route: Route, headers: &HeaderMap, kind: &mut Kind) -> Result<Route, Problem> {
+        *kind = Kind::Refused;
+        authorize(route.need(), self.tokens(), self.credentials(headers))?;
+        *kind = route.kind();
+        if !route.is_probe() && !self.place.begin_work() {
+            return Err(Problem::unavailable("too many requests are in progress on this port; try again"));
+        }
+        Ok(route)
+    }
+
+    fn tokens(&self) -> Tokens<'_> {
         let config = &self.supervisor.config;
-        let tokens = Tokens { admin: config.admin.token.as_deref(), publish: config.publish.token.as_deref() };
-        let peer = Peer {
+        Tokens { admin: config.admin.token.as_deref(), publish: config.publish.token.as_deref() }
+    }
+
+    fn credentials<'a>(&self, headers: &'a HeaderMap) -> Peer<'a> {
+        Peer {
             is_loopback: self.peer.ip().to_canonical().is_loopback(),
             authorization: headers.get(header::AUTHORIZATION).map(|value| value.as_bytes()),
             is_page: headers.contains_key(header::ORIGIN)
                 || headers.get(header::HOST).is_some_and(|host| names_a_site(host.as_bytes())),
-        };
-        authorize(route.need(), tokens, peer)
+        }
     }
 
     async fn body(&mut self, route: &Route, headers: &HeaderMap, payload: Payload) -> Result<Bytes, Problem> {
@@ -197,13 +250,17 @@ impl Connection {
             ),
             Some(Cut::TooLate) => late(),
             None => {
-                tracing::debug!(peer = %self.peer, %error, "undecodable request on the admin port");
+                tracing::debug!(peer = %log::address(self.peer), %error, "undecodable request on the admin port");
                 Problem::bad("bad-request", "this is no HTTP/1.1 request that this port takes; see RFC 9112")
             }
         }
     }
 
-    async fn write(&mut self, reply: Reply, keep: bool) -> Option<()> {
+    async fn write(&mut self, verdict: Verdict) -> Option<()> {
+        let Verdict { reply, keep, bodyless } = verdict;
+        if bodyless {
+            return self.write_head(&reply, keep);
+        }
         let mut response = Response::builder()
             .status(reply.status)
             .header(header::CONTENT_TYPE, reply.content_type)
@@ -219,12 +276,28 @@ impl Connection {
         let sent = self.replies.send_and_flush(response);
         self.meter.in_time(sent).await?.ok()
     }
+
+    /// The answer to HEAD: what GET would be answered, its length included, without the body. The encoder writes no length
+    /// but that of the body that it sends. `None` where the socket does not take so few bytes at once: its peer reads nothing.
+    fn write_head(&self, reply: &Reply, keep: bool) -> Option<()> {
+        let status = StatusCode::from_u16(reply.status).ok()?;
+        let mut head = format!(
+            "HTTP/1.1 {status}\r\ncontent-length: {}\r\ncontent-type: {}\r\ncache-control: no-store\r\n",
+            reply.body.len(),
+            reply.content_type
+        );
+        reply.header.iter().for_each(|(name, value)| head.push_str(&format!("{name}: {value}\r\n")));
+        head.push_str(if keep { "\r\n" } else { "connection: close\r\n\r\n" });
+        // Every earlier answer was handed to the kernel.
+        let sent = send(self.fd, head.as_bytes(), MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL);
+        (sent == Ok(head.len())).then_some(())
+    }
 }
 
 impl Verdict {
     /// The connection ends with this.
     fn last(problem: Problem) -> Self {
-        Self { reply: problem.into(), keep: false }
+        Self { reply: problem.into(), keep: false, bodyless: false }
     }
 }
 
@@ -275,6 +348,8 @@ async fn collected(payload: Payload, limit: usize) -> Result<Bytes, Problem> {
 /// Closes so that the last answer arrives: a socket closed over unread bytes is reset, and the reset may overtake it.
 async fn linger(connection: Connection) {
     let Ok(mut rest) = last_look(&connection) else { return };
+    let place = connection.place.clone();
+    place.linger_on(rest.as_raw_fd());
     drop(connection);
     let listen = async {
         let mut buffer = vec![0; 16 * 1024];
@@ -289,6 +364,8 @@ async fn linger(connection: Connection) {
         }
     };
     let _ = monoio::time::timeout(LINGER_DEADLINE, listen).await;
+    // Before the socket is closed.
+    drop(place);
 }
 
 /// The socket, ours to read from without the decoder, and with its writing side shut down.

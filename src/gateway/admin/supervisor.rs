@@ -3,18 +3,23 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use super::audit::Audit;
 use super::drain::{Drain, Effect, End, Phase};
 use super::notify::Notify;
 use super::oneshot::{self, Receiver};
+use super::places::Places;
 use super::publish::Publisher;
 use super::systemd::ServiceManager;
-use super::{Admin, DriverInfo, Outcome, ShardExit, ShardHandle};
+use super::{Admin, Cores, DriverInfo, Outcome, ShardExit, ShardHandle};
+use crate::gateway::check::Watch;
 use crate::gateway::clock::monotonic_ns;
 use crate::gateway::config::Config;
+use crate::gateway::log;
 use crate::gateway::mailbox::{Sender, Waker};
 use tidegate_core::counters::{RelayCounters, ShardCounters};
 use tidegate_core::readiness::NodeState;
@@ -41,7 +46,9 @@ pub(super) struct Shard {
 pub(super) struct Supervisor {
     pub(super) config: Arc<Config>,
     pub(super) node_id: u32,
-    pub(super) capacity: (u64, &'static str),
+    pub(super) capacity: Cell<(u64, &'static str)>,
+    watch: RefCell<Option<Watch>>,
+    pub(super) cores: Cores,
     pub(super) driver: DriverInfo,
     pub(super) shards: Vec<Shard>,
     pub(super) relay_counters: Arc<RelayCounters>,
@@ -51,8 +58,9 @@ pub(super) struct Supervisor {
     pub(super) waker: Arc<Waker>,
     pub(super) manager: ServiceManager,
     pub(super) started: Instant,
-    /// Open connections of the admin port.
-    pub(super) admin_connections: Cell<usize>,
+    /// The connections of the admin port.
+    pub(super) places: Rc<Places>,
+    pub(super) audit: Audit,
     drain: RefCell<Drain>,
     outcome: RefCell<Option<Outcome>>,
 }
@@ -123,7 +131,9 @@ impl Supervisor {
         let supervisor = Self {
             config,
             node_id: admin.node_id,
-            capacity: admin.capacity,
+            capacity: Cell::new(admin.capacity),
+            watch: RefCell::new(admin.watch),
+            cores: admin.cores,
             driver: admin.driver,
             shards: admin.shards.into_iter().map(Shard::new).collect(),
             relay_counters: admin.relay_counters,
@@ -133,7 +143,8 @@ impl Supervisor {
             waker: admin.relay_waker,
             manager: ServiceManager::from_environment(),
             started,
-            admin_connections: Cell::new(0),
+            places: Rc::default(),
+            audit: Audit::default(),
             drain: RefCell::new(drain),
             outcome: RefCell::default(),
         };
@@ -172,6 +183,25 @@ impl Supervisor {
         self.shards.iter().map(|shard| shard.counters.connections.value()).sum()
     }
 
+    /// Looks at the host's memory again, and lets the capacity follow. Connections that are open stay.
+    pub(super) fn look_at_memory(&self) {
+        let mut watch = self.watch.borrow_mut();
+        let Some(watch) = watch.as_mut() else { return };
+        let now = watch.look(self.connections());
+        let (before, _) = self.capacity.get();
+        // Memory is never quite the same twice; a change of a tenth is one.
+        if now.connections.abs_diff(before) > before / 10 {
+            self.capacity.set((now.connections, now.binding));
+            self.state.set_capacity(now.connections);
+            tracing::warn!(
+                before,
+                now = now.connections,
+                bound_by = now.binding,
+                "the host's memory changes what this node admits"
+            );
+        }
+    }
+
     /// Where the drain is.
     pub(super) fn phase(&self) -> Phase {
         self.drain.borrow().phase()
@@ -183,16 +213,24 @@ impl Supervisor {
         tracing::info!(connections, "signal: draining; a second one ends at once");
         // The service manager counts from its own signal, whenever the drain began.
         self.manager.draining(connections, self.drain.borrow().longest());
-        self.drain.borrow_mut().handle_signal(Instant::now());
+        self.drain.borrow_mut().handle_signal(Instant::now(), connections);
         self.apply();
         self.notify.notify_all();
     }
 
     /// An operator asked for a drain.
     pub(super) fn handle_drain_request(&self) {
-        self.drain.borrow_mut().handle_request(Instant::now());
+        self.drain.borrow_mut().handle_request(Instant::now(), self.connections());
         self.apply();
         self.notify.notify_all();
+    }
+
+    /// An operator takes a drain back; whether the node serves now.
+    pub(super) fn handle_drain_cancel(&self) -> bool {
+        let serves = self.drain.borrow_mut().handle_cancel();
+        self.apply();
+        self.notify.notify_all();
+        serves
     }
 
     /// Lets the drain see what is left; called every tick, and while nothing drains at every notification. The outcome once
@@ -219,16 +257,26 @@ impl Supervisor {
         self.shards.iter().position(is_silent)
     }
 
+    /// Whether the relay's thread has not turned for too long: joins get no answer, and nothing is published.
+    pub(super) fn is_relay_silent(&self) -> bool {
+        let silence = self.relay_counters.turning.silence(monotonic_ns(Instant::now()));
+        silence.is_some_and(|silence| silence > SILENCE_DEADLINE)
+    }
+
     fn apply(&self) {
         loop {
             // Its own statement: what an effect does may look at the drain.
             let Some(effect) = self.drain.borrow_mut().poll_effect() else { return };
             match effect {
-                Effect::Unready => self.state.set_draining(),
+                Effect::Unready => self.state.set_draining(true),
                 Effect::Refuse => self.command_all(|| Command::Refuse),
-                Effect::Tell => {
-                    let window_ms = u32::try_from(self.config.drain.window.as_millis()).unwrap_or(u32::MAX);
+                Effect::Tell(window) => {
+                    let window_ms = u32::try_from(window.as_millis()).unwrap_or(u32::MAX);
                     self.command_all(|| Command::Drain { window_ms });
+                }
+                Effect::Resume => {
+                    self.state.set_draining(false);
+                    self.command_all(|| Command::Resume);
                 }
                 Effect::Stop => {
                     self.manager.stopping();
@@ -268,17 +316,12 @@ impl Supervisor {
                 Some(Ok(ShardExit::Stopped)) if stopping => continue,
                 Some(Ok(ShardExit::Stopped)) => String::from("it stopped without a command"),
                 Some(Ok(ShardExit::Failed(reason))) => reason,
-                Some(Err(panic)) => panic_text(panic.as_ref()),
+                Some(Err(panic)) => format!("it panicked: {}", log::panic_text(panic.as_ref())),
             };
             tracing::error!(shard = number, reason, "a shard's thread ended by itself; the node ends");
             self.outcome.borrow_mut().get_or_insert(Outcome::ShardFailed { shard: number, reason });
         }
     }
-}
-
-fn panic_text(panic: &(dyn std::any::Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
-    format!("it panicked: {}", text.unwrap_or("no message"))
 }
 
 #[cfg(test)]

@@ -56,9 +56,9 @@ impl ServiceManager {
         self.send(&format!("STATUS=starting: {why}\nEXTEND_TIMEOUT_USEC={}", timeout.as_micros()));
     }
 
-    /// The service wants traffic.
-    pub(super) fn ready(&self) {
-        self.send("READY=1\nSTATUS=serving");
+    /// The service wants traffic. Whether that was sent, or never can be: a service manager that does not hear it ends a start.
+    pub(super) fn ready(&self) -> bool {
+        self.send("READY=1\nSTATUS=serving")
     }
 
     /// The service sends its clients away, which takes `longest` at most.
@@ -81,11 +81,20 @@ impl ServiceManager {
         self.watchdog.map(|longest| longest / 2)
     }
 
-    fn send(&self, state: &str) {
-        if let Some((datagram, address)) = &self.target
-            && let Err(error) = datagram.send_to_addr(state.as_bytes(), address)
-        {
-            tracing::warn!(%error, state, "cannot notify the service manager");
+    /// Whether sending it again would change nothing: it is sent, or cannot be. The socket of a service manager that is busy
+    /// is full, and is not waited for.
+    fn send(&self, state: &str) -> bool {
+        let Some((datagram, address)) = &self.target else { return true };
+        match datagram.send_to_addr(state.as_bytes(), address) {
+            Ok(_) => true,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                tracing::debug!(state, "the service manager's socket is full");
+                false
+            }
+            Err(error) => {
+                tracing::warn!(%error, state, "cannot notify the service manager");
+                true
+            }
         }
     }
 }
@@ -106,7 +115,7 @@ mod tests {
         let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
         let manager = ServiceManager::new(Some(&format!("@{name}")), Some("3000000")).unwrap();
         manager.starting("no broker", Duration::from_secs(15));
-        manager.ready();
+        assert!(manager.ready());
         manager.alive();
         manager.draining(7, Duration::from_millis(1500));
         manager.stopping();
@@ -122,10 +131,23 @@ mod tests {
         assert_eq!(manager.alive_interval(), Some(Duration::from_millis(1500)));
     }
 
+    /// READY=1 was sent once. Where the service manager's queue was full at that moment, it was lost, and the unit ended at its
+    /// start timeout.
+    #[test]
+    fn a_full_socket_of_the_service_manager_is_not_waited_for_and_ready_is_sent_again() {
+        let name = format!("tidegate-notify-full-{}", std::process::id());
+        let socket = UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(&name).unwrap()).unwrap();
+        let manager = ServiceManager::new(Some(&format!("@{name}")), None).unwrap();
+        let sent = std::iter::from_fn(|| manager.ready().then_some(())).count();
+        assert!(sent > 0 && !manager.ready(), "the queue is full after {sent}");
+        received(&socket);
+        assert!(manager.ready());
+    }
+
     #[test]
     fn without_a_service_manager_no_notification_is_sent() {
         let manager = ServiceManager::new(None, Some("0")).unwrap();
-        manager.ready();
+        assert!(manager.ready(), "there is nothing to send again");
         assert_eq!(manager.alive_interval(), None);
     }
 }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant};
 
 use super::port::Requests;
 use super::thread::Shared;
+use crate::gateway::clock::monotonic_ns;
 use crate::gateway::mailbox::Sender;
 use tidegate_core::limits;
 use tidegate_core::relay::ports::PortIndex;
@@ -85,6 +86,7 @@ impl<B: Broker> Service<B> {
 
     /// One turn of the relay's thread.
     pub(super) fn turn(&mut self, cx: &mut Context<'_>, now: Instant) -> Next {
+        self.relay.show_sign_of_life(monotonic_ns(now));
         // Read before the turn: what was asked before the relay was told to stop is then seen by it.
         let stopping = self.shared.must_stop();
         self.broker.poll(cx, now, &mut self.relay);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 
+use crate::gateway::log;
 use crate::gateway::mailbox::Waker;
 
 /// Ends the relay.
@@ -50,6 +51,7 @@ impl Shared {
 fn or_end_the_process(run: impl FnOnce()) {
     if std::panic::catch_unwind(AssertUnwindSafe(run)).is_err() {
         tracing::error!("the relay's thread panicked; the node ends");
+        log::flush();
         std::process::exit(1);
     }
 }

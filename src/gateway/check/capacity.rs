@@ -86,6 +86,50 @@ pub fn capacity(host: &Host, config: &Config) -> Capacity {
     Capacity { connections, binding, bounds }
 }
 
+impl Capacity {
+    /// Why a node that admits no connection cannot run, and what to do; `None` where it admits some.
+    pub fn refusal(&self, host: &Host, config: &Config) -> Option<String> {
+        if self.connections > 0 {
+            return None;
+        }
+        let cure = match self.binding {
+            "memory" => format!(
+                "{} of memory are left, and a node without connections takes {}; raise the container's memory limit, or \
+                 take a larger host",
+                shown_bytes(host.memory_bytes().unwrap_or(0)),
+                shown_bytes(base_bytes(config)),
+            ),
+            "fs.file-max" => format!("too few files may be opened on this host; sysctl -w fs.file-max={}", 1 << 20),
+            _ => format!(
+                "nofile is {} and the node needs {} descriptors beside those of its clients; {}",
+                host.nofile_hard,
+                reserved_descriptors(config),
+                nofile_cure(reserved_descriptors(config) + 1_000),
+            ),
+        };
+        Some(format!("this host holds no connection: {cure}"))
+    }
+}
+
+/// How the limit of open files is raised to `files`.
+pub(super) fn nofile_cure(files: u64) -> String {
+    format!(
+        "LimitNOFILE={files} in the systemd unit, --ulimit nofile={files}:{files} for a container, or as root \
+         `ulimit -Hn {files}` before the start"
+    )
+}
+
+/// What a node on `host` could admit with `config` if no other process took memory.
+pub fn most_connections(host: &Host, config: &Config) -> u64 {
+    let free = Host { memory_available_bytes: host.memory_total_bytes, cgroup_used_bytes: 0, ..host.clone() };
+    capacity(&free, config).connections.max(capacity(host, config).connections)
+}
+
+/// What a node on `host` could admit with `config`, whatever `max_connections` says.
+pub fn host_capacity(host: &Host, config: &Config) -> Capacity {
+    capacity(host, &Config { max_connections: None, ..config.clone() })
+}
+
 /// Bytes that one idle connection costs, kernel and user space together.
 pub fn connection_bytes(host: &Host, config: &Config) -> u64 {
     KERNEL_BYTES + poll_bytes(host, config) + USER_BYTES
@@ -205,7 +249,8 @@ impl MemoryBound {
     /// The bound of a node that admits `connections`.
     pub fn of(host: &Host, config: &Config, connections: u64) -> Self {
         let shards = config.shards as u64;
-        let heads = config.limits.handshakes_per_shard.saturating_mul(config.limits.head_bytes) as u64;
+        let proxy = if config.proxies.protocol_v2 { limits::PROXY_HEADER_BYTES } else { 0 };
+        let heads = config.limits.handshakes_per_shard.saturating_mul(config.limits.head_bytes + proxy) as u64;
         Self {
             base_bytes: base_bytes(config),
             connections,

@@ -5,8 +5,8 @@ use std::fmt;
 use serde::Serialize;
 
 use super::capacity::{
-    Capacity, KERNEL_BYTES, MemoryBound, USER_BYTES, capacity, connection_bytes, grouped, memory_for, poll_bytes,
-    reserved_descriptors, shown_bytes,
+    Capacity, KERNEL_BYTES, MemoryBound, USER_BYTES, capacity, connection_bytes, grouped, host_capacity, memory_for,
+    nofile_cure, poll_bytes, reserved_descriptors, shown_bytes,
 };
 use crate::gateway::config::{Config, Driver};
 use crate::gateway::host::Host;
@@ -55,9 +55,13 @@ pub struct Report {
 }
 
 impl Report {
-    /// Judges `host` for a node with `config`, and `target` connections if given.
+    /// Judges `host` for a node with `config`, and `target` connections if given. Without one, what `max_connections` asks for
+    /// and the host does not hold is the target, and a host that holds none is asked for one.
     pub fn of(host: &Host, config: &Config, target: Option<u64>) -> Self {
-        let judge = Judge { host, config, target };
+        let holds = host_capacity(host, config).connections;
+        let asked = config.max_connections.map(u64::from).filter(|most| *most > holds);
+        let wanted = target.or(asked).or((holds == 0).then_some(1));
+        let judge = Judge { host, config, target: wanted };
         let rows = judge.rows();
         let least = rows.iter().filter_map(|row| Some((row.allows?, row.what))).min_by_key(|(allows, _)| *allows);
         let (connections, binding) = least.unwrap_or((0, "nofile"));
@@ -68,7 +72,7 @@ impl Report {
             connection_bytes: connection_bytes(host, config),
             memory: MemoryBound::of(host, config, target.unwrap_or(connections)),
             target,
-            fits: target.is_none() || rows.iter().all(|row| row.enough),
+            fits: wanted.is_none() || (holds > 0 && rows.iter().all(|row| row.enough)),
             rows,
             arithmetic: judge.arithmetic(),
         }
@@ -127,10 +131,7 @@ impl Judge<'_> {
         let value = format!("{} soft, {} hard", limit(soft), limit(hard));
         self.bound("nofile", value, hard.saturating_sub(reserved), |target| {
             let need = target.saturating_add(reserved);
-            format!(
-                "LimitNOFILE={need} in the systemd unit, --ulimit nofile={need}:{need} for a container, or as root \
-                 `ulimit -Hn {need}` before the start; the soft limit is raised by tidegate"
-            )
+            format!("{}; the soft limit is raised by tidegate", nofile_cure(need))
         })
     }
 
@@ -261,7 +262,10 @@ impl Judge<'_> {
 
     fn shards(&self) -> Row {
         let quota = self.host.cpu_quota_cores.map_or_else(String::new, |quota| format!(", CPU quota {quota:.2}"));
-        self.note("shards", format!("{} on {} cores{quota}", self.config.shards, self.host.cores), None)
+        let list = Some(&self.host.core_list).filter(|list| !list.is_empty());
+        let list = list.map_or_else(String::new, |list| format!(" ({list})"));
+        let pinned = if self.config.is_pinned(self.host) { ", pinned" } else { "" };
+        self.note("shards", format!("{} on {} cores{list}{pinned}{quota}", self.config.shards, self.host.cores), None)
     }
 
     fn arithmetic(&self) -> String {
@@ -295,10 +299,13 @@ impl fmt::Display for Report {
         writeln!(f, "\n{}", self.arithmetic)?;
         writeln!(f, "This host holds {} connections; {} binds first.", grouped(self.connections), self.binding)?;
         writeln!(f, "A node admits {}.", self.admits)?;
+        writeln!(f, "With every queue full: {}.", self.memory)?;
         let advised: Vec<&Row> = self.rows.iter().filter(|row| row.advice.is_some()).collect();
         match self.target {
             Some(target) if self.fits => write!(f, "\nA target of {} connections fits.", grouped(target))?,
             Some(target) => write!(f, "\nA target of {} connections does not fit.", grouped(target))?,
+            None if self.admits.connections == 0 => write!(f, "\nA node cannot run here: no connection fits.")?,
+            None if !self.fits => write!(f, "\nmax_connections asks for more than this host holds.")?,
             None => {}
         }
         for row in advised {

@@ -2,10 +2,11 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::*;
-use crate::gateway::config::{Admin, Config, Driver};
+use crate::gateway::config::{Admin, Config, Driver, Pin};
 use crate::gateway::host::{Host, ProbeOutcome};
 use tidegate_core::limits;
 
@@ -259,4 +260,107 @@ fn the_memory_bound_is_the_sum_of_its_parts() {
     assert!(bound.admin_bytes >= (limits::ADMIN_CONNECTIONS * config.limits.message_bytes) as u64);
     assert!(bound.fits());
     assert!(bound.to_string().contains("1,000,000 connections × 4,216 B"), "{bound}");
+}
+
+/// A node with too few descriptors ran, said that it was ready, and answered every client with 503; `check` said "holds 0" and
+/// exited with 0.
+#[test]
+fn a_host_that_holds_no_connection_is_refused_with_the_limit_and_its_cure() {
+    let few = Host { nofile_hard: 128, ..untuned().host(ProbeOutcome::Works) };
+    let report = Report::of(&few, &config(&few), None);
+    assert!(!report.fits());
+    let text = report.to_string();
+    assert!(text.contains("A node cannot run here") && text.contains("raise nofile: LimitNOFILE=161"), "{text}");
+    let little = Host { memory_available_bytes: Some(20 << 20), ..untuned().host(ProbeOutcome::Works) };
+    for (host, parts) in [(&few, ["nofile is 128 and", "--ulimit nofile="]), (&little, ["20.0 MiB of memory", "raise"])]
+    {
+        let why = capacity(host, &config(host)).refusal(host, &config(host)).unwrap();
+        assert!(parts.iter().all(|part| why.contains(part)), "{why}");
+    }
+    let enough = untuned().host(ProbeOutcome::Works);
+    assert_eq!(capacity(&enough, &config(&enough)).refusal(&enough, &config(&enough)), None);
+}
+
+#[test]
+fn max_connections_above_what_the_host_holds_does_not_fit() {
+    let host = untuned().host(ProbeOutcome::Works);
+    let asks = |most| Config { max_connections: Some(most), ..config(&host) };
+    let report = Report::of(&host, &asks(600_000), None);
+    let text = report.to_string();
+    assert!(!report.fits() && text.contains("max_connections asks for more than this host holds"), "{text}");
+    assert!(text.contains("LimitNOFILE=600160"), "{text}");
+    assert!(Report::of(&host, &asks(500_000), None).fits());
+    assert_eq!(host_capacity(&host, &asks(1)).connections, 524_288 - 128 - 16 * 2);
+}
+
+/// systemd's `MemoryHigh=` and Kubernetes' memory QoS set `memory.high`: above it the kernel slows the process down to a crawl.
+/// It was not read, and the page cache of files in use counted as used.
+#[test]
+fn memory_high_is_a_limit_wherever_it_stands_and_no_page_cache_is_used_memory() {
+    let folder = |own: &[(&str, &str)]| {
+        let base = [
+            ("proc/self/cgroup", "0::/a.slice/b.service\n"),
+            ("proc/meminfo", "MemTotal: 33554432 kB\nMemAvailable: 31457280 kB\n"),
+            ("sys/fs/cgroup/a.slice/b.service/memory.max", "1073741824\n"),
+            ("sys/fs/cgroup/a.slice/b.service/memory.current", "500000000\n"),
+            ("sys/fs/cgroup/a.slice/b.service/memory.stat", "anon 1\nactive_file 300000000\ninactive_file 100000000\n"),
+        ];
+        Folder::with(&[&base[..], own].concat()).host(ProbeOutcome::Works)
+    };
+    let max_only = folder(&[]);
+    assert_eq!(max_only.memory_bytes(), Some(GIB - 100_000_000), "active page cache goes too");
+    for group in ["a.slice/b.service", "a.slice"] {
+        let high = folder(&[(&format!("sys/fs/cgroup/{group}/memory.high"), "268435456\n")]);
+        let used = if group == "a.slice" { 0 } else { 100_000_000 };
+        assert_eq!(high.memory_bytes(), Some((GIB / 4) - (GIB / 4) / 20 - used), "{group}");
+        assert_eq!(high.cgroup_limit_bytes, Some(GIB / 4), "{group}");
+        let text = Report::of(&high, &config(&high), None).to_string();
+        assert!(text.contains("of the cgroup's 256.0 MiB"), "{text}");
+    }
+    let unlimited = folder(&[("sys/fs/cgroup/a.slice/b.service/memory.high", "max\n")]);
+    assert_eq!(unlimited, max_only);
+}
+
+/// The capacity was what was free at the start, for as long as the node ran.
+#[test]
+fn the_capacity_follows_the_memory_and_what_the_node_takes_itself_does_not_lower_it() {
+    let folder = pod();
+    let host = folder.host(ProbeOutcome::Refused(libc::EPERM));
+    let config = Arc::new(config(&host));
+    let at_start = capacity(&host, &config).connections;
+    let mut watch = Watch::below(folder.0.clone(), host, config);
+    let write = |path: &str, text: &str| fs::write(folder.0.join(path), text).unwrap();
+    assert_eq!(watch.look(0).connections, at_start);
+    // 40,000 connections of its own, and 40 MiB of its own memory.
+    let (connections, own) = (40_000, 40 << 20);
+    write("proc/self/status", "Cpus_allowed_list:\t0-15\nRssAnon:\t40960 kB\n");
+    write("sys/fs/cgroup/memory.current", &(104_857_600 + connections * 4_030 + own).to_string());
+    assert_eq!(watch.look(connections).connections, at_start);
+    // Another process of the pod takes 100 MiB.
+    write("sys/fs/cgroup/memory.current", &(104_857_600 + connections * 4_030 + own + (100 << 20)).to_string());
+    assert_eq!(watch.look(connections).connections, (358_u64 << 20) / 100 * 75 / 4_160);
+    // The pod is resized while it runs.
+    write("sys/fs/cgroup/memory.max", &(2 * GIB).to_string());
+    assert!(watch.look(connections).connections > 2 * at_start);
+}
+
+/// Every gateway without a CPU quota pinned its shards from core 0 on: all pods of a host shared the first cores, whatever else
+/// was idle.
+#[test]
+fn shards_are_pinned_where_cores_were_set_apart_for_them_or_it_is_asked_for() {
+    let on = |allowed: &str, online: &str| {
+        let status = format!("Cpus_allowed_list:\t{allowed}\n");
+        Folder::with(&[("proc/self/status", &status), ("sys/devices/system/cpu/online", online)])
+            .host(ProbeOutcome::Works)
+    };
+    let pinned = |host: &Host, shards, pin| Config { shards, pin, ..Config::default() }.is_pinned(host);
+    let (whole, own, unknown) = (on("0-15", "0-15\n"), on("2-3,8", "0-15\n"), on("0-1", ""));
+    assert!(!pinned(&whole, 16, Pin::Auto) && !pinned(&whole, 2, Pin::Auto));
+    assert!(pinned(&own, 3, Pin::Auto));
+    // A pool of cores that several pods share is smaller than the host too: fewer shards would all be on its first cores.
+    assert!(!pinned(&own, 2, Pin::Auto));
+    assert!(!pinned(&unknown, 2, Pin::Auto));
+    assert!(pinned(&whole, 2, Pin::On) && !pinned(&own, 3, Pin::Off));
+    let text = Report::of(&own, &Config { shards: 3, ..Config::default() }, None).to_string();
+    assert!(text.contains("3 on 3 cores (2-3,8), pinned"), "{text}");
 }

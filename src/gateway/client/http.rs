@@ -1,10 +1,11 @@
 //! One HTTP/1.1 request on one connection (RFC 9112): enough for the admin port, and nothing more.
 
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 
-/// For the connection and for every read and write on it.
+use super::target::Target;
+
+/// For every read and write on the connection.
 const DEADLINE: Duration = Duration::from_secs(10);
 /// Bytes of an answer that are read at most, its head apart.
 const BODY_BYTES: u64 = 1 << 20;
@@ -36,16 +37,18 @@ impl Answer {
 
 impl Request<'_> {
     /// Sends the request and reads the whole answer.
-    pub(super) fn send(&self, to: SocketAddr) -> io::Result<Answer> {
-        let mut stream = TcpStream::connect_timeout(&to, DEADLINE)?;
+    pub(super) fn send(&self, to: &Target) -> io::Result<Answer> {
+        let mut stream = to.connect()?;
         stream.set_read_timeout(Some(DEADLINE))?;
         stream.set_write_timeout(Some(DEADLINE))?;
         stream.write_all(&self.bytes(to))?;
         Answer::read(stream)
     }
 
-    fn bytes(&self, to: SocketAddr) -> Vec<u8> {
-        let mut head = format!("{} {} HTTP/1.1\r\nHost: {to}\r\nConnection: close\r\n", self.method, self.path);
+    fn bytes(&self, to: &Target) -> Vec<u8> {
+        // A balancer may serve the node below a path of its own.
+        let path = format!("{}{}", to.path.trim_end_matches('/'), self.path);
+        let mut head = format!("{} {path} HTTP/1.1\r\nHost: {}\r\nConnection: close\r\n", self.method, to.host());
         if let Some(token) = self.token {
             head.push_str(&format!("Authorization: Bearer {token}\r\n"));
         }

@@ -5,10 +5,10 @@
 
 mod http;
 mod subscribe;
+mod target;
 
 use std::fmt::Display;
 use std::io::{self, Read, Write, stderr, stdin, stdout};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::process::ExitCode;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 use self::http::{Answer, Request};
+use self::target::Target;
 use crate::gateway::config::Config;
 use tidegate_core::model::valid_room;
 use tidegate_core::percent;
@@ -24,26 +25,34 @@ pub use subscribe::{Subscription, subscribe};
 
 /// Between two looks at a draining node.
 const DRAIN_POLL: Duration = Duration::from_millis(250);
+/// Rooms that the node lists at most.
+const ROOMS_LISTED: usize = 1000;
 /// Bad arguments.
 const EXIT_USAGE: u8 = 2;
 
-/// Drains the node at the admin port and waits until it has no connection left, or is gone.
-pub fn drain(config: &Config, timeout: Duration) -> ExitCode {
-    let admin = reachable(config.admin.listen);
+/// Drains `node`, or the one of the settings, and waits until it has no connection left, or is gone.
+pub fn drain(config: &Config, node: Option<&str>, timeout: Duration) -> ExitCode {
+    let admin = match Target::admin(config, node) {
+        Ok(admin) => admin,
+        Err(text) => return misused(text),
+    };
     let began = Instant::now();
     let request =
         Request { method: "POST", path: "/drain", token: config.admin.token.as_deref(), kind: None, body: b"" };
-    match request.send(admin) {
+    match request.send(&admin) {
         Ok(answer) if answer.is_success() => {}
         Ok(answer) => return failed(refusal(&answer, "the node did not begin to drain", "admin")),
-        Err(error) => return failed(unreachable_node(admin, &error)),
+        Err(error) => return failed(unreachable_node(&admin, &error)),
     }
     loop {
-        let undone = match connections(admin, config.admin.token.as_deref()) {
+        let undone = match connections(&admin, config.admin.token.as_deref()) {
             Ok(0) | Err(Look::Gone) => return ExitCode::SUCCESS,
             Ok(open) => format!("{open} connections are still open after {timeout:?}; the node goes on draining"),
             Err(Look::Unanswered(error)) => {
-                format!("the admin port {admin} does not answer ({error}): clients may be left after {timeout:?}")
+                format!(
+                    "the admin port {} does not answer ({error}): clients may be left after {timeout:?}",
+                    admin.authority
+                )
             }
             Err(Look::Refused(text)) => return failed(text),
         };
@@ -63,7 +72,7 @@ enum Look {
     Refused(String),
 }
 
-fn connections(admin: SocketAddr, token: Option<&str>) -> Result<u64, Look> {
+fn connections(admin: &Target, token: Option<&str>) -> Result<u64, Look> {
     let request = Request { method: "GET", path: "/v1/node", token, kind: None, body: b"" };
     let answer = request.send(admin).map_err(|error| match error.kind() {
         io::ErrorKind::ConnectionRefused => Look::Gone,
@@ -75,8 +84,21 @@ fn connections(admin: SocketAddr, token: Option<&str>) -> Result<u64, Look> {
         .ok_or_else(|| Look::Refused(refusal(&answer, "the node does not say how many connections it has", "admin")))
 }
 
-/// Publishes one message into one room and prints the level of its acknowledgement.
-pub fn publish(config: &Config, room: &str, message: &str) -> ExitCode {
+/// A message to publish.
+#[derive(Clone, Copy, Debug)]
+pub struct Publication<'a> {
+    /// The room.
+    pub room: &'a str,
+    /// The message; `-` reads it from standard input.
+    pub message: &'a str,
+    /// Print the level only.
+    pub quiet: bool,
+}
+
+/// Publishes one message into one room of `node`, or of the one of the settings. Prints the level of its acknowledgement, and on
+/// standard error what that means.
+pub fn publish(config: &Config, node: Option<&str>, publication: Publication<'_>) -> ExitCode {
+    let Publication { room, message, quiet } = publication;
     if let Err(offence) = valid_room(room) {
         return misused(format!("{room:?} is not a room: {offence}"));
     }
@@ -90,18 +112,61 @@ pub fn publish(config: &Config, room: &str, message: &str) -> ExitCode {
         }
         text => text.as_bytes().to_vec(),
     };
-    let admin = reachable(config.admin.listen);
+    let admin = match Target::admin(config, node) {
+        Ok(admin) => admin,
+        Err(text) => return misused(text),
+    };
     let path = format!("/v1/rooms/{}/messages", percent::encode(room));
     let token = config.publish.token.as_deref().or(config.admin.token.as_deref());
-    match (Request { method: "POST", path: &path, token, kind: Some(content_type(&body)), body: &body }).send(admin) {
+    // Before the message, which may be what a member waits for to leave.
+    let members = if quiet { None } else { members(config, &admin, room) };
+    match (Request { method: "POST", path: &path, token, kind: Some(content_type(&body)), body: &body }).send(&admin) {
         Ok(answer) if answer.is_success() => {
             let level: Option<Value> = serde_json::from_slice(&answer.body).ok();
             let level = level.as_ref().and_then(|level| level.get("level")?.as_str()).unwrap_or("accepted");
             let _ = writeln!(stdout(), "{level}");
+            if !quiet {
+                say(format_args!("published to {room}: {}", in_words(level, members)));
+            }
             ExitCode::SUCCESS
         }
         Ok(answer) => failed(refusal(&answer, "the message was not published", "publish")),
-        Err(error) => failed(unreachable_node(admin, &error)),
+        Err(error) => failed(unreachable_node(&admin, &error)),
+    }
+}
+
+/// What an acknowledgement's level means, with the members of the room on the node where they are known.
+fn in_words(level: &str, members: Option<u64>) -> String {
+    let members = members.map(|members| match members {
+        0 => String::from("no client of this node is a member"),
+        1 => String::from("1 client of this node is a member"),
+        members => format!("{members} clients of this node are members"),
+    });
+    let (meaning, known) = match (level, members) {
+        ("node", Some(members)) => ("the node accepted it, and there is no broker", members),
+        ("node", None) => ("the node accepted it", String::from("there is no broker, so only its own clients get it")),
+        ("broker", Some(members)) => ("the broker accepted it for all nodes", members),
+        ("broker", None) => return String::from("the broker accepted it for all nodes"),
+        _ => return String::from("the node accepted it"),
+    };
+    format!("{meaning}; {known}")
+}
+
+/// Members of the room on the node; `None` where the node does not say, or lists other rooms only.
+fn members(config: &Config, admin: &Target, room: &str) -> Option<u64> {
+    // With a publish token alone the list is not for us.
+    if config.admin.token.is_none() && config.publish.token.is_some() {
+        return None;
+    }
+    let path = format!("/v1/rooms?limit={ROOMS_LISTED}");
+    let token = config.admin.token.as_deref();
+    let answer = Request { method: "GET", path: &path, token, kind: None, body: b"" }.send(admin).ok()?;
+    let list: Value = serde_json::from_slice(&answer.body).ok().filter(|_| answer.is_success())?;
+    let rooms = list.get("rooms")?.as_array()?;
+    match rooms.iter().find(|listed| listed.get("room").and_then(Value::as_str) == Some(room)) {
+        Some(listed) => listed.get("members")?.as_u64(),
+        // All of them are listed, and it is not among them.
+        None => (rooms.len() < ROOMS_LISTED && list.get("silentShards")?.as_u64()? == 0).then_some(0),
     }
 }
 
@@ -115,23 +180,16 @@ fn content_type(body: &[u8]) -> &'static str {
     }
 }
 
-/// Where a node that listens on `address` is reached from its own host.
-fn reachable(mut address: SocketAddr) -> SocketAddr {
-    match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
-        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
-        _ => {}
+fn unreachable_node(admin: &Target, error: &io::Error) -> String {
+    let place = &admin.authority;
+    match error.kind() {
+        io::ErrorKind::ConnectionRefused => nothing_listens(place),
+        _ => format!("the admin port {place} does not answer: {error}"),
     }
-    address
 }
 
-fn unreachable_node(admin: SocketAddr, error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused => {
-            format!("nothing listens on {admin}; start a node there, or say where one is: --admin IP:PORT")
-        }
-        _ => format!("the admin port {admin} does not answer: {error}"),
-    }
+fn nothing_listens(place: &str) -> String {
+    format!("nothing listens on {place}; start a node there, or say where one is: --node HOST:PORT")
 }
 
 /// What the node said, and what to do where that is known. `token` is the section that holds it.
@@ -176,10 +234,19 @@ mod tests {
     }
 
     #[test]
-    fn a_node_that_listens_everywhere_is_reached_on_loopback() {
-        assert_eq!(reachable("0.0.0.0:9090".parse().unwrap()), "127.0.0.1:9090".parse().unwrap());
-        assert_eq!(reachable("[::]:9090".parse().unwrap()), "[::1]:9090".parse().unwrap());
-        assert_eq!(reachable("10.0.0.7:9090".parse().unwrap()), "10.0.0.7:9090".parse().unwrap());
+    fn a_level_is_told_in_words_with_the_members_where_they_are_known() {
+        // `pub` printed "node", which reads like the name of something, and nothing when nobody had joined the room.
+        assert_eq!(
+            in_words("node", Some(2)),
+            "the node accepted it, and there is no broker; 2 clients of this node are members"
+        );
+        assert!(in_words("node", Some(0)).ends_with("no client of this node is a member"));
+        assert!(in_words("node", None).contains("only its own clients"));
+        assert_eq!(
+            in_words("broker", Some(1)),
+            "the broker accepted it for all nodes; 1 client of this node is a member"
+        );
+        assert_eq!(in_words("broker", None), "the broker accepted it for all nodes");
     }
 
     #[test]

@@ -12,15 +12,20 @@ use std::thread;
 use std::time::Duration;
 
 use serde_json::{Value, json};
+use tungstenite::client::IntoClientRequest;
 use tungstenite::handshake::HandshakeError;
+use tungstenite::handshake::client::Response;
+use tungstenite::http::header::{AUTHORIZATION, HeaderName, HeaderValue, ORIGIN};
 use tungstenite::protocol::CloseFrame;
 use tungstenite::{Error, Message, WebSocket};
 
-use super::{failed, misused, reachable, say};
+use super::http::Request;
+use super::target::{Port, Target};
+use super::{failed, misused, nothing_listens, say};
 use crate::gateway::config::Config;
 use tidegate_core::model::valid_room;
 
-/// For the connection and the handshake.
+/// For the handshake.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
 /// Longest silence until the node has said what it promises.
 const FIRST_SILENCE: Duration = Duration::from_secs(60);
@@ -28,12 +33,20 @@ const FIRST_SILENCE: Duration = Duration::from_secs(60);
 const FIRST_BACKOFF: Duration = Duration::from_millis(500);
 /// Longest wait of all.
 const LAST_BACKOFF: Duration = Duration::from_secs(30);
+/// Bytes of a refusal's text that are read at most.
+const REFUSAL_BYTES: u64 = 4096;
 /// Close codes after which coming back would end the same way.
 const FINAL_CODES: [u16; 5] = [1002, 1003, 1007, 1008, 1009];
 
 /// What to print, and when to end.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Subscription {
+#[derive(Clone, Copy, Default)]
+pub struct Subscription<'a> {
+    /// Where the node is, if that was typed.
+    pub node: Option<&'a str>,
+    /// Origin of the handshake; without it the first exact one of the settings.
+    pub origin: Option<&'a str>,
+    /// Bearer token of the handshake.
+    pub token: Option<&'a str>,
     /// End after this many messages.
     pub count: Option<u64>,
     /// Print whole messages, and all that the node says.
@@ -51,14 +64,26 @@ enum End {
 }
 
 /// Joins `room` on the public port and prints its messages, one a line.
-pub fn subscribe(config: &Config, room: &str, wanted: Subscription) -> ExitCode {
+pub fn subscribe(config: &Config, room: &str, wanted: Subscription<'_>) -> ExitCode {
     if let Err(offence) = valid_room(room) {
         return misused(format!("{room:?} is not a room: {offence}"));
     }
-    let node = reachable(config.listen);
-    let mut session = Session { room, wanted, left: wanted.count.unwrap_or(u64::MAX), was_joined: false, attempt: 0 };
+    let headers = match headers(config, wanted) {
+        Ok(headers) => headers,
+        Err(text) => return misused(text),
+    };
+    let node = match Target::public(config, wanted.node) {
+        Ok(node) if node.port == Port::Admin => match public_port(config, &node) {
+            Ok(node) => node,
+            Err(text) => return failed(text),
+        },
+        Ok(node) => node,
+        Err(text) => return misused(text),
+    };
+    let left = wanted.count.unwrap_or(u64::MAX);
+    let mut session = Session { node, headers, room, wanted, left, was_joined: false, attempt: 0 };
     loop {
-        match session.run(node) {
+        match session.run() {
             End::Done => return ExitCode::SUCCESS,
             End::Final(text) => return failed(text),
             End::Lost(text, told) => {
@@ -69,6 +94,40 @@ pub fn subscribe(config: &Config, room: &str, wanted: Subscription) -> ExitCode 
             }
         }
     }
+}
+
+/// Headers of the handshake beside those of the protocol.
+fn headers(config: &Config, wanted: Subscription<'_>) -> Result<Vec<(HeaderName, HeaderValue)>, String> {
+    let value = |flag: &str, text: &str| {
+        HeaderValue::from_str(text).map_err(|_| format!("{flag}: not printable ASCII, which a header takes"))
+    };
+    // A node on this host reads the same settings: one of its own origins is let in.
+    let own =
+        config.origins.iter().map(ToString::to_string).find(|origin| origin.contains("://") && !origin.contains('*'));
+    let mut headers = Vec::new();
+    if let Some(origin) = wanted.origin.or(own.as_deref()) {
+        headers.push((ORIGIN, value("--origin", origin)?));
+    }
+    if let Some(token) = wanted.token {
+        headers.push((AUTHORIZATION, value("--token", &format!("Bearer {token}"))?));
+    }
+    Ok(headers)
+}
+
+/// Asks a node's admin port for its public one.
+fn public_port(config: &Config, admin: &Target) -> Result<Target, String> {
+    let token = config.admin.token.as_deref();
+    let request = Request { method: "GET", path: "/v1/node", token, kind: None, body: b"" };
+    let answer = request.send(admin).map_err(|error| super::unreachable_node(admin, &error))?;
+    let node: Option<Value> = serde_json::from_slice(&answer.body).ok();
+    let listen = node.as_ref().and_then(|node| node.get("listen")?.as_str()?.parse::<SocketAddr>().ok());
+    listen.filter(|_| answer.is_success()).map(|listen| admin.with_public(listen)).ok_or_else(|| {
+        super::refusal(
+            &answer,
+            "the admin port does not say where clients connect (--node ws://HOST:PORT does)",
+            "admin",
+        )
+    })
 }
 
 /// A socket that a signal does not interrupt: with a timeout set, the kernel answers EINTR where it would else go on.
@@ -101,8 +160,10 @@ fn retried<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
 
 /// One subscription, over all its connections.
 struct Session<'a> {
+    node: Target,
+    headers: Vec<(HeaderName, HeaderValue)>,
     room: &'a str,
-    wanted: Subscription,
+    wanted: Subscription<'a>,
     left: u64,
     /// The node was there once: being refused later is a reason to wait, not to give up.
     was_joined: bool,
@@ -110,11 +171,11 @@ struct Session<'a> {
 }
 
 impl Session<'_> {
-    fn run(&mut self, node: SocketAddr) -> End {
+    fn run(&mut self) -> End {
         if self.left == 0 {
             return End::Done;
         }
-        let mut socket = match self.connect(node) {
+        let mut socket = match self.connect() {
             Ok(socket) => socket,
             Err(end) => return end,
         };
@@ -141,43 +202,51 @@ impl Session<'_> {
         }
     }
 
-    fn connect(&self, node: SocketAddr) -> Result<WebSocket<Patient>, End> {
-        let stream =
-            TcpStream::connect_timeout(&node, CONNECT_DEADLINE).map_err(|error| self.unreachable(node, &error))?;
+    fn connect(&self) -> Result<WebSocket<Patient>, End> {
+        let place = &self.node.authority;
+        let stream = self.node.connect().map_err(|error| self.unreachable(&error))?;
         let timeouts = stream
             .set_read_timeout(Some(CONNECT_DEADLINE))
             .and_then(|()| stream.set_write_timeout(Some(CONNECT_DEADLINE)));
         timeouts.map_err(|error| End::Final(format!("the socket takes no timeout: {error}")))?;
-        let url = match self.attempt {
-            0 => format!("ws://{node}/"),
-            attempt => format!("ws://{node}/?attempt={attempt}"),
-        };
-        match tungstenite::client(url.as_str(), Patient(stream)) {
+        // tungstenite gives no socket back after a refusal, and the rest of its text may still be under way.
+        let rest = stream.try_clone();
+        let request = self.request().map_err(|error| End::Final(format!("{place} cannot be asked: {error}")))?;
+        match tungstenite::client(request, Patient(stream)) {
             Ok((socket, _)) => {
                 let _ = socket.get_ref().0.set_read_timeout(Some(FIRST_SILENCE));
                 Ok(socket)
             }
-            Err(HandshakeError::Failure(Error::Http(answer))) if answer.status().is_server_error() => {
-                let after = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok());
-                Err(End::Lost(format!("{node} answered {}", answer.status()), after.map(Duration::from_secs)))
+            Err(HandshakeError::Failure(Error::Http(answer))) => {
+                let told = format!("{place} answered {}{}", answer.status(), said(&answer, rest.ok()));
+                if answer.status().is_server_error() {
+                    let after = answer.headers().get("retry-after").and_then(|v| v.to_str().ok()?.parse().ok());
+                    return Err(End::Lost(told, after.map(Duration::from_secs)));
+                }
+                Err(End::Final(format!("{told}{}", cure(answer.status().as_u16()))))
             }
-            Err(HandshakeError::Failure(Error::Http(answer))) => Err(End::Final(format!(
-                "{node} answered {}; is this the public port of a tidegate node?",
-                answer.status()
-            ))),
-            Err(error) => Err(End::Lost(format!("{node} did not complete the handshake: {error}"), None)),
+            Err(error) => Err(End::Lost(format!("{place} did not complete the handshake: {error}"), None)),
         }
     }
 
-    fn unreachable(&self, node: SocketAddr, error: &io::Error) -> End {
-        if self.was_joined {
-            return End::Lost(format!("{node} cannot be reached: {error}"), None);
+    fn request(&self) -> Result<tungstenite::handshake::client::Request, Error> {
+        let Target { path, .. } = &self.node;
+        let host = self.node.host();
+        let mut request = match self.attempt {
+            0 => format!("ws://{host}{path}"),
+            attempt => format!("ws://{host}{path}{}attempt={attempt}", if path.contains('?') { '&' } else { '?' }),
         }
+        .into_client_request()?;
+        request.headers_mut().extend(self.headers.iter().cloned());
+        Ok(request)
+    }
+
+    fn unreachable(&self, error: &io::Error) -> End {
+        let place = &self.node.authority;
         match error.kind() {
-            io::ErrorKind::ConnectionRefused => End::Final(format!(
-                "nothing listens on {node}; start a node there, or say where one is: --listen IP:PORT"
-            )),
-            _ => End::Final(format!("{node} cannot be reached: {error}")),
+            _ if self.was_joined => End::Lost(format!("{place} cannot be reached: {error}"), None),
+            io::ErrorKind::ConnectionRefused => End::Final(nothing_listens(place)),
+            _ => End::Final(format!("{place} cannot be reached: {error}")),
         }
     }
 
@@ -216,6 +285,30 @@ impl Session<'_> {
             _ => {}
         }
         None
+    }
+}
+
+/// The text of an answer that refused the handshake, in one line and behind a colon.
+fn said(answer: &Response, rest: Option<TcpStream>) -> String {
+    let mut body = answer.body().clone().unwrap_or_default();
+    let length = answer.headers().get("content-length").and_then(|v| v.to_str().ok()?.parse().ok());
+    let missing = length.unwrap_or(0_u64).min(REFUSAL_BYTES).saturating_sub(body.len() as u64);
+    if let Some(stream) = rest.filter(|_| missing > 0) {
+        // What did not come is not shown.
+        let _ = stream.take(missing).read_to_end(&mut body);
+    }
+    let text = String::from_utf8_lossy(&body);
+    let words: Vec<&str> = text.split_whitespace().collect();
+    // An error page of another server says less than its status.
+    if words.is_empty() || words[0].starts_with('<') { String::new() } else { format!(": {}", words.join(" ")) }
+}
+
+/// What to do after a refusal.
+const fn cure(status: u16) -> &'static str {
+    match status {
+        401 => "; sub sends a token: --token TOKEN, or TIDEGATE_TOKEN",
+        403 => "; sub can send one that may: --origin https://app.example",
+        _ => "; is this the public port of a tidegate node? --node http://HOST:PORT names its admin port instead",
     }
 }
 

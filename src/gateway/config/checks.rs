@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use tidegate_core::http::network::Network;
+use tidegate_core::http::{OriginPattern, host_pattern};
 use tidegate_core::setting::{Value, list};
 
 pub(super) fn node_name(value: &Value) -> Result<String, String> {
@@ -33,15 +34,25 @@ pub(super) fn log_filter(value: &Value) -> Result<String, String> {
     }
 }
 
-pub(super) fn origins(value: &Value) -> Result<Vec<String>, String> {
-    let origins = value.list()?;
-    for origin in &origins {
-        let host = origin.split_once("://").map_or("", |(_, host)| host);
-        if !matches!(origin.as_str(), "*" | "null") && (host.is_empty() || host.contains(['/', '?', '#', ' '])) {
-            return Err(format!("{origin:?} is not an origin: scheme and host such as https://app.example, or *"));
-        }
+pub(super) fn origins(value: &Value) -> Result<Vec<OriginPattern>, String> {
+    value.list()?.iter().map(|origin| in_ascii(origin)?.parse()).collect()
+}
+
+pub(super) fn hosts(value: &Value) -> Result<Vec<String>, String> {
+    value.list()?.iter().map(|host| host_pattern(&in_ascii(host)?)).collect()
+}
+
+/// The host in an origin, or alone, as browsers write names of other alphabets: `https://bücher.example` in Punycode (RFC 3492).
+fn in_ascii(text: &str) -> Result<String, String> {
+    if text.is_ascii() {
+        return Ok(text.to_owned());
     }
-    Ok(origins)
+    let (scheme, rest) = text.split_once("://").map_or(("", text), |(scheme, _)| text.split_at(scheme.len() + 3));
+    let (wildcard, rest) = if let Some(rest) = rest.strip_prefix("*.") { ("*.", rest) } else { ("", rest) };
+    let (name, port) = rest.split_at(rest.find(':').unwrap_or(rest.len()));
+    let ascii =
+        idna::domain_to_ascii(name).map_err(|_| format!("{text:?} can never match: {name:?} is no host's name"))?;
+    Ok(format!("{scheme}{wildcard}{ascii}{port}"))
 }
 
 pub(super) fn urls(value: &Value) -> Result<Vec<String>, String> {
@@ -49,14 +60,42 @@ pub(super) fn urls(value: &Value) -> Result<Vec<String>, String> {
     if urls.is_empty() {
         return Err(String::from("names no server; give nats://host:4222, or leave it out for the local bus"));
     }
-    for url in &urls {
-        let host = url.strip_prefix("nats://").or_else(|| url.strip_prefix("tls://"));
-        if host.is_none_or(|host| host.is_empty() || host.contains(char::is_whitespace)) {
-            let shown = masked_url(url);
-            return Err(format!("{shown:?} is not a broker's URL: nats://host:4222, or tls://host:4222"));
-        }
+    for (index, url) in urls.iter().enumerate() {
+        let what = match parts(url) {
+            Some(("nats" | "tls", _)) => continue,
+            Some(_) => format!("{:?}", masked_url(url)),
+            // Of a password with a comma or a slash every part may be the secret: nothing that is not surely a host is shown.
+            None => format!("entry {}", index + 1),
+        };
+        let escapes = if parts(url).is_some() { "" } else { ESCAPES };
+        return Err(format!("{what} is not a broker's URL: nats://host:4222, or tls://host:4222{escapes}"));
     }
     Ok(urls)
+}
+
+/// What a login in a URL may have meant.
+const ESCAPES: &str = "; in a password write , as %2C, / as %2F, ? as %3F, # as %23 and @ as %40, or set nats.user and \
+                       nats.password";
+
+/// The scheme, and host and port, of a URL that has both, and none of its login.
+fn parts(url: &str) -> Option<(&str, &str)> {
+    let (scheme, rest) = url.split_once("://")?;
+    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+    let (authority, path) = rest.split_at(end);
+    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+    let (name, port) = match host.rsplit_once(':') {
+        Some((name, port)) if !port.ends_with(']') => (name, port),
+        _ => (host, "0"),
+    };
+    let is_name = |octet: u8| octet.is_ascii_alphanumeric() || b".-_".contains(&octet) || !octet.is_ascii();
+    let is_address = |inner: &str| inner.bytes().all(|octet| octet.is_ascii_hexdigit() || b":.%".contains(&octet));
+    let is_host = match name.strip_prefix('[').and_then(|name| name.strip_suffix(']')) {
+        Some(inner) => is_address(inner),
+        None => !name.is_empty() && name.bytes().all(is_name),
+    };
+    let is_whole = matches!(path, "" | "/") && scheme.bytes().all(|octet| octet.is_ascii_alphabetic());
+    let is_whole = is_whole && !url.contains(char::is_whitespace);
+    (is_host && is_whole && port.parse::<u16>().is_ok()).then_some((scheme, host))
 }
 
 /// The URLs as they may be shown; none is the local bus.
@@ -64,17 +103,25 @@ pub(super) fn shown_urls(urls: &[String]) -> Option<String> {
     (!urls.is_empty()).then(|| list(&urls.iter().map(|url| masked_url(url)).collect::<Vec<_>>()))?
 }
 
-/// A URL without the user and password that may stand in it.
+/// A URL without the user and password that may stand in it: its scheme and host. Where these cannot be told from a login, nothing.
 pub(super) fn masked_url(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    match rest.rsplit_once('@') {
-        Some((_, host)) => format!("{scheme}://***@{host}"),
-        None => url.to_owned(),
+    match parts(url) {
+        Some((scheme, host)) if url.contains('@') => format!("{scheme}://***@{host}"),
+        Some((scheme, host)) => format!("{scheme}://{host}"),
+        None => String::from("***"),
     }
 }
 
 pub(super) fn subject_prefix(value: &Value) -> Result<String, String> {
     let prefix = value.filled()?;
+    // The rooms' subjects are PREFIX.room.ROOM: below a.room they would be rooms of the nodes whose prefix is a.
+    if let Some((outer, _)) = format!("{prefix}.").split_once(".room.") {
+        return Err(format!(
+            "{prefix:?} nests in the prefix {outer:?}: its rooms would be rooms of nodes with that prefix too, and theirs of this node; \
+             leave the token \"room\" out, such as {:?}",
+            prefix.replace(".room", "-room")
+        ));
+    }
     match tidegate_core::model::valid_room(&prefix) {
         Ok(()) if prefix.len() <= 64 => Ok(prefix),
         _ => {
@@ -105,7 +152,11 @@ pub(super) fn readable(value: &Value) -> Result<PathBuf, String> {
 pub(super) fn secret_text(value: &Value) -> Result<String, String> {
     let text = match value {
         Value::InFile(path) => {
-            std::fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?
+            std::fs::read_to_string(path).map_err(|error| {
+                // What has no slash may be the secret itself, written where its file should be named.
+                let path = path.to_str().filter(|path| path.contains('/')).unwrap_or("the file that it names");
+                format!("{path} cannot be read: {error}")
+            })?
         }
         Value::Text(text) => text.clone(),
         // Never echoed: it may be the secret, typed without quotes.

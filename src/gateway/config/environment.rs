@@ -8,13 +8,15 @@ use super::keys::{SETTINGS, Setting};
 use super::origin::{Occurrence, Origin, nearest};
 use tidegate_core::setting::Value;
 
-/// Names the configuration file, and is no setting itself.
-const FILE_VARIABLE: &str = "TIDEGATE_CONFIG";
+/// Variables that are no settings: the settings file, and what the commands `pub`, `sub` and `drain` read.
+const OTHERS: [&str; 3] = ["TIDEGATE_CONFIG", "TIDEGATE_NODE", "TIDEGATE_TOKEN"];
 
 /// What the environment says, and what to warn about.
 pub(super) fn read(variables: &[(String, String)]) -> (Vec<Occurrence>, Vec<String>) {
     let (mut occurrences, mut warnings, mut injected) = (Vec::new(), Vec::new(), Vec::new());
-    for (name, text) in variables.iter().filter(|(name, _)| name.starts_with("TIDEGATE_") && name != FILE_VARIABLE) {
+    for (name, text) in
+        variables.iter().filter(|(name, _)| name.starts_with("TIDEGATE_") && !OTHERS.contains(&name.as_str()))
+    {
         match known(name) {
             // Charts set a variable to nothing where they mean to leave it out.
             Some(_) if text.is_empty() => {}

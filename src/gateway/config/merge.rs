@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::PathBuf;
 
 use super::keys::{SETTINGS, named};
@@ -74,14 +75,40 @@ pub fn load(flags: Vec<(&'static str, String)>, file: Option<PathBuf>, host: &Ho
             return Err(vec![Problem { place: path.display().to_string(), text }]);
         }
     };
-    merge(Sources { flags, environment, file, host })
+    merge_with(Sources { flags, environment, file, host }, look_up)
 }
 
-/// Merges the sources: flags, environment, file, defaults, the first wins.
+/// Merges the sources: flags, environment, file, defaults, the first wins. Asks no name server: a host's name is no address here.
 ///
 /// # Errors
 /// All problems that were found.
 pub fn merge(sources: Sources<'_>) -> Result<Settings, Vec<Problem>> {
+    merge_with(sources, |_, _| Err(io::ErrorKind::Unsupported.into()))
+}
+
+/// Finds an address of a host.
+type LookUp = fn(&str, u16) -> io::Result<SocketAddr>;
+
+fn look_up(host: &str, port: u16) -> io::Result<SocketAddr> {
+    (host, port).to_socket_addrs()?.next().ok_or_else(|| io::ErrorKind::NotFound.into())
+}
+
+/// Settings that are addresses to listen at, which may be given by a host's name.
+const ADDRESSES: [&str; 2] = ["listen", "admin"];
+
+/// The value, a host's name in it replaced by its address.
+fn with_address(setting: &str, value: Value, look_up: LookUp) -> Result<Value, String> {
+    match value.host_name().filter(|_| ADDRESSES.contains(&setting)) {
+        Some((name, port)) => look_up(name, port).map(|address| Value::Text(address.to_string())).map_err(|error| {
+            format!(
+                "the host name \"{name}\" was not found ({error}); give an address, such as 127.0.0.1:{port} or :{port}"
+            )
+        }),
+        None => Ok(value),
+    }
+}
+
+fn merge_with(sources: Sources<'_>, look_up: LookUp) -> Result<Settings, Vec<Problem>> {
     let contents = sources.file.map(|(path, text)| file::read(&path, &text)).unwrap_or_default();
     let (variables, mut warnings) = environment::read(&sources.environment);
     let mut problems = contents.problems;
@@ -95,7 +122,11 @@ pub fn merge(sources: Sources<'_>) -> Result<Settings, Vec<Problem>> {
     let mut origins = default_origins(sources.host);
     for setting in SETTINGS.iter() {
         if let Some(occurrence) = chosen.remove(setting.name.as_str()) {
-            if let Err(offence) = (setting.read)(&mut config, &occurrence.value) {
+            if let Value::InFile(path) = &occurrence.value {
+                warnings.extend(relations::readable_by_others(&occurrence.typed, path));
+            }
+            let value = with_address(&setting.name, occurrence.value.clone(), look_up);
+            if let Err(offence) = value.and_then(|value| (setting.read)(&mut config, &value)) {
                 problems.push(Problem::at(&occurrence.origin, offence_of(&occurrence, &offence)));
             }
             origins.insert(setting.name.as_str(), occurrence.origin);
@@ -145,7 +176,7 @@ fn choose(layer: Vec<Occurrence>, chosen: &mut BTreeMap<&'static str, Occurrence
 }
 
 fn defaults(host: &Host) -> Config {
-    let mut config = Config { shards: host.shards(), pin: host.cpu_quota_cores.is_none(), ..Config::default() };
+    let mut config = Config { shards: host.shards(), ..Config::default() };
     if let Some(name) = &host.hostname {
         config.node_name.clone_from(name);
     }

@@ -14,25 +14,29 @@ mod merge;
 mod origin;
 mod print;
 mod relations;
+mod secret;
 mod sections;
 mod tables;
 
 use std::fmt;
-use std::net::SocketAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use crate::gateway::host::Host;
 use tidegate_core::dialect::DialectId;
+use tidegate_core::http::{OriginPattern, Origins};
 use tidegate_core::limits::{self, Limits};
 use tidegate_core::setting::{
-    HOUR, SECOND, address, auto_or, boolean, checked, choice, flag, integer, list, off_or, quoted, settings, switch,
-    time,
+    HOUR, SECOND, address, auto_or, boolean, checked, choice, flag, integer, list, off_or, quoted, rare, settings,
+    switch, time,
 };
-use tidegate_core::shard::{self, RoomRule, Route};
+use tidegate_core::shard::{self, PerAddress, RoomRule, Route};
 
 pub(crate) use keys::{SettingFlag, flags};
 pub use merge::{DEFAULT_FILE, Settings, Sources, load, merge};
 pub use origin::{Origin, Problem};
 pub use print::table as settings_table;
+pub use secret::Secret;
 pub use sections::{Admin, Drain, Heartbeat, Nats, OnGap, Proxies, Publish, Raw, Ready};
 
 /// Which wire a shard runs on.
@@ -45,6 +49,18 @@ pub enum Driver {
     IoUring,
     /// epoll.
     Epoll,
+}
+
+/// Whether each shard's thread runs on one core only.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Pin {
+    /// Where the cores were set apart for this process; see [`Host::has_cores_of_its_own`].
+    #[default]
+    Auto,
+    /// Yes. Processes that pin themselves to the same cores share them, whatever else is idle.
+    On,
+    /// No: the kernel's scheduler decides.
+    Off,
 }
 
 /// What the node is for: it changes the defaults of other settings.
@@ -69,6 +85,16 @@ pub enum LogFormat {
     Json,
 }
 
+/// How log lines show addresses of clients and peers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LogAddresses {
+    /// Whole.
+    #[default]
+    Full,
+    /// As networks: IPv4 /24, IPv6 /48.
+    Masked,
+}
+
 settings! {
     /// All settings of a node: the keys at the top of the file, and its sections.
     #[derive(Clone, PartialEq)]
@@ -91,6 +117,8 @@ settings! {
         driver: Driver = Driver::Auto,
             choice(&[("auto", Driver::Auto), ("io_uring", Driver::IoUring), ("epoll", Driver::Epoll)]),
             flag("Machine", 2, "DRIVER", "auto, io_uring or epoll");
+        /// Pin each shard's thread to a core: `on`, `off`; `auto`: only where there is one for each shard, set apart from the host's others.
+        pin: Pin = Pin::Auto, choice(&[("auto", Pin::Auto), ("on", Pin::On), ("off", Pin::Off)]), rare();
         /// Connections of this node; more get 503.
         max_connections: Option<u32> = None, auto_or("auto: what the host holds", integer(1..=100_000_000)),
             flag("Bounds", 1, "N", "Connections of this node")
@@ -109,13 +137,16 @@ settings! {
                 .default("5000 a shard").alias("limits.connection_rate");
         /// Negotiate permessage-deflate.
         compression: bool = false, boolean(), switch("Clients", 2, "Negotiate permessage-deflate");
-        /// Pages that may connect, such as `https://app.example`; `*`: any; empty: the same host.
-        origins: Vec<String> = Vec::new(), checked(checks::origins, |origins| list(origins)),
+        /// Pages that may connect, such as `https://app.example` or `https://*.example.com`; `null`, `file://`: pages without a
+        /// host; `*`: any; empty: the same host.
+        origins: Vec<OriginPattern> = Vec::new(), checked(checks::origins, |origins| list(origins)),
             flag("Clients", 1, "LIST", "Pages that may connect, such as https://app.example; *: any").default("same host");
+        /// Names of this node where `origins` is empty, such as `app.example`, beside addresses, `localhost` and names without a dot.
+        hosts: Vec<String> = Vec::new(), checked(checks::hosts, |hosts| list(hosts)), rare();
         /// Let other gateways of this host listen at the same address.
         share_port: bool = false, boolean(),
             switch("Serving", 5, "Let other gateways of this host listen at the same address");
-        /// Also serve a page at `/demo`.
+        /// Also serve a page at `/demo`, and let pages of loopback hosts and files connect.
         demo: bool = false, boolean(), switch("Serving", 6, "Also serve a page at /demo where two tabs talk");
         /// `error` to `trace`, or such as `tidegate=debug`.
         log: String = String::from("info"), checked(checks::log_filter, quoted),
@@ -124,9 +155,10 @@ settings! {
         log_format: LogFormat = LogFormat::Auto,
             choice(&[("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)]),
             flag("Logging", 2, "FORMAT", "auto, human or json").default("human on a terminal, else json");
+        /// How the log shows addresses of clients: `full`, or `masked`, as networks such as `203.0.113.0/24` and `2001:db8:1::/48`.
+        log_addresses: LogAddresses = LogAddresses::Full,
+            choice(&[("full", LogAddresses::Full), ("masked", LogAddresses::Masked)]), rare();
     } and {
-        /// Whether each shard's thread is pinned to a core; the host decides.
-        pin: bool = false;
         /// The admin port.
         admin: Admin = Admin::default();
         /// Publishing over HTTP.
@@ -160,7 +192,7 @@ impl Config {
     pub fn shard_options(&self) -> shard::Options {
         let rate = self.connection_rate();
         // The conformance profile adds a path, which a configured one hides.
-        let echo = Route { path: String::from("/echo"), dialect: DialectId::Echo, room: None };
+        let echo = Route { path: String::from("/echo"), dialect: DialectId::Echo, room: None, subprotocol: None };
         let echo = (self.profile == Profile::Conformance).then_some(echo);
         shard::Options {
             node_name: self.node_name.clone(),
@@ -174,11 +206,21 @@ impl Config {
             routes: echo.into_iter().chain(self.routes.iter().cloned()).collect(),
             rooms: self.rooms.clone(),
             close_on_gap: self.raw.on_gap == OnGap::Close,
-            origins: self.origins.clone(),
+            origins: Origins { listed: self.origins.clone(), hosts: self.hosts.clone(), demo: self.demo },
             compression: self.compression,
+            per_address: PerAddress::new(self.limits.connections_per_address),
             trusted: self.proxies.trusted.clone(),
             proxy_protocol: self.proxies.protocol_v2,
             demo_page: None,
+        }
+    }
+
+    /// Whether the shards' threads are pinned on this host.
+    pub fn is_pinned(&self, host: &Host) -> bool {
+        match self.pin {
+            Pin::Auto => host.has_cores_of_its_own(self.shards),
+            Pin::On => true,
+            Pin::Off => false,
         }
     }
 
@@ -186,6 +228,16 @@ impl Config {
     pub fn connection_rate(&self) -> u32 {
         self.connection_rate.unwrap_or(limits::CONNECTION_RATE_PER_SHARD * self.shards as u32)
     }
+}
+
+/// Where a node that listens at `address` is reached from its own host: on loopback where it listens at every address.
+pub fn reachable(mut address: SocketAddr) -> SocketAddr {
+    match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => address.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => address.set_ip(Ipv6Addr::LOCALHOST.into()),
+        _ => {}
+    }
+    address
 }
 
 /// Without secrets: what `--print-config` shows.

@@ -68,6 +68,7 @@ fn lists(config: &Config, route_origins: &[String], room_origins: &[String]) -> 
         text.push_str(&pair("path", &route.path));
         text.push_str(&pair("dialect", route.dialect.name()));
         text.extend(route.room.iter().map(|room| pair("room", room)));
+        text.extend(route.subprotocol.iter().map(|subprotocol| pair("subprotocol", subprotocol)));
     }
     for (index, rule) in config.rooms.iter().enumerate() {
         text.push_str(&format!("\n{}", commented("[[rooms]]", &origin(room_origins, index))));

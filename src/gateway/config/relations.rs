@@ -1,10 +1,16 @@
 //! What must hold between settings, and what is allowed and deserves a warning.
 
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
 use super::origin::Problem;
 use super::{Config, Nats};
 use tidegate_core::limits::COALESCED_BYTES;
 use tidegate_core::setting::value::size;
 use tidegate_core::shard::PublishPolicy;
+
+/// Characters of a token that cannot be guessed: 64 bits in hexadecimal digits.
+const TOKEN_CHARACTERS: usize = 16;
 
 /// Every relation that does not hold; adds to `warnings` what an operator should know.
 pub(super) fn check(config: &Config, warnings: &mut Vec<String>) -> Vec<Problem> {
@@ -13,6 +19,7 @@ pub(super) fn check(config: &Config, warnings: &mut Vec<String>) -> Vec<Problem>
     let problems = broken.map(Problem::between).collect();
     exposure(config, warnings);
     broker(&config.nats, warnings);
+    tokens(config, warnings);
     problems
 }
 
@@ -75,10 +82,15 @@ fn credentials(nats: &Nats) -> Vec<String> {
         (None, Some(_)) => broken.push(String::from("nats.password needs nats.user")),
         _ => {}
     }
-    let ways = [nats.credentials.is_some(), nats.token.is_some(), nats.user.is_some()];
+    match (&nats.cert_file, &nats.key_file) {
+        (Some(_), None) => broken.push(String::from("nats.cert_file needs nats.key_file, the certificate's key")),
+        (None, Some(_)) => broken.push(String::from("nats.key_file needs nats.cert_file, the key's certificate")),
+        _ => {}
+    }
+    let ways = [nats.credentials.is_some(), nats.token.is_some(), nats.user.is_some(), nats.nkey.is_some()];
     if ways.iter().filter(|given| **given).count() > 1 {
         broken.push(String::from(
-            "nats.credentials, nats.token and nats.user exclude each other; keep the one your broker asks for",
+            "nats.credentials, nats.token, nats.nkey and nats.user exclude each other; keep the one your broker asks for",
         ));
     }
     broken
@@ -101,12 +113,47 @@ fn exposure(config: &Config, warnings: &mut Vec<String>) {
     }
 }
 
+/// Warns of tokens that protect less than they seem to.
+fn tokens(config: &Config, warnings: &mut Vec<String>) {
+    let (admin, publish) = (config.admin.token.as_deref(), config.publish.token.as_deref());
+    for (name, token) in [("admin.token", admin), ("publish.token", publish)] {
+        if token.is_some_and(|token| token.len() < TOKEN_CHARACTERS) {
+            warnings.push(format!(
+                "{name} is shorter than {TOKEN_CHARACTERS} characters and can be guessed; make one with `openssl rand -hex 16`"
+            ));
+        }
+    }
+    if admin.is_some() && admin == publish {
+        warnings.push(String::from(
+            "admin.token and publish.token are the same: every publisher may drain the node; give publishers a token of their own",
+        ));
+    }
+    if let Some(path) = &config.nats.credentials {
+        warnings.extend(readable_by_others("nats.credentials", path));
+    }
+}
+
+/// A warning where every user of the host may read a file that holds a secret.
+pub(super) fn readable_by_others(key: &str, path: &Path) -> Option<String> {
+    let mode = std::fs::metadata(path).ok()?.permissions().mode();
+    (mode & 0o004 != 0).then(|| {
+        let path = path.display();
+        format!(
+            "{key}: every user of this host may read {path} (mode {:03o}); chmod 640 {path}, or defaultMode: 0440 in \
+             Kubernetes",
+            mode & 0o777
+        )
+    })
+}
+
 fn broker(nats: &Nats, warnings: &mut Vec<String>) {
     let given = [
         ("nats.credentials", nats.credentials.is_some()),
         ("nats.token", nats.token.is_some()),
         ("nats.user", nats.user.is_some()),
+        ("nats.nkey", nats.nkey.is_some()),
         ("nats.ca_file", nats.ca_file.is_some()),
+        ("nats.cert_file", nats.cert_file.is_some()),
     ];
     let given: Vec<&str> = given.iter().filter(|(_, given)| *given).map(|(name, _)| *name).collect();
     if nats.url.is_empty() && !given.is_empty() {

@@ -5,11 +5,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::checks::{close_code, networks, readable, secret_text, shown_urls, subject_prefix, urls};
+use super::secret::Secret;
 use tidegate_core::http::network::Network;
 use tidegate_core::limits;
 use tidegate_core::setting::{
-    HOUR, MINUTE, SECOND, Value, ZERO, address, boolean, checked, choice, flag, list, optional, plain, quoted, rare,
-    secret, settings, time,
+    HOUR, MINUTE, SECOND, Value, ZERO, address, auto_or, boolean, checked, choice, flag, list, optional, plain, quoted,
+    rare, secret, settings, time,
 };
 
 settings! {
@@ -53,19 +54,25 @@ settings! {
         url: Vec<String> = Vec::new(), checked(urls, |urls| shown_urls(urls)).absent("the local bus: this node alone"),
             flag("Serving", 3, "URL", "Broker that connects the nodes; several with commas; without it this node is alone")
                 .alias("nats_url");
-        /// First token of the subjects.
+        /// First tokens of the subjects, none of them `room` but the first: prefixes must not nest.
         prefix: String = String::from("tidegate"), checked(subject_prefix, quoted), rare();
         /// A `.creds` file.
         credentials: Option<PathBuf> = None, optional("none", checked(readable, |path| quoted(&path.display()))), rare();
         /// Token; or `nats.token_file`.
-        token: Option<String> = None, optional("none", checked(secret_text, quoted)), secret();
+        token: Option<Secret> = None, optional("none", checked(Secret::from_value, |secret| quoted(&secret.text().to_owned()))), secret();
         /// User name; needs `nats.password`.
         user: Option<String> = None, optional("none", checked(Value::filled, quoted)), rare();
         /// Password; or `nats.password_file`.
-        password: Option<String> = None, optional("none", checked(secret_text, quoted)), secret();
+        password: Option<Secret> = None, optional("none", checked(Secret::from_value, |secret| quoted(&secret.text().to_owned()))), secret();
+        /// Seed of an nkey, whose public key the broker knows; or `nats.nkey_file`.
+        nkey: Option<Secret> = None, optional("none", checked(Secret::from_value, |secret| quoted(&secret.text().to_owned()))), secret();
         /// Certificates to trust for `tls://`.
         ca_file: Option<PathBuf> = None,
             optional("the system's certificates", checked(readable, |path| quoted(&path.display()))), rare();
+        /// This node's certificate for a broker that asks for one (PEM); needs `nats.key_file`.
+        cert_file: Option<PathBuf> = None, optional("none", checked(readable, |path| quoted(&path.display()))), rare();
+        /// The key of `nats.cert_file` (PEM).
+        key_file: Option<PathBuf> = None, optional("none", checked(readable, |path| quoted(&path.display()))), rare();
     }
 }
 
@@ -87,10 +94,19 @@ settings! {
         /// Time for which the node goes on accepting while it is unready.
         delay: Duration = ZERO, time(ZERO..=10 * MINUTE), rare();
         /// Time over which clients are told to reconnect and closed.
-        window: Duration = limits::DRAIN_WINDOW, time(ZERO..=HOUR),
-            flag("Bounds", 5, "TIME", "Time over which a drain closes clients").alias("drain_window");
+        window: Option<Duration> = None,
+            auto_or("auto: 10 ms for each client, 1 s to 30 s; on a terminal 2 s", time(ZERO..=HOUR)),
+            flag("Bounds", 5, "TIME", "Time over which a drain closes clients")
+                .default("auto: 10 ms for each client, 1 s to 30 s").alias("drain_window");
         /// Close code of a drain: 1001, 1012, 1013, or 3000 to 4999.
         close_code: u16 = 1012, checked(close_code, plain), rare();
+    }
+}
+
+impl Drain {
+    /// Time over which a drain closes `clients`: as configured, else what follows from their number.
+    pub fn window_of(&self, clients: u64) -> Duration {
+        self.window.unwrap_or_else(|| limits::drain_window(clients))
     }
 }
 

@@ -25,10 +25,12 @@ const SLOW: [(&str, SlowPolicy); 2] = [("close", SlowPolicy::Close), ("drop-olde
 /// Reads `[[routes]]`.
 pub(super) fn routes(items: &DeArray<'_>, places: &Places<'_>, contents: &mut Contents) {
     for (table, origin) in each("routes", items, places, &mut contents.problems) {
-        let mut item = Item::of("routes", table, &["path", "dialect", "room"], places, &mut contents.problems);
+        let mut item =
+            Item::of("routes", table, &["path", "dialect", "room", "subprotocol"], places, &mut contents.problems);
         let path = item.required("path", "/ws", checked_path);
         let dialect = item.required("dialect", "raw", |value| value.choice(&dialects()));
         let room = item.read("room", |value| checked_room(&value.text()?));
+        let subprotocol = item.read("subprotocol", checked_subprotocol);
         let taken = contents.tables.routes.iter().find(|(route, _)| Some(&route.path) == path.as_ref());
         if let Some((route, first)) = taken {
             item.wrong(format!("routes: the path {} is routed at {first} already", route.path));
@@ -42,7 +44,7 @@ pub(super) fn routes(items: &DeArray<'_>, places: &Places<'_>, contents: &mut Co
             dialect.has_room() == room.is_some()
         });
         if let (Some(path), Some(dialect)) = (path, dialect) {
-            contents.tables.routes.push((Route { path, dialect, room }, origin));
+            contents.tables.routes.push((Route { path, dialect, room, subprotocol }, origin));
         }
     }
 }
@@ -160,10 +162,24 @@ fn checked_path(value: &Value) -> Result<String, String> {
     if !path.starts_with('/') || !plain || path.len() > tidegate_core::limits::TARGET_BYTES {
         return Err(format!("{path:?} is not a path: it begins with / and has no space, ? or #"));
     }
+    // One slash at the end is ignored in requests, and so here.
+    let path = path.strip_suffix('/').filter(|path| !path.is_empty()).unwrap_or(&path).to_owned();
     if path == "/health" {
         return Err(String::from("/health answers probes and cannot be routed"));
     }
     Ok(path)
+}
+
+fn checked_subprotocol(value: &Value) -> Result<String, String> {
+    let name = value.text()?;
+    let is_token = |octet: u8| octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet);
+    if name.is_empty() || !name.bytes().all(is_token) {
+        return Err(format!("{name:?} is not a subprotocol: letters, digits and !#$%&'*+-.^_`|~, such as chat"));
+    }
+    if name.starts_with("bearer.") {
+        return Err(format!("{name:?} is never answered: a subprotocol that begins with bearer. is a credential"));
+    }
+    Ok(name)
 }
 
 fn checked_room(name: &str) -> Result<String, String> {

@@ -43,7 +43,7 @@ fn problems(file: &str) -> Vec<String> {
 #[test]
 fn without_sources_the_configuration_is_the_defaults_and_what_the_host_says() {
     let config = config("");
-    assert_eq!(config, Config { shards: 4, pin: true, node_name: "edge-1".into(), ..Config::default() });
+    assert_eq!(config, Config { shards: 4, node_name: "edge-1".into(), ..Config::default() });
 }
 
 #[test]
@@ -51,7 +51,7 @@ fn a_quota_bounds_the_shards_and_ends_the_pinning() {
     let mut host = host();
     host.cpu_quota_cores = Some(1.2);
     let settings = merge(Sources { flags: vec![], environment: vec![], file: None, host: &host }).ok().unwrap();
-    assert_eq!((settings.config.shards, settings.config.pin), (2, false));
+    assert_eq!(settings.config.shards, 2);
     assert_eq!(settings.origin("shards"), Some(&Origin::Default("the cgroup's CPU quota")));
 }
 
@@ -114,10 +114,10 @@ fn every_section_of_the_file_reaches_the_configuration() {
     let config = config(file);
     let nats = &config.nats;
     assert_eq!(nats.url, ["nats://a:4222", "tls://b:4222"]);
-    assert_eq!((nats.token.as_deref(), nats.prefix.as_str()), (Some("t0ken"), "prod.tide"));
+    assert_eq!((nats.token.as_ref().map(Secret::text), nats.prefix.as_str()), (Some("t0ken"), "prod.tide"));
     assert_eq!((config.limits.message_bytes, config.limits.outbox_total_bytes), (16 << 10, Some(1 << 30)));
     assert_eq!((config.limits.linger, config.heartbeat.ping_interval), (Duration::ZERO, Duration::from_secs(20)));
-    assert_eq!((config.drain.delay, config.drain.window), (Duration::from_secs(5), Duration::from_secs(60)));
+    assert_eq!((config.drain.delay, config.drain.window), (Duration::from_secs(5), Some(Duration::from_secs(60))));
     assert_eq!((config.drain.close_code, config.raw.on_gap), (4001, OnGap::Close));
     assert_eq!((config.admin.listen.port(), config.admin.token.as_deref()), (9000, Some("secret")));
     assert_eq!((config.max_connections, config.max_connection_age), (Some(1000), Some(Duration::from_secs(21_600))));
@@ -155,11 +155,11 @@ const MISTAKES: &[(&str, &str)] = &[
     ("driver = \"uring\"", "tidegate.toml:1: driver: \"uring\" is not one of auto, io_uring, epoll"),
     (
         "listen = \"8080\"",
-        "tidegate.toml:1: listen: \"8080\" is not an IP address and port, such as 127.0.0.1:8080 or 0.0.0.0:8080",
+        "tidegate.toml:1: listen: \"8080\" is not an address and port, such as 127.0.0.1:8080, localhost:8080 or :8080 (every address of this host)",
     ),
     (
         "drain_window = \"30\"",
-        "tidegate.toml:1: drain_window: \"30\" is not a duration with its unit, such as 30s, 500ms or 2m (units: ms, s, m, h, d; 0 needs none)",
+        "tidegate.toml:1: drain_window: \"30\" is not a duration with its unit, such as 30s, 500ms or 2m (units: ms, s, m, h, d; 0 needs none); \"auto\" is accepted too",
     ),
     (
         "[limits]\nmessage_bytes = \"1GiB\"",
@@ -185,6 +185,13 @@ const MISTAKES: &[(&str, &str)] = &[
         "nats_url = \"redis://a\"",
         "tidegate.toml:1: nats_url: \"redis://a\" is not a broker's URL: nats://host:4222, or tls://host:4222",
     ),
+    // Rooms of a node with the prefix a.room were rooms of the nodes with the prefix a: one client's lobby another's room.lobby.
+    (
+        "[nats]\nprefix = \"a.room\"",
+        "tidegate.toml:2: nats.prefix: \"a.room\" nests in the prefix \"a\": its rooms would be rooms of nodes with that prefix too, \
+         and theirs of this node; leave the token \"room\" out, such as \"a-room\"",
+    ),
+    ("[nats]\nprefix = \"a.b.room.c\"", "tidegate.toml:2: nats.prefix: \"a.b.room.c\" nests in the prefix \"a.b\""),
     (
         "[nats]\nprefix = \"a.*\"",
         "tidegate.toml:2: nats.prefix: \"a.*\" is not a subject prefix: up to 64 printable ASCII characters, dots between tokens",
@@ -198,6 +205,17 @@ const MISTAKES: &[(&str, &str)] = &[
         "origins = [\"app.example\"]",
         "tidegate.toml:1: origins: \"app.example\" is not an origin: scheme and host such as https://app.example, or *",
     ),
+    // Each was taken, and never matched what a browser sends.
+    (
+        "origins = [\"https://app.example/\"]",
+        "tidegate.toml:1: origins: \"https://app.example/\" can never match: an Origin ends with its host or port; write https://app.example",
+    ),
+    (
+        "origins = [\"wss://app.example\"]",
+        "tidegate.toml:1: origins: \"wss://app.example\" can never match: an Origin names the page and not the socket; write https://app.example",
+    ),
+    ("origins = [\"https://\u{2603}\u{fe0f}..example\"]", "tidegate.toml:1: origins: "),
+    ("hosts = [\"https://app.example\"]", "tidegate.toml:1: hosts: \"https://app.example\" is not a host's name"),
     (
         "[proxies]\ntrusted = [\"10.0.0.0/33\"]",
         "tidegate.toml:2: proxies.trusted: \"10.0.0.0/33\" is not a network: 10.0.0.0/8, fd00::/8, or one address",
@@ -232,6 +250,19 @@ const MISTAKES: &[(&str, &str)] = &[
     (
         "[[routes]]\npath = \"/x\"\ndialect = \"native\"\n[[routes]]\npath = \"/x\"\ndialect = \"native\"",
         "tidegate.toml:5: routes: the path /x is routed at tidegate.toml:1 already",
+    ),
+    // Requests with and without the slash get the same answer.
+    (
+        "[[routes]]\npath = \"/x\"\ndialect = \"native\"\n[[routes]]\npath = \"/x/\"\ndialect = \"native\"",
+        "tidegate.toml:5: routes: the path /x is routed at tidegate.toml:1 already",
+    ),
+    (
+        "[[routes]]\npath = \"/x\"\ndialect = \"native\"\nsubprotocol = \"a b\"",
+        "tidegate.toml:4: routes.subprotocol: \"a b\" is not a subprotocol",
+    ),
+    (
+        "[[routes]]\npath = \"/x\"\ndialect = \"native\"\nsubprotocol = \"bearer.x\"",
+        "tidegate.toml:4: routes.subprotocol: \"bearer.x\" is never answered",
     ),
     ("[[rooms]]\npublish = \"none\"", "tidegate.toml:2: rooms: match is missing, for example match = \"dash.*\""),
     (
@@ -319,6 +350,81 @@ fn nothing_that_is_shown_holds_a_secret() {
     assert!(!shown.contains("hunter2") && !format!("{:?}", settings.config).contains("hunter2"));
     let refused = problems("nats_url = \"http://user:hunter2@a\"");
     assert!(!refused[0].contains("hunter2"), "{refused:?}");
+}
+
+/// Of eight spellings of a URL with a password four were echoed whole in the error text, which ends up in a log.
+#[test]
+fn no_spelling_of_a_brokers_url_shows_its_login_in_an_error() {
+    for url in [
+        "nats://user:hunter2,extra@host",
+        "nats://user:a,hunter2,b@host:4222",
+        "user:hunter2@host:4222",
+        "hunter2",
+        "http://user:hunter2@host",
+        "nats:/user:hunter2@host",
+        "nats://user:hunter2/x@host:4222",
+        "nats://user:hunter2?x@host:4222",
+        "nats://user:hunter2#x@host:4222",
+        "nats://user:hunter2 x@host:4222",
+        "nats://user:hunter2",
+        "nats://hunter2@",
+        "nats://user:hunter2@host:port",
+        "nats://user:hunter2@host:4222/hunter2",
+        "tls:user:hunter2@host",
+    ] {
+        let refused = typed(&[("nats_url", url)], &[], "").err().unwrap_or_else(|| panic!("{url} is taken"));
+        let text: String = refused.iter().map(ToString::to_string).collect();
+        assert!(text.contains("is not a broker's URL: nats://host:4222"), "{text}");
+        assert!(text.contains("%2C") || url.starts_with("http"), "{text}");
+        assert!(!text.contains("hunter2"), "{text}");
+        let in_list = typed(&[], &[], &format!("[nats]\nurl = [\"nats://good:4222\", {url:?}]"));
+        let shown = in_list.map_or_else(|refused| format!("{refused:?}"), |settings| settings.to_toml());
+        assert!(!shown.contains("hunter2"), "{shown}");
+    }
+    for url in [
+        "nats://host",
+        "tls://user:p%2Fw@host:4222",
+        "nats://[::1]:4222",
+        "nats://token@a.b-c_d:1/",
+        "nats://bücher.example",
+    ] {
+        assert_eq!(typed(&[("nats_url", url)], &[], "").ok().unwrap().config.nats.url, [url]);
+    }
+    // In a list of the file a comma separates nothing.
+    assert_eq!(config("[nats]\nurl = [\"nats://user:pass,word@host\"]").nats.url.len(), 1);
+}
+
+#[test]
+fn a_secret_written_where_its_file_should_be_named_is_not_shown() {
+    let refused = problems("[admin]\ntoken_file = \"hunter2\"");
+    assert!(refused[0].contains("admin.token_file") && !refused[0].contains("hunter2"), "{refused:?}");
+    assert!(problems("[admin]\ntoken_file = \"/no/where\"")[0].contains("/no/where cannot be read"));
+}
+
+#[test]
+fn tokens_that_protect_little_are_warned_about_and_not_shown() {
+    let warnings = |file: &str| typed(&[], &[], file).ok().unwrap().warnings;
+    let (long, short) = ("0123456789abcdef", "0123456789abcde");
+    assert!(warnings(&format!("[admin]\ntoken = \"{long}\"")).is_empty());
+    for section in ["admin", "publish"] {
+        let warned = warnings(&format!("[{section}]\ntoken = \"{short}\""));
+        assert!(
+            warned[0].contains(&format!("{section}.token is shorter than 16")) && !warned[0].contains(short),
+            "{warned:?}"
+        );
+    }
+    let same = warnings(&format!("[admin]\ntoken = \"{long}\"\n[publish]\ntoken = \"{long}\""));
+    assert!(same.len() == 1 && same[0].contains("are the same") && !same[0].contains(long), "{same:?}");
+    let path = std::env::temp_dir().join(format!("tidegate-open-token-{}", std::process::id()));
+    std::fs::write(&path, long).unwrap();
+    let file = format!("[admin]\ntoken_file = {:?}", path.display().to_string());
+    for (mode, count) in [(0o644, 1), (0o604, 1), (0o640, 0), (0o400, 0)] {
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(mode)).unwrap();
+        let warned = warnings(&file);
+        assert_eq!(warned.len(), count, "{mode:o}: {warned:?}");
+        assert!(warned.iter().all(|text| text.contains("every user of this host may read") && text.contains("chmod")));
+    }
+    std::fs::remove_file(&path).unwrap();
 }
 
 #[test]

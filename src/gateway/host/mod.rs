@@ -19,6 +19,10 @@ pub struct Host {
     pub hostname: Option<String>,
     /// Cores that the process may run on (scheduler affinity); at least 1.
     pub cores: usize,
+    /// The same as the kernel writes them, such as `0-3,8`; empty where it does not tell.
+    pub core_list: String,
+    /// Cores of the host that are online.
+    pub host_cores: Option<usize>,
     /// Cores' worth of time that the cgroup grants.
     pub cpu_quota_cores: Option<f64>,
     /// Descriptors that the process may open now.
@@ -49,10 +53,14 @@ pub struct Host {
     pub conntrack: Option<(u64, u64)>,
     /// Memory that the host could give to new programs, in bytes.
     pub memory_available_bytes: Option<u64>,
-    /// The cgroup's memory limit, in bytes.
+    /// Memory of the host, in bytes.
+    pub memory_total_bytes: Option<u64>,
+    /// The cgroup's memory limit, `memory.max` or `memory.high`, in bytes.
     pub cgroup_limit_bytes: Option<u64>,
     /// What the cgroup uses of it and cannot give back, in bytes.
     pub cgroup_used_bytes: u64,
+    /// What this process takes of both already, in bytes: 0 at its start.
+    pub own_bytes: u64,
     /// `kernel.io_uring_disabled`: 0 for all, 1 for members of a group only, 2 for none.
     pub io_uring_disabled: Option<u64>,
     /// What became of making a ring.
@@ -79,6 +87,8 @@ impl Host {
         Self {
             hostname: files.text("proc/sys/kernel/hostname").filter(|name| !name.is_empty()),
             cores: files.cores(),
+            core_list: files.core_list(),
+            host_cores: files.text("sys/devices/system/cpu/online").map(|list| count(&list)).filter(|count| *count > 0),
             cpu_quota_cores: groups.cpu_quota(&files),
             nofile_soft,
             nofile_hard,
@@ -96,18 +106,45 @@ impl Host {
                 .map_or_else(Vec::new, |text| ranges(&text)),
             conntrack: files.conntrack(),
             memory_available_bytes: files.meminfo("MemAvailable:"),
+            memory_total_bytes: files.meminfo("MemTotal:"),
             cgroup_limit_bytes,
             cgroup_used_bytes,
+            own_bytes: 0,
             io_uring_disabled: files.number("proc/sys/kernel/io_uring_disabled"),
             io_uring,
         }
     }
 
-    /// Memory that this process may still take, in bytes: the host's or, where smaller, the cgroup's. `None` where neither
-    /// can be read: that is no bound, and not no memory.
+    /// Looks at memory again. `kernel_bytes` is what the kernel holds for this process beside its own memory.
+    pub fn look_at_memory_again(&mut self, root: &Path, kernel_bytes: u64) {
+        let files = Files { root };
+        // What is on its way to clients is gone in a moment.
+        let in_sockets = files.field("proc/net/sockstat", "TCP:", "mem").unwrap_or(0).saturating_mul(4096);
+        self.memory_available_bytes = files.meminfo("MemAvailable:").map(|bytes| bytes.saturating_add(in_sockets));
+        self.memory_total_bytes = files.meminfo("MemTotal:");
+        (self.cgroup_limit_bytes, self.cgroup_used_bytes) = Cgroups::of(&files).memory(&files);
+        self.own_bytes = files.kibibytes("proc/self/status", "RssAnon:").unwrap_or(0).saturating_add(kernel_bytes);
+    }
+
+    /// Memory that this process may take, what it has included, in bytes: the host's or, where smaller, the cgroup's. `None`
+    /// where neither can be read: that is no bound, and not no memory.
     pub fn memory_bytes(&self) -> Option<u64> {
         let left = self.cgroup_limit_bytes.map(|limit| limit.saturating_sub(self.cgroup_used_bytes));
-        left.into_iter().chain(self.memory_available_bytes).min()
+        let left = left.into_iter().chain(self.memory_available_bytes).min()?.saturating_add(self.own_bytes);
+        Some(left.min(self.memory_most_bytes().unwrap_or(left)))
+    }
+
+    /// The same if no other process took any: the limit of the cgroup, or the host's memory.
+    pub fn memory_most_bytes(&self) -> Option<u64> {
+        let host = self.memory_total_bytes.or(self.memory_available_bytes);
+        self.cgroup_limit_bytes.into_iter().chain(host).min()
+    }
+
+    /// Whether each of `shards` threads has a core to itself among those that the process may run on, and these are fewer than
+    /// the host's: they were set apart for it (a cpuset, `CPUAffinity=`). With all of the host's cores nothing tells whether
+    /// other processes, such as a second gateway, would be pinned to the same ones.
+    pub fn has_cores_of_its_own(&self, shards: usize) -> bool {
+        shards == self.cores && self.host_cores.is_some_and(|host| self.cores < host)
     }
 
     /// Shards that suit the host: a core each, and no more than the quota pays for.
@@ -164,7 +201,12 @@ impl Files<'_> {
     }
 
     fn meminfo(&self, name: &str) -> Option<u64> {
-        let kib: u64 = self.line("proc/meminfo", name)?.split_whitespace().next()?.parse().ok()?;
+        self.kibibytes("proc/meminfo", name)
+    }
+
+    /// A line's number of KiB, in bytes.
+    fn kibibytes(&self, path: &str, name: &str) -> Option<u64> {
+        let kib: u64 = self.line(path, name)?.split_whitespace().next()?.parse().ok()?;
         Some(kib * 1024)
     }
 
@@ -174,10 +216,12 @@ impl Files<'_> {
         Some((words.next()?, words.next()?))
     }
 
+    fn core_list(&self) -> String {
+        self.line("proc/self/status", "Cpus_allowed_list:").unwrap_or_default()
+    }
+
     fn cores(&self) -> usize {
-        let list = self.line("proc/self/status", "Cpus_allowed_list:").unwrap_or_default();
-        let cores: usize = ranges(&list).iter().map(|(first, last)| usize::from(last - first) + 1).sum();
-        cores.max(1)
+        count(&self.core_list()).max(1)
     }
 
     fn port_range(&self) -> Option<(u16, u16)> {
@@ -189,6 +233,11 @@ impl Files<'_> {
         let max = self.number("proc/sys/net/netfilter/nf_conntrack_max")?;
         Some((self.number("proc/sys/net/netfilter/nf_conntrack_count").unwrap_or(0), max))
     }
+}
+
+/// How many numbers are in ranges as the kernel writes them.
+fn count(list: &str) -> usize {
+    ranges(list).iter().map(|(first, last)| usize::from(last - first) + 1).sum()
 }
 
 /// Ranges as the kernel writes them: `0-3,8`. What is no range is skipped.
@@ -246,20 +295,26 @@ impl Cgroups {
     }
 
     /// The limit with the least left below it, and what is used of it.
+    ///
+    /// Above `memory.high` the kernel does not kill but slows the process down to nearly nothing: it is a limit, and a
+    /// twentieth is left below it. The page cache of files, active too, goes before any of that and is not used memory; nor
+    /// is what waits in sockets, which comes and goes.
     fn memory(&self, files: &Files<'_>) -> (Option<u64>, u64) {
-        let read = |group: &PathBuf, limit: &str, used: &str, cache: &str| {
-            let limit = files.number(group.join(limit))?;
-            let cached = files
-                .text(group.join("memory.stat"))
-                .and_then(|stat| stat.lines().find_map(|l| l.strip_prefix(cache)?.trim().parse::<u64>().ok()))
-                .unwrap_or(0);
-            Some((limit, files.number(group.join(used)).unwrap_or(0).saturating_sub(cached)))
+        let used = |group: &Path, used: &str, caches: &[&str]| {
+            let stat = files.text(group.join("memory.stat")).unwrap_or_default();
+            let bytes = |name: &str| stat.lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+            let cached: u64 = caches.iter().filter_map(|name| bytes(name)).sum();
+            files.number(group.join(used)).unwrap_or(0).saturating_sub(cached)
         };
-        let v2 = self.unified.iter().filter_map(|g| read(g, "memory.max", "memory.current", "inactive_file "));
-        let v1 = self
-            .memory
-            .iter()
-            .filter_map(|g| read(g, "memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file "));
+        let v2 = self.unified.iter().flat_map(|group| {
+            let used = used(group, "memory.current", &["inactive_file ", "active_file ", "sock "]);
+            let high = files.number(group.join("memory.high")).map(|high| (high, used.saturating_add(high / 20)));
+            files.number(group.join("memory.max")).map(|max| (max, used)).into_iter().chain(high)
+        });
+        let v1 = self.memory.iter().filter_map(|group| {
+            let limit = files.number(group.join("memory.limit_in_bytes"))?;
+            Some((limit, used(group, "memory.usage_in_bytes", &["total_inactive_file ", "total_active_file "])))
+        });
         // cgroup v1 writes "no limit" as the largest multiple of a page.
         let limited = v2.chain(v1).filter(|(limit, _)| *limit < 1 << 60);
         match limited.min_by_key(|(limit, used)| limit.saturating_sub(*used)) {

@@ -9,6 +9,7 @@ use super::node::{Node, SHARDS};
 use super::oracle::Oracle;
 use super::plan::{Plan, Seen};
 use super::socket::Socket;
+use tidegate_core::shard::Arrival;
 
 /// See the module.
 pub struct World {
@@ -80,7 +81,7 @@ impl World {
         seat.net.borrow_mut().insert(fd, socket);
         self.clients.push(Some(client));
         self.present.push(fd);
-        seat.shard.handle_accepted(fd);
+        seat.shard.handle_accepted(fd, Arrival::default());
     }
 
     /// One client does something.

@@ -11,7 +11,7 @@ mod tests;
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 
-use super::driver::{Fd, Ready};
+use super::driver::Ready;
 use super::teardown::Ending;
 use super::turn::Turn;
 use crate::close::{CloseReason, Refusal};
@@ -31,6 +31,8 @@ pub(super) struct Clients {
     ready: VecDeque<Handle>,
     /// Connections over their message rate: ready again with the next tick.
     held_back: Vec<Handle>,
+    /// Connections whose sockets take more of their outboxes.
+    writing: VecDeque<Handle>,
     holders: Holders,
     slices: Slices,
     /// Bytes of the largest outbox of this round of the sweep.
@@ -45,6 +47,7 @@ impl Clients {
             forwarded: HashMap::new(),
             ready: VecDeque::new(),
             held_back: Vec::new(),
+            writing: VecDeque::new(),
             holders: Holders::default(),
             slices: Slices::new(limits::SWEEP_SLICES),
             largest_outbox: 0,
@@ -196,6 +199,30 @@ impl Clients {
         true
     }
 
+    // Writing.
+
+    /// Has what waits in a connection's outbox sent on, now or in the next turn.
+    pub(super) fn write_on(&mut self, handle: Handle) {
+        let Some(entry) = self.table.find(handle).filter(|entry| !entry.flags.has(Flags::WRITING)) else { return };
+        entry.flags.set(Flags::WRITING);
+        self.writing.push_back(handle);
+    }
+
+    /// Takes the connection that has waited longest to be sent what is in its outbox.
+    pub(super) fn next_writing(&mut self) -> Option<Handle> {
+        let handle = self.writing.pop_front()?;
+        if let Some(entry) = self.table.find(handle) {
+            entry.flags.clear(Flags::WRITING);
+        }
+        Some(handle)
+    }
+
+    /// Connections that wait to be sent what is in their outboxes.
+    #[inline]
+    pub(super) fn writing_len(&self) -> usize {
+        self.writing.len()
+    }
+
     /// Takes one credit of a connection's message rate; messages and pings are paid from the same rate.
     #[inline]
     pub(super) fn take_credit(&mut self, turn: &Turn, handle: Handle) -> bool {
@@ -235,14 +262,15 @@ impl Clients {
 
     // States.
 
-    /// Opens a connection whose upgrade was granted, with its form; its socket.
-    pub(super) fn begin_open(&mut self, turn: &mut Turn, handle: Handle, form: Form) -> Option<Fd> {
-        let entry = self.table.find(handle)?;
+    /// Opens a connection whose upgrade was granted, with its form. It was accepted at `accepted_us`, in monotonic µs modulo 2³².
+    pub(super) fn begin_open(&mut self, turn: &mut Turn, handle: Handle, form: Form, accepted_us: u32) {
+        let Some(entry) = self.table.find(handle) else { return };
         entry.state = State::Open;
         entry.form = form;
         entry.flags.set(Flags::UPGRADED);
         entry.deadline = 0;
-        let waited_us = turn.clock.mono_us().wrapping_sub(std::mem::take(&mut entry.batch));
+        entry.batch = 0;
+        let waited_us = turn.clock.mono_us().wrapping_sub(accepted_us);
         // The first ping comes at a random moment of the interval's second half: those of a silent crowd are spread, and a client
         // that has just come has time.
         let silent = turn.random.below(u32::from(turn.settings.heartbeat.ping / 2)) as u16;
@@ -250,13 +278,13 @@ impl Clients {
         turn.counters.upgraded.add(1);
         turn.counters.connections.add(1);
         turn.counters.handshake_duration.record(u64::from(waited_us) * 1_000, 1);
-        Some(entry.fd)
     }
 
     /// Closes a connection that is answered without an upgrade; whether it is there.
     pub(super) fn begin_answer(&mut self, turn: &Turn, handle: Handle) -> bool {
         let Some(entry) = self.table.find(handle) else { return false };
         entry.state = State::Closing;
+        entry.batch = 0;
         entry.deadline = turn.clock.tick + turn.settings.close_deadline;
         true
     }

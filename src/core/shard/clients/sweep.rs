@@ -103,7 +103,7 @@ impl Clients {
     fn look_at(&mut self, at: DueAt, leaving: Option<Leaving>, index: u32) -> Option<(Handle, Finding)> {
         let entry = self.table.at(index)?;
         if let Some(outbox) = &entry.outbox {
-            self.largest_outbox = self.largest_outbox.max(outbox.pinned_bytes() as u64);
+            self.largest_outbox = self.largest_outbox.max(outbox.counted_bytes() as u64);
         }
         // An offence of the last second is remembered for one more.
         let told = entry.flags.has(Flags::RATE_TOLD);

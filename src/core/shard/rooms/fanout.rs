@@ -2,7 +2,6 @@
 
 use super::Rooms;
 use crate::connection::{Chunk, Handle, Tag};
-use crate::counters::MessageType;
 use crate::model::{ConnectionId, Publication};
 use crate::room::{Encoded, Step};
 use crate::shard::clients::Clients;
@@ -85,7 +84,6 @@ impl Rooms {
             let wanted: Vec<bool> = batch.publications().iter().map(|publication| !is_own(publication, id)).collect();
             return send_wanted(turn, writer, clients, handle, tag, &encoded, &wanted);
         }
-        turn.count_out(MessageType::Message, u64::from(encoded.messages));
         let chunk = Chunk::whole(encoded.buffer, tag, encoded.messages);
         writer.deliver(turn, clients, handle, &chunk);
     }
@@ -136,7 +134,6 @@ fn send_wanted<D: Driver>(
     wanted: &[bool],
 ) {
     for (range, messages) in encoded.ranges(|i| wanted[i]) {
-        turn.count_out(MessageType::Message, u64::from(messages));
         let whole = Chunk::whole(encoded.buffer.clone(), tag, messages);
         let chunk = Chunk { start: range.start, end: range.end, ..whole };
         writer.deliver(turn, clients, handle, &chunk);

@@ -11,7 +11,7 @@ use crate::shard::settings::{PublishPolicy, RoomRule, SlowPolicy};
 /// Opens another connection beside the first.
 fn another(shard: &mut Shard<TestDriver>, fd: Fd) -> Handle {
     shard.writer.driver().incoming.extend(REQUEST.bytes());
-    shard.handle_accepted(fd);
+    shard.handle_accepted(fd, Arrival::default());
     let handle = shard.clients.handle_at(1).unwrap();
     ready(shard, handle, false);
     turns(shard);

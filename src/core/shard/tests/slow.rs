@@ -1,6 +1,7 @@
 //! What a slow reader is told, what it may lose, and that the account of what it holds closes.
 
 use super::*;
+use crate::connection::PIECE_BYTES;
 use crate::model::{Kind, Publication};
 use crate::relay::{JoinError, ToShard};
 use crate::shard::settings::{PublishPolicy, RoomRule, SlowPolicy};
@@ -29,9 +30,9 @@ fn join(shard: &mut Shard<TestDriver>, handle: Handle, room: &str) {
     turns(shard);
 }
 
-/// A message to every member of the room, a quarter of the cap when encoded or a little less.
+/// A message to every member of the room, which counts a quarter of the cap or a little less.
 fn publish(shard: &mut Shard<TestDriver>, room: &str) {
-    publish_sized(shard, room, CAP / FILLS - 150);
+    publish_sized(shard, room, CAP / FILLS - 150 - PIECE_BYTES);
 }
 
 fn publish_sized(shard: &mut Shard<TestDriver>, room: &str, length: usize) {
@@ -74,7 +75,7 @@ fn an_answer_makes_room_where_the_oldest_may_be_dropped() {
 fn a_client_closed_by_a_drain_is_told_although_its_outbox_is_full() {
     let (mut shard, handle) = stalled(&["kept"], |_, _| {});
     (0..FILLS).for_each(|_| publish(&mut shard, "kept"));
-    let left = CAP - shard.clients.find(handle).unwrap().outbox_bytes();
+    let left = CAP - shard.clients.find(handle).unwrap().outbox_bytes() - PIECE_BYTES;
     shard.writer.transmit(&mut shard.turn, &mut shard.clients, handle, &vec![b'a'; left]);
     shard.writer.close(&mut shard.turn, &mut shard.clients, handle, CloseReason::Drain);
     shard.settle();
@@ -86,10 +87,11 @@ fn a_client_closed_by_a_drain_is_told_although_its_outbox_is_full() {
 #[test]
 fn a_loss_is_told_of_its_own_room_although_the_one_before_had_its_number() {
     let (mut shard, handle) = stalled(&["old.1"], |_, _| {});
-    (0..=FILLS).for_each(|_| publish(&mut shard, "old.1"));
+    // A little more than a quarter of the cap: two of the oldest are dropped, which leaves room for the other room's first.
+    (0..=FILLS).for_each(|_| publish_sized(&mut shard, "old.1", CAP / FILLS - 250));
     shard.leave(handle, "old.1");
     join(&mut shard, handle, "old.2");
-    (0..=FILLS).for_each(|_| publish_sized(&mut shard, "old.2", 1));
+    (0..=3 * FILLS).for_each(|_| publish_sized(&mut shard, "old.2", 1));
     let heard = catch_up(&mut shard, handle);
     for room in ["old.1", "old.2"] {
         assert!(heard.contains(&format!("\"type\":\"gap\",\"roomId\":\"{room}\"")), "{room}: {heard}");
@@ -102,8 +104,12 @@ fn the_account_of_outboxes_closes_where_a_loss_closes_its_reader() {
     shard.clients.find(handle).unwrap().form.dialect = crate::dialect::DialectId::Raw;
     (0..=FILLS).for_each(|_| publish(&mut shard, "old.1"));
     assert!(!shard.clients.is_open(handle));
-    let held = shard.clients.find(handle).unwrap().outbox_bytes() as u64;
-    assert_eq!(shard.turn.counters.outbox_bytes.value(), held);
+    let counted = shard.clients.find(handle).unwrap().outbox_bytes();
+    assert_eq!(shard.turn.counters.outbox_unread_bytes.value(), (counted - FILLS * PIECE_BYTES) as u64);
+    shard.clients.gone(&mut shard.turn, handle, CloseReason::Reset);
+    shard.settle();
+    let counters = &shard.turn.counters;
+    assert_eq!((counters.outbox_bytes.value(), counters.outbox_unread_bytes.value()), (0, 0));
 }
 
 #[test]
@@ -138,6 +144,54 @@ fn over_the_nodes_budget_the_largest_goes_even_if_it_is_being_closed() {
     ));
     turns(&mut shard);
     assert_eq!((shard.sockets(), shard.turn.counters.outbox_bytes.value()), (0, 0));
+}
+
+#[test]
+fn a_member_that_publishes_without_echo_is_not_closed_over_what_it_has_read_most_of() {
+    // Its own messages cut a batch into ranges of one buffer. Each range was charged with the whole buffer: a member of a room of
+    // cursors whose socket was full for a moment was closed as a slow reader with 23 KB unread of the 256 KiB that it may leave.
+    let (mut shard, handle) = stage();
+    join(&mut shard, handle, "cursors");
+    shard.writer.driver().room = 0;
+    let id = shard.turn.id(handle);
+    for number in 0..140 {
+        let from = number % 10 == 0;
+        let publication = Publication {
+            room: "cursors".into(),
+            kind: Kind::Json,
+            payload: bytes::Bytes::from(format!("\"{number} {:60}\"", "")),
+            from: from.then_some(id),
+            echo: !from,
+            time_unix_ns: 0,
+        };
+        shard.handle_relay(ToShard::Deliver(Arc::new(publication)));
+    }
+    turns(&mut shard);
+    assert!(shard.clients.is_open(handle), "{:?}", shard.clients.find(handle).unwrap().reason);
+    shard.writer.driver().deeds.clear();
+    let heard = catch_up(&mut shard, handle);
+    let got = (0..140).filter(|number| heard.contains(&format!("\"content\":\"{number} ")));
+    assert!(got.eq((0..140).filter(|number| number % 10 != 0)), "{heard}");
+    assert_eq!(shard.turn.counters.outbox_bytes.value(), 0);
+}
+
+#[test]
+fn a_broadcast_that_many_sockets_do_not_take_at_once_costs_the_nodes_budget_its_memory_once() {
+    // Each reader's outbox was charged with the whole buffer that all of them share: of 50 members whose sockets were full for a
+    // moment, 33 were closed over 60 kB of memory, with a budget of 1 MiB.
+    let budget = Budgets { connections: 50, outbox_bytes: 1 << 20, unfinished_bytes: 1 << 20 };
+    let (mut shard, _) = stage_with(|_, budgets| *budgets = budget);
+    let handles = crowd(&mut shard, 50);
+    handles.iter().for_each(|handle| join(&mut shard, *handle, "news"));
+    shard.writer.driver().room = 0;
+    publish_sized(&mut shard, "news", 60_000);
+    assert!(handles.iter().all(|handle| shard.clients.is_open(*handle)));
+    let held = shard.turn.counters.outbox_bytes.value();
+    assert!((60_000..100_000).contains(&held), "{held} bytes of memory");
+    shard.writer.driver().room = usize::MAX;
+    handles.iter().for_each(|handle| ready(&mut shard, *handle, false));
+    turns(&mut shard);
+    assert_eq!(shard.turn.counters.outbox_bytes.value(), 0);
 }
 
 #[test]

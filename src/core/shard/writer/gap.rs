@@ -30,7 +30,7 @@ impl<D: Driver> Writer<D> {
         if let Some(frame) = self.gap_frame(turn, clients, handle, room, reason) {
             turn.counters.gaps[reason as usize].add(1);
             turn.count_out(MessageType::Gap, 1);
-            self.send(turn, clients, handle, &frame);
+            self.send(turn, clients, handle, &frame, 0);
         } else if turn.settings.options.close_on_gap {
             self.close(turn, clients, handle, CloseReason::Gap);
         }

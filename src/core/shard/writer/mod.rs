@@ -16,7 +16,7 @@ use super::clients::Clients;
 use super::driver::{Driver, ErrorKind, Event, Queued};
 use super::turn::Turn;
 use crate::close::CloseReason;
-use crate::connection::{Chunk, Handle, State, Tag};
+use crate::connection::{Account, Chunk, Frames, Handle, State, Tag};
 use crate::counters::MessageType;
 use crate::dialect::{DialectId, Form, Notice, Payload, Said};
 use crate::http;
@@ -31,11 +31,34 @@ pub(super) struct Writer<D> {
     /// Frames for the connection whose event is being handled; one send takes them all.
     reply: Vec<u8>,
     encoding: encode::Scratch,
+    /// Messages of rooms in the reply.
+    reply_messages: u32,
+    /// What the outboxes take of memory.
+    account: Account,
+    /// Where what several pieces of an outbox hold is put together for one send.
+    gathered: Vec<u8>,
     /// Octets that the driver's batch has taken and not failed to send, for `ws_bytes_total`.
     queued_bytes: i64,
+    /// Messages in them, for `ws_messages_total`.
+    queued_messages: i64,
     submitted: Vec<Event>,
     /// What the driver told while a batch had to be submitted in the middle of an event: handled after it.
     later: Vec<Event>,
+}
+
+/// What a send carries.
+#[derive(Clone, Copy)]
+struct Load {
+    octets: usize,
+    /// Messages of rooms, for `ws_messages_total`.
+    messages: u32,
+}
+
+impl Load {
+    #[inline]
+    fn of(chunk: &Chunk) -> Self {
+        Self { octets: chunk.bytes().len(), messages: chunk.messages }
+    }
 }
 
 impl<D: Driver> Writer<D> {
@@ -44,7 +67,11 @@ impl<D: Driver> Writer<D> {
             driver,
             reply: Vec::new(),
             encoding: encode::Scratch::default(),
+            reply_messages: 0,
+            account: Account::default(),
+            gathered: Vec::new(),
             queued_bytes: 0,
+            queued_messages: 0,
             submitted: Vec::new(),
             later: Vec::new(),
         }
@@ -85,13 +112,13 @@ impl<D: Driver> Writer<D> {
     }
 
     /// Appends a message as it came in, in the connection's form.
-    pub(super) fn reply_message(&mut self, turn: &Turn, message: Payload<'_>, deflate: Option<Deflate>) {
+    pub(super) fn reply_message(&mut self, message: Payload<'_>, deflate: Option<Deflate>) {
         let opcode = match message {
             Payload::Text(_) => frame::TEXT,
             Payload::Binary(_) => frame::BINARY,
         };
         encode::write(&mut self.reply, opcode, message.bytes(), deflate);
-        turn.count_out(MessageType::Message, 1);
+        self.reply_messages += 1;
     }
 
     /// Appends a ping.
@@ -127,21 +154,23 @@ impl<D: Driver> Writer<D> {
     /// Sends the reply to an open connection, and leaves it empty: nothing follows a close frame (RFC 6455 §5.5.1).
     #[inline]
     pub(super) fn flush(&mut self, turn: &mut Turn, clients: &mut Clients, handle: Handle) {
-        self.flush_with(|writer, reply| writer.send(turn, clients, handle, reply));
+        self.flush_with(|writer, reply, messages| writer.send(turn, clients, handle, reply, messages));
     }
 
     /// The same for a connection on its way out: its close frame and what goes before it.
     pub(super) fn flush_last_words(&mut self, turn: &mut Turn, clients: &mut Clients, handle: Handle) {
-        self.flush_with(|writer, reply| writer.transmit(turn, clients, handle, reply));
+        self.flush_with(|writer, reply, messages| {
+            writer.send_where(turn, clients, handle, reply, messages, |state| state != State::Released);
+        });
     }
 
     #[inline]
-    fn flush_with(&mut self, send: impl FnOnce(&mut Self, &[u8])) {
+    fn flush_with(&mut self, send: impl FnOnce(&mut Self, &[u8], u32)) {
         if self.reply.is_empty() {
             return;
         }
-        let reply = std::mem::take(&mut self.reply);
-        send(self, &reply);
+        let (reply, messages) = (std::mem::take(&mut self.reply), std::mem::take(&mut self.reply_messages));
+        send(self, &reply, messages);
         self.reply = reply;
         self.reply.clear();
     }
@@ -154,14 +183,14 @@ impl<D: Driver> Writer<D> {
 
     // Sending.
 
-    /// Sends octets of our own making, such as answers and pongs, to an open connection.
-    fn send(&mut self, turn: &mut Turn, clients: &mut Clients, handle: Handle, bytes: &[u8]) {
-        self.send_where(turn, clients, handle, bytes, |state| state == State::Open);
+    /// Sends octets of our own making, such as answers and pongs, to an open connection; with how many messages of rooms are in them.
+    fn send(&mut self, turn: &mut Turn, clients: &mut Clients, handle: Handle, bytes: &[u8], messages: u32) {
+        self.send_where(turn, clients, handle, bytes, messages, |state| state == State::Open);
     }
 
     /// Sends octets of our own making in whatever state. They are never dropped.
     pub(super) fn transmit(&mut self, turn: &mut Turn, clients: &mut Clients, handle: Handle, bytes: &[u8]) {
-        self.send_where(turn, clients, handle, bytes, |state| state != State::Released);
+        self.send_where(turn, clients, handle, bytes, 0, |state| state != State::Released);
     }
 
     fn send_where(
@@ -170,19 +199,20 @@ impl<D: Driver> Writer<D> {
         clients: &mut Clients,
         handle: Handle,
         bytes: &[u8],
+        messages: u32,
         may: impl Fn(State) -> bool,
     ) {
         let Some(entry) = clients.find(handle).filter(|entry| may(entry.state)) else { return };
         if entry.batch != 0 && entry.batch == self.driver.batch() {
             self.submit(turn, clients);
-            return self.send_where(turn, clients, handle, bytes, may);
+            return self.send_where(turn, clients, handle, bytes, messages, may);
         }
         if entry.outbox.is_some() {
-            return self.put(turn, clients, handle, Chunk::whole(Rc::from(bytes), Tag::Control, 0));
+            return self.put(turn, clients, handle, Frames::Own(bytes, Tag::Control, messages));
         }
         let result = self.driver.send(entry.fd, bytes);
-        let chunk = || Chunk::whole(Rc::from(bytes), Tag::Control, 0);
-        self.handle_sent(turn, clients, handle, bytes.len(), result, chunk);
+        let chunk = || Chunk::whole(Rc::from(bytes), Tag::Control, messages);
+        self.handle_sent(turn, clients, handle, Load { octets: bytes.len(), messages }, result, chunk);
     }
 
     /// Encodes publications for all members of one form.
@@ -194,7 +224,7 @@ impl<D: Driver> Writer<D> {
     pub(super) fn deliver(&mut self, turn: &mut Turn, clients: &mut Clients, handle: Handle, chunk: &Chunk) {
         let Some(entry) = clients.open(handle) else { return };
         if entry.outbox.is_some() {
-            return self.put(turn, clients, handle, chunk.clone());
+            return self.put(turn, clients, handle, Frames::Shared(chunk));
         }
         let batch = self.driver.batch();
         if batch != 0 && entry.batch == batch {
@@ -202,10 +232,13 @@ impl<D: Driver> Writer<D> {
             return self.deliver(turn, clients, handle, chunk);
         }
         entry.batch = batch;
-        let length = chunk.bytes().len();
+        let load = Load::of(chunk);
         match self.driver.queue(entry.fd, handle, chunk) {
-            Queued::Later => self.queued_bytes += length as i64,
-            Queued::Now(result) => self.handle_sent(turn, clients, handle, length, result, || chunk.clone()),
+            Queued::Later => {
+                self.queued_bytes += load.octets as i64;
+                self.queued_messages += i64::from(load.messages);
+            }
+            Queued::Now(result) => self.handle_sent(turn, clients, handle, load, result, || chunk.clone()),
         }
     }
 
@@ -238,9 +271,10 @@ impl<D: Driver> Writer<D> {
         chunk: &Chunk,
         result: Result<usize, ErrorKind>,
     ) {
-        let length = chunk.bytes().len();
-        self.queued_bytes -= length as i64;
-        self.handle_sent(turn, clients, handle, length, result, || chunk.clone());
+        let load = Load::of(chunk);
+        self.queued_bytes -= load.octets as i64;
+        self.queued_messages -= i64::from(load.messages);
+        self.handle_sent(turn, clients, handle, load, result, || chunk.clone());
     }
 
     #[inline]
@@ -249,7 +283,7 @@ impl<D: Driver> Writer<D> {
         turn: &mut Turn,
         clients: &mut Clients,
         handle: Handle,
-        length: usize,
+        load: Load,
         result: Result<usize, ErrorKind>,
         chunk: impl Fn() -> Chunk,
     ) {
@@ -259,8 +293,10 @@ impl<D: Driver> Writer<D> {
             Err(ErrorKind::NoMemory | ErrorKind::Broken) => return clients.gone(turn, handle, CloseReason::Reset),
         };
         turn.counters.bytes_out.add(sent as u64);
-        if sent < length {
-            self.begin_outbox(turn, clients, handle, chunk(), sent);
+        if sent < load.octets {
+            self.begin_outbox(turn, clients, handle, &chunk(), sent);
+        } else {
+            turn.count_out(MessageType::Message, u64::from(load.messages));
         }
     }
 
@@ -268,6 +304,9 @@ impl<D: Driver> Writer<D> {
     pub(super) fn count_queued(&mut self, turn: &Turn) {
         if self.queued_bytes > 0 {
             turn.counters.bytes_out.add(std::mem::take(&mut self.queued_bytes) as u64);
+        }
+        if self.queued_messages > 0 {
+            turn.count_out(MessageType::Message, std::mem::take(&mut self.queued_messages) as u64);
         }
     }
 

@@ -1,16 +1,24 @@
 //! Backpressure: what a client could not be sent yet is queued within its outbox's cap, and sent on when the socket takes more.
 //! Where the client reads too slowly even so, messages are dropped with a gap, or it is closed, as the room's policy says.
-
-use std::rc::Rc;
+//!
+//! Sending on takes turns: a visit to a connection sends [`VISIT_BYTES`] at most, in few sends, and counts against the turn's budget,
+//! because a crowd of readers that come back together has everything that it missed waiting.
 
 use super::Writer;
 use crate::close::CloseReason;
-use crate::connection::{Chunk, Dropped, Flags, Handle, Overflow, State, Tag};
-use crate::counters::{DropReason, MessageType};
+use crate::connection::{Chunk, Dropped, Flags, Frames, Handle, Overflow, Sent, State};
+use crate::counters::{DropReason, MessageType, ShardCounters};
 use crate::model::GapReason;
 use crate::shard::clients::Clients;
 use crate::shard::driver::{Driver, ErrorKind};
-use crate::shard::turn::Turn;
+use crate::shard::turn::{Clock, Turn};
+
+/// Octets that a connection is sent out of its outbox before others have their turn.
+pub(in crate::shard) const VISIT_BYTES: usize = 64 * 1024;
+/// Octets of small pieces that one send takes together.
+pub(in crate::shard) const GATHERED_BYTES: usize = 16 * 1024;
+/// Octets of an outbox that count like one send of a fan-out.
+const BYTES_PER_SEND: usize = 4 * 1024;
 
 impl<D: Driver> Writer<D> {
     /// Keeps the rest of a chunk of which `sent` octets are out.
@@ -19,51 +27,70 @@ impl<D: Driver> Writer<D> {
         turn: &Turn,
         clients: &mut Clients,
         handle: Handle,
-        chunk: Chunk,
+        chunk: &Chunk,
         sent: usize,
     ) {
         let Some(entry) = clients.alive(handle) else { return };
         let outbox = entry.outbox.get_or_insert_default();
-        outbox.begin(chunk, sent, turn.clock.tick);
-        turn.counters.outbox_bytes.add(outbox.pinned_bytes() as u64);
+        outbox.begin(chunk, sent, turn.clock.moment(), &mut self.account);
+        self.show_account(turn);
         clients.note_holder(handle);
     }
 
-    /// Queues a chunk in an outbox that exists. Over the cap, the chunks that may be dropped make room; a reader that is too slow
+    /// Queues frames in an outbox that exists. Over the cap, messages that may be dropped make room; a reader that is too slow
     /// even so is closed. Last words may go over the cap: there are none after them.
-    pub(super) fn put(&mut self, turn: &mut Turn, clients: &mut Clients, handle: Handle, chunk: Chunk) {
-        let (now, cap) = (turn.clock.tick, turn.settings.options.limits.outbox_bytes);
+    pub(super) fn put(&mut self, turn: &mut Turn, clients: &mut Clients, handle: Handle, frames: Frames<'_>) {
         let Some(entry) = clients.find(handle) else { return };
-        let cap = if entry.state == State::Open { cap } else { usize::MAX };
-        let Some(outbox) = &mut entry.outbox else { return };
-        let size = chunk.buffer.len() as u64;
-        if outbox.push(chunk.clone(), cap, now).is_ok() {
-            turn.counters.outbox_bytes.add(size);
-        } else if self.make_room(turn, clients, handle, &chunk).is_err() {
+        let is_open = entry.state == State::Open;
+        let cap = if is_open { turn.settings.options.limits.outbox_bytes } else { usize::MAX };
+        if self.push(turn, clients, handle, frames, cap).is_ok() {
+            return;
+        }
+        // A reader that takes more is not closed over what it could have been sent already.
+        if clients.find(handle).is_some_and(|entry| entry.flags.has(Flags::WRITING)) {
+            self.visit(turn, clients, handle);
+            let Some(entry) = clients.open(handle) else { return };
+            entry.outbox.get_or_insert_default();
+        }
+        if self.make_room(turn, clients, handle, frames).is_err() {
             self.close(turn, clients, handle, CloseReason::SlowReader);
         }
     }
 
-    /// Drops the oldest chunks that may be dropped until `chunk` fits, and tells the gap in front of it.
+    fn push(
+        &mut self,
+        turn: &Turn,
+        clients: &mut Clients,
+        handle: Handle,
+        frames: Frames<'_>,
+        cap: usize,
+    ) -> Result<(), Overflow> {
+        let Some(outbox) = clients.find(handle).and_then(|entry| entry.outbox.as_mut()) else { return Ok(()) };
+        outbox.push(frames, cap, turn.clock.moment(), &mut self.account)?;
+        self.show_account(turn);
+        Ok(())
+    }
+
+    /// Drops the oldest messages that may be dropped until `frames` fit, and tells the gap in front of them.
     fn make_room(
         &mut self,
         turn: &mut Turn,
         clients: &mut Clients,
         handle: Handle,
-        chunk: &Chunk,
+        frames: Frames<'_>,
     ) -> Result<(), Overflow> {
-        let (now, cap) = (turn.clock.tick, turn.settings.options.limits.outbox_bytes);
-        loop {
-            let Some(outbox) = clients.open(handle).and_then(|entry| entry.outbox.as_mut()) else { return Ok(()) };
-            if outbox.push(chunk.clone(), cap, now).is_ok() {
-                turn.counters.outbox_bytes.add(chunk.buffer.len() as u64);
+        let cap = turn.settings.options.limits.outbox_bytes;
+        while clients.is_open(handle) {
+            if self.push(turn, clients, handle, frames, cap).is_ok() {
                 return Ok(());
             }
-            let dropped = outbox.drop_oldest().ok_or(Overflow)?;
-            turn.counters.outbox_bytes.sub(dropped.bytes as u64);
+            let outbox = clients.find(handle).and_then(|entry| entry.outbox.as_mut()).ok_or(Overflow)?;
+            let dropped = outbox.drop_oldest(&mut self.account).ok_or(Overflow)?;
+            self.show_account(turn);
             turn.counters.dropped[DropReason::Outbox as usize].add(u64::from(dropped.messages));
             self.tell_dropped(turn, clients, handle, dropped);
         }
+        Ok(())
     }
 
     /// Puts a notice in the place of what was dropped, unless an earlier one of the room waits still.
@@ -77,36 +104,73 @@ impl<D: Driver> Writer<D> {
         };
         let Some(outbox) = clients.find(handle).and_then(|entry| entry.outbox.as_mut()) else { return };
         if !outbox.tells_gap(dropped.room) {
-            let notice = Chunk::whole(Rc::from(&frame[..]), Tag::Gap(dropped.room), 1);
-            outbox.tell_gap(dropped.at, notice, turn.clock.tick);
-            turn.counters.outbox_bytes.add(frame.len() as u64);
+            outbox.tell_gap(dropped.at, &frame, dropped.room, turn.clock.moment(), &mut self.account);
+            self.show_account(turn);
             turn.counters.gaps[GapReason::Outbox as usize].add(1);
             turn.count_out(MessageType::Gap, 1);
         }
     }
 
-    /// Sends what waits in an outbox until it is empty or would block.
-    pub(in crate::shard) fn flush_outbox(&mut self, turn: &mut Turn, clients: &mut Clients, handle: Handle) {
-        loop {
-            let Some(entry) = clients.find(handle) else { return };
-            let Some(outbox) = &mut entry.outbox else { return };
-            let before = outbox.pinned_bytes() as u64;
-            let Some(chunk) = outbox.front() else {
-                entry.outbox = None;
-                if entry.flags.has(Flags::FIN_AFTER_OUTBOX) {
-                    self.finish(clients, handle);
-                }
-                return;
-            };
-            match self.driver.send(entry.fd, chunk.bytes()) {
-                Ok(sent) => {
-                    outbox.advance(sent);
-                    turn.counters.bytes_out.add(sent as u64);
-                    turn.counters.outbox_bytes.sub(before - outbox.pinned_bytes() as u64);
-                }
-                Err(ErrorKind::WouldBlock) => return,
-                Err(ErrorKind::NoMemory | ErrorKind::Broken) => return clients.gone(turn, handle, CloseReason::Reset),
+    /// Sends what waits in the outboxes of connections whose sockets take more, each visited once at most, up to `budget` sends of a
+    /// fan-out; returns what it took of them.
+    pub(in crate::shard) fn write_on(&mut self, turn: &mut Turn, clients: &mut Clients, budget: usize) -> usize {
+        let mut used = 0;
+        for _ in 0..clients.writing_len() {
+            if used >= budget {
+                break;
             }
+            let Some(handle) = clients.next_writing() else { break };
+            used += 1 + self.visit(turn, clients, handle) / BYTES_PER_SEND;
+        }
+        used
+    }
+
+    /// Sends up to [`VISIT_BYTES`] of an outbox, until it is empty or would block; what is left and not blocked has its next turn.
+    /// Returns how many octets went out.
+    fn visit(&mut self, turn: &mut Turn, clients: &mut Clients, handle: Handle) -> usize {
+        let (mut out, mut takes_more) = (0, true);
+        while takes_more && out < VISIT_BYTES {
+            let (sent, more) = self.send_next(turn, clients, handle, VISIT_BYTES - out);
+            (out, takes_more) = (out + sent, more);
+        }
+        if takes_more {
+            clients.write_on(handle);
+        }
+        self.show_account(turn);
+        out
+    }
+
+    /// One send out of an outbox, of up to `most` octets: how many went out, and whether the socket may take more of it.
+    fn send_next(&mut self, turn: &mut Turn, clients: &mut Clients, handle: Handle, most: usize) -> (usize, bool) {
+        let Some(entry) = clients.alive(handle) else { return (0, false) };
+        let Some(outbox) = &mut entry.outbox else { return (0, false) };
+        let octets = outbox.next_bytes(most, GATHERED_BYTES, &mut self.gathered);
+        let offered = octets.len();
+        match self.driver.send(entry.fd, octets) {
+            Ok(sent) => {
+                let (clock, counters) = (turn.clock, &turn.counters);
+                outbox.advance(sent, &mut self.account, |piece| count_sent(counters, clock, piece));
+                counters.bytes_out.add(sent as u64);
+                let is_empty = outbox.is_empty();
+                if is_empty {
+                    self.end_outbox(turn, clients, handle);
+                }
+                // A short send is the end of the socket's room as an error is: an event tells of more.
+                (sent, sent == offered && !is_empty)
+            }
+            Err(ErrorKind::WouldBlock) => (0, false),
+            Err(ErrorKind::NoMemory | ErrorKind::Broken) => {
+                clients.gone(turn, handle, CloseReason::Reset);
+                (0, false)
+            }
+        }
+    }
+
+    /// Nothing waits any more; our FIN goes out where it was waiting for that.
+    fn end_outbox(&mut self, turn: &Turn, clients: &mut Clients, handle: Handle) {
+        self.shrink_outbox(turn, clients, handle, false);
+        if clients.find(handle).is_some_and(|entry| entry.flags.has(Flags::FIN_AFTER_OUTBOX)) {
+            self.finish(clients, handle);
         }
     }
 
@@ -119,14 +183,22 @@ impl<D: Driver> Writer<D> {
         keep_begun: bool,
     ) {
         let Some(entry) = clients.find(handle) else { return };
-        let before = entry.outbox_bytes() as u64;
-        if let Some(outbox) = entry.outbox.as_mut().filter(|_| keep_begun) {
-            outbox.clear_unbegun();
+        let Some(outbox) = &mut entry.outbox else { return };
+        if keep_begun {
+            outbox.clear_unbegun(&mut self.account);
         }
-        if !keep_begun || entry.outbox.as_ref().is_some_and(|outbox| outbox.is_empty()) {
+        if !keep_begun || outbox.is_empty() {
+            outbox.end(&mut self.account);
             entry.outbox = None;
         }
-        turn.counters.outbox_bytes.sub(before - entry.outbox_bytes() as u64);
+        self.show_account(turn);
+    }
+
+    /// Shows what the outboxes take.
+    #[inline]
+    fn show_account(&self, turn: &Turn) {
+        turn.counters.outbox_bytes.set(self.account.memory_bytes());
+        turn.counters.outbox_unread_bytes.set(self.account.unread_bytes());
     }
 
     /// Our FIN follows what is queued; then what the peer still sends is discarded until its EOF.
@@ -147,5 +219,15 @@ impl<D: Driver> Writer<D> {
         }
         entry.state = State::Lingering;
         self.driver.finish(entry.fd);
+    }
+}
+
+/// Counts the messages of a piece that is out, and how long they waited.
+fn count_sent(counters: &ShardCounters, clock: Clock, piece: Sent) {
+    let messages = u64::from(piece.messages);
+    if messages > 0 {
+        counters.messages_out[MessageType::Message as usize].add(messages);
+        let waited_ms = clock.moment().mono_ms.wrapping_sub(piece.since.mono_ms);
+        counters.outbox_wait.record(u64::from(waited_ms) * 1_000_000, messages);
     }
 }

@@ -10,9 +10,12 @@ mod process;
 use prometheus::TextEncoder;
 use prometheus::proto::{MetricFamily, MetricType};
 
+use super::drain::Phase;
+use crate::gateway::log::{self, DropReason};
 use exposition::Exposition;
 use tidegate_core::counters::{Cell, RelayCounters, ShardCounters};
-use tidegate_core::metric::{gauge, metrics};
+use tidegate_core::metric::{counter, gauge, metrics};
+use tidegate_core::readiness::Readiness;
 
 /// The content type of the exposition.
 pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -26,6 +29,14 @@ metrics! {
                 .help("Connections that this node admits; the same as ws_connection_capacity.");
         /// Open connections of the admin port.
         admin_connections: Option<f64> => gauge("tidegate_admin_connections");
+        /// Connections of the admin port that were closed to make place for new ones.
+        admin_given_way: Option<f64> => counter("tidegate_admin_connections_given_way_total");
+        /// 1 for the state that the node is in, 0 for the others.
+        state: [Cell; NodeStateLabel::ALL.len()] =>
+            gauge("ws_node_state").by("state", |n| NodeStateLabel::ALL[n].label());
+        /// Log lines that were dropped because the reader of standard error was away or too slow, by reason.
+        log_dropped: [Cell; DropReason::ALL.len()] =>
+            counter("ws_log_dropped_total").by("reason", |n| DropReason::ALL[n].label());
         /// 1; the labels say what runs.
         build: [(&'static str, &'static str); 2] => gauge("tidegate_build_info");
     }
@@ -40,6 +51,49 @@ pub(super) struct Sources<'a> {
     pub(super) driver: &'static str,
     /// Open connections of the admin port.
     pub(super) admin_connections: usize,
+    /// Connections of the admin port that gave way to others.
+    pub(super) admin_given_way: u64,
+    pub(super) state: NodeStateLabel,
+}
+
+/// The labels of `ws_node_state`.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum NodeStateLabel {
+    /// It wants traffic.
+    Ready,
+    /// It does not want traffic, and does not drain: the broker is away.
+    Unready,
+    /// It drains.
+    Draining,
+    /// It has drained, and waits for a signal or for the drain to be taken back.
+    Drained,
+    /// Its threads are told to end.
+    Stopping,
+}
+
+impl NodeStateLabel {
+    const ALL: [Self; 5] = [Self::Ready, Self::Unready, Self::Draining, Self::Drained, Self::Stopping];
+
+    /// The state of a node.
+    pub(super) const fn of(phase: Phase, readiness: Readiness) -> Self {
+        match (phase, readiness) {
+            (Phase::Serving, Readiness::Ready) => Self::Ready,
+            (Phase::Serving, _) => Self::Unready,
+            (Phase::Delaying(_) | Phase::Draining(_), _) => Self::Draining,
+            (Phase::Drained { .. }, _) => Self::Drained,
+            (Phase::Stopping { .. } | Phase::Done, _) => Self::Stopping,
+        }
+    }
+
+    const fn label(self) -> &'static str {
+        match self {
+            Self::Ready => "ready",
+            Self::Unready => "unready",
+            Self::Draining => "draining",
+            Self::Drained => "drained",
+            Self::Stopping => "stopping",
+        }
+    }
 }
 
 /// The whole exposition.
@@ -54,6 +108,9 @@ fn families(sources: &Sources<'_>) -> Vec<MetricFamily> {
     let node = NodeFigures {
         capacity: Some(sources.capacity as f64),
         admin_connections: Some(sources.admin_connections as f64),
+        admin_given_way: Some(sources.admin_given_way as f64),
+        state: NodeStateLabel::ALL.map(|state| Cell::of(u64::from(state == sources.state))),
+        log_dropped: log::dropped().map(Cell::of),
         build: [("version", env!("CARGO_PKG_VERSION")), ("driver", sources.driver)],
     };
     let mut exposition = Exposition::default();
@@ -68,7 +125,15 @@ fn families(sources: &Sources<'_>) -> Vec<MetricFamily> {
 pub fn table() -> String {
     let shard = ShardCounters::default();
     let relay = RelayCounters { mailbox_depth: vec![Cell::default()], ..RelayCounters::default() };
-    let sources = Sources { shards: vec![&shard], relay: &relay, capacity: 0, driver: "", admin_connections: 0 };
+    let sources = Sources {
+        shards: vec![&shard],
+        relay: &relay,
+        capacity: 0,
+        driver: "",
+        admin_connections: 0,
+        admin_given_way: 0,
+        state: NodeStateLabel::Ready,
+    };
     let mut text = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
     for family in families(&sources) {
         let kind = match family.get_field_type() {

@@ -1,11 +1,12 @@
 //! What the relay tells the client: subscriptions, fences, publications, as many as it takes without waiting.
 //!
-//! Subscriptions go first: they are few, and joins wait for them. A fence is due when something sent before it waits for an
-//! answer; it is sent between publications, never behind all of them.
+//! They take turns: a share of the subscriptions, a fence, a share of the publications. A fence is due when something sent before
+//! it waits for an answer. So a crowd that joins neither holds up publications, nor waits for all of itself to be confirmed; a
+//! publication that has waited for [`PATIENCE`] all the same goes first.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use async_nats::message::OutboundMessage;
 use async_nats::{HeaderMap, HeaderName, Subscriber};
@@ -13,23 +14,32 @@ use futures_util::sink::Sink as _;
 
 use super::audit::PROBES;
 use super::fences::PendingAck;
-use super::resubscribe::PACE;
 use super::{Nats, Subscribing};
 use tidegate_core::model::RoomName;
 use tidegate_core::relay::interest::{Interest, RoomKey};
 use tidegate_core::relay::publish_queue::Outgoing;
 use tidegate_core::relay::{NotTaken, PublishError, Sink, envelope};
 
+/// Subscriptions in one turn, before its publications.
+const SUBSCRIBES_PER_TURN: usize = 64;
+/// How long publications wait for subscriptions.
+const PATIENCE: Duration = Duration::from_millis(100);
 /// Publications between two looks at whether a fence is due.
 const PUBLISHES_PER_FENCE: usize = 64;
 
 impl Nats {
-    /// Whether the client takes a publication now, after everything that goes before it.
-    pub(super) fn poll_publish_ready<S: Sink>(&mut self, cx: &mut Context<'_>, now: Instant, sink: &mut S) -> Poll<()> {
+    /// Whether the client takes a publication now, after everything that goes before it; `since`: when it was asked for.
+    pub(super) fn poll_publish_ready<S: Sink>(
+        &mut self,
+        cx: &mut Context<'_>,
+        since: Instant,
+        now: Instant,
+        sink: &mut S,
+    ) -> Poll<()> {
         if !self.is_up() {
             return Poll::Pending;
         }
-        if self.unfenced == 0 || self.subscribing.is_some() || !self.subscribes.is_empty() {
+        if since + PATIENCE > now {
             std::task::ready!(self.poll_subscribes(cx, now, sink));
         }
         if self.unfenced == 0 {
@@ -38,17 +48,24 @@ impl Nats {
         self.poll_ready(cx, now)
     }
 
-    /// Sends until the client takes no more or nothing but publications is left.
+    /// Sends the turn's share of subscriptions, where publications have not brought it with them, and a fence; the next turn goes on.
     pub(super) fn poll_commands<S: Sink>(&mut self, cx: &mut Context<'_>, now: Instant, sink: &mut S) {
         self.unfenced = 0;
         if self.is_up() && self.poll_subscribes(cx, now, sink).is_ready() {
             let _ = self.poll_fence(cx, now);
+            if self.left_subscribes == 0 {
+                cx.waker().wake_by_ref();
+            }
         }
+        self.left_subscribes = SUBSCRIBES_PER_TURN;
     }
 
     fn poll_subscribes<S: Sink>(&mut self, cx: &mut Context<'_>, now: Instant, sink: &mut S) -> Poll<()> {
         loop {
             if self.subscribing.is_none() {
+                if self.left_subscribes == 0 {
+                    return Poll::Ready(());
+                }
                 // The session first: a room that was taken from the queues must not be dropped.
                 let Some(client) = self.session.as_ref().map(|session| session.client.clone()) else {
                     return Poll::Pending;
@@ -58,6 +75,7 @@ impl Nats {
                     asked => (asked, false),
                 };
                 let Some((key, room)) = asked else { return Poll::Ready(()) };
+                self.left_subscribes -= 1;
                 let subject = format!("{}{room}", self.room_prefix);
                 let subscriber = Box::pin(async move { client.subscribe(subject).await });
                 self.subscribing = Some(Subscribing { key, room, is_probe, subscriber });
@@ -79,7 +97,7 @@ impl Nats {
         }
     }
 
-    /// The next room to subscribe. While rooms are uncertain, no more than [`PACE`] of them before a fence is back; an uncertain room
+    /// The next room to subscribe. While rooms are uncertain, only a few of them before a fence is back; an uncertain room
     /// loses the subscription that it has.
     fn next_room(&mut self, interest: &Interest) -> Option<(RoomKey, RoomName)> {
         if self.resubscribe.take_gap() {
@@ -88,7 +106,7 @@ impl Nats {
         if self.resubscribe.is_empty() {
             return self.subscribes.pop(interest);
         }
-        if self.fences.unproven_rooms() >= PACE {
+        if self.fences.unproven_rooms() >= self.resubscribe.pace() {
             return None;
         }
         let Some((key, room)) = self.resubscribe.pop(interest, !self.subscribes.is_empty()) else {
@@ -100,7 +118,7 @@ impl Nats {
 
     /// The next room to prove. Rooms that wait to be joined go first; a relay that stops waits for no proof.
     fn next_probe(&mut self, interest: &Interest) -> Option<(RoomKey, RoomName)> {
-        if self.rooms.probes() >= PROBES || self.finishing {
+        if self.rooms.probes() >= PROBES || self.finishing || !self.resubscribe.is_empty() {
             return None;
         }
         self.audit.pop(interest, |key| self.rooms.has_probe(key))

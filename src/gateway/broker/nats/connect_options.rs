@@ -1,4 +1,7 @@
-//! How the broker is reached: addresses, credentials, certificates, retries, and what to say when it does not work.
+//! How the broker is reached: addresses, certificates, retries, and what to say when it does not work. Credentials are in
+//! `login.rs`, the choice of a server in `servers.rs`.
+//!
+//! Whatever stands in a file is read at each connection: log-ins here, certificates by the client.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
 use std::io;
@@ -6,16 +9,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::{Client, ConnectError, ConnectErrorKind, ServerAddr};
+use async_nats::{AuthError, Client, ConnectError, ConnectErrorKind, ServerAddr};
 
 use super::client_events::ClientEvents;
+use super::login::Login;
+use super::servers::{self, Attempts};
 use crate::gateway::broker::Options;
-use crate::gateway::config;
 use tidegate_core::percent;
 
 /// Between two pings to a silent broker; the third that finds no answer ends the connection.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
-/// From the SYN to the broker's first answer.
+/// From the SYN to the broker's answer to the log-in. That it answers at all is known before, see `servers.rs`.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The longest first delay of a retry.
 const RETRY_FIRST: Duration = Duration::from_millis(50);
@@ -36,23 +40,16 @@ const COMMAND_QUEUE: usize = 256;
 const NO_SERVER: &str = "nats.url names no server; write nats://HOST:4222";
 const TLS_CURE: &str = "TLS failed: check nats.ca_file and that the server's certificate names the host of nats.url";
 
-/// Everything that a connection needs, read and checked once.
+/// Everything that a connection needs.
 #[derive(Clone)]
 pub(super) struct ConnectOptions {
     servers: Vec<ServerAddr>,
     login: Login,
     ca_file: Option<PathBuf>,
+    client_certificate: Option<(PathBuf, PathBuf)>,
+    attempts: Arc<Attempts>,
     prefix: String,
     node: u32,
-}
-
-#[derive(Clone)]
-enum Login {
-    None,
-    Token(String),
-    User(String, String),
-    /// The content of a credentials file.
-    Credentials(String),
 }
 
 impl ConnectOptions {
@@ -72,13 +69,17 @@ impl ConnectOptions {
         if servers.is_empty() {
             return Err(invalid(String::from(NO_SERVER)));
         }
-        if let Some(file) = &nats.ca_file {
-            read_file("nats.ca_file", file)?;
+        let files =
+            [("nats.ca_file", &nats.ca_file), ("nats.cert_file", &nats.cert_file), ("nats.key_file", &nats.key_file)];
+        for (setting, file) in files {
+            file.as_ref().map_or(Ok(()), |file| read_file(setting, file))?;
         }
-        let login = login(nats)?.or(in_url).unwrap_or(Login::None);
+        let client_certificate = nats.cert_file.clone().zip(nats.key_file.clone());
+        let login = Login::new(nats)?.or(in_url).unwrap_or(Login::None);
         let prefix = if nats.prefix.is_empty() { "tidegate" } else { &nats.prefix };
         let (ca_file, prefix) = (nats.ca_file.clone(), prefix.to_owned());
-        Ok(Self { servers, login, ca_file, prefix, node: options.node })
+        let attempts = Arc::default();
+        Ok(Self { servers, login, ca_file, client_certificate, attempts, prefix, node: options.node })
     }
 
     /// The subject of a room.
@@ -93,7 +94,7 @@ impl ConnectOptions {
 
     /// Tries once to reach the broker.
     pub(super) async fn connect(&self, client_events: Arc<ClientEvents>) -> Result<Client, ConnectError> {
-        self.options(client_events)?.connect(self.servers.as_slice()).await
+        self.options(client_events).connect(self.servers.as_slice()).await
     }
 
     /// Whether the settings name more than one server.
@@ -106,65 +107,88 @@ impl ConnectOptions {
         let cause = innermost(error);
         let cure = match error.kind() {
             ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => self.login_cure(),
-            ConnectErrorKind::Tls => TLS_CURE,
-            _ if cause.to_ascii_lowercase().contains("certificate") => TLS_CURE,
-            ConnectErrorKind::Dns => "check the host name in nats.url",
-            ConnectErrorKind::TimedOut => "check nats.url and the firewall",
-            _ => "check that nats-server runs there and that nats.url is right",
+            ConnectErrorKind::Tls => String::from(TLS_CURE),
+            _ if cause.to_ascii_lowercase().contains("certificate") => String::from(TLS_CURE),
+            ConnectErrorKind::Dns => String::from("check the host name in nats.url"),
+            ConnectErrorKind::TimedOut => String::from("check nats.url and the firewall"),
+            _ => String::from("check that nats-server runs there and that nats.url is right"),
         };
-        format!("cannot use the broker at {}: {cause}; {cure}", self.server_list())
+        format!("cannot use the broker at {}: {cause}; {cure}", self.tried())
     }
 
     /// The same where the client says only what kind of error it was.
     pub(super) fn explain_retry(&self, kind: &str) -> String {
         let cure = match kind {
             "authorization violation" | "failed signing nonce" => self.login_cure(),
-            "TLS error" => TLS_CURE,
-            _ => "check that nats-server runs there",
+            "TLS error" => String::from(TLS_CURE),
+            _ => String::from("check that nats-server runs there"),
         };
-        format!("cannot reach the broker at {} again: {kind}; {cure}", self.server_list())
+        format!("cannot reach the broker at {} again: {kind}; {cure}", self.tried())
+    }
+
+    /// The client is connected.
+    pub(super) fn handle_connected(&self) {
+        self.attempts.handle_connected();
+    }
+
+    /// The server that the client tries, or is connected to.
+    pub(super) fn tried(&self) -> String {
+        self.attempts.server(|| self.server_list())
     }
 
     /// The servers without what is secret in their URLs.
-    pub(super) fn server_list(&self) -> String {
+    fn server_list(&self) -> String {
         let names: Vec<_> = self.servers.iter().map(ServerAddr::as_url_str).collect();
         names.join(", ")
     }
 
-    fn login_cure(&self) -> &'static str {
-        match self.login {
-            Login::None => "it asks for a login: set nats.token, nats.user and nats.password, or nats.credentials",
-            Login::Token(_) => "it does not accept nats.token",
-            Login::User(..) => "it does not accept nats.user with nats.password",
-            Login::Credentials(_) => "it does not accept the user of nats.credentials",
+    /// Why the broker did not let this node in, as far as this node knows, and what to do.
+    fn login_cure(&self) -> String {
+        match self.attempts.login_error() {
+            Some(error) => format!("{error}; the file is read again at each attempt"),
+            None => self.login.cure(),
         }
     }
 
-    fn options(&self, client_events: Arc<ClientEvents>) -> io::Result<async_nats::ConnectOptions> {
-        let mut options = async_nats::ConnectOptions::new()
-            .name(format!("tidegate {:08x}", self.node))
-            .ping_interval(PING_INTERVAL)
-            .connection_timeout(CONNECT_TIMEOUT)
-            .read_buffer_capacity(READ_BUFFER_BYTES)
-            .subscription_capacity(SUBSCRIPTION_QUEUE_MESSAGES)
-            .client_capacity(COMMAND_QUEUE)
-            .custom_inbox_prefix(format!("{}.inbox", self.prefix))
-            .skip_subject_validation(true)
-            .reconnect_delay_callback(retry_delay)
-            .event_callback(move |event| {
-                client_events.handle_event(event);
-                std::future::ready(())
-            });
+    fn options(&self, client_events: Arc<ClientEvents>) -> async_nats::ConnectOptions {
+        let (login, attempts) = (self.login.clone(), self.attempts.clone());
+        let choosing = self.attempts.clone();
+        let mut options =
+            async_nats::ConnectOptions::with_auth_callback(move |nonce| auth(login.clone(), attempts.clone(), nonce))
+                .name(format!("tidegate {:08x}", self.node))
+                .ping_interval(PING_INTERVAL)
+                .connection_timeout(CONNECT_TIMEOUT)
+                .read_buffer_capacity(READ_BUFFER_BYTES)
+                .subscription_capacity(SUBSCRIPTION_QUEUE_MESSAGES)
+                .client_capacity(COMMAND_QUEUE)
+                .custom_inbox_prefix(format!("{}.inbox", self.prefix))
+                .skip_subject_validation(true)
+                .reconnect_delay_callback(retry_delay)
+                .reconnect_to_server_callback(move |pool, _| {
+                    // A task of its own: the callback's future must be Sync.
+                    let chosen = tokio::spawn(servers::choose(pool, choosing.clone()));
+                    async move { chosen.await.ok().flatten() }
+                })
+                .event_callback(move |event| {
+                    client_events.handle_event(event);
+                    std::future::ready(())
+                });
         if let Some(file) = &self.ca_file {
             options = options.add_root_certificates(file.clone());
         }
-        match &self.login {
-            Login::None => Ok(options),
-            Login::Token(token) => Ok(options.token(token.clone())),
-            Login::User(user, password) => Ok(options.user_and_password(user.clone(), password.clone())),
-            Login::Credentials(content) => options.credentials(content),
+        if let Some((certificate, key)) = &self.client_certificate {
+            options = options.add_client_certificate(certificate.clone(), key.clone());
         }
+        options
     }
+}
+
+/// What the broker is given at this connection. Files are read on a thread that may wait for them.
+async fn auth(login: Login, attempts: Arc<Attempts>, nonce: Vec<u8>) -> Result<async_nats::Auth, AuthError> {
+    let read = tokio::task::spawn_blocking(move || login.auth(&nonce)).await;
+    let auth = read.unwrap_or_else(|error| Err(error.to_string()));
+    attempts.handle_login(auth.as_ref().err().cloned());
+    auth.map_err(AuthError::new)
 }
 
 /// The delay before attempt `attempt`, counted from 1: exponential, bounded, with full jitter.
@@ -187,8 +211,8 @@ fn parse_server(text: &str) -> io::Result<(ServerAddr, Option<Login>)> {
     let decode = |part: &str| decoded(part).ok_or_else(|| wrong("the login in it is not UTF-8"));
     let login = match (url.username(), url.password()) {
         ("", _) => None,
-        (token, None) => Some(Login::Token(decode(token)?)),
-        (user, Some(password)) => Some(Login::User(decode(user)?, decode(password)?)),
+        (token, None) => Some(Login::Token(decode(token)?.as_str().into())),
+        (user, Some(password)) => Some(Login::User(decode(user)?, decode(password)?.as_str().into())),
     };
     // Both fail only for URLs without a host, and there is one.
     let _ = (url.set_username(""), url.set_password(None));
@@ -200,21 +224,9 @@ fn decoded(text: &str) -> Option<String> {
     String::from_utf8(percent::octets(text).map(|octet| octet.unwrap_or(b'%')).collect()).ok()
 }
 
-fn login(nats: &config::Nats) -> io::Result<Option<Login>> {
-    if let Some(file) = &nats.credentials {
-        let content = read_file("nats.credentials", file)?;
-        // Parsed once here, so that a wrong file is an error at start and not a warning for ever.
-        async_nats::ConnectOptions::with_credentials(&content).map_err(|error| {
-            invalid(format!("nats.credentials: {} is no credentials file: {error}", file.display()))
-        })?;
-        return Ok(Some(Login::Credentials(content)));
-    }
-    let user = nats.user.clone().zip(nats.password.clone()).map(|(user, password)| Login::User(user, password));
-    Ok(user.or_else(|| nats.token.clone().map(Login::Token)))
-}
-
-fn read_file(setting: &str, path: &Path) -> io::Result<String> {
-    std::fs::read_to_string(path)
+fn read_file(setting: &str, path: &Path) -> io::Result<()> {
+    std::fs::read(path)
+        .map(drop)
         .map_err(|error| io::Error::new(error.kind(), format!("{setting}: cannot read {}: {error}", path.display())))
 }
 

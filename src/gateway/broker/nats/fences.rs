@@ -18,6 +18,9 @@ use std::time::{Duration, Instant};
 use tidegate_core::relay::interest::RoomKey;
 use tidegate_core::relay::publish_queue::Ticket;
 
+/// How old the last round trip may be before an idle relay measures another.
+const STALE: Duration = Duration::from_secs(10);
+
 /// A publish that waits for its acknowledgement.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct PendingAck {
@@ -60,12 +63,23 @@ pub(super) struct Fences {
     in_flight: Option<InFlight>,
     next_number: u64,
     deadline: Duration,
+    /// Since when the last round trip was measured, and the round trip itself.
+    measured: Option<(Instant, Duration)>,
+    /// Since when nothing has come back: the first fence without an answer was sent, or the connection was lost.
+    unanswered: Option<Instant>,
 }
 
 impl Fences {
     /// No fence; one that is not back after `deadline` is given up.
     pub(super) fn new(deadline: Duration) -> Self {
-        Self { collecting: Batch::default(), in_flight: None, next_number: 1, deadline }
+        Self {
+            collecting: Batch::default(),
+            in_flight: None,
+            next_number: 1,
+            deadline,
+            measured: None,
+            unanswered: None,
+        }
     }
 
     /// The room's subscription was sent.
@@ -105,6 +119,7 @@ impl Fences {
         }
         let number = self.next_number;
         self.next_number += 1;
+        self.unanswered.get_or_insert(now);
         self.in_flight = Some(InFlight { number, sent: now, batch: std::mem::take(&mut self.collecting) });
         Some(number)
     }
@@ -118,12 +133,27 @@ impl Fences {
     /// A fence came back: its batch and its round trip. One that was given up says nothing.
     pub(super) fn handle_return(&mut self, number: u64, now: Instant) -> Option<(Batch, Duration)> {
         let fence = self.in_flight.take_if(|fence| fence.number == number)?;
-        Some((fence.batch, now.saturating_duration_since(fence.sent)))
+        let round_trip = now.saturating_duration_since(fence.sent);
+        self.unanswered = None;
+        self.measured = Some((now, round_trip));
+        Some((fence.batch, round_trip))
+    }
+
+    /// How long the broker has not answered, where that is longer than the last round trip.
+    pub(super) fn waited(&self, now: Instant) -> Option<Duration> {
+        let waited = now.saturating_duration_since(self.unanswered?);
+        self.measured.is_none_or(|(_, round_trip)| waited > round_trip).then_some(waited)
+    }
+
+    /// Whether the last round trip is so old that another is due.
+    pub(super) fn is_stale(&self, now: Instant) -> bool {
+        self.unanswered.is_none() && self.measured.is_none_or(|(at, _)| at + STALE <= now)
     }
 
     /// The connection was lost, and with it perhaps what was sent: the acknowledgements that fail. Rooms wait for the next
     /// fence, which follows their subscription on the next connection.
-    pub(super) fn handle_connection_lost(&mut self) -> Vec<PendingAck> {
+    pub(super) fn handle_connection_lost(&mut self, now: Instant) -> Vec<PendingAck> {
+        self.unanswered.get_or_insert(now);
         let failed = self.fail_acks();
         if let Some(fence) = self.in_flight.take() {
             self.collect_again(fence.batch);
@@ -233,7 +263,7 @@ mod tests {
         fences.add_room(key());
         let lost = fences.poll_fence(now).unwrap();
         fences.add_ack(ack(2, now));
-        assert_eq!(tokens(&fences.handle_connection_lost()), [1, 2]);
+        assert_eq!(tokens(&fences.handle_connection_lost(now)), [1, 2]);
         fences.add_gap();
         assert!(fences.handle_return(lost, now).is_none(), "a fence of the lost connection proves nothing");
         let next = fences.poll_fence(now).unwrap();
@@ -256,12 +286,34 @@ mod tests {
         assert!(fences.is_idle());
     }
 
+    /// A broker stopped answering, and ws_relay_rtt_seconds stood at its last 0.2 ms.
+    #[test]
+    fn while_nothing_answers_the_round_trip_is_the_time_waited_and_an_idle_relay_asks() {
+        let (mut fences, now) = (Fences::new(DEADLINE), Instant::now());
+        assert!(fences.is_stale(now), "it was never measured");
+        fences.add_marker();
+        let first = fences.poll_fence(now).unwrap();
+        assert!(!fences.is_stale(now), "one is under way");
+        fences.handle_return(first, now + DEADLINE / 5).unwrap();
+        assert_eq!((fences.waited(now + STALE), fences.is_stale(now + STALE)), (None, false));
+        assert!(fences.is_stale(now + STALE + DEADLINE / 5));
+        fences.add_marker();
+        fences.poll_fence(now + STALE);
+        assert_eq!(fences.waited(now + STALE + DEADLINE / 10), None, "it may come back as fast as the last");
+        assert_eq!(fences.waited(now + STALE + DEADLINE), Some(DEADLINE));
+        fences.handle_timeout(now + STALE + DEADLINE);
+        fences.poll_fence(now + STALE + DEADLINE);
+        assert_eq!(fences.waited(now + STALE + DEADLINE * 2), Some(DEADLINE * 2), "the next fence begins nothing anew");
+        fences.handle_connection_lost(now + STALE + DEADLINE * 2);
+        assert_eq!(fences.waited(now + STALE + DEADLINE * 3), Some(DEADLINE * 3));
+    }
+
     #[test]
     fn a_gap_survives_the_connection_that_was_to_prove_it() {
         let (mut fences, now) = (Fences::new(DEADLINE), Instant::now());
         fences.add_gap();
         fences.poll_fence(now);
-        fences.handle_connection_lost();
+        fences.handle_connection_lost(now);
         let next = fences.poll_fence(now).unwrap();
         assert!(fences.take_gap(next));
     }

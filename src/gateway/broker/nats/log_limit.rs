@@ -19,9 +19,14 @@ pub(super) struct LogLimit {
 impl LogLimit {
     /// Logs a line, unless it is the last one again or there were many.
     pub(super) fn warn(&mut self, text: String, now: Instant) {
-        if self.allows(&text, now) {
-            tracing::warn!(left_out = std::mem::take(&mut self.left_out), "{text}");
-            self.last = text;
+        self.warn_once(&text.clone(), || text, now);
+    }
+
+    /// Logs a line whose words differ, once in a window: `kind` names what is said.
+    pub(super) fn warn_once(&mut self, kind: &str, text: impl FnOnce() -> String, now: Instant) {
+        if self.allows(kind, now) {
+            tracing::warn!(left_out = std::mem::take(&mut self.left_out), "{}", text());
+            kind.clone_into(&mut self.last);
         } else {
             self.left_out += 1;
         }

@@ -7,8 +7,8 @@
 //! 2. fences that have just come back: the gap after a reconnect, before what was published after it;
 //! 3. deliveries: empty every subscription's queue into the relay; then the rest of what a fence answers that came back in an
 //!    earlier turn: joins, acknowledgements;
-//! 4. the relay's subscriptions and publications, and with them commands to the client, as many as it takes: subscriptions and
-//!    probes first, a fence if one is due, publications;
+//! 4. the relay's subscriptions and publications, and with them commands to the client, as many as it takes, in turns: a share of
+//!    the subscriptions and probes, a fence if one is due, publications;
 //! 5. what is overdue.
 //!
 //! Publications of this node's clients come back through the broker like those of other nodes: so all members on a node see one
@@ -21,9 +21,10 @@ mod commands;
 mod connect_options;
 mod fences;
 mod log_limit;
-mod losses;
+mod login;
 mod resubscribe;
 mod rooms;
+mod servers;
 mod session;
 mod subscribes;
 #[cfg(test)]
@@ -34,7 +35,6 @@ use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,6 @@ use client_events::{ClientEvents, Report};
 use connect_options::ConnectOptions;
 use fences::{Fences, PendingAck};
 use log_limit::LogLimit;
-use losses::{Look, Losses};
 use resubscribe::Resubscribe;
 use rooms::{Incoming, Rooms};
 use session::{Session, first_connection};
@@ -54,12 +53,12 @@ use subscribes::Subscribes;
 
 use super::{Options, Start};
 use crate::gateway::config::Config;
-use tidegate_core::model::{GapReason, RoomName};
+use tidegate_core::model::RoomName;
 use tidegate_core::relay::interest::RoomKey;
 use tidegate_core::relay::publish_queue::Outgoing;
 use tidegate_core::relay::{Broker, NotTaken, Sink};
 
-/// Between two looks at the counters of the client.
+/// Between two looks at the client's connection, beside those that its events ask for.
 const LOOK_TICK: Duration = Duration::from_secs(1);
 
 type Connecting = Pin<Box<dyn Future<Output = Session>>>;
@@ -94,10 +93,11 @@ pub(super) struct Nats {
     fences: Fences,
     /// Publications since it was last looked whether a fence is due.
     unfenced: usize,
+    /// Subscriptions that may be sent in this turn.
+    left_subscribes: usize,
     client_events: Arc<ClientEvents>,
     reports: mpsc::Receiver<Report>,
     log_limit: LogLimit,
-    losses: Losses,
     room_prefix: String,
     next_look: Instant,
     /// The node ends, and the last fence waits or is under way.
@@ -135,10 +135,10 @@ impl Start for Nats {
             subscribing: None,
             fences: Fences::new(settings.fence_deadline),
             unfenced: 0,
+            left_subscribes: 0,
             client_events,
             reports,
             log_limit: LogLimit::default(),
-            losses: Losses::default(),
             next_look: Instant::now() + LOOK_TICK,
             finishing: false,
         }
@@ -163,7 +163,7 @@ impl Broker for Nats {
     }
 
     fn unsubscribe(&mut self, key: RoomKey) {
-        self.rooms.close(key);
+        self.rooms.close_later(key);
     }
 
     fn publish<S: Sink>(
@@ -173,7 +173,7 @@ impl Broker for Nats {
         now: Instant,
         sink: &mut S,
     ) -> Result<(), NotTaken> {
-        if self.poll_publish_ready(cx, now, sink).is_ready() {
+        if self.poll_publish_ready(cx, item.since, now, sink).is_ready() {
             self.send_publication(item, now)
         } else {
             Err(NotTaken::Busy(item))
@@ -216,6 +216,16 @@ impl Nats {
         self.session.as_ref().is_some_and(|session| session.up)
     }
 
+    /// The metric of the round trip must not stay at what it was while the broker is silent: what has no answer yet counts with the time
+    /// that it has waited. An idle relay asks now and then.
+    fn measure<S: Sink>(&mut self, now: Instant, sink: &mut S) {
+        if let Some(waited) = self.fences.waited(now) {
+            sink.round_trip(waited);
+        } else if self.is_up() && self.fences.is_stale(now) {
+            self.fences.add_marker();
+        }
+    }
+
     fn handle_timeouts<S: Sink>(&mut self, now: Instant, sink: &mut S) {
         self.subscribes.forget_refused(sink.interest());
         let overdue = self.fences.handle_timeout(now);
@@ -225,18 +235,7 @@ impl Nats {
         }
         if now >= self.next_look {
             self.next_look = now + LOOK_TICK;
-            self.look(sink);
-        }
-    }
-
-    /// Compares the client's counters with the relay's.
-    fn look<S: Sink>(&mut self, sink: &mut S) {
-        let Some(session) = &self.session else { return };
-        let received = session.statistics.in_messages.load(Ordering::Relaxed);
-        let look = Look { received, taken: self.incoming.taken.get(), ended: self.rooms.ended() };
-        let lost = self.losses.handle_look(look);
-        if lost > 0 {
-            sink.lost(None, GapReason::Broker, lost);
+            self.measure(now, sink);
         }
     }
 }

@@ -9,37 +9,46 @@ use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Instant, SystemTime, UNIX_EPOCH};
 
-use async_nats::{HeaderName, Message, Subscriber};
+use async_nats::{HeaderName, HeaderValue, Message, Subscriber};
 use futures_util::stream::{FuturesUnordered, Stream};
 
+use super::log_limit::LogLimit;
+use tidegate_core::counters::DropReason;
 use tidegate_core::model::{GapReason, Publication, RoomName};
 use tidegate_core::relay::Sink;
-use tidegate_core::relay::envelope;
+use tidegate_core::relay::envelope::{self, Headers, NotJson};
 use tidegate_core::relay::interest::RoomKey;
 
 /// Places for arrivals that are kept between two turns; a burst's are given back.
 const ARRIVALS_KEPT: usize = 1024;
 
+/// Subscriptions that end in one turn, at most. The client makes a task of each end that its queue of commands has no room for, and its
+/// report of an error must not wait behind more of them than tokio runs between two turns of the relay (61): a fence would be
+/// answered before the error that came before it.
+const ENDS_PER_TURN: usize = 16;
+
 /// A message that was taken from a queue of the client.
 enum Arrival {
     Publication(Publication),
     TooLarge,
+    /// It is called JSON, and is none.
+    NotJson(RoomName),
 }
 
 /// Where received messages go: a queue is polled as a future, which cannot be given the sink.
 pub(super) struct Incoming {
     arrivals: RefCell<VecDeque<(RoomKey, Arrival)>>,
-    /// Messages taken from the client's queues.
-    pub(super) taken: Cell<u64>,
+    /// For messages that their sender calls JSON: one line in a window, whatever the rooms.
+    log_limit: RefCell<LogLimit>,
     /// The largest payload that is delivered, in bytes.
     pub(super) message_bytes: usize,
 }
 
 impl Incoming {
     pub(super) fn new(message_bytes: usize) -> Self {
-        Self { arrivals: RefCell::default(), taken: Cell::new(0), message_bytes }
+        Self { arrivals: RefCell::default(), log_limit: RefCell::default(), message_bytes }
     }
 
     fn handle_message(
@@ -49,15 +58,21 @@ impl Incoming {
         message: Message,
     ) {
         const TIDEGATE: HeaderName = HeaderName::from_static(envelope::HEADER);
+        const CONTENT_TYPE: HeaderName = HeaderName::from_static("Content-Type");
         let (key, room) = queue;
-        self.taken.set(self.taken.get() + 1);
         if message.payload.len() > self.message_bytes {
             return arrivals.push_back((key, Arrival::TooLarge));
         }
-        let header = message.headers.as_ref().and_then(|headers| headers.get(TIDEGATE));
-        let header = header.map(async_nats::HeaderValue::as_str);
-        let publication = envelope::read(room.clone(), header, message.payload, now_unix_ns);
-        arrivals.push_back((key, Arrival::Publication(publication)));
+        let named = |name| message.headers.as_ref().and_then(|headers| headers.get(name)).map(HeaderValue::as_str);
+        let tidegate = named(TIDEGATE);
+        // A gateway's message says all in one header; the other is looked for in a backend's only.
+        let content_type = if tidegate.is_none() { named(CONTENT_TYPE) } else { None };
+        let headers = Headers { tidegate, content_type };
+        let arrival = match envelope::read(room.clone(), headers, message.payload, now_unix_ns) {
+            Ok(publication) => Arrival::Publication(publication),
+            Err(NotJson) => Arrival::NotJson(room.clone()),
+        };
+        arrivals.push_back((key, arrival));
     }
 
     fn drain<S: Sink>(&self, sink: &mut S) {
@@ -66,6 +81,16 @@ impl Incoming {
             match arrival {
                 Arrival::Publication(publication) => sink.message(key, publication),
                 Arrival::TooLarge => sink.lost(Some(key), GapReason::TooLarge, 1),
+                Arrival::NotJson(room) => {
+                    sink.refused_message(DropReason::BadMessage);
+                    let text = || {
+                        format!(
+                            "a message into room {room} is called JSON by its sender and is none; it was not delivered \
+                             (ws_dropped_total, bad-message): send valid JSON, or say kind=text"
+                        )
+                    };
+                    self.log_limit.borrow_mut().warn_once("not JSON", text, Instant::now());
+                }
             }
         }
         arrivals.shrink_to(ARRIVALS_KEPT);
@@ -77,15 +102,16 @@ pub(super) struct Rooms {
     incoming: Rc<Incoming>,
     queues: FuturesUnordered<Queue>,
     ends: HashMap<RoomKey, Rc<End>>,
+    /// Subscriptions that are to end, a few in a turn.
+    closing: VecDeque<Rc<End>>,
     /// Second subscriptions of rooms, a few at a time, which prove the first ones: no port gets their messages.
     probes: HashMap<RoomKey, Subscriber>,
-    ended: u64,
 }
 
 impl Rooms {
     pub(super) fn new(incoming: Rc<Incoming>) -> Self {
         let (queues, ends, probes) = (FuturesUnordered::new(), HashMap::new(), HashMap::new());
-        Self { incoming, queues, ends, probes, ended: 0 }
+        Self { incoming, queues, ends, closing: VecDeque::new(), probes }
     }
 
     /// Takes a subscription in.
@@ -95,13 +121,18 @@ impl Rooms {
         self.queues.push(Queue { key, room, subscriber, incoming: self.incoming.clone(), end });
     }
 
-    /// Ends a subscription, if there is one; dropping it tells the broker.
+    /// Ends a subscription at once, if there is one; dropping it tells the broker.
     pub(super) fn close(&mut self, key: RoomKey) {
         self.end_probe(key);
         if let Some(end) = self.ends.remove(&key) {
-            self.ended += 1;
             end.set();
         }
+    }
+
+    /// Ends a subscription soon; what it brings until then is not delivered, for its key is one of the past.
+    pub(super) fn close_later(&mut self, key: RoomKey) {
+        self.end_probe(key);
+        self.closing.extend(self.ends.remove(&key));
     }
 
     /// Takes a room's second subscription in.
@@ -111,9 +142,7 @@ impl Rooms {
 
     /// Ends a room's second subscription. Says whether there was one.
     pub(super) fn end_probe(&mut self, key: RoomKey) -> bool {
-        let had = self.probes.remove(&key).is_some();
-        self.ended += u64::from(had);
-        had
+        self.probes.remove(&key).is_some()
     }
 
     /// Whether a room has a second subscription.
@@ -131,19 +160,16 @@ impl Rooms {
         self.ends.keys().copied()
     }
 
-    /// Subscriptions that ended so far.
-    pub(super) fn ended(&self) -> u64 {
-        self.ended
-    }
-
     /// Empties every queue that has something.
     pub(super) fn poll<S: Sink>(&mut self, cx: &mut Context<'_>, sink: &mut S) {
+        self.closing.drain(..self.closing.len().min(ENDS_PER_TURN)).for_each(|end| end.set());
+        if !self.closing.is_empty() {
+            cx.waker().wake_by_ref();
+        }
         while let Poll::Ready(Some(())) = Pin::new(&mut self.queues).poll_next(cx) {}
         self.incoming.drain(sink);
         for probe in self.probes.values_mut() {
-            while let Poll::Ready(Some(_)) = Pin::new(&mut *probe).poll_next(cx) {
-                self.incoming.taken.set(self.incoming.taken.get() + 1);
-            }
+            while let Poll::Ready(Some(_)) = Pin::new(&mut *probe).poll_next(cx) {}
         }
     }
 }

@@ -20,6 +20,9 @@ use tidegate_core::relay::Sink;
 use tidegate_core::relay::envelope::ENVELOPE_BYTES;
 use tidegate_core::relay::interest::{Interest, RoomKey};
 
+/// Rooms that a line of the log names.
+const LOGGED_ROOMS: usize = 5;
+
 /// A session with a server that answered once. The client connects again by itself when the connection is lost.
 pub(super) struct Session {
     pub(super) client: Client,
@@ -44,17 +47,15 @@ impl Session {
         Ok(Self { client, statistics, inbox_subject, up: true, inbox, connects, returned: None })
     }
 
-    /// The next fence that came back, and how many messages the inbox held.
-    fn poll_inbox(&mut self, cx: &mut Context<'_>) -> (Option<u64>, u64) {
+    /// The fence that came back in an earlier turn; looks for the next.
+    fn poll_inbox(&mut self, cx: &mut Context<'_>) -> Option<u64> {
         let returned = self.returned.take();
-        let mut taken = 0;
         while let Poll::Ready(Some(message)) = std::pin::Pin::new(&mut self.inbox).poll_next(cx) {
-            taken += 1;
             let number = std::str::from_utf8(&message.payload).ok().and_then(|text| text.parse().ok());
             self.returned = number.or(self.returned);
             cx.waker().wake_by_ref();
         }
-        (returned, taken)
+        returned
     }
 }
 
@@ -112,8 +113,7 @@ impl Nats {
     /// the one that came back in an earlier turn.
     pub(super) fn poll_inbox<S: Sink>(&mut self, cx: &mut Context<'_>, sink: &mut S) -> Option<u64> {
         let session = self.session.as_mut()?;
-        let (earlier, taken) = session.poll_inbox(cx);
-        self.incoming.taken.set(self.incoming.taken.get() + taken);
+        let earlier = session.poll_inbox(cx);
         if session.returned.is_some_and(|number| self.fences.take_gap(number)) {
             sink.lost(None, GapReason::Broker, 0);
         }
@@ -124,6 +124,7 @@ impl Nats {
     pub(super) fn handle_fence<S: Sink>(&mut self, number: u64, now: Instant, sink: &mut S) {
         let Some((batch, round_trip)) = self.fences.handle_return(number, now) else { return };
         sink.round_trip(round_trip);
+        self.resubscribe.handle_proof();
         for key in batch.rooms {
             sink.confirmed(key, now);
             self.rooms.end_probe(key);
@@ -136,7 +137,13 @@ impl Nats {
     fn handle_up<S: Sink>(&mut self, what: &str, now: Instant, sink: &mut S) {
         let Some(session) = &self.session else { return };
         let info = session.client.server_info();
-        tracing::info!(server = info.server_name, version = info.version, "{what}");
+        tracing::info!(
+            server = info.server_name,
+            version = info.version,
+            address = self.connect_options.tried(),
+            "{what}"
+        );
+        self.connect_options.handle_connected();
         self.log_limit.clear();
         sink.payload_limit(info.max_payload.saturating_sub(ENVELOPE_BYTES));
         if let Some(text) = too_small(info.max_payload, self.incoming.message_bytes) {
@@ -147,18 +154,16 @@ impl Nats {
 
     fn handle_lost<S: Sink>(&mut self, was_up: bool, now: Instant, sink: &mut S) {
         sink.connected(false);
-        let failed = self.fences.handle_connection_lost();
+        let failed = self.fences.handle_connection_lost(now);
         fail_acks(failed, sink);
         if was_up {
-            self.log_limit
-                .warn(format!("lost the broker at {}; trying again", self.connect_options.server_list()), now);
+            self.log_limit.warn(format!("lost the broker at {}; trying again", self.connect_options.tried()), now);
         }
     }
 
     fn handle_reports<S: Sink>(&mut self, now: Instant, sink: &mut S) {
         let lost = self.client_events.take_lost();
         if lost > 0 {
-            self.losses.handle_report(lost);
             sink.lost(None, GapReason::Broker, lost);
             self.log_limit.warn(String::from("the broker's client dropped messages; every room is told"), now);
         }
@@ -220,11 +225,46 @@ impl Nats {
         });
     }
 
+    /// The broker said something that names no room: it may be about whatever no fence has confirmed yet. None of it is confirmed
+    /// before it is proved again.
+    fn handle_unnamed_error<S: Sink>(&mut self, text: &str, now: Instant, sink: &mut S) {
+        let failed = self.fences.fail_acks();
+        fail_acks(failed, sink);
+        let unproven = self.fences.take_rooms();
+        // Second subscriptions prove nothing then; they are made again where a burst of errors asks for it.
+        let unproven: Vec<RoomKey> = unproven.into_iter().filter(|key| !self.rooms.end_probe(*key)).collect();
+        let interest = sink.interest();
+        let named: Vec<_> =
+            unproven.iter().filter_map(|key| interest.room(*key).map(|room| (*key, room.clone()))).collect();
+        let refused = self.resubscribe.handle_unnamed_error(&unproven);
+        let what = match (refused, &named[..]) {
+            (_, []) => String::from("no subscription was under way"),
+            (Some(_), [(_, room), ..]) => format!("room {room} is refused"),
+            (None, named) => {
+                let rooms: Vec<&str> = named.iter().take(LOGGED_ROOMS).map(|(_, room)| &**room).collect();
+                let more = if named.len() > LOGGED_ROOMS { ", …" } else { "" };
+                format!(
+                    "{} rooms are subscribed again before they are confirmed: {}{more}",
+                    named.len(),
+                    rooms.join(", ")
+                )
+            }
+        };
+        self.log_limit.warn_once(text, || format!("the broker says: {text}; {what}"), now);
+        if let Some(key) = refused {
+            return sink.refused(key);
+        }
+        for (key, room) in named {
+            let in_force = sink.interest().is_in_force(key);
+            self.resubscribe.add(key, room, in_force);
+        }
+    }
+
     /// A refused subscription must not be confirmed, nor stay so; a refused publication must not be acknowledged.
     /// Says whether a room that was in force is no more.
     fn handle_server_error<S: Sink>(&mut self, text: &str, now: Instant, sink: &mut S) -> bool {
         let Some(violation) = Violation::parse(text) else {
-            self.log_limit.warn(format!("the broker says: {text}"), now);
+            self.handle_unnamed_error(text, now, sink);
             return false;
         };
         let prefix = self.room_prefix.trim_end_matches("room.");

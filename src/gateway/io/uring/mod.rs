@@ -196,7 +196,11 @@ impl Driver for Uring {
     }
 
     fn discard(&mut self, fd: RawFd) {
-        socket::close(fd);
+        if self.in_flight.has_sends() {
+            self.in_flight.after.push(After::Close(fd));
+        } else {
+            socket::close(fd);
+        }
     }
 
     fn peer(&self, fd: RawFd) -> Option<SocketAddr> {

@@ -38,6 +38,24 @@ fn a_slot_is_free_only_when_its_poll_has_said_its_last() {
 }
 
 #[test]
+fn a_socket_that_is_finished_and_discarded_beside_queued_sends_keeps_its_number_until_its_fin_is_out() {
+    // The FIN waited for the batch and the close did not: the number could be another connection's by then, and its stream ended.
+    let mut wire = tiny();
+    let mut sockets = pairs(2);
+    wire.queue(sockets[0].1, handle(0), &chunk(b"queued"));
+    let refused = sockets[1].1;
+    wire.finish(refused);
+    wire.discard(refused);
+    assert!(wire.peer(refused).is_some(), "the number is free for another connection before the FIN is out");
+    turn(&mut wire);
+    let mut octets = Vec::new();
+    assert_eq!(sockets[1].0.read_to_end(&mut octets).unwrap(), 0, "FIN and close, in this order");
+    let mut octets = [0; 6];
+    sockets[0].0.read_exact(&mut octets).unwrap();
+    assert_eq!(&octets, b"queued");
+}
+
+#[test]
 fn a_connection_released_before_its_poll_was_handed_over_is_released_all_the_same() {
     let mut wire = tiny();
     let (mut client, fd) = pairs(1).remove(0);
