@@ -186,7 +186,7 @@ fn a_message_over_what_the_broker_takes_is_answered_message_too_large_at_once_an
 
     // The next connection is welcomed with that limit.
     shard.writer.driver().incoming.extend(REQUEST.bytes());
-    shard.handle_accepted(FD + 1);
+    shard.handle_accepted(FD + 1, Arrival::default());
     let next = shard.clients.handle_at(1).unwrap();
     ready(&mut shard, next, false);
     turns(&mut shard);
