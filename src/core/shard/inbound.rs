@@ -156,7 +156,7 @@ impl<D: Driver> Shard<D> {
         let options = &settings.options;
         let (ping_ms, pong_ms) = (options.ping_interval.as_millis() as u64, options.pong_timeout.as_millis() as u64);
         let limits = ClientLimits {
-            message_bytes: options.limits.message_bytes as u64,
+            message_bytes: settings.state.message_bytes().unwrap_or(options.limits.message_bytes) as u64,
             message_rate: options.message_rate.into(),
             rooms: options.limits.rooms_per_connection as u64,
         };

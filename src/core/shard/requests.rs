@@ -54,8 +54,7 @@ impl<D: Driver> Shard<D> {
                 if let Err((code, message)) =
                     rooms.publish(turn, upstream, clients, &publish, Request { handle, reference })
                 {
-                    let refused = Notice::Refused { code, message, room: None, reference };
-                    self.writer.reply(&self.turn, dialect, &refused);
+                    self.refuse_publication(handle, dialect, code, message, reference);
                 }
             }
             Intent::Echo(message) => self.echo(handle, message),
@@ -68,6 +67,24 @@ impl<D: Driver> Shard<D> {
                 self.writer.flush(&mut self.turn, &mut self.clients, handle);
                 self.writer.close(&mut self.turn, &mut self.clients, handle, CloseReason::Unsupported);
             }
+        }
+    }
+
+    /// Tells a client that its publication is not taken. A dialect without words for errors closes over one that is too large, as it
+    /// does over the node's own limit.
+    #[cold]
+    #[inline(never)]
+    fn refuse_publication(
+        &mut self,
+        handle: Handle,
+        dialect: DialectId,
+        code: ErrorCode,
+        message: &str,
+        reference: Option<&str>,
+    ) {
+        let refused = Notice::Refused { code, message, room: None, reference };
+        if !self.writer.reply(&self.turn, dialect, &refused) && code == ErrorCode::MessageTooLarge {
+            self.writer.close(&mut self.turn, &mut self.clients, handle, CloseReason::TooBig);
         }
     }
 

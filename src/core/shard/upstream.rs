@@ -19,7 +19,8 @@ use crate::model::{AckLevel, ConnectionId, Publication, RoomName};
 use crate::relay::{AckId, PublishError, ToRelay};
 
 /// What the publisher of a message is told that the broker will never take.
-const TOO_LARGE: &str = "the message is larger than the broker takes; send less, or raise max_payload of the broker";
+pub(super) const TOO_LARGE: &str =
+    "the message is larger than the broker takes; send less, or raise max_payload of the broker";
 
 /// What an answer needs to find its request again: the connection, and the client's own name for the request.
 #[derive(Clone, Copy)]
@@ -41,6 +42,13 @@ pub(super) struct PendingRequest {
     pub(super) reference: Option<Box<str>>,
 }
 
+/// A publication whose outcome the relay reports.
+struct Followed {
+    request: PendingRequest,
+    /// The client asked for an acknowledgement; else it is told of a failure only.
+    ack: bool,
+}
+
 /// See the module.
 #[derive(Default)]
 pub(super) struct Upstream {
@@ -52,7 +60,7 @@ pub(super) struct Upstream {
     held_len: usize,
     /// Publications that are queued or held: a crowd of joins in the queue leaves their places alone.
     publications: usize,
-    acks: Slab<PendingRequest>,
+    acks: Slab<Followed>,
 }
 
 impl Upstream {
@@ -74,9 +82,10 @@ impl Upstream {
             || self.acks.len() >= PUBLISH_QUEUE_MESSAGES
     }
 
-    /// Has a request answered when the relay has acknowledged the publication that carries what this returns.
-    pub(super) fn await_ack(&mut self, request: Request<'_>) -> AckId {
-        self.acks.insert(request.pending()) as AckId
+    /// Has a request answered when the relay says what became of the publication that carries what this returns; without `ack` only
+    /// where it was not taken.
+    pub(super) fn follow(&mut self, request: Request<'_>, ack: bool) -> AckId {
+        self.acks.insert(Followed { request: request.pending(), ack }) as AckId
     }
 
     /// Publishes, or holds the publication where it must wait for the confirmation of room number `unconfirmed`.
@@ -110,7 +119,11 @@ impl Upstream {
         ack: AckId,
         level: Result<AckLevel, PublishError>,
     ) {
-        let Some(awaited) = self.acks.try_remove(ack as usize) else { return };
+        let Some(followed) = self.acks.try_remove(ack as usize) else { return };
+        if level.is_ok() && !followed.ack {
+            return;
+        }
+        let awaited = followed.request;
         let Some(dialect) = clients.open(awaited.handle).map(|entry| entry.form.dialect) else { return };
         let reference = awaited.reference.as_deref();
         let notice = match level {
@@ -281,7 +294,7 @@ mod tests {
         let mut upstream = Upstream::default();
         for handle in &handles {
             let request = Request { handle: *handle, reference: Some("\"7\"") };
-            let ack = upstream.await_ack(request);
+            let ack = upstream.follow(request, true);
             upstream.publish(publication(b"x"), None, Some(ack));
         }
         clients.close(&mut turn, handles[1], crate::close::CloseReason::Operator);

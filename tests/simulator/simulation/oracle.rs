@@ -129,11 +129,13 @@ impl Oracle {
         }
     }
 
-    /// A publication that the broker gave up. Without `ack` its publisher is told once a second that there were some, not which, and
-    /// other nodes nothing: forgiven here and nowhere else.
+    /// A publication that the broker gave up. A native client is told so by the `ref` that each of its publications has where a broker
+    /// may fail; a raw one has no words for it.
     pub fn given_up(&mut self, publication: &Publication) {
         self.seen.given_up += 1;
-        self.excuse(number(&publication.payload));
+        if publication.kind != Kind::Json {
+            self.excuse(number(&publication.payload));
+        }
     }
 
     /// The bus gave a publication its place.

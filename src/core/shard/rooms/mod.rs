@@ -20,7 +20,7 @@ use super::command::{RoomInfo, largest};
 use super::driver::Driver;
 use super::settings::{Policy, PublishPolicy};
 use super::turn::Turn;
-use super::upstream::{PendingRequest, Request, Upstream};
+use super::upstream::{PendingRequest, Request, TOO_LARGE, Upstream};
 use super::writer::Writer;
 use crate::close::CloseReason;
 use crate::connection::{Handle, Membership, WAITING};
@@ -319,6 +319,10 @@ impl Rooms {
             turn.counters.dropped[DropReason::Forbidden as usize].add(1);
             return Err(refused);
         }
+        if turn.settings.state.message_bytes().is_some_and(|most| publish.payload.len() > most) {
+            turn.counters.dropped[DropReason::TooLarge as usize].add(1);
+            return Err((ErrorCode::MessageTooLarge, TOO_LARGE));
+        }
         if upstream.is_full(publish.payload.len()) {
             turn.counters.dropped[DropReason::Unavailable as usize].add(1);
             return Err((ErrorCode::Unavailable, "the node cannot take more messages just now; try again"));
@@ -333,7 +337,9 @@ impl Rooms {
             time_unix_ns: turn.clock.unix_ns,
         };
         let unconfirmed = known.filter(|_| subscription.is_some_and(|known| known.waiters.is_some()));
-        let ack = publish.ack.then(|| upstream.await_ack(request));
+        // What has a `ref` is followed without `ack` too: its loss is told with that `ref`.
+        let is_followed = publish.ack || request.reference.is_some();
+        let ack = is_followed.then(|| upstream.follow(request, publish.ack));
         upstream.publish(publication, unconfirmed, ack);
         Ok(())
     }

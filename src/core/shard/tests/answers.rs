@@ -2,7 +2,10 @@
 
 use super::rooms::{join, say, sent};
 use super::*;
-use crate::relay::ToShard;
+use crate::counters::RelayCounters;
+use crate::model::AckLevel;
+use crate::readiness::NodeState;
+use crate::relay::{PublishError, ToShard};
 
 /// The answers that the connection got since the last call, in order.
 fn answers(shard: &mut Shard<TestDriver>) -> Vec<serde_json::Value> {
@@ -128,4 +131,77 @@ fn over_the_room_limit_each_room_of_a_list_is_refused_by_name() {
     let refused = answers(&mut shard);
     assert_eq!((refused.len(), &refused[0]["code"]), (1, &"room-limit".into()));
     assert_eq!((&refused[0]["roomId"], &refused[0]["ref"]), (&"newer".into(), &3.into()));
+}
+
+#[test]
+fn a_lost_publication_with_a_ref_and_without_ack_is_told_unavailable_by_its_ref_and_a_taken_one_is_not_told() {
+    // The broker was away; what a client published without `ack` was given up after five seconds, counted, and told to no one,
+    // although it had a `ref` to be told by.
+    let (mut shard, handle) = stage();
+    for number in 1..=3 {
+        say(&mut shard, handle, &format!(r#"{{"type":"message","roomId":"lobby","content":1,"ref":{number}}}"#));
+    }
+    let asked = std::iter::from_fn(|| shard.poll_relay()).filter_map(|item| match item {
+        ToRelay::Publish(_, ack) => ack,
+        ToRelay::Subscribe(_) | ToRelay::Unsubscribe(_) => None,
+    });
+    let acks: Vec<_> = asked.collect();
+    let [taken, lost, too_large] = acks[..] else { panic!("the outcome of each is asked for: {acks:?}") };
+    shard.handle_relay(ToShard::Acked(taken, AckLevel::Broker));
+    shard.handle_relay(ToShard::Failed(lost, PublishError::Unavailable));
+    shard.handle_relay(ToShard::Failed(too_large, PublishError::TooLarge));
+    turns(&mut shard);
+    let told = answers(&mut shard);
+    let told: Vec<_> = told.iter().map(|answer| (answer["code"].as_str(), answer["ref"].as_u64())).collect();
+    assert_eq!(told, [(Some("unavailable"), Some(2)), (Some("message-too-large"), Some(3))]);
+}
+
+/// A shard beside a broker that takes at most so many bytes.
+fn stage_with_broker_limit(bytes: u64) -> (Shard<TestDriver>, Handle) {
+    let (mut shard, handle) = stage();
+    let (settings, relay) = (&shard.turn.settings, Arc::new(RelayCounters::default()));
+    relay.message_bytes.set(bytes);
+    let (options, state) = (settings.options.clone(), NodeState::new(relay, false));
+    let settings = Settings::new(options, 1, 0, settings.budgets, settings.node_counters.clone(), state);
+    shard.turn.settings = Arc::new(settings);
+    (shard, handle)
+}
+
+#[test]
+fn a_message_over_what_the_broker_takes_is_answered_message_too_large_at_once_and_never_published() {
+    // The broker took 8 KiB and the node 64: without `ack` a message of 9 KiB vanished, with one it was `unavailable` after five
+    // seconds, and its client sent it again for ever.
+    let (mut shard, handle) = stage_with_broker_limit(1_000);
+    let message =
+        |bytes: usize| format!(r#"{{"type":"message","roomId":"lobby","content":"{}"}}"#, "x".repeat(bytes - 2));
+    say(&mut shard, handle, &message(1_000));
+    assert!(matches!(shard.poll_relay(), Some(ToRelay::Publish(..))));
+    say(&mut shard, handle, &message(1_001));
+    say(&mut shard, handle, &message(1_001).replace('}', r#","ack":true,"ref":7}"#));
+    assert!(shard.poll_relay().is_none());
+    let told = answers(&mut shard);
+    let told: Vec<_> = told.iter().map(|answer| (answer["code"].as_str(), answer["ref"].as_u64())).collect();
+    assert_eq!(told, [(Some("message-too-large"), None), (Some("message-too-large"), Some(7))]);
+    assert_eq!(shard.turn.counters.dropped[DropReason::TooLarge as usize].value(), 2);
+
+    // The next connection is welcomed with that limit.
+    shard.writer.driver().incoming.extend(REQUEST.bytes());
+    shard.handle_accepted(FD + 1, Arrival::default());
+    let next = shard.clients.handle_at(1).unwrap();
+    ready(&mut shard, next, false);
+    turns(&mut shard);
+    assert_eq!(answers(&mut shard)[0]["limits"]["messageBytes"], 1_000);
+}
+
+#[test]
+fn a_raw_message_over_what_the_broker_takes_closes_its_client_with_1009_as_over_the_nodes_own_limit() {
+    let (mut shard, handle) = stage_with_broker_limit(1_000);
+    join(&mut shard, handle, "lobby");
+    shard.clients.find(handle).unwrap().form.dialect = crate::dialect::DialectId::Raw;
+    assert!(matches!(shard.poll_relay(), Some(ToRelay::Subscribe(_))));
+    say(&mut shard, handle, &"x".repeat(1_000));
+    assert!(matches!(shard.poll_relay(), Some(ToRelay::Publish(..))) && shard.clients.is_open(handle));
+    say(&mut shard, handle, &"x".repeat(1_001));
+    assert!(shard.poll_relay().is_none_or(|item| matches!(item, ToRelay::Unsubscribe(_))));
+    assert_eq!(shard.clients.find(handle).unwrap().reason, Some(CloseReason::TooBig));
 }
