@@ -184,7 +184,7 @@ fn a_message_that_waited_while_the_node_came_to_a_broker_that_takes_less_is_too_
 /// 400,000 joins came at once, after a restart: those that the broker had not confirmed after five seconds were refused, and asked
 /// again, while publications waited behind them all.
 #[test]
-fn a_crowd_of_joins_is_passed_on_in_shares_and_none_is_refused_while_the_broker_confirms_rooms() {
+fn a_crowd_of_joins_goes_on_in_shares_and_none_is_refused_while_the_broker_confirms_rooms() {
     const CROWD: usize = 20_000;
     let counters = Arc::new(RelayCounters::default());
     let [shard, admin] = [(); 2].map(|()| mailbox(16 + limits::MAILBOX_RESERVE));

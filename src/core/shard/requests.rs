@@ -6,19 +6,19 @@ use super::upstream::Request;
 use crate::close::CloseReason;
 use crate::connection::{Flags, Handle};
 use crate::counters::{DropReason, MessageType};
-use crate::dialect::{DialectId, ErrorCode, Intent, InvalidRoom, ListedRoom, Notice, OverRate, Payload};
+use crate::dialect::{DialectId, ErrorCode, Form, Intent, InvalidRoom, ListedRoom, Notice, OverRate, Payload};
 use crate::shard::driver::Driver;
 
 impl<D: Driver> Shard<D> {
     /// One message of an open connection. It takes one credit of the message rate, however many requests it holds.
     pub(super) fn handle_message(&mut self, handle: Handle, message: Payload<'_>) {
-        let Some(dialect) = self.clients.dialect(handle) else { return };
+        let Some(form) = self.clients.form(handle) else { return };
         if !self.take_credit(handle) {
-            return self.handle_excess(handle, dialect, message);
+            return self.handle_excess(handle, form.dialect, message);
         }
         let mut rest = Some(message);
-        while let Some(intent) = dialect.next(&mut rest) {
-            self.handle_intent(handle, dialect, intent);
+        while let Some(intent) = form.dialect.next(&mut rest) {
+            self.handle_intent(handle, form, intent);
             if rest.is_none() || !self.clients.is_open(handle) {
                 return;
             }
@@ -26,7 +26,8 @@ impl<D: Driver> Shard<D> {
     }
 
     #[inline]
-    fn handle_intent(&mut self, handle: Handle, dialect: DialectId, intent: Intent<'_>) {
+    fn handle_intent(&mut self, handle: Handle, form: Form, intent: Intent<'_>) {
+        let dialect = form.dialect;
         match intent {
             Intent::Join { room, reference } => {
                 self.turn.count_in(MessageType::Join);
@@ -57,7 +58,10 @@ impl<D: Driver> Shard<D> {
                     self.refuse_publication(handle, dialect, code, message, reference);
                 }
             }
-            Intent::Echo(message) => self.echo(handle, message),
+            Intent::Echo(message) => {
+                self.turn.count_in(MessageType::Message);
+                self.writer.reply_message(message, form.deflate);
+            }
             Intent::Invalid { code, message, reference } => {
                 self.turn.count_in(MessageType::Error);
                 let refused = Notice::Refused { code, message: &message, room: None, reference };
@@ -98,12 +102,6 @@ impl<D: Driver> Shard<D> {
     pub(super) fn leave(&mut self, handle: Handle, room: &str) {
         let Self { turn, rooms, upstream, clients, .. } = self;
         rooms.leave(turn, upstream, clients, handle, room);
-    }
-
-    fn echo(&mut self, handle: Handle, message: Payload<'_>) {
-        let Some(deflate) = self.clients.find(handle).map(|entry| entry.form.deflate) else { return };
-        self.turn.count_in(MessageType::Message);
-        self.writer.reply_message(message, deflate);
     }
 
     /// Makes a connection a member of several rooms, for one credit. Each is answered on its own. A room that the connection is in,

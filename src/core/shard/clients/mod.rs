@@ -91,10 +91,16 @@ impl Clients {
         self.open(handle).is_some()
     }
 
+    /// The form of a connection's messages.
+    #[inline]
+    pub(super) fn form(&mut self, handle: Handle) -> Option<Form> {
+        self.table.find(handle).map(|entry| entry.form)
+    }
+
     /// The dialect of a connection.
     #[inline]
     pub(super) fn dialect(&mut self, handle: Handle) -> Option<DialectId> {
-        self.table.find(handle).map(|entry| entry.form.dialect)
+        self.form(handle).map(|form| form.dialect)
     }
 
     /// The connection at an index that the caller knows to be taken: a member of a room.
