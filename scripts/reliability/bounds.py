@@ -21,6 +21,7 @@ MEASURED = (
     "connections that come and go with garbage",
     "a reader that has stopped",
     "upgrades beside ten malformed requests a second",
+    "a hundred readers of small messages that come back",
 )
 
 # What a p99 beside a hostile client may be, as a multiple of the larger p99 without one.

@@ -13,10 +13,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use nix::sys::socket::{setsockopt, sockopt};
 use serde_json::json;
 
 use crate::bad_frames::{masked, open};
-use crate::support::client::Client;
+use crate::support::client::{Client, Said};
 use crate::support::gateway::{Driver, Gateway};
 use crate::support::http;
 use crate::support::load::ClearedAtTheEnd;
@@ -28,18 +29,22 @@ crate::on_both_drivers! {
 crate::long_on_both_drivers! {
     the_p99_of_connected_clients_beside_each_hostile_conduct_is_measured
     the_p99_of_upgrades_beside_malformed_requests_is_measured
+    the_p99_of_connected_clients_while_readers_come_back_is_measured
 }
 
-/// How much is measured: rounds of each kind, and round trips or upgrades in a round.
+/// How much is measured: rounds of each kind, and round trips or upgrades in a round; and how many readers come back, to how many
+/// small messages that each was not sent.
 struct Size {
     rounds: usize,
     round_trips: usize,
     upgrades: usize,
+    readers: usize,
+    unread: usize,
 }
 
-const LONG: Size = Size { rounds: 11, round_trips: 1000, upgrades: 30 };
+const LONG: Size = Size { rounds: 11, round_trips: 1000, upgrades: 30, readers: 100, unread: 20_000 };
 /// Enough to see that all that is measured works.
-const SMOKE: Size = Size { rounds: 1, round_trips: 30, upgrades: 3 };
+const SMOKE: Size = Size { rounds: 1, round_trips: 30, upgrades: 3, readers: 5, unread: 500 };
 
 /// What a client does until told to stop.
 type Conduct = fn(&Gateway, &AtomicBool);
@@ -61,10 +66,12 @@ fn beside_each_hostile_conduct_connected_and_new_clients_are_served(driver: Driv
         connected_clients_beside(hostility, &mut gateway, &mut another, &SMOKE);
     }
     upgrades_beside_malformed_requests(&mut gateway, &mut another, &SMOKE);
+    let (mut gateway, mut another) = (start_unlimited(driver), start_unlimited(driver));
+    connected_clients_while_readers_come_back(&mut gateway, &mut another, &SMOKE);
 }
 
 fn the_p99_of_connected_clients_beside_each_hostile_conduct_is_measured(driver: Driver) {
-    on_cores_of_their_own(driver, |mut gateway, mut another| {
+    on_cores_of_their_own([start(driver), start(driver)], |mut gateway, mut another| {
         for hostility in HOSTILITIES {
             let times = connected_clients_beside(hostility, &mut gateway, &mut another, &LONG);
             print_measured(hostility.0, driver, times);
@@ -73,9 +80,16 @@ fn the_p99_of_connected_clients_beside_each_hostile_conduct_is_measured(driver: 
 }
 
 fn the_p99_of_upgrades_beside_malformed_requests_is_measured(driver: Driver) {
-    on_cores_of_their_own(driver, |mut gateway, mut another| {
+    on_cores_of_their_own([start(driver), start(driver)], |mut gateway, mut another| {
         let times = upgrades_beside_malformed_requests(&mut gateway, &mut another, &LONG);
         print_measured("upgrades beside ten malformed requests a second", driver, times);
+    });
+}
+
+fn the_p99_of_connected_clients_while_readers_come_back_is_measured(driver: Driver) {
+    on_cores_of_their_own([start_unlimited(driver), start_unlimited(driver)], |mut gateway, mut another| {
+        let times = connected_clients_while_readers_come_back(&mut gateway, &mut another, &LONG);
+        print_measured("a hundred readers of small messages that come back", driver, times);
     });
 }
 
@@ -89,8 +103,12 @@ fn start(driver: Driver) -> Gateway {
     Gateway::start(driver, &["--shards", "1", "--connection-rate", "0", "--message-rate", "1000"])
 }
 
-fn on_cores_of_their_own(driver: Driver, story: impl FnOnce(Gateway, Gateway)) {
-    let (gateway, another) = (start(driver), start(driver));
+/// The same for a publisher of more than a client may usually send.
+fn start_unlimited(driver: Driver) -> Gateway {
+    Gateway::start(driver, &["--shards", "1", "--connection-rate", "0", "--message-rate", "0"])
+}
+
+fn on_cores_of_their_own([gateway, another]: [Gateway; 2], story: impl FnOnce(Gateway, Gateway)) {
     let awake = AtomicBool::new(true);
     std::thread::scope(|scope| {
         let _asleep = ClearedAtTheEnd(&awake);
@@ -146,6 +164,93 @@ fn upgrades_beside_malformed_requests(gateway: &mut Gateway, another: &mut Gatew
         gateway.wait_for("ws_sockets", 0.0);
     }
     times.map(p99)
+}
+
+/// The 99th percentile over all rounds of what a message takes, from when readers that had stopped read again until all is read.
+fn connected_clients_while_readers_come_back(gateway: &mut Gateway, another: &mut Gateway, size: &Size) -> Times {
+    let mut pair = [Client::connect(gateway.port), Client::connect(gateway.port)];
+    pair.iter_mut().for_each(|client| client.join("pair"));
+    let mut times = [Vec::new(), Vec::new(), Vec::new()];
+    for _ in 0..size.rounds {
+        times[0].extend(while_they_read(&mut stopped_readers(gateway, size.readers, 0), &mut pair));
+        gateway.wait_for("ws_connections_active", 2.0);
+        times[1].extend(while_they_read(&mut stopped_readers(another, size.readers, size.unread), &mut pair));
+        another.wait_for("ws_connections_active", 0.0);
+        times[2].extend(while_they_read(&mut stopped_readers(gateway, size.readers, size.unread), &mut pair));
+        gateway.wait_for("ws_connections_active", 2.0);
+    }
+    times.map(p99)
+}
+
+/// Members that have not read while small messages were published to them, which their outboxes hold. The last message is larger.
+fn stopped_readers(gateway: &mut Gateway, readers: usize, unread: usize) -> Vec<TcpStream> {
+    const FILLER: [u8; 16 * 1024] = [b'x'; 16 * 1024];
+    let mut publisher = Client::raw(gateway.port, "/raw/backlog");
+    let streams: Vec<TcpStream> = (0..readers)
+        .map(|_| {
+            let mut stream = http::connect(gateway.port);
+            setsockopt(&stream, sockopt::RcvBuf, &4096).unwrap();
+            open(&mut stream, "/raw/backlog");
+            stream
+        })
+        .collect();
+    let mut publish = |message: &[u8], times: usize| {
+        // Its own messages come back to it: so many are under way at most.
+        for sent in (0..times).collect::<Vec<_>>().chunks(200) {
+            sent.iter().for_each(|_| publisher.say_binary(message));
+            sent.iter().for_each(|_| assert!(matches!(publisher.next(), Said::Binary(octets) if octets == message)));
+        }
+    };
+    if unread > 0 {
+        // More than the sockets hold, so that what follows waits in the outboxes.
+        while gateway.metrics().sum("ws_outbox_unread_bytes") < (readers * FILLER.len()) as f64 {
+            publish(&FILLER, 1);
+        }
+        publish(b"abc", unread);
+    }
+    publish(b"the end", 1);
+    streams
+}
+
+/// What messages of `pair` take while all of `readers` read until the end.
+fn while_they_read(readers: &mut [TcpStream], pair: &mut [Client; 2]) -> Vec<Duration> {
+    let reading = AtomicBool::new(true);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _read = ClearedAtTheEnd(&reading);
+            schedule("chrt", &["-o", "-p", "0"], nix::unistd::gettid().as_raw());
+            read_to_the_end(readers);
+        });
+        let mut times = round_trips(pair, 3);
+        while reading.load(Ordering::Relaxed) {
+            times.extend(round_trips(pair, 1));
+        }
+        times
+    })
+}
+
+/// Reads in turns, as clients on many hosts would.
+fn read_to_the_end(readers: &mut [TcpStream]) {
+    const LAST: &[u8] = b"the end";
+    let mut octets = [0; 64 * 1024];
+    // Each with the last octets that it read.
+    let mut left: Vec<_> = readers.iter_mut().map(|stream| (stream, Vec::new())).collect();
+    left.iter().for_each(|(stream, _)| stream.set_nonblocking(true).unwrap());
+    while !left.is_empty() {
+        left.retain_mut(|(stream, tail)| match stream.read(&mut octets) {
+            Ok(0) => panic!("a reader that came back was closed"),
+            Ok(read) => {
+                tail.extend_from_slice(&octets[read.saturating_sub(LAST.len())..read]);
+                tail.drain(..tail.len().saturating_sub(LAST.len()));
+                tail != LAST
+            }
+            Err(error) => {
+                assert_eq!(error.kind(), std::io::ErrorKind::WouldBlock);
+                true
+            }
+        });
+        std::thread::sleep(Duration::from_micros(200));
+    }
 }
 
 fn p99(mut times: Vec<Duration>) -> Duration {
