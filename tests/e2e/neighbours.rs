@@ -21,15 +21,18 @@ use crate::support::client::{Client, Said};
 use crate::support::gateway::{Driver, Gateway};
 use crate::support::http;
 use crate::support::load::ClearedAtTheEnd;
+use crate::support::nats::Nats;
 
 crate::on_both_drivers! {
     beside_each_hostile_conduct_connected_and_new_clients_are_served
+    beside_a_crowd_that_joins_no_join_is_refused_and_a_bystander_is_acknowledged
 }
 
 crate::long_on_both_drivers! {
     the_p99_of_connected_clients_beside_each_hostile_conduct_is_measured
     the_p99_of_upgrades_beside_malformed_requests_is_measured
     the_p99_of_connected_clients_while_readers_come_back_is_measured
+    the_longest_acknowledgement_beside_a_crowd_that_joins_is_measured
 }
 
 /// How much is measured: rounds of each kind, and round trips or upgrades in a round; and how many readers come back, to how many
@@ -56,6 +59,12 @@ const HOSTILITIES: [(&str, Conduct, Conduct); 4] = [
     ("connections that come and go with garbage", garbage, nothing),
     ("a reader that has stopped", stopped_reader, reader),
 ];
+
+/// Clients of a crowd, and rooms that each joins at once.
+struct Crowd {
+    clients: usize,
+    rooms: usize,
+}
 
 /// Times without the hostile client, with it at another gateway, and with it at this one.
 type Times = [Duration; 3];
@@ -91,6 +100,15 @@ fn the_p99_of_connected_clients_while_readers_come_back_is_measured(driver: Driv
         let times = connected_clients_while_readers_come_back(&mut gateway, &mut another, &LONG);
         print_measured("a hundred readers of small messages that come back", driver, times);
     });
+}
+
+fn beside_a_crowd_that_joins_no_join_is_refused_and_a_bystander_is_acknowledged(driver: Driver) {
+    beside_a_crowd_that_joins(driver, &Crowd { clients: 5, rooms: 400 });
+}
+
+fn the_longest_acknowledgement_beside_a_crowd_that_joins_is_measured(driver: Driver) {
+    let times = beside_a_crowd_that_joins(driver, &Crowd { clients: 40, rooms: 10_000 });
+    print_measured("400,000 joins at once", driver, times);
 }
 
 /// The line that scripts/reliability/bounds.py reads.
@@ -251,6 +269,69 @@ fn read_to_the_end(readers: &mut [TcpStream]) {
         });
         std::thread::sleep(Duration::from_micros(200));
     }
+}
+
+/// The longest acknowledgement that a client in a room of its own gets, before and while a crowd joins rooms of the broker; no join is
+/// refused, and the client gets each message of its room.
+fn beside_a_crowd_that_joins(driver: Driver, crowd: &Crowd) -> Times {
+    let broker = Nats::start();
+    let config = format!("message_rate = 0\n[limits]\nrooms_per_connection = {}", crowd.rooms);
+    let arguments = ["--nats-url", &broker.url(), "--shards", "1", "--connection-rate", "0"];
+    let gateway = Gateway::on(driver).args(&arguments).config(&config).start();
+    let mut bystander = Client::connect(gateway.port);
+    bystander.join("bystander");
+    let quiet = (0..20).map(|_| acknowledged(&mut bystander)).max().unwrap();
+    let joining = AtomicBool::new(true);
+    let longest = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            let _joined = ClearedAtTheEnd(&joining);
+            std::thread::scope(|scope| {
+                for number in 0..crowd.clients {
+                    scope.spawn(move || join_at_once(Client::connect(gateway.port), number, crowd.rooms));
+                }
+            });
+        });
+        let mut longest = Duration::ZERO;
+        while joining.load(Ordering::Relaxed) {
+            longest = longest.max(acknowledged(&mut bystander));
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        longest
+    });
+    [quiet, quiet, longest]
+}
+
+/// What it takes until a publication is acknowledged by the broker; it comes to its publisher too.
+fn acknowledged(client: &mut Client) -> Duration {
+    let begun = Instant::now();
+    client.say(json!({"type": "message", "roomId": "bystander", "content": 1, "ack": true, "ref": 1}));
+    let mut took = None;
+    let mut received = false;
+    while took.is_none() || !received {
+        let said = client.json();
+        match said["type"].as_str() {
+            Some("ack") => took = Some(begun.elapsed()),
+            Some("message") => received = true,
+            _ => panic!("a bystander is told {said}"),
+        }
+    }
+    took.unwrap()
+}
+
+/// Asks for all rooms in one go, and reads the answers meanwhile.
+fn join_at_once(mut client: Client, number: usize, rooms: usize) {
+    let mut writer = client.stream().try_clone().unwrap();
+    let asking = std::thread::spawn(move || {
+        let joins =
+            (0..rooms).map(|room| json!({"type": "join", "roomId": format!("crowd.{number}.{room}")}).to_string());
+        let frames: Vec<u8> = joins.flat_map(|join| masked(0x81, join.as_bytes())).collect();
+        writer.write_all(&frames).unwrap();
+    });
+    for _ in 0..rooms {
+        let said = client.json();
+        assert_eq!(said["type"], "joined", "{said}");
+    }
+    asking.join().unwrap();
 }
 
 fn p99(mut times: Vec<Duration>) -> Duration {
