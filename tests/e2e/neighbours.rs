@@ -45,7 +45,7 @@ struct Size {
     unread: usize,
 }
 
-const LONG: Size = Size { rounds: 11, round_trips: 1000, upgrades: 30, readers: 100, unread: 20_000 };
+const LONG: Size = Size { rounds: 11, round_trips: 1000, upgrades: 30, readers: 100, unread: 10_000 };
 /// Enough to see that all that is measured works.
 const SMOKE: Size = Size { rounds: 1, round_trips: 30, upgrades: 3, readers: 5, unread: 500 };
 
