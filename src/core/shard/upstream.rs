@@ -52,7 +52,12 @@ struct Followed {
 /// See the module.
 #[derive(Default)]
 pub(super) struct Upstream {
+    /// Rooms that the shard asks for or gives up, in order.
+    rooms: VecDeque<ToRelay>,
+    /// Publications. None needs a request of `rooms` done before it: what goes into a room that is not confirmed is held.
     queue: VecDeque<ToRelay>,
+    /// The last item taken was a publication.
+    took_publication: bool,
     /// Bytes of the publications that are queued or held.
     bytes: usize,
     /// Publications that wait for a room's confirmation, by the room's number, and how many they are.
@@ -66,12 +71,12 @@ pub(super) struct Upstream {
 impl Upstream {
     /// Asks the relay for a room.
     pub(super) fn subscribe(&mut self, room: RoomName) {
-        self.queue.push_back(ToRelay::Subscribe(room));
+        self.rooms.push_back(ToRelay::Subscribe(room));
     }
 
     /// Gives a room up.
     pub(super) fn unsubscribe(&mut self, room: RoomName) {
-        self.queue.push_back(ToRelay::Unsubscribe(room));
+        self.rooms.push_back(ToRelay::Unsubscribe(room));
     }
 
     /// Whether a publication of `bytes` finds no room. An empty queue takes any: a message over the byte limit must not be refused for
@@ -168,19 +173,33 @@ impl Upstream {
         }
     }
 
-    /// Takes the oldest item for the relay.
+    /// Takes an item for the relay: rooms and publications take turns, so that neither a crowd that joins or leaves nor a flood of
+    /// publications keeps the other waiting.
     pub(super) fn poll(&mut self) -> Option<ToRelay> {
-        let item = self.queue.pop_front()?;
-        self.bytes -= payload_bytes(&item);
-        self.publications -= usize::from(matches!(item, ToRelay::Publish(..)));
-        Some(item)
+        if (self.took_publication || self.queue.is_empty())
+            && let Some(room) = self.rooms.pop_front()
+        {
+            self.took_publication = false;
+            return Some(room);
+        }
+        let publication = self.queue.pop_front()?;
+        self.took_publication = true;
+        self.bytes -= payload_bytes(&publication);
+        self.publications -= 1;
+        Some(publication)
     }
 
     /// Puts an item back that the mailbox had no room for.
     pub(super) fn unpoll(&mut self, item: ToRelay) {
-        self.bytes += payload_bytes(&item);
-        self.publications += usize::from(matches!(item, ToRelay::Publish(..)));
-        self.queue.push_front(item);
+        if let ToRelay::Publish(..) = item {
+            self.took_publication = false;
+            self.bytes += payload_bytes(&item);
+            self.publications += 1;
+            self.queue.push_front(item);
+        } else {
+            self.took_publication = true;
+            self.rooms.push_front(item);
+        }
     }
 
     /// Publications that are held, and bytes of all that are held or queued.
@@ -191,7 +210,7 @@ impl Upstream {
 
     /// Whether nothing is queued for the relay.
     pub(super) fn is_empty(&self) -> bool {
-        self.queue.is_empty()
+        self.rooms.is_empty() && self.queue.is_empty()
     }
 }
 
@@ -246,23 +265,39 @@ mod tests {
         assert!(upstream.is_full(1));
     }
 
-    /// A crowd of 400,000 joins waited in the queue, and every publication of the shard's other clients was unavailable.
+    /// A crowd of 400,000 joins waited in the queue, and every publication of the shard's other clients was unavailable. When the
+    /// crowd left again, they waited a second behind the rooms that it gave up.
     #[test]
-    fn joins_that_wait_take_no_publication_its_place() {
+    fn a_crowd_that_joins_or_leaves_takes_no_publication_its_place_and_its_turn() {
         let mut upstream = Upstream::default();
         for number in 0..2 * PUBLISH_QUEUE_MESSAGES {
             upstream.subscribe(number.to_string().into());
+            upstream.unsubscribe(number.to_string().into());
         }
         assert!(!upstream.is_full(1));
-        upstream.publish(publication(b"x"), None, None);
-        while let Some(item) = upstream.poll() {
-            if matches!(item, ToRelay::Publish(..)) {
-                upstream.unpoll(item);
-                break;
-            }
+        upstream.publish(publication(b"one"), None, None);
+        upstream.publish(publication(b"two"), None, None);
+        let first: Vec<_> = std::iter::from_fn(|| upstream.poll()).take(4).collect();
+        assert!(
+            matches!(
+                first[..],
+                [ToRelay::Publish(..), ToRelay::Subscribe(_), ToRelay::Publish(..), ToRelay::Unsubscribe(_)]
+            ),
+            "{first:?}"
+        );
+        assert_eq!(upstream.publications, 0);
+        assert_eq!(std::iter::from_fn(|| upstream.poll()).count(), 4 * PUBLISH_QUEUE_MESSAGES - 2);
+    }
+
+    #[test]
+    fn a_flood_of_publications_keeps_no_join_waiting() {
+        let mut upstream = Upstream::default();
+        for _ in 0..100 {
+            upstream.publish(publication(b"x"), None, None);
         }
-        assert_eq!(upstream.publications, 1);
-        assert_eq!((payloads(&mut upstream).len(), upstream.publications), (1, 0));
+        upstream.subscribe("lobby".into());
+        let asked = std::iter::from_fn(|| upstream.poll()).position(|item| matches!(item, ToRelay::Subscribe(_)));
+        assert_eq!(asked, Some(1));
     }
 
     /// With a limits.message_bytes above the queue's bytes larger messages were refused for ever, as temporary.
@@ -283,7 +318,14 @@ mod tests {
         let first = upstream.poll().unwrap();
         upstream.unpoll(first);
         assert_eq!(upstream.bytes, "firstsecond".len());
-        assert_eq!(payloads(&mut upstream), ["first", "second"]);
+        upstream.subscribe("asked".into());
+        let again = upstream.poll().unwrap();
+        assert!(matches!(&again, ToRelay::Publish(publication, _) if publication.payload == "first"));
+        let room = upstream.poll().unwrap();
+        assert!(matches!(room, ToRelay::Subscribe(_)));
+        upstream.unpoll(room);
+        assert!(matches!(upstream.poll(), Some(ToRelay::Subscribe(_))));
+        assert_eq!(payloads(&mut upstream), ["second"]);
     }
 
     #[test]
