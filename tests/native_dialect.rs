@@ -152,11 +152,33 @@ fn a_join_names_one_room_or_a_list_of_some() {
     }
 }
 
+/// A client published `"\ud800"`, and another 30,000 levels of arrays. The gateway passed both on, and the parsers of every member
+/// (PHP, Rust, Java) failed on the whole message.
 #[test]
-fn content_a_hundred_thousand_levels_deep_costs_no_stack() {
+fn content_that_other_json_parsers_cannot_read_is_bad_message_and_says_what_is_accepted() {
+    let message = |content: &str| format!(r#"{{"type":"message","roomId":"a","content":{content},"ref":7}}"#);
+    let deep = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+    for (content, hint) in [
+        (r#""\ud800""#.into(), "write both halves"),
+        (r#"{"a":["\udc00\ud800"]}"#.into(), "write both halves"),
+        (r#"{"\uD83D":1}"#.into(), "write both halves"),
+        (deep(129), "at most 128 levels"),
+        (deep(100_000), "at most 128 levels"),
+    ] {
+        let (code, text, reference) = refusal(&message(&content));
+        assert_eq!((code, reference.as_deref()), (ErrorCode::BadMessage, Some("7")), "{text}");
+        assert!(text.starts_with("`content` is refused: ") && text.contains(hint), "{text}");
+    }
+    for content in [deep(128), r#""\ud83d\ude00 \\ud800""#.into()] {
+        assert!(matches!(parse(&message(&content)), Ok(Request::Message { content: read, .. }) if read == content));
+    }
+}
+
+#[test]
+fn a_field_that_is_ignored_and_a_hundred_thousand_levels_deep_costs_no_stack() {
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
-    let text = format!(r#"{{"type":"message","roomId":"a","content":{deep}}}"#);
-    assert!(matches!(parse(&text), Ok(Request::Message { content, .. }) if content == deep));
+    let text = format!(r#"{{"type":"message","roomId":"a","content":1,"more":{deep}}}"#);
+    assert!(matches!(parse(&text), Ok(Request::Message { content: "1", .. })));
 }
 
 /// What one writer writes.

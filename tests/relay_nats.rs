@@ -121,10 +121,15 @@ fn a_backends_message_that_is_called_json_and_is_none_is_counted_and_logged_once
     let headers = "NATS/1.0\r\nContent-Type: application/json\r\n\r\n";
     let hpub = format!("HPUB tidegate.room.prices {} {}\r\n{headers}NaN\r\n", headers.len(), headers.len() + 3);
     backend.write(hpub.as_bytes());
+    // Valid, and no parser of the members' would read the message that holds it.
+    let deep = "[".repeat(129) + &"]".repeat(129);
+    for unreadable in ["\"\\ud800\"", &deep] {
+        backend.publish_with_header("tidegate.room.prices", "v1; kind=json", unreadable.as_bytes());
+    }
     backend.publish("tidegate.room.prices", b"\xef\xbb\xbf17");
     assert_eq!(relay.ports[0].payload(), "17", "without its byte order mark, and no gap before it");
-    assert_eq!(relay.dropped(DropReason::BadMessage), 101);
-    let line = "a message into room prices is called JSON by its sender and is none";
+    assert_eq!(relay.dropped(DropReason::BadMessage), 103);
+    let line = "a message into room prices is called JSON by its sender, but it is no valid JSON";
     support::log::wait_for(&[line]);
     assert_eq!(support::log::captured().matches(line).count(), 1);
 }

@@ -59,6 +59,8 @@ pub const ROOMS_MEMORY_PERCENT: u64 = 20;
 pub const ROOM_NAME_BYTES: usize = 200;
 /// Bytes of a `ref` that is a string.
 pub const REF_BYTES: usize = 64;
+/// Levels of arrays and objects in one another in JSON that is published. Parsers have limits of their own, from about this one up.
+pub const JSON_LEVELS: usize = 128;
 /// Messages a second from one connection.
 pub const MESSAGE_RATE: u16 = 100;
 /// Burst of messages from one connection, in seconds of its rate.

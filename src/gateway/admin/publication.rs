@@ -13,7 +13,7 @@ use serde_json::value::RawValue;
 use super::reply::Problem;
 use super::route::room_name;
 use tidegate_core::limits::PUBLISH_ROOMS as ROOMS_MAX;
-use tidegate_core::model::{Kind, RoomName};
+use tidegate_core::model::{BadJson, Kind, RoomName, readable_json, valid_json};
 use tidegate_core::relay::envelope::without_bom;
 
 /// What is waited for an acknowledgement beyond the relay's own deadline, so that it is the relay that says no.
@@ -61,8 +61,13 @@ fn plain(headers: &HeaderMap) -> Result<(), Problem> {
 pub(super) fn of_room(room: RoomName, headers: &HeaderMap, payload: Bytes) -> Result<Publish, Problem> {
     plain(headers)?;
     let kind = match said(headers)? {
-        Said::Json if is_json(without_bom(&payload)) => Kind::Json,
-        Said::Json => return Err(bad_json("the body is no valid JSON; fix it, or send it as text/plain")),
+        Said::Json => {
+            checked(without_bom(&payload)).map_err(|why| match why {
+                BadJson::Syntax => bad_json("the body is no valid JSON; fix it, or send it as text/plain"),
+                BadJson::LoneSurrogate | BadJson::Nesting => unreadable("the body", why),
+            })?;
+            Kind::Json
+        }
         Said::Text if std::str::from_utf8(&payload).is_ok() => Kind::Text,
         Said::Text => {
             return Err(Problem::bad("bad-text", "the body is no valid UTF-8; send it as application/octet-stream"));
@@ -111,6 +116,7 @@ pub(super) fn of_rooms(headers: &HeaderMap, body: &Bytes, message_bytes: usize) 
     if wanted.content.get().len() > message_bytes {
         return Err(Problem::too_large("the content", message_bytes));
     }
+    readable_json(wanted.content.get()).map_err(|why| unreadable("`content`", why))?;
     let payload = body.slice_ref(wanted.content.get().as_bytes());
     Ok(Publish { rooms, kind: Kind::Json, payload })
 }
@@ -132,7 +138,7 @@ fn said(headers: &HeaderMap) -> Result<Said, Problem> {
 }
 
 fn sniffed(payload: &[u8]) -> Kind {
-    if is_json(without_bom(payload)) {
+    if checked(without_bom(payload)).is_ok() {
         Kind::Json
     } else if std::str::from_utf8(payload).is_ok() {
         Kind::Text
@@ -141,8 +147,14 @@ fn sniffed(payload: &[u8]) -> Kind {
     }
 }
 
-fn is_json(payload: &[u8]) -> bool {
-    serde_json::from_slice::<&RawValue>(payload).is_ok()
+/// Whether a payload is JSON that members can read. What is no UTF-8 is no JSON text either (RFC 8259 §8.1).
+fn checked(payload: &[u8]) -> Result<(), BadJson> {
+    valid_json(std::str::from_utf8(payload).map_err(|_| BadJson::Syntax)?)
+}
+
+/// JSON that other parsers refuse.
+fn unreadable(what: &str, why: BadJson) -> Problem {
+    Problem::bad("bad-message", format!("{what} is refused: {why}"))
 }
 
 fn bad_json(message: impl Into<Cow<'static, str>>) -> Problem {
@@ -207,6 +219,30 @@ mod tests {
         assert_eq!(one("application/json", b"\"\xff\""), Err((400, "bad-json")));
         assert_eq!(one("text/plain", b"\xc3\x28"), Err((400, "bad-text")));
         assert_eq!(one("application/x-www-form-urlencoded", b"a=b"), Err((415, "unsupported-media-type")));
+    }
+
+    /// A backend passed on what its users typed, half an emoji in it, and what a scraper had nested 30,000 levels deep: the parsers of
+    /// all members failed on the whole message.
+    #[test]
+    fn json_that_other_parsers_cannot_read_is_refused_and_says_what_is_accepted() {
+        let deep = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
+        let refusals = |content: &str| {
+            let one = of_room("lobby".into(), &typed("application/json"), Bytes::copy_from_slice(content.as_bytes()));
+            let body = Bytes::from(format!("{{\"rooms\":[\"a\"],\"content\":{content}}}"));
+            let many = of_rooms(&typed("application/json"), &body, 1 << 20);
+            [one, many].map(|publish| publish.err().map(|problem| (problem.status, problem.code, problem.message)))
+        };
+        for (content, accepted) in [(deep(129), "at most 128 levels"), ("\"\\ud800\"".into(), "write both halves")] {
+            for refusal in refusals(&content) {
+                let (status, code, message) = refusal.expect("it is refused");
+                assert_eq!((status, code), (400, "bad-message"), "{message}");
+                assert!(message.contains(accepted), "{message}");
+            }
+            let said_nothing = of_room("lobby".into(), &typed(""), Bytes::from(content)).unwrap();
+            assert_eq!(said_nothing.kind, Kind::Text, "nothing was promised: members get a string");
+        }
+        assert_eq!(refusals(&deep(128)), [None, None]);
+        assert_eq!(refusals("\"\\ud83d\\ude00\""), [None, None]);
     }
 
     /// A backend's HTTP client compressed the body and said so; the room got the compressed octets as its message.

@@ -7,7 +7,7 @@ use serde_json::value::RawValue;
 
 use crate::dialect::{ErrorCode, InvalidRoom, ListedRoom, RoomList};
 use crate::limits::{REF_BYTES, ROOM_NAME_BYTES};
-use crate::model::valid_room;
+use crate::model::{BadJson, readable_json, valid_room};
 
 /// A valid request. `reference` is the JSON token of its `ref`, as sent: a number or a string.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -37,7 +37,7 @@ pub enum Request<'a> {
     Message {
         /// Valid by [`valid_room`].
         room: Cow<'a, str>,
-        /// Any JSON, as sent.
+        /// Any JSON that members can read ([`readable_json`]), as sent.
         content: &'a str,
         /// Whether the sender gets it too.
         echo: bool,
@@ -102,7 +102,9 @@ pub fn parse(text: &str) -> Result<Request<'_>, Refused<'_>> {
 }
 
 fn fields(text: &str) -> Result<Fields<'_>, Fault> {
-    if !text.trim_start_matches([' ', '\t', '\r', '\n']).starts_with('{') {
+    // Of octets: almost every request begins with its brace.
+    let first = text.bytes().find(|octet| !matches!(octet, b' ' | b'\t' | b'\r' | b'\n'));
+    if first != Some(b'{') {
         return Err(bad("a request is a JSON object, such as {\"type\":\"join\",\"roomId\":\"lobby\"}"));
     }
     serde_json::from_str(text).map_err(|error| bad_json(&error))
@@ -121,7 +123,7 @@ fn request<'a>(text: &'a str, fields: &Fields<'a>, reference: Option<&'a str>) -
         "ping" => Ok(Request::Ping { reference }),
         "message" => Ok(Request::Message {
             room: room(fields.room)?,
-            content: fields.content.ok_or_else(|| bad("`content` is missing; any JSON value is accepted"))?,
+            content: content(fields.content)?,
             echo: boolean(fields.echo, true).ok_or_else(|| bad("`echo` must be true or false"))?,
             ack: boolean(fields.ack, false).ok_or_else(|| bad("`ack` must be true or false"))?,
             reference,
@@ -157,6 +159,19 @@ fn join<'a>(text: &'a str, one: Option<&'a str>, reference: Option<&'a str>) -> 
 
 fn bad(message: &'static str) -> Fault {
     (ErrorCode::BadMessage, Cow::Borrowed(message))
+}
+
+/// Any JSON value that members can read.
+#[inline]
+fn content(token: Option<&str>) -> Result<&str, Fault> {
+    let token = token.ok_or_else(|| bad("`content` is missing; any JSON value is accepted"))?;
+    readable_json(token).map_err(unreadable)?;
+    Ok(token)
+}
+
+#[cold]
+fn unreadable(why: BadJson) -> Fault {
+    (ErrorCode::BadMessage, Cow::Owned(format!("`content` is refused: {why}")))
 }
 
 /// The value of a JSON token that is a string, borrowed where nothing in it is escaped.

@@ -16,9 +16,9 @@ use futures_util::stream::{FuturesUnordered, Stream};
 
 use super::log_limit::LogLimit;
 use tidegate_core::counters::DropReason;
-use tidegate_core::model::{GapReason, Publication, RoomName};
+use tidegate_core::model::{BadJson, GapReason, Publication, RoomName};
 use tidegate_core::relay::Sink;
-use tidegate_core::relay::envelope::{self, Headers, NotJson};
+use tidegate_core::relay::envelope::{self, Headers};
 use tidegate_core::relay::interest::RoomKey;
 
 /// Places for arrivals that are kept between two turns; a burst's are given back.
@@ -34,7 +34,7 @@ enum Arrival {
     Publication(Publication),
     TooLarge,
     /// It is called JSON, and is none.
-    NotJson(RoomName),
+    BadJson(RoomName, BadJson),
 }
 
 /// Where received messages go: a queue is polled as a future, which cannot be given the sink.
@@ -70,7 +70,7 @@ impl Incoming {
         let headers = Headers { tidegate, content_type };
         let arrival = match envelope::read(room.clone(), headers, message.payload, now_unix_ns) {
             Ok(publication) => Arrival::Publication(publication),
-            Err(NotJson) => Arrival::NotJson(room.clone()),
+            Err(why) => Arrival::BadJson(room.clone(), why),
         };
         arrivals.push_back((key, arrival));
     }
@@ -81,11 +81,11 @@ impl Incoming {
             match arrival {
                 Arrival::Publication(publication) => sink.message(key, publication),
                 Arrival::TooLarge => sink.lost(Some(key), GapReason::TooLarge, 1),
-                Arrival::NotJson(room) => {
+                Arrival::BadJson(room, why) => {
                     sink.refused_message(DropReason::BadMessage);
                     let text = || {
                         format!(
-                            "a message into room {room} is called JSON by its sender and is none; it was not delivered \
+                            "a message into room {room} is called JSON by its sender, but {why}; it was not delivered \
                              (ws_dropped_total, bad-message): send valid JSON, or say kind=text"
                         )
                     };
