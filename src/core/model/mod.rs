@@ -12,4 +12,5 @@ mod room_name;
 pub use connection_id::{ConnectionId, NotAConnectionId};
 pub use delivery::{AckLevel, GapReason};
 pub use publication::{Kind, Publication};
+pub(crate) use room_name::shrink_table;
 pub use room_name::{BadRoom, RoomName, valid_room};
