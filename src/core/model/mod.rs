@@ -16,4 +16,5 @@ pub use connection_id::{ConnectionId, NotAConnectionId};
 pub use delivery::{AckLevel, GapReason};
 pub use json::{BadJson, readable_json, valid_json};
 pub use publication::{Kind, Publication};
+pub(crate) use room_name::shrink_table;
 pub use room_name::{BadRoom, RoomName, valid_room};

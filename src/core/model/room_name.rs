@@ -1,8 +1,12 @@
 //! Room names: what is one, and why another text is not.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use crate::limits::ROOM_NAME_BYTES;
+
+/// A table of so few places is kept: rooms come and go.
+const LEAST_CAPACITY: usize = 1024;
 
 /// A room's name: valid by [`valid_room`].
 pub type RoomName = Arc<str>;
@@ -56,4 +60,12 @@ pub fn valid_room(name: &str) -> Result<(), BadRoom> {
         return Err(BadRoom::EmptyToken);
     }
     Ok(())
+}
+
+/// Gives memory back where less than a quarter of a table by room names is used: after a crowd of rooms has ended, it would be kept for ever. The
+/// entries that move then are fewer than were removed since the table was last twice as large.
+pub(crate) fn shrink_table<V>(map: &mut HashMap<RoomName, V>) {
+    if map.capacity() > LEAST_CAPACITY && map.len() < map.capacity() / 4 {
+        map.shrink_to(map.len() * 2);
+    }
 }

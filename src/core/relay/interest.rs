@@ -33,7 +33,7 @@ use slab::Slab;
 
 use super::JoinError;
 use super::ports::{PortIndex, PortSet};
-use crate::model::RoomName;
+use crate::model::{RoomName, shrink_table};
 
 /// Names a room's entry. Its number differs each time that the room is subscribed, so that what concerns an earlier
 /// subscription cannot reach a later one.
@@ -269,6 +269,7 @@ impl Interest {
         let entry = self.entries.remove(key.slot);
         debug_assert_eq!(entry.number, key.number, "a timer outlived its room");
         self.names.remove(&entry.room);
+        shrink_table(&mut self.names);
         match entry.state {
             State::Pending { waiters, .. } => self
                 .effects

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use slab::Slab;
 
-use crate::model::RoomName;
+use crate::model::{RoomName, shrink_table};
 
 /// Room names by number, and numbers by name. A number is given again only after its room was removed.
 #[derive(Default)]
@@ -26,6 +26,7 @@ impl Names {
     pub(super) fn remove(&mut self, number: u32) -> Option<RoomName> {
         let name = self.by_number.try_remove(number as usize)?;
         self.by_name.remove(&name);
+        shrink_table(&mut self.by_name);
         Some(name)
     }
 
@@ -43,6 +44,20 @@ impl Names {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_table_of_names_gives_its_memory_back_when_a_crowd_of_rooms_has_ended() {
+        // A node that had a million rooms for an hour kept the table of their names until its next start.
+        let mut names = Names::default();
+        let numbers: Vec<u32> =
+            (0..10_000).map(|n: u32| names.insert(RoomName::from(n.to_string().as_str()))).collect();
+        let full = names.by_name.capacity();
+        for number in &numbers[100..] {
+            names.remove(*number);
+        }
+        assert!(names.by_name.capacity() < full / 16, "{} of {full} places", names.by_name.capacity());
+        assert!((0..100_u32).all(|n| names.number(&n.to_string()) == Some(numbers[n as usize])));
+    }
 
     #[test]
     fn a_room_keeps_its_number_until_it_is_removed() {

@@ -15,6 +15,7 @@ use crate::shard::test_driver::{Deed, REQUEST, TestDriver, turn};
 use crate::ws::frame;
 
 mod answers;
+mod bounded;
 mod rooms;
 
 const FD: Fd = 7;
