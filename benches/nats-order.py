@@ -155,7 +155,7 @@ def reload():
     was = {f"room.old.{n}" for n in range(1000)} | confirmed
     report("reload: every room in force is named by an -ERR", was <= revoked,
            f"{len(was & revoked)} of {len(was)} in force were revoked by name; {len(refused)} SUBs after it refused before their PONG"
-           f", {len(confirmed)} of them confirmed while the reload was under way")
+           f"; {len(confirmed)} SUBs were confirmed while the reload was under way, and are among those revoked")
     client.send("SUB ok.1 1")
     client.send("PUB ok.1 1\r\nx")
     report("reload: the connection lives on", any(line.startswith("MSG ok.1") for line in client.until_pong()), "MSG came back")
