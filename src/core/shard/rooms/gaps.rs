@@ -3,7 +3,7 @@
 //! A gap of named rooms looks at their members alone: the other connections of the shard cost it nothing. A gap of all rooms looks
 //! at every connection.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::VecDeque;
 
 use super::Rooms;
 use crate::connection::WAITING;
@@ -38,10 +38,11 @@ impl Rooms {
     pub(in crate::shard) fn begin_gap(&mut self, rooms: Option<Vec<RoomName>>, reason: GapReason) {
         let concerned = match rooms {
             None => Concerned::All(0),
-            Some(rooms) => {
-                let mut known = HashSet::new();
-                let rooms = rooms.into_iter().filter(|room| known.insert(room.clone())).collect();
-                Concerned::Members { rooms, current: None }
+            // In the order of their names: that of the relay's tables is another one in each run.
+            Some(mut rooms) => {
+                rooms.sort_unstable();
+                rooms.dedup();
+                Concerned::Members { rooms: rooms.into(), current: None }
             }
         };
         self.gaps.push_back(Walk { reason, concerned });
