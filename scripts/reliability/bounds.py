@@ -3,10 +3,10 @@
 
     bounds.py LOG    reads the `measured:` lines that tests/e2e/neighbours.rs prints; names each that exceeds its bound
 
-A bound is a ratio: hosts differ, and the times without the hostile client are measured in turns with those beside it. Where much
-work for others is due, which no client need notice, a time is allowed too, and the larger of both is the bound.
+A bound is a ratio: hosts differ, and the times without the hostile client are measured in turns with those beside it.
 They are compared with the larger of two: without it, and while the same is done to another gateway on the same core, because what
-the hostile client takes of the host is not the gateway's doing.
+the hostile client takes of the host is not the gateway's doing. Where a crowd of clients makes much work at once, a time is allowed
+too (ALLOWED), and the larger of both is the bound.
 Exit codes: 0 all are within their bounds, 1 one is not, or was not measured, 2 bad arguments.
 """
 

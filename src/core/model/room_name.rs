@@ -62,8 +62,8 @@ pub fn valid_room(name: &str) -> Result<(), BadRoom> {
     Ok(())
 }
 
-/// Gives memory back where less than a quarter of a table by room names is used: after a crowd of rooms has ended, it would be kept for ever. The
-/// entries that move then are fewer than were removed since the table was last twice as large.
+/// Gives memory back where less than a quarter of a table by room names is used: after a crowd of rooms has ended, the table would
+/// keep its size until the node's next start. Fewer entries move then than were removed since the table was last twice as large.
 pub(crate) fn shrink_table<V>(map: &mut HashMap<RoomName, V>) {
     if map.capacity() > LEAST_CAPACITY && map.len() < map.capacity() / 4 {
         map.shrink_to(map.len() * 2);
