@@ -122,6 +122,46 @@ fn blocks_may_follow_a_final_one() {
     let first = [0xf3, 0x48, 0xcd, 0xc9, 0xc9, 0x07, 0x00];
     let again = [&first[..], &first, &[0x00]].concat();
     assert_eq!(inflate(&again, true, LIMIT).as_deref(), Ok(&b"HelloHello"[..]));
+    // As many as a message holds: the standard has no limit (§7.2.1).
+    let many = first.repeat(9_000);
+    assert!(inflate(&many, true, LIMIT).is_ok_and(|inflated| inflated == b"Hello".repeat(9_000)));
+}
+
+/// A block that says nothing, but brings a table of codes of all lengths: of all octets the dearest to inflate.
+const EMPTY_BLOCK: [u8; 21] = [
+    0x04, 0xe0, 0x81, 0x96, 0x24, 0x49, 0x92, 0x24, 0x49, 0x22, 0xb1, 0xa8, 0x79, 0x64, 0xf5, 0xec, 0xdd, 0xff, 0x7f,
+    0x2e, 0x3c,
+];
+
+#[test]
+fn compressed_data_of_which_hardly_anything_comes_out_is_refused_after_4_kib() {
+    // A client sent 64 KiB of blocks with tables and nothing in them as one message, a hundred times a second. Each was inflated to
+    // the end, milliseconds for an empty message that the message rate counts as one: two such clients held a shard.
+    let bomb = compress_once(&[b' '; 2 * LIMIT], Deflate::Full);
+    let (final_block, stored_block, fixed_blocks) =
+        ([0x03, 0x00], [0, 0, 0, 0xff, 0xff], [0x02, 0x08, 0x20, 0x80, 0x00]);
+    for block in [&EMPTY_BLOCK[..], &final_block, &stored_block, &fixed_blocks] {
+        let within = [&block.repeat(4095 / block.len())[..], &[0x00]].concat();
+        assert_eq!(inflate(&within, true, LIMIT).as_deref(), Ok(&b""[..]), "{block:02x?}");
+        let whole = [&block.repeat(LIMIT / block.len())[..], &[0x00]].concat();
+        assert_eq!(inflate(&whole, true, LIMIT), Err(CloseReason::InvalidPayload), "{block:02x?}");
+        // What follows is not inflated: it would be too big.
+        let followed = [&block.repeat(4096 / block.len() + 1)[..], &bomb].concat();
+        assert_eq!(inflate(&followed, true, LIMIT), Err(CloseReason::InvalidPayload), "{block:02x?}");
+    }
+}
+
+#[test]
+fn a_message_that_is_flushed_after_each_character_inflates_whole() {
+    // Clients that send what they get piece by piece flush after each fragment (Python's websockets does, given an iterator).
+    let mut deflater = flate2::Compress::new(Compression::default(), false);
+    let (text, mut compressed) = ("abcdefghij".repeat(900), Vec::with_capacity(8 * 9_000));
+    for character in text.as_bytes() {
+        deflater.compress_vec(&[*character], &mut compressed, flate2::FlushCompress::Sync).expect("room");
+    }
+    assert!(compressed.len() >= 6 * text.len(), "{} octets", compressed.len());
+    let message = compressed.strip_suffix(&[0, 0, 0xff, 0xff]).expect("a flush ends so");
+    assert!(inflate(message, true, LIMIT).is_ok_and(|inflated| inflated == text.as_bytes()));
 }
 
 #[test]

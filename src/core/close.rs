@@ -54,7 +54,7 @@ table! {
     Protocol Peer 1002 "protocol" "protocol error";
     /// A kind of message that the dialect does not take.
     Unsupported Peer 1003 "unsupported" "this dialect takes text messages only";
-    /// Text that is not UTF-8, or compressed data that does not inflate.
+    /// Text that is not UTF-8, or compressed data that does not inflate, or only to next to nothing.
     InvalidPayload Peer 1007 "invalid-payload" "the payload is not what its type says";
     /// A message over the limit.
     TooBig Policy 1009 "too-big" "message too big";

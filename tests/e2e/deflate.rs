@@ -177,6 +177,7 @@ fn bad_messages() -> Vec<(&'static str, Vec<u8>, u16, &'static str)> {
             1007,
             "invalid-payload",
         ),
+        ("32,000 empty final blocks", masked(COMPRESSED, &[3, 0].repeat(32_000)), 1007, "invalid-payload"),
         ("inflates to no UTF-8", masked(COMPRESSED, &deflated(b"\xff\xfe")), 1007, "invalid-payload"),
         ("RSV1 on a continuation", [masked(COMPRESSED_FIRST, front), masked(0xc0, back)].concat(), 1002, "protocol"),
         (

@@ -6,6 +6,11 @@
 //!
 //! A compressed message waits as it was sent until its last frame is there, and is inflated in one go: what an unfinished one
 //! pins is what arrived, not what it might become. Invariant: inflating never reserves more than the message's limit.
+//!
+//! What inflating costs is bounded by the octets that were sent, and the message rate counts these. The dearest of them, about ten times
+//! as dear as those of text, are blocks with a code table of their own and nothing in it. So a message of which hardly anything comes
+//! out is refused early. The number of blocks, final ones among them (BFINAL), is not bounded: a sender may use any number in one
+//! message (§7.2.1), and a final one costs less for its octets than an empty one with a table.
 
 use std::cell::RefCell;
 
@@ -30,6 +35,11 @@ const TAIL: [u8; 9] = [0x00, 0x00, 0xff, 0xff, 0x01, 0x00, 0x00, 0xff, 0xff];
 const SYNC: [u8; 4] = [0x00, 0x00, 0xff, 0xff];
 /// First step of the growth of an inflated message, in bytes.
 const STEP_BYTES: usize = 1024;
+/// Octets that are inflated between two looks at what came out of them.
+const PIECE_BYTES: usize = 4 * 1024;
+/// Octets that are sent for each one that comes out; more than this, beyond the first [`PIECE_BYTES`], are waste. A message that its sender
+/// flushes after each character takes seven.
+const WASTE: usize = 8;
 
 impl Deflate {
     /// The value of Sec-WebSocket-Extensions that agrees to it.
@@ -154,12 +164,12 @@ thread_local! {
 ///
 /// # Errors
 /// [`CloseReason::TooBig`] as soon as it is larger than `limit`; [`CloseReason::InvalidPayload`] for what does not inflate or
-/// is cut, and for text that is no UTF-8.
+/// is cut, for text that is no UTF-8, and as soon as more than 4 KiB were sent and less than an eighth as much came out.
 pub fn inflate(compressed: &[u8], text: bool, limit: usize) -> Result<Vec<u8>, CloseReason> {
     INFLATER.with_borrow_mut(|slot| {
         let inflater = slot.get_or_insert_with(|| Decompress::new(false));
         inflater.reset(false);
-        let mut message = Inflated { payload: Vec::new(), utf8: text.then(Validator::default), limit };
+        let mut message = Inflated { payload: Vec::new(), utf8: text.then(Validator::default), limit, taken: 0 };
         // A sender may end a message with a final block (§7.2.3.4), and then needs no tail.
         if let Rest::Unfinished = message.stream(inflater, compressed)? {
             let len = message.payload.len();
@@ -186,6 +196,8 @@ struct Inflated {
     payload: Vec<u8>,
     utf8: Option<Validator>,
     limit: usize,
+    /// Compressed octets that were put in.
+    taken: usize,
 }
 
 impl Inflated {
@@ -193,6 +205,9 @@ impl Inflated {
     fn stream(&mut self, inflater: &mut Decompress, mut input: &[u8]) -> Result<Rest, CloseReason> {
         loop {
             let ended = self.step(inflater, &mut input)?;
+            if self.taken >= PIECE_BYTES && !input.is_empty() && self.payload.len() < self.taken / WASTE {
+                return Err(CloseReason::InvalidPayload);
+            }
             let full = self.payload.len() == self.payload.capacity();
             match (ended, input.is_empty()) {
                 (true, true) => return Ok(Rest::Ended),
@@ -211,11 +226,13 @@ impl Inflated {
             self.payload.reserve_exact(len.max(STEP_BYTES).min((self.limit - len).saturating_add(1)));
         }
         let before = inflater.total_in();
+        let piece = &input[..input.len().min(PIECE_BYTES)];
         let status = inflater
-            .decompress_vec(input, &mut self.payload, FlushDecompress::Sync)
+            .decompress_vec(piece, &mut self.payload, FlushDecompress::Sync)
             .map_err(|_| CloseReason::InvalidPayload)?;
         let taken = (inflater.total_in() - before) as usize;
         *input = &input[taken..];
+        self.taken += taken;
         if let Some(utf8) = &mut self.utf8 {
             utf8.push(&self.payload[len..]).map_err(|_| CloseReason::InvalidPayload)?;
         }
