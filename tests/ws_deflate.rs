@@ -195,7 +195,7 @@ fn texts(bytes: &[u8], piece: usize) -> Result<Vec<String>, CloseReason> {
         let (mut piece, mut position) = (piece.to_vec(), 0);
         while let Some(event) = decode(&mut partial, &mut piece, &mut position, &rules)? {
             match event {
-                Event::Text(text) => texts.push(text.to_owned()),
+                Event::Text(text) | Event::InflatedText(text, _) => texts.push(text.to_owned()),
                 other => texts.push(format!("{other:?}")),
             }
         }

@@ -65,8 +65,8 @@ fn tidegate_hears<'a>(pieces: impl Iterator<Item = &'a [u8]>) -> Outcome {
         loop {
             match decode(&mut partial, &mut bytes, &mut position, &rules) {
                 Ok(None) => break,
-                Ok(Some(Event::Text(text))) => said.push((1, text.as_bytes().to_vec())),
-                Ok(Some(Event::Binary(bytes))) => said.push((2, bytes.to_vec())),
+                Ok(Some(Event::Text(text) | Event::InflatedText(text, _))) => said.push((1, text.as_bytes().to_vec())),
+                Ok(Some(Event::Binary(bytes) | Event::InflatedBinary(bytes, _))) => said.push((2, bytes.to_vec())),
                 Ok(Some(Event::Ping(bytes))) => said.push((9, bytes.to_vec())),
                 Ok(Some(Event::Pong(bytes))) => said.push((10, bytes.to_vec())),
                 Ok(Some(Event::Close(close))) => return (said, close.map_or(1005, |(code, _)| code)),

@@ -65,6 +65,9 @@ pub const JSON_LEVELS: usize = 128;
 pub const MESSAGE_RATE: u16 = 100;
 /// Burst of messages from one connection, in seconds of its rate.
 pub const MESSAGE_BURST_SECONDS: u16 = 2;
+/// Bytes of a message that one credit of the message rate pays for: copying, checking or inflating these costs about as much as the rest of
+/// what a message asks for.
+pub const CREDIT_BYTES: usize = 4 * 1024;
 /// New connections a second for each shard.
 pub const CONNECTION_RATE_PER_SHARD: u32 = 5_000;
 /// What each client adds to the window of a drain: a hundred a second connect elsewhere, which any other node takes.

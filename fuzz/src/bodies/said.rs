@@ -15,8 +15,8 @@ pub(crate) enum Said {
 impl From<Event<'_>> for Said {
     fn from(event: Event<'_>) -> Self {
         match event {
-            Event::Text(text) => Self::Text(text.to_owned()),
-            Event::Binary(bytes) => Self::Binary(bytes.to_owned()),
+            Event::Text(text) | Event::InflatedText(text, _) => Self::Text(text.to_owned()),
+            Event::Binary(bytes) | Event::InflatedBinary(bytes, _) => Self::Binary(bytes.to_owned()),
             Event::Ping(bytes) => Self::Ping(bytes.to_owned()),
             Event::Pong(bytes) => Self::Pong(bytes.to_owned()),
             Event::Close(close) => Self::Close(close.map(|(code, reason)| (code, reason.to_owned()))),

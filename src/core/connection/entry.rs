@@ -230,17 +230,35 @@ impl Entry {
         if rate == 0 {
             return true;
         }
+        self.refill(now, rate, burst);
+        if self.credits == 0 {
+            return false;
+        }
+        self.credits -= 1;
+        true
+    }
+
+    /// Takes `count` credits of the same bucket, or none where there are fewer. What needs more than `burst`, which the bucket never
+    /// holds, needs a full one and takes all of it.
+    pub fn take_credits(&mut self, now: Tick, rate: u16, burst: u16, count: usize) -> bool {
+        if rate == 0 {
+            return true;
+        }
+        self.refill(now, rate, burst);
+        let count = u16::try_from(count).unwrap_or(u16::MAX).min(burst);
+        let Some(left) = self.credits.checked_sub(count) else { return false };
+        self.credits = left;
+        true
+    }
+
+    #[inline]
+    fn refill(&mut self, now: Tick, rate: u16, burst: u16) {
         let elapsed = (now as u16).wrapping_sub(self.credit_tick);
         if elapsed > 0 {
             let gained = gained(now.saturating_sub(u32::from(elapsed)), now, u32::from(rate));
             self.credits = (u64::from(self.credits) + gained).min(u64::from(burst)) as u16;
             self.credit_tick = now as u16;
         }
-        if self.credits == 0 {
-            return false;
-        }
-        self.credits -= 1;
-        true
     }
 
     /// What its outbox counts against its cap, in bytes.
@@ -292,6 +310,18 @@ mod tests {
         assert_eq!(taken(&mut entry, 1000), 20, "never more than the burst");
         assert_eq!(taken(&mut entry, 65_536 + 1000), 0, "the tick's wrap gains nothing");
         assert!(entry.take_credit(1000, 0, 0), "rate 0 is no limit");
+    }
+
+    #[test]
+    fn several_credits_are_taken_all_or_none_and_never_more_than_the_burst() {
+        let mut entry = Entry::new(3, 1, 0, 0);
+        entry.credits = 20;
+        assert!(entry.take_credits(0, 10, 20, 16) && entry.credits == 4);
+        assert!(!entry.take_credits(0, 10, 20, 5) && entry.credits == 4, "none of them");
+        assert!(entry.take_credits(1, 10, 20, 5) && entry.credits == 0, "a tenth gains one");
+        assert!(!entry.take_credits(20, 10, 20, 100_000) && entry.credits == 19, "the bucket is not full");
+        assert!(entry.take_credits(21, 10, 20, 100_000) && entry.credits == 0, "a full bucket pays for any message");
+        assert!(entry.take_credits(21, 0, 0, 100_000), "rate 0 is no limit");
     }
 
     #[test]

@@ -205,7 +205,7 @@ impl<D: Driver> Shard<D> {
         loop {
             match message::decode(&mut partial, bytes, &mut position, &rules) {
                 Ok(Some(event)) => {
-                    messages += u32::from(matches!(event, Event::Text(_) | Event::Binary(_)));
+                    messages += u32::from(event.is_message());
                     pongs += u32::from(matches!(event, Event::Pong(_)));
                     if !self.handle_event(handle, event) {
                         break;
@@ -266,9 +266,19 @@ impl<D: Driver> Shard<D> {
             Event::Pong(_) => {}
             Event::Text(text) => self.handle_message(handle, Payload::Text(text)),
             Event::Binary(payload) => self.handle_message(handle, Payload::Binary(payload)),
+            Event::InflatedText(text, sent) => self.handle_inflated(handle, Payload::Text(text), sent),
+            Event::InflatedBinary(payload, sent) => self.handle_inflated(handle, Payload::Binary(payload), sent),
         }
         self.cork(handle);
         true
+    }
+
+    /// A message that came compressed. Its price is that of the octets that were sent, or of those that came out where they are more: a
+    /// sender decides how much work each of them is.
+    #[inline(never)]
+    fn handle_inflated(&mut self, handle: Handle, message: Payload<'_>, sent_bytes: usize) {
+        let paid = self.take_credits_for(handle, sent_bytes.max(message.bytes().len()));
+        self.handle_counted(handle, message, paid);
     }
 
     fn pong(&mut self, payload: &[u8]) {
@@ -286,6 +296,15 @@ impl<D: Driver> Shard<D> {
     /// Takes one credit of the connection's message rate; without one it is in excess.
     pub(super) fn take_credit(&mut self, handle: Handle) -> bool {
         let taken = self.clients.take_credit(&self.turn, handle);
+        self.reading.excess |= !taken;
+        taken
+    }
+
+    /// Takes what a message of `bytes` over [`CREDIT_BYTES`](crate::limits::CREDIT_BYTES) costs.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn take_credits_for(&mut self, handle: Handle, bytes: usize) -> bool {
+        let taken = self.clients.take_credits_for(&self.turn, handle, bytes);
         self.reading.excess |= !taken;
         taken
     }

@@ -7,13 +7,23 @@ use crate::close::CloseReason;
 use crate::connection::{Flags, Handle};
 use crate::counters::{DropReason, MessageType};
 use crate::dialect::{DialectId, ErrorCode, Form, Intent, InvalidRoom, ListedRoom, Notice, OverRate, Payload};
+use crate::limits::CREDIT_BYTES;
 use crate::shard::driver::Driver;
 
 impl<D: Driver> Shard<D> {
-    /// One message of an open connection. It takes one credit of the message rate, however many requests it holds.
+    /// One message of an open connection. It takes one credit of the message rate for each 4 KiB or part of them, however many requests
+    /// it holds.
     pub(super) fn handle_message(&mut self, handle: Handle, message: Payload<'_>) {
+        let bytes = message.bytes().len();
+        let paid = if bytes > CREDIT_BYTES { self.take_credits_for(handle, bytes) } else { self.take_credit(handle) };
+        self.handle_counted(handle, message, paid);
+    }
+
+    /// One message that its credits are `paid` for, or not.
+    #[inline]
+    pub(super) fn handle_counted(&mut self, handle: Handle, message: Payload<'_>, paid: bool) {
         let Some(form) = self.clients.form(handle) else { return };
-        if !self.take_credit(handle) {
+        if !paid {
             return self.handle_excess(handle, form.dialect, message);
         }
         let mut rest = Some(message);
@@ -174,13 +184,13 @@ impl<D: Driver> Shard<D> {
     fn tell_excess(&mut self, handle: Handle, dialect: DialectId, reference: Option<&str>) {
         let Some(entry) = self.clients.find(handle) else { return };
         let (code, mut message) =
-            (ErrorCode::RateLimited, "too many messages; this one was dropped: send fewer a second");
+            (ErrorCode::RateLimited, "too many messages; this one was dropped: send fewer a second, or smaller ones");
         if reference.is_none() {
             if entry.flags.has(Flags::RATE_TOLD) {
                 return;
             }
             entry.flags.set(Flags::RATE_TOLD);
-            message = "too many messages; this and more were dropped: send fewer a second";
+            message = "too many messages; this and more were dropped: send fewer a second, or smaller ones";
         }
         self.writer.reply(&self.turn, dialect, &Notice::Refused { code, message, room: None, reference });
     }

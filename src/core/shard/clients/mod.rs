@@ -236,6 +236,13 @@ impl Clients {
         self.table.find(handle).is_some_and(|entry| entry.take_credit(turn.clock.tick, rate, burst))
     }
 
+    /// Takes what a message of `bytes` costs of the same rate, all or nothing.
+    pub(super) fn take_credits_for(&mut self, turn: &Turn, handle: Handle, bytes: usize) -> bool {
+        let (rate, burst) = (turn.settings.options.message_rate, turn.settings.message_burst);
+        let count = bytes.div_ceil(limits::CREDIT_BYTES);
+        self.table.find(handle).is_some_and(|entry| entry.take_credits(turn.clock.tick, rate, burst, count))
+    }
+
     /// Takes a connection's unfinished message out of its entry and of the accounts.
     #[inline]
     pub(super) fn take_partial(&mut self, turn: &Turn, handle: Handle) -> Option<Box<Partial>> {

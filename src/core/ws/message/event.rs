@@ -11,6 +11,10 @@ pub enum Event<'a> {
     Text(&'a str),
     /// A binary message.
     Binary(&'a [u8]),
+    /// A text message that came compressed (RFC 7692), and how many octets it was sent in.
+    InflatedText(&'a str, usize),
+    /// A binary message that came compressed, and how many octets it was sent in.
+    InflatedBinary(&'a [u8], usize),
     /// A ping; a pong with the same payload is due.
     Ping(&'a [u8]),
     /// A pong.
@@ -20,6 +24,12 @@ pub enum Event<'a> {
 }
 
 impl<'a> Event<'a> {
+    /// Whether it is a data message (RFC 6455 §5.6).
+    #[inline]
+    pub fn is_message(&self) -> bool {
+        matches!(self, Self::Text(_) | Self::Binary(_) | Self::InflatedText(..) | Self::InflatedBinary(..))
+    }
+
     pub(super) fn read(opcode: OpCode, payload: &'a [u8]) -> Result<Self, CloseReason> {
         match opcode {
             TEXT => Ok(Self::Text(text(payload)?)),
@@ -28,6 +38,15 @@ impl<'a> Event<'a> {
             OpCode::Control(_) => Ok(Self::Pong(payload)),
             OpCode::Data(_) => Ok(Self::Binary(payload)),
         }
+    }
+}
+
+/// A data message that was inflated from `sent_bytes` octets.
+pub(super) fn inflated(opcode: OpCode, payload: &[u8], sent_bytes: usize) -> Result<Event<'_>, CloseReason> {
+    if opcode == TEXT {
+        Ok(Event::InflatedText(text(payload)?, sent_bytes))
+    } else {
+        Ok(Event::InflatedBinary(payload, sent_bytes))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What waits for the rest of a frame or message.
 
-use super::{Event, OpCode, TEXT};
+use super::{Event, OpCode, TEXT, event};
 use crate::close::CloseReason;
 use crate::ws::deflate;
 use crate::ws::frame::{BINARY, HEADER_BYTES, Header};
@@ -19,8 +19,10 @@ pub struct Partial {
     control: Vec<u8>,
     /// The message whose last frame has not come.
     pub(super) message: Option<Message>,
-    /// Its payload, as sent.
+    /// Its payload, as sent; of a compressed message that is finished, inflated.
     payload: Vec<u8>,
+    /// Octets that the payload was inflated from, if it was and is to be handed out.
+    inflated_from: Option<usize>,
     /// What the last call handed out; forgotten by the next.
     handed_out: Option<OpCode>,
 }
@@ -132,12 +134,16 @@ impl Partial {
         message_bytes: usize,
     ) -> Result<(), CloseReason> {
         self.payload = deflate::inflate(compressed, opcode == TEXT, message_bytes)?;
+        self.inflated_from = Some(compressed.len());
         Ok(())
     }
 
     /// Hands out what was just finished.
     pub(super) fn hand_out(&mut self, opcode: OpCode) -> Result<Event<'_>, CloseReason> {
         self.handed_out = Some(opcode);
+        if let Some(sent_bytes) = self.inflated_from.take() {
+            return event::inflated(opcode, &self.payload, sent_bytes);
+        }
         let buffer = if matches!(opcode, OpCode::Control(_)) { &self.control } else { &self.payload };
         Event::read(opcode, buffer)
     }
