@@ -207,7 +207,8 @@ impl<D: Driver> Shard<D> {
                 Ok(Some(event)) => {
                     messages += u32::from(matches!(event, Event::Text(_) | Event::Binary(_)));
                     pongs += u32::from(matches!(event, Event::Pong(_)));
-                    if !self.handle_event(handle, event) {
+                    // The usual read brings whole messages: nothing is left to ask the decoder for.
+                    if !self.handle_event(handle, event) || (position == bytes.len() && partial.is_none()) {
                         break;
                     }
                 }
