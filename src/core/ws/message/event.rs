@@ -24,10 +24,9 @@ pub enum Event<'a> {
 }
 
 impl<'a> Event<'a> {
-    /// Whether it is a data message (RFC 6455 §5.6).
-    #[inline]
-    pub fn is_message(&self) -> bool {
-        matches!(self, Self::Text(_) | Self::Binary(_) | Self::InflatedText(..) | Self::InflatedBinary(..))
+    /// Whether it came in a control frame, which may stand between the frames of a message (§5.4).
+    pub fn is_control(&self) -> bool {
+        matches!(self, Self::Ping(_) | Self::Pong(_) | Self::Close(_))
     }
 
     pub(super) fn read(opcode: OpCode, payload: &'a [u8]) -> Result<Self, CloseReason> {
