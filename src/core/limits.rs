@@ -68,6 +68,9 @@ pub const MESSAGE_BURST_SECONDS: u16 = 2;
 /// Bytes of a message that one credit of the message rate pays for: copying, checking or inflating these costs about as much as the rest of
 /// what a message asks for.
 pub const CREDIT_BYTES: usize = 4 * 1024;
+/// What a byte counts of a compressed message's size where more were sent than came out: blocks that bring a table of codes and nothing
+/// else take ten times as long to inflate as as many bytes of text.
+pub const WASTED_BYTE_COST: usize = 4;
 /// New connections a second for each shard.
 pub const CONNECTION_RATE_PER_SHARD: u32 = 5_000;
 /// What each client adds to the window of a drain: a hundred a second connect elsewhere, which any other node takes.

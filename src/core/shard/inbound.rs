@@ -7,6 +7,7 @@ use crate::close::CloseReason;
 use crate::connection::{Flags, Handle, State};
 use crate::counters::MessageType;
 use crate::dialect::{ClientLimits, Notice, Payload};
+use crate::limits::WASTED_BYTE_COST;
 use crate::shard::driver::{Driver, ErrorKind, Ready};
 use crate::ws::message::{self, Event, Rules};
 
@@ -277,11 +278,13 @@ impl<D: Driver> Shard<D> {
         true
     }
 
-    /// A message that came compressed. Its price is that of the octets that were sent, or of those that came out where they are more: a
-    /// sender decides how much work each of them is.
+    /// A message that came compressed. Its price is that of what came out, and more where more was sent than that: its sender decides how
+    /// much work each of them is.
     #[inline(never)]
     fn handle_inflated(&mut self, handle: Handle, message: Payload<'_>, sent_bytes: usize) {
-        let paid = self.take_credits_for(handle, sent_bytes.max(message.bytes().len()));
+        let bytes = message.bytes().len();
+        let wasted_bytes = sent_bytes.saturating_sub(bytes);
+        let paid = self.take_credits_for(handle, bytes.saturating_add(wasted_bytes.saturating_mul(WASTED_BYTE_COST)));
         self.handle_counted(handle, message, paid);
     }
 

@@ -127,9 +127,9 @@ settings! {
         max_connection_age: Option<Duration> = None, off_or(time(SECOND..=30 * 24 * HOUR)),
             flag("Bounds", 4, "TIME", "Ask older connections to reconnect, such as 6h")
                 .default("off").alias("limits.max_connection_age");
-        /// Messages a second from one connection; 0: no limit. A message counts once for each 4 KiB, or part of them, that it
-        /// has; a compressed one for what was sent or what it inflates to, whichever is more. Twice as many are a burst. The
-        /// excess is dropped, and the connection is read only ten times a second.
+        /// Messages a second from one connection; 0: no limit. A message counts once for each 4 KiB, or part of them, inflated
+        /// where it was compressed. Twice as many are a burst. The excess is dropped, and the connection is read only ten times
+        /// a second.
         message_rate: u16 = limits::MESSAGE_RATE, integer(0..=MAX_MESSAGE_RATE),
             flag("Bounds", 2, "N", "Messages a second from one connection, 0: no limit").alias("limits.message_rate");
         /// New connections a second on this node; 0: no limit.

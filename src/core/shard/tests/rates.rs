@@ -49,16 +49,22 @@ fn a_message_costs_a_credit_of_the_message_rate_for_each_4_kib_or_part_of_them()
 }
 
 #[test]
-fn a_compressed_message_costs_credits_for_what_was_sent_or_what_came_out_whichever_is_more() {
+fn a_compressed_message_costs_credits_for_what_comes_out_and_four_times_for_what_was_sent_beyond_that() {
+    // A client sent 4 KiB of blocks that say nothing, a hundred times a second: each credit paid for ten times the work of text.
     for (bytes, expected) in [(100, 1), (4096, 1), (4097, 2), (65_536, 16)] {
         let compressed = compress_once(text(bytes).as_bytes(), Deflate::Full);
         assert!(compressed.len() < 4096);
         assert_eq!(price(&compressed, true), expected, "{bytes} bytes");
     }
-    // Empty stored blocks follow: more was sent than comes out.
-    let mut padded = compress_once(text(1_100).as_bytes(), Deflate::Full);
-    padded.extend([0, 0, 0xff, 0xff, 0].repeat(1_600));
-    assert_eq!(price(&padded, true), 2);
+    for (sent_bytes, expected) in [(1_000, 1), (1_100, 1), (1_849, 1), (1_854, 2), (8_000, 8)] {
+        // Stored blocks follow, the last of them cut as at the end of a message, all empty: what was sent for nothing.
+        let mut padded = compress_once(text(1_100).as_bytes(), Deflate::Full);
+        while padded.len() + 5 <= sent_bytes {
+            padded.extend([0, 0, 0xff, 0xff, 0]);
+        }
+        assert_eq!(price(&padded, true), expected, "{} bytes sent", padded.len());
+    }
+    assert_eq!(price(&[0], true), 1, "an empty message");
 }
 
 #[test]
