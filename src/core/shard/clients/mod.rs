@@ -239,7 +239,7 @@ impl Clients {
     /// Takes what a message of `bytes` costs of the same rate, all or nothing.
     pub(super) fn take_credits_for(&mut self, turn: &Turn, handle: Handle, bytes: usize) -> bool {
         let (rate, burst) = (turn.settings.options.message_rate, turn.settings.message_burst);
-        let count = bytes.div_ceil(limits::CREDIT_BYTES);
+        let count = bytes.div_ceil(limits::CREDIT_BYTES).max(1);
         self.table.find(handle).is_some_and(|entry| entry.take_credits(turn.clock.tick, rate, burst, count))
     }
 
