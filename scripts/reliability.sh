@@ -7,12 +7,13 @@ usage() {
 reliability.sh [--report]
 
   (nothing)   runs every test that docs/reliability.md names (a quarter of an hour: stories mostly wait), then writes
-              target/reliability/report.md and holds the times beside a hostile client to their bounds (scripts/reliability/bounds.py)
+              target/reliability/report.md and holds the times beside a hostile client, and what one client takes of a core, to
+              their bounds (scripts/reliability/bounds.py)
   --report    only writes the report and judges the times, from the last run
 
 Conformance, fuzzing and sanitizers have scripts of their own (conformance.sh --all, fuzz.sh, sanitize.sh); what they left
 under target/ goes into the report. Needs what scripts/install-test-deps.sh installs, and cargo-nextest.
-Exit codes: 0 all passed, 1 a test failed, lost something untold, or a time is over its bound (the report says which), 2 bad arguments.
+Exit codes: 0 all passed, 1 a test failed, lost something untold, or a figure is over its bound (the report says which), 2 bad arguments.
 TEXT
 }
 
@@ -27,7 +28,7 @@ case ${1-} in
 esac
 
 # Stories that measure, and judge nothing themselves.
-MEASURED=neighbours::long_on_
+MEASURED='/(neighbours|inflating)::long_on_/'
 status=0
 
 # stories FILTER ARGUMENT...: runs them, and appends what they say to the log.

@@ -128,6 +128,16 @@ def neighbours():
         yield f"\nKnown excess, up to {bound:g}: {what}: {reason}."
 
 
+def compressed_clients():
+    found = bounds.shares(log())
+    if not found:
+        yield "not run (`scripts/reliability.sh`)"
+        return
+    most = bounds.MOST_OF_A_CORE
+    body = ((s.what, s.driver, f"{s.share:.1%}", f"{most:.0%}", "yes" if s.share <= most else "**no**") for s in found)
+    yield from table(("what one compressed client sends", "driver", "of a core", "at most", "within its bound"), body)
+
+
 def conformance():
     """The line that each of the last runs ended with."""
     results = sorted(ROOT.glob("target/conformance/*/result.txt"))
@@ -201,6 +211,7 @@ def report():
         *mapped(),
         ("Detection and recovery", recoveries()),
         ("Neighbours", neighbours()),
+        ("Compressed clients", compressed_clients()),
         ("Conformance", conformance()),
         ("Fuzzing", saved("fuzz", ("target", "executions", "seconds", "corpus files", "corpus bytes", "verdict"), "fuzz.sh")),
         ("Sanitizers", saved("sanitize", ("check", "outcome"), "sanitize.sh")),

@@ -11,13 +11,20 @@ import bounds
 
 
 def log(**changed):
-    """A log in which all was measured, and is as without the hostile client, but for what is changed: DRIVER_PLACE=times."""
+    """A log in which all was measured and is within its bound, but for what is changed: DRIVER_PLACE=times, and
+    DRIVER_share_PLACE=times for what one client took of a core.
+    """
     lines = []
     for place, what in enumerate(bounds.MEASURED):
         for driver in bounds.DRIVERS:
             times = changed.get(f"{driver}_{place}", (100, 100, 100))
             if times:
                 lines.append("  measured: {} | {} | {} | {} | {}".format(what, driver, *map(int, times)))
+    for place, what in enumerate(bounds.SHARES):
+        for driver in bounds.DRIVERS:
+            times = changed.get(f"{driver}_share_{place}", (10, 1000))
+            if times:
+                lines.append("  share of a core: {} | {} | {} | {}".format(what, driver, *times))
     return "told losses 0, untold losses 0\n" + "\n".join(lines) + "\n"
 
 
@@ -43,7 +50,16 @@ class Judgement(unittest.TestCase):
 
     def test_what_was_not_measured_is_a_failure(self):
         self.assertEqual(list(bounds.complaints(log(epoll_4=None))), [f"not measured: {bounds.MEASURED[4]} | epoll"])
-        self.assertEqual(len(list(bounds.complaints(""))), len(bounds.MEASURED) * len(bounds.DRIVERS))
+        self.assertEqual(len(list(bounds.complaints(""))), (len(bounds.MEASURED) + len(bounds.SHARES)) * len(bounds.DRIVERS))
+
+    def test_a_client_that_takes_more_of_a_core_than_its_bound_is_named_with_its_driver_and_share(self):
+        [complaint] = bounds.complaints(log(epoll_share_1=(51, 1000)))
+        self.assertIn(f"over its bound of 5%: {bounds.SHARES[1]} | epoll: 51 of 1000 ms is 5.1% of a core", complaint)
+        self.assertEqual(list(bounds.complaints(log(epoll_share_1=(50, 1000)))), [])
+
+    def test_a_share_of_a_core_that_was_not_measured_is_a_failure(self):
+        expected = [f"not measured: {bounds.SHARES[0]} | io_uring"]
+        self.assertEqual(list(bounds.complaints(log(io_uring_share_0=None))), expected)
 
     def test_a_known_excess_has_a_bound_of_its_own_and_cannot_get_worse(self):
         with mock.patch.dict(bounds.KNOWN_EXCESS, {bounds.MEASURED[4]: (50.0, "a fault")}):
@@ -71,6 +87,9 @@ class Names(unittest.TestCase):
     def test_every_name_is_one_that_the_stories_print(self):
         story = (Path(__file__).parents[2] / "tests/e2e/neighbours.rs").read_text()
         for what in (*bounds.MEASURED, *bounds.KNOWN_EXCESS, *bounds.ALLOWED):
+            self.assertIn(f'"{what}"', story)
+        story = (Path(__file__).parents[2] / "tests/e2e/inflating.rs").read_text()
+        for what in bounds.SHARES:
             self.assertIn(f'"{what}"', story)
         self.assertEqual(set(bounds.KNOWN_EXCESS) - set(bounds.MEASURED), set())
 

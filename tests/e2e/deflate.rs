@@ -20,9 +20,9 @@ crate::on_both_drivers! {
     a_thousand_bombs_leave_no_memory_behind
 }
 
-const OFFER: &str = "permessage-deflate; client_max_window_bits";
+pub(crate) const OFFER: &str = "permessage-deflate; client_max_window_bits";
 /// FIN, RSV1, text; and the same for the first of several fragments.
-const COMPRESSED: u8 = 0xc1;
+pub(crate) const COMPRESSED: u8 = 0xc1;
 const COMPRESSED_FIRST: u8 = 0x41;
 
 fn compressing(driver: Driver) -> Setup {
@@ -30,7 +30,7 @@ fn compressing(driver: Driver) -> Setup {
 }
 
 /// Upgrades with an offer; what was agreed on.
-fn open(gateway: &Gateway, path: &str, offer: &str) -> (TcpStream, Option<String>) {
+pub(crate) fn open(gateway: &Gateway, path: &str, offer: &str) -> (TcpStream, Option<String>) {
     let mut stream = http::connect(gateway.port);
     let offer = format!("Sec-WebSocket-Extensions: {offer}");
     stream.write_all(http::upgrade(path, &[&offer]).as_bytes()).unwrap();
@@ -40,7 +40,7 @@ fn open(gateway: &Gateway, path: &str, offer: &str) -> (TcpStream, Option<String
 }
 
 /// The payload of a compressed message (§7.2.1).
-fn deflated(payload: &[u8]) -> Vec<u8> {
+pub(crate) fn deflated(payload: &[u8]) -> Vec<u8> {
     let mut out = Vec::with_capacity(payload.len() + 1024);
     Compress::new(Compression::best(), false).compress_vec(payload, &mut out, FlushCompress::Sync).unwrap();
     out.strip_suffix(&[0, 0, 0xff, 0xff]).expect("a sync flush ends so").to_vec()

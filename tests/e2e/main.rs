@@ -19,6 +19,7 @@ mod faults_host;
 mod faults_queue;
 mod faults_shard;
 mod foreign;
+mod inflating;
 mod logs;
 mod neighbours;
 mod nodes;
