@@ -14,6 +14,7 @@ mod merge;
 mod origin;
 mod print;
 mod relations;
+mod sample;
 mod secret;
 mod sections;
 mod tables;
@@ -36,6 +37,7 @@ pub(crate) use keys::{SettingFlag, flags};
 pub use merge::{DEFAULT_FILE, Settings, Sources, load, merge};
 pub use origin::{Origin, Problem};
 pub use print::table as settings_table;
+pub use sample::sample;
 pub use secret::Secret;
 pub use sections::{Admin, Drain, Heartbeat, Nats, OnGap, Proxies, Publish, Raw, Ready};
 
