@@ -149,7 +149,8 @@ settings! {
         share_port: bool = false, boolean(),
             switch("Serving", 5, "Let other gateways of this host listen at the same address");
         /// Also serve a page at `/demo`, and let pages of loopback hosts and files connect.
-        demo: bool = false, boolean(), switch("Serving", 6, "Also serve a page at /demo, and let pages of this machine connect");
+        demo: bool = false, boolean(),
+            switch("Serving", 6, "Also serve a page at /demo, and let pages of this machine connect");
         /// `error` to `trace`, or such as `tidegate=debug`.
         log: String = String::from("info"), checked(checks::log_filter, quoted),
             flag("Logging", 1, "FILTER", "error, warn, info, debug, trace, or such as tidegate=debug");
