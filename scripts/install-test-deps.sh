@@ -172,7 +172,12 @@ for part in "${CHOSEN[@]}"; do
     say "to install: $missing"
 done
 [ -z "$ONLY_SAY" ] || exit 0
-for part in "${TO_INSTALL[@]}"; do "install_$part"; done
+for part in "${TO_INSTALL[@]}"; do
+    say "$part: installing"
+    began=$SECONDS
+    "install_$part"
+    say "$part: $((SECONDS - began)) s"
+done
 [ ${#TO_INSTALL[@]} -gt 0 ] || say "nothing to install"
 [[ " ${CHOSEN[*]} " != *' system '* ]] || say_other_versions
 exit "$STATUS"

@@ -10,13 +10,13 @@
 #
 # Arguments are passed on to the test runner, for example: scripts/test.sh drain. Then the steps after it are left out.
 #
-# The last line is "N passed, N failed", over all steps. Exit code 0: nothing failed; 1: something did.
+# The last lines say whether all steps held, and "N passed, N failed", over all steps. Exit code 0: nothing failed; 1: something did.
 set -uo pipefail
 cd "$(dirname "$0")/.."
 
 LOGS=$(mktemp -d)
 STEPS=8 STEP=0 PASSED=0 FAILED=0
-SUMMARY=()
+SUMMARY=() BROKEN=()
 
 clock() { printf '%d:%02d' $(($1 / 60)) $(($1 % 60)); }
 
@@ -35,7 +35,7 @@ finish() {
     PASSED=$((PASSED + passed)) FAILED=$((FAILED + failed))
     outcome="$passed of $((passed + failed)) passed"
     [ $((passed + failed)) -gt 0 ] || outcome=done
-    [ "$failed" -eq 0 ] || outcome="FAILED, $outcome"
+    [ "$failed" -eq 0 ] || { outcome="FAILED, $outcome"; BROKEN+=("$WHAT"); }
     SUMMARY+=("$(printf '%7s  %s: %s' "$(clock $((SECONDS - BEGAN)))" "$WHAT" "$outcome")")
 }
 
@@ -128,15 +128,21 @@ if [ $# -eq 0 ]; then
     finish $? $(in_report "$LOGS/deploy.xml")
 
     begin "the hot paths' instruction counts, counted meanwhile"
+    # What it printed so far, then each line as it comes.
+    tail --quiet -n +1 --follow --pid="$COUNTING" "$LOGS/counts"
     wait "$COUNTING"
     status=$?
     COUNTING=
-    cat "$LOGS/counts"
     # On another platform the counts are not compared.
     finish $status $(in_checks "$LOGS/counts") none-is-fine
 fi
 
 printf '\nin %s:\n' "$(clock "$SECONDS")"
 printf '%s\n' "${SUMMARY[@]}"
-printf '\n%d passed, %d failed\n' "$PASSED" "$FAILED"
+if [ ${#BROKEN[@]} -eq 0 ]; then
+    printf '\nall %d steps held\n' "$STEPS"
+else
+    printf '\n%d of %d steps failed: %s\n' ${#BROKEN[@]} "$STEPS" "$(IFS=';' && echo "${BROKEN[*]}" | sed 's/;/; /g')"
+fi
+printf '%d passed, %d failed\n' "$PASSED" "$FAILED"
 [ "$FAILED" -eq 0 ]

@@ -126,3 +126,31 @@ fn a_command_that_was_given_the_other_port_says_which_one_it_needs() {
     let mut client = Client::connect(gateway.port);
     client.join("lobby");
 }
+
+/// An operator drained a node by mistake and another took it back. The command waited for its whole time-out, said that "the node
+/// goes on draining", and returned at once with 0 where no client was left, so that a script stopped a node that served again.
+#[test]
+fn drain_tells_that_another_request_took_the_drain_back_with_and_without_clients() {
+    let settings = "[drain]\ndelay = \"10m\"";
+    let mut gateway = Gateway::on(Driver::Epoll).config(settings).start();
+    for clients in [1, 0] {
+        let members: Vec<_> = (0..clients).map(|_| Client::connect(gateway.port)).collect();
+        gateway.wait_for("ws_connections_active", f64::from(clients));
+        let node = format!("http://127.0.0.1:{}", gateway.admin);
+        let mut command = tidegate(&["drain", "--node", &node, "--timeout", "10m"]);
+        let waiting = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        gateway.wait_for("ws_node_state{state=\"draining\"}", 1.0);
+        assert_eq!(gateway.ask("DELETE", "/drain", &[], b"").status, 200);
+        let output = waiting.wait_with_output().unwrap();
+        let told = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(1), "{told}");
+        let serves = format!("the node serves again, with {clients} connections");
+        assert!(told.contains("the drain was taken back (DELETE /drain)") && told.contains(&serves), "{told}");
+        drop(members);
+        gateway.wait_for("ws_connections_active", 0.0);
+    } // Its own end waits for the delay, unless a second signal comes.
+    gateway.assert_accounts_are_closed();
+    gateway.signal(nix::sys::signal::Signal::SIGTERM);
+    gateway.wait_for("ws_node_state{state=\"draining\"}", 1.0);
+    assert_eq!(gateway.terminate(), 1);
+}

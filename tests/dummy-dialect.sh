@@ -19,5 +19,8 @@ export CARGO_TARGET_DIR=${CARGO_TARGET_DIR:-$PWD/target}
 cd "$copy"
 git init --quiet
 git apply "$patch" || die "the patch does not apply: make it anew for src/core/dialect/mod.rs"
+echo "dialect: building the core with one more dialect"
+cargo test --no-run --package tidegate-core
+echo "dialect: running its unit tests"
 cargo test --quiet --package tidegate-core
 echo "dialect: 1 of 1 checks, a new client protocol touches two files"

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use nix::sys::signal::Signal;
 use support::nats::{Nats, NatsOptions, PlainClient};
+use support::operator;
 use support::ports::{TestRelay, json, options, options_with};
 use support::proxy::Proxy;
 use support::tls::Certificate;
@@ -369,49 +370,15 @@ fn a_token_opens_the_broker() {
     relay.ports[0].join("lobby");
 }
 
-/// A token as an operator-mode broker reads it: claims of `subject`, signed by `issuer`.
-#[expect(clippy::unwrap_used, reason = "a test")]
-fn signed(issuer: &nkeys::KeyPair, subject: &nkeys::KeyPair, nats: serde_json::Value) -> String {
-    use base64::Engine;
-    let encode = |bytes: &[u8]| base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(bytes);
-    let claims = serde_json::json!({
-        "jti": subject.public_key(), "iat": 1_700_000_000, "iss": issuer.public_key(), "sub": subject.public_key(),
-        "name": "test", "nats": nats,
-    });
-    let head = encode(br#"{"typ":"JWT","alg":"ed25519-nkey"}"#);
-    let signed = format!("{head}.{}", encode(claims.to_string().as_bytes()));
-    let signature = issuer.sign(signed.as_bytes()).unwrap();
-    format!("{signed}.{}", encode(&signature))
-}
-
 #[test]
 fn a_credentials_file_opens_a_broker_in_operator_mode_and_another_users_does_not() {
     use nkeys::KeyPair;
     support::log::capture();
-    let (operator, account, user) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_user());
-    let unlimited = serde_json::json!({
-        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
-    });
-    let operator_token = signed(&operator, &operator, serde_json::json!({"type": "operator", "version": 2}));
-    let account_claims = serde_json::json!({"type": "account", "version": 2, "limits": unlimited});
-    let account_token = signed(&operator, &account, account_claims);
-    let key = account.public_key();
-    let config =
-        format!("operator: \"{operator_token}\"\nresolver: MEMORY\nresolver_preload: {{ {key}: \"{account_token}\" }}");
-    let broker = Nats::start_with(NatsOptions { config: Some(config), ..NatsOptions::default() });
-    let directory = broker.directory().to_owned();
+    let (account, user) = (KeyPair::new_account(), KeyPair::new_user());
+    let broker = operator::broker(&account);
     let credentials = |issuer: &KeyPair, name: &str| {
-        let claims = serde_json::json!({"type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1});
-        let file = directory.join(name);
-        let content = format!(
-            "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n\
-             -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
-            signed(issuer, &user, claims),
-            user.seed().unwrap(),
-        );
-        std::fs::write(&file, content).unwrap();
         let mut options = options(&broker.url());
-        options.config.nats.credentials = Some(file);
+        options.config.nats.credentials = Some(operator::credentials_file(&broker, issuer, &user, name, None));
         options
     };
     let mut relay = TestRelay::start(credentials(&account, "known.creds"), 1);

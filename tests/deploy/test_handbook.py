@@ -58,7 +58,9 @@ def test_every_metric_that_it_names_is_in_a_real_scrape(gateway):
 def test_every_setting_that_it_names_is_one(tidegate):
     printed = run(tidegate, "--print-config").stdout
     for table, key in set(re.findall(r"`(drain|heartbeat|limits|proxies|ready|admin|nats|raw)\.([a-z_0-9]+)\b", TEXT)):
-        assert re.search(rf"^\[{table}\]$.*?^#? ?{key} =", printed, re.M | re.S), f"{table}.{key}"
+        # `password_file` is where `password` stands.
+        keys = f"{key}|{key.removesuffix('_file')}"
+        assert re.search(rf"^\[{table}\]$.*?^#? ?({keys}) =", printed, re.M | re.S), f"{table}.{key}"
 
 
 def test_the_arithmetic_of_sizing_is_the_programs():

@@ -188,8 +188,33 @@ def steps(tmp_path):
 
 def test_the_test_script_ends_with_the_sum_over_all_of_its_steps(steps):
     ended = steps.run()
-    assert ended.returncode == 0 and ended.stdout.splitlines()[-1] == "44 passed, 0 failed", ended.stdout
+    assert ended.returncode == 0 and ended.stdout.splitlines()[-2:] == ["all 8 steps held", "44 passed, 0 failed"], ended.stdout
     assert [f"-- step {n} of 8, " in ended.stdout for n in range(1, 9)] == [True] * 8
+
+
+def test_the_test_script_names_the_steps_that_failed_and_shows_the_counts(steps):
+    # The last line had a number of failures; which steps they were stood in a table far above it.
+    steps("scripts/bench.sh", "exit 3")
+    steps("tests/dummy-broker.sh", "exit 1")
+    ended = steps.run()
+    assert ended.stdout.splitlines()[-2] == "2 of 8 steps failed: a new broker touches two files; the measuring tools"
+    assert "instructions: 5 of 5 paths grew by no more than 2 %\n" in ended.stdout
+
+
+def test_installing_says_first_what_is_missing_and_then_which_part_is_being_installed(tmp_path):
+    # After the list nothing was shown for minutes.
+    for folder in ("scripts", "tests/deps"):
+        shutil.copytree(ROOT / folder, tmp_path / folder)
+    kubectl = tmp_path / "bin/kubectl"
+    kubectl.parent.mkdir()
+    kubectl.write_text("#!/bin/sh\n")
+    kubectl.chmod(0o755)
+    environment = {**os.environ, "PATH": f"{kubectl.parent}:{os.environ['PATH']}"}
+    told = run(tmp_path / "scripts/install-test-deps.sh", "kubectl", env=environment, timeout=60).stdout
+    assert re.fullmatch("install-test-deps: to install: kubectl into .deps/bin\n"
+                        "install-test-deps: kubectl: installing\n"
+                        r"install-test-deps: kubectl: \d+ s\n", told), told
+    assert (tmp_path / ".deps/bin/kubectl").exists()
 
 
 @pytest.mark.parametrize("step, lines, total", [

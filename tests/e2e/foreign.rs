@@ -203,3 +203,24 @@ fn the_demo_page_tells_of_a_bad_room_name_a_close_and_a_full_node_and_goes_on() 
     browser.says("joined again");
     browser.succeeds();
 }
+
+/// A newcomer's page came from a file or from the port of a development server. It got 403 for ever, and nothing told why.
+#[test]
+fn the_browser_client_in_a_page_of_another_port_or_a_file_is_let_in_by_demo_or_origins_and_else_the_log_says_how() {
+    let pages = crate::support::nats::free_port();
+    let origin = format!("http://localhost:{pages}");
+    let demo = Gateway::start(Driver::Epoll, &["--demo"]);
+    let named = Gateway::start(Driver::Epoll, &["--origins", &format!("{origin},file://")]);
+    let plain = Gateway::start(Driver::Epoll, &[]);
+    let tried = [(&demo, "localhost"), (&demo, "file"), (&named, "localhost"), (&plain, "localhost")];
+    let url = |gateway: &Gateway| format!("ws://127.0.0.1:{}/", gateway.port);
+    let pairs = tried.iter().flat_map(|(gateway, origin)| [url(gateway), String::from(*origin)]);
+    let arguments: Vec<_> = std::iter::once(pages.to_string()).chain(pairs).collect();
+    let Some(mut browser) = Browser::start("page_of_another_port.js", &arguments) else { return };
+    for said in ["localhost: hello", "file: hello", "localhost: hello", "localhost: 403"] {
+        browser.says(said);
+    }
+    browser.succeeds();
+    let log = plain.log();
+    assert!(log.contains(&origin) && log.contains("--origins"), "{log}");
+}

@@ -11,6 +11,7 @@ crate::on_both_drivers! {
     a_room_in_the_path_is_percent_decoded
     a_route_maps_a_path_to_a_room_so_that_plain_broadcast_programs_work
     a_raw_client_that_goes_on_over_the_rate_is_closed_with_1008
+    a_raw_message_over_the_limit_is_closed_with_1009_and_reaches_no_member
 }
 
 /// A raw client that is a member for certain: it has heard itself.
@@ -95,4 +96,17 @@ fn a_raw_client_that_goes_on_over_the_rate_is_closed_with_1008(driver: Driver) {
     };
     assert!(matches!(end, End::Closed(1008, _)), "{end:?}");
     gateway.wait_for("ws_closes_total{reason=\"rate-limited\"}", 1.0);
+}
+
+/// The protocol page told of 1009 for native clients only, and no test sent a raw client's message over the limit.
+fn a_raw_message_over_the_limit_is_closed_with_1009_and_reaches_no_member(driver: Driver) {
+    // The gateway reads no close frame behind a message that it refused to read.
+    let mut gateway = Gateway::on(driver).config("[limits]\nclose_deadline = \"1s\"").start();
+    let mut other = member(&gateway, "/raw/lobby");
+    let mut large = Client::raw(gateway.port, "/raw/lobby");
+    large.try_say(&json!("x".repeat(64 * 1024)));
+    assert!(matches!(large.end(), End::Closed(1009, _)), "two quotes over the limit");
+    gateway.wait_for("ws_closes_total{reason=\"too-big\"}", 1.0);
+    other.say_text("marker");
+    assert_eq!(other.text(), "marker");
 }

@@ -58,3 +58,22 @@ fn no_secret_shows_in_any_log_metric_answer_or_argument(driver: Driver) {
         assert_eq!(line, None, "in {where_shown}");
     }
 }
+
+/// The handbook said nothing about new tokens: an operator replaced the file, and the node answered 401 to the new token. The token is
+/// read at start, so that a file that is gone or wrong is an error there, and takes no port from a running node.
+#[test]
+fn a_new_admin_token_opens_the_port_after_a_restart_and_until_then_the_old_one_does() {
+    let file = std::env::temp_dir().join(format!("tidegate-admin-token-{}", std::process::id()));
+    std::fs::write(&file, "the-first-admin-token").unwrap();
+    let config = format!("admin.token_file = \"{}\"", file.display());
+    let mut gateway = Gateway::on(Driver::Epoll).config(&config).start();
+    let status = |gateway: &Gateway, token: &str| {
+        gateway.ask("GET", "/v1/node", &[&format!("Authorization: Bearer {token}")], b"").status
+    };
+    std::fs::write(&file, "the-second-admin-token").unwrap();
+    assert_eq!([status(&gateway, "the-first-admin-token"), status(&gateway, "the-second-admin-token")], [200, 401]);
+    assert_eq!(gateway.terminate(), 0);
+    gateway.restart();
+    assert_eq!([status(&gateway, "the-first-admin-token"), status(&gateway, "the-second-admin-token")], [401, 200]);
+    std::fs::remove_file(&file).unwrap();
+}

@@ -19,6 +19,7 @@ pub mod incident;
 pub mod load;
 pub mod log;
 pub mod nats;
+pub mod operator;
 pub mod ports;
 pub mod proxy;
 pub mod tls;

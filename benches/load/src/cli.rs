@@ -15,11 +15,21 @@ use crate::{modes, sys, worker, workers};
 const ABOUT: &str = "Loads a WebSocket server over loopback and tells what it cost and how long it took.";
 
 const EXAMPLES: &str = "Examples:
-  tideload echo ws://127.0.0.1:8080/raw/{room} --connections 1000 --server-pid $(pidof tidegate)
-  tideload fanout ws://127.0.0.1:8080/ --connections 10000 --rate 10 --server-pid PID
-  tideload fanout ws://127.0.0.1:8080/ --publish-url nats://127.0.0.1:4222 --publish-room tidegate.room.{room} --rate 100
-  tideload fanout ws://127.0.0.1:9000/chat --join '{\"join\":\"{room}\"}' --joined ok --publish '{\"to\":\"{room}\",\"text\":\"{content}\"}'
-  tideload storm ws://127.0.0.1:8080/ --connections 15000 --cut
+  tideload echo ws://127.0.0.1:8080/raw/{room} -c 100 --rate 5000
+  tideload fanout ws://127.0.0.1:8080/ --rate 10 --server-pid $(pidof tidegate)
+  tideload fanout ws://127.0.0.1:8080/ -c 100 --rate 200 \\
+    --publish-url http://127.0.0.1:9090/v1/rooms/{room}/messages
+  tideload storm ws://127.0.0.1:8080/ -c 2000 --cut
+With a broker, tidegate --nats-url nats://127.0.0.1:4222:
+  tideload fanout ws://127.0.0.1:8080/ -c 100 \\
+    --publish-url nats://127.0.0.1:4222 --publish-room tidegate.room.{room}
+Another server, in its own words:
+  tideload fanout ws://127.0.0.1:9000/chat -c 100 \\
+    --join 'JOIN {room}' --joined OK --publish 'TO {room} {content}'
+
+tidegate takes 100 messages a second from one connection: above that, start it
+with --message-rate 0. Both sides run on this host: for figures, give each its
+own cores (taskset, --pin).
 
 Exit codes: 0 measured; 1 measured, and --exactly-once did not hold; 2 wrong arguments; 3 could not measure.";
 
@@ -52,16 +62,16 @@ enum Mode {
 /// What all modes take.
 #[derive(Args, Clone, Serialize)]
 pub(crate) struct Common {
-    /// ws://HOST:PORT/PATH on this host; {room}, {n} (the room's number) and {client} may stand in the path
+    /// ws://HOST:PORT/PATH on this host; {room}, {number} (the room's number) and {client} may stand in the path
     pub(crate) url: String,
     /// Connections
     #[arg(short = 'c', long, default_value_t = 1000)]
     pub(crate) connections: u32,
-    /// What the server speaks [default: raw where the path names a room, else native]
+    /// What the server speaks [default: raw where the path names a room, or with --join or --publish; else native]
     #[arg(long, value_enum)]
     pub(crate) dialect: Option<Dialect>,
-    /// Names of the rooms; {n} is the room's number
-    #[arg(long, default_value = "load.{n}")]
+    /// Names of the rooms; {number} is the room's number
+    #[arg(long, default_value = "load.{number}")]
     pub(crate) room_name: String,
     /// Octets of each content (at least 50: a stamp stands in it)
     #[arg(short = 's', long, default_value_t = 128)]
@@ -290,7 +300,7 @@ fn check(common: &Common) -> Result<(), String> {
     if let Some(core) = common.pin {
         sys::pin(core).map_err(|error| format!("--pin {core} does not work here: {error}"))?;
     }
-    crate::target::Target::parse(&common.url).map(drop)
+    crate::target::Target::parse(&common.url)?.listens(&common.url)
 }
 
 fn tell(mode: &str, common: &Common, outcome: &Outcome, parameters: &serde_json::Value) -> Result<(), String> {

@@ -30,6 +30,7 @@ pub(crate) struct Lines {
     pub(crate) joined: Option<Finder<'static>>,
     pub(crate) acknowledged: Option<Finder<'static>>,
     pub(crate) refused: Option<Finder<'static>>,
+    refused_ref: Option<Finder<'static>>,
     pub(crate) matching: Option<Finder<'static>>,
     pub(crate) gap: Option<Finder<'static>>,
 }
@@ -70,6 +71,7 @@ impl Lines {
             joined: finder(&scenario.joined),
             acknowledged: finder(&scenario.acknowledged),
             refused: finder(&scenario.refused),
+            refused_ref: finder(&scenario.refused_ref),
             matching: finder(&scenario.matching),
             gap: finder(&scenario.gap),
         }
@@ -80,14 +82,14 @@ impl Lines {
         self.framed
     }
 
-    fn values<'a>(&'a self, client: u32, room: u32, content: &'a [u8]) -> Values<'a> {
-        Values { rooms: &self.rooms, room, client, content, path: Some(&self.path) }
+    fn values<'a>(&'a self, client: u32, room: u32, content: &'a [u8], reference: u64) -> Values<'a> {
+        Values { rooms: &self.rooms, room, client, content, reference, path: Some(&self.path) }
     }
 
     /// Appends the upgrade request.
     pub(crate) fn request(&self, client: u32, room: u32, out: &mut Vec<u8>) {
         out.extend_from_slice(b"GET ");
-        self.path.render(self.values(client, room, b""), out);
+        self.path.render(self.values(client, room, b"", 0), out);
         out.extend_from_slice(
             format!(
                 " HTTP/1.1\r\nHost: {}\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Key: {KEY}\r\n\
@@ -107,27 +109,35 @@ impl Lines {
         }
     }
 
-    fn say(&self, template: Option<&Template>, client: u32, room: u32, content: &[u8], out: &mut Vec<u8>) -> bool {
+    fn say(&self, template: Option<&Template>, values: Values<'_>, out: &mut Vec<u8>) -> bool {
         let Some(template) = template else { return false };
-        let mut text = Vec::with_capacity(content.len() + 128);
-        template.render(self.values(client, room, content), &mut text);
+        let mut text = Vec::with_capacity(values.content.len() + 128);
+        template.render(values, &mut text);
         self.message(&text, out);
         true
     }
 
     /// Appends the first words, if the scenario has any.
     pub(crate) fn hello(&self, client: u32, room: u32, out: &mut Vec<u8>) {
-        self.say(self.hello.as_ref(), client, room, b"", out);
+        self.say(self.hello.as_ref(), self.values(client, room, b"", 0), out);
     }
 
     /// Appends the wish to join `room`; tells whether the scenario has one.
     pub(crate) fn join(&self, client: u32, room: u32, out: &mut Vec<u8>) -> bool {
-        self.say(self.join.as_ref(), client, room, b"", out)
+        self.say(self.join.as_ref(), self.values(client, room, b"", 0), out)
     }
 
-    /// Appends a publication of `content` into `room`.
-    pub(crate) fn publish(&self, client: u32, room: u32, content: &[u8], out: &mut Vec<u8>) {
-        self.say(self.publish.as_ref(), client, room, content, out);
+    /// Appends a publication of `content` into `room`; `reference` is its number, by which a refusal names it.
+    pub(crate) fn publish(&self, client: u32, room: u32, content: &[u8], reference: u64, out: &mut Vec<u8>) {
+        self.say(self.publish.as_ref(), self.values(client, room, content, reference), out);
+    }
+
+    /// The number of the publication that `refusal` is about, where the server tells it.
+    pub(crate) fn refused_reference(&self, refusal: &[u8]) -> Option<u64> {
+        let finder = self.refused_ref.as_ref()?;
+        let rest = &refusal[finder.find(refusal)? + finder.needle().len()..];
+        let end = rest.iter().position(|octet| !octet.is_ascii_digit()).unwrap_or(rest.len());
+        std::str::from_utf8(&rest[..end]).ok()?.parse().ok()
     }
 
     /// Appends the answer where `message` is a server's own heartbeat; tells whether it is.
@@ -158,6 +168,13 @@ impl Lines {
             None => Upgrade::Refused(String::from("101 with a wrong Sec-WebSocket-Accept")),
         }
     }
+}
+
+/// The beginning of a message, for people.
+pub(crate) fn beginning(message: &[u8]) -> String {
+    const SHOWN: usize = 200;
+    let first = message.split(|octet| matches!(octet, b'\r' | b'\n')).next().unwrap_or(message);
+    String::from_utf8_lossy(&first[..first.len().min(SHOWN)]).into_owned()
 }
 
 /// How often `finder` finds something in `bytes`.

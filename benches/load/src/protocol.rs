@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use crate::bins::Recorded;
+use crate::ledger::Range;
 use crate::scenario::Scenario;
 use crate::target::Target;
 
@@ -69,8 +70,9 @@ pub(crate) enum Command {
     Cut { at_ns: u64 },
     /// Close and re-open so many connections a second from now on.
     Churn { rate: f64 },
-    /// Tell what was counted; `published` is the number of publications of the whole run. Answered by [`Event::Report`].
-    Report { published: u64 },
+    /// Tell what was counted; `published` is the number of publications of the whole run, `refused` are those since
+    /// [`Command::Begin`], counted from 0, that the server refused. Answered by [`Event::Report`].
+    Report { published: u64, refused: Vec<Range> },
 }
 
 /// How a publisher paces itself.
@@ -86,7 +88,7 @@ pub(crate) enum Pace {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(crate) enum Event {
     /// Several times a second; and while connecting, what a connection that is not ready waits for.
-    Progress { open: u32, heard: u64, waits_for: Option<String> },
+    Progress { open: u32, heard: u64, refused: u64, waits_for: Option<String> },
     /// All connections are open and joined; or, of a storm, restored.
     Connected(Box<Connected>),
     /// The last command is carried out.
@@ -132,6 +134,10 @@ pub(crate) struct Report {
     /// CPU and time that this worker spent since [`Command::Begin`].
     pub(crate) cpu_ns: u64,
     pub(crate) wall_ns: u64,
+    /// Publications that the server refused by their number, counted from 0 over the whole run.
+    pub(crate) refused: Vec<Range>,
+    /// What the server said with the first refusal.
+    pub(crate) refusal: Option<String>,
     /// Connections that ended, by how.
     pub(crate) ended: BTreeMap<String, u64>,
 }
@@ -143,6 +149,7 @@ pub(crate) struct Counts {
     pub(crate) acknowledged: u64,
     pub(crate) refused: u64,
     pub(crate) delivered: u64,
+    /// Sent, not refused, and not delivered.
     pub(crate) lost: u64,
     pub(crate) duplicate: u64,
     pub(crate) reordered: u64,
@@ -156,6 +163,11 @@ pub(crate) struct Counts {
 }
 
 impl Counts {
+    /// Whether every message came once, in order, and where it belongs.
+    pub(crate) fn exact(&self) -> bool {
+        self.lost + self.duplicate + self.reordered + self.misdirected + self.refused == 0
+    }
+
     /// Adds what another worker counted.
     pub(crate) fn add(&mut self, other: &Self) {
         self.sent += other.sent;

@@ -20,6 +20,7 @@ pub(crate) struct Record {
     /// The load side was the limit: rates are its own, not the server's.
     pub(crate) client_bound: bool,
     not_measured: Vec<String>,
+    hints: Vec<String>,
 }
 
 impl Record {
@@ -52,6 +53,11 @@ impl Record {
         self.not_measured.push(String::from(what));
     }
 
+    /// Says what the user may do about the outcome.
+    pub(crate) fn hint(&mut self, what: &str) {
+        self.hints.push(String::from(what));
+    }
+
     /// The value of a figure.
     pub(crate) fn value(&self, key: &str) -> Option<&Value> {
         self.results.get(key)
@@ -71,6 +77,7 @@ impl Record {
             "results": self.results,
             "client_bound": self.client_bound,
             "not_measured": self.not_measured,
+            "hints": self.hints,
         })
     }
 
@@ -87,6 +94,9 @@ impl Record {
         }
         for what in &self.not_measured {
             let _ = writeln!(table, "  not measured: {what}");
+        }
+        for hint in &self.hints {
+            let _ = writeln!(table, "  hint: {hint}");
         }
         table
     }

@@ -1,7 +1,8 @@
 //! A scenario: what is said to a server, and what is listened for: templates with placeholders, and presets for servers that are known.
 //!
-//! Placeholders: `{room}` the room's name, `{n}` its number, `{content}` the stamped content, `{len}` the content's octets,
-//! `{client}` the connection's number. `\r`, `\n` and `\\` are understood, so that line protocols fit into a shell's quotes.
+//! Placeholders: `{room}` the room's name, `{number}` its number (`{n}` in short), `{content}` the stamped content, `{len}` the
+//! content's octets, `{client}` the connection's number, `{ref}` the publication's number. `\r`, `\n` and `\\` are understood, so that
+//! line protocols fit into a shell's quotes. A help text must not hold `{n}`: clap breaks the line there.
 
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
@@ -33,7 +34,7 @@ pub(crate) enum Dialect {
 
 /// What is said and listened for, as typed.
 ///
-/// Placeholders: {room} {n} {client} {content} {len}; \r and \n are understood.
+/// Placeholders: {room} {number} {client} {content} {len} {ref}; \r and \n are understood.
 #[derive(Args, Clone, Default, PartialEq, Eq, Debug, Serialize, Deserialize)]
 #[command(
     next_help_heading = "Templates, for servers that are not built in; an empty text takes a preset's words away"
@@ -51,7 +52,7 @@ pub(crate) struct Scenario {
     /// Heard once a client has joined
     #[arg(long, value_name = "TEXT")]
     pub(crate) joined: Option<String>,
-    /// Said to publish; {content} stands for what is measured
+    /// Said to publish; {content} stands for what is measured, {ref} for the publication's number
     #[arg(long, value_name = "TEXT")]
     pub(crate) publish: Option<String>,
     /// Heard for each publication that was taken
@@ -60,6 +61,9 @@ pub(crate) struct Scenario {
     /// Heard for each publication that was refused
     #[arg(long, value_name = "TEXT")]
     pub(crate) refused: Option<String>,
+    /// What stands before the publication's {ref} in a refusal; with it, refused publications are not counted as lost
+    #[arg(long, value_name = "TEXT")]
+    pub(crate) refused_ref: Option<String>,
     /// Only messages that contain this are deliveries; the stamp is found anywhere in them
     #[arg(long = "match", value_name = "TEXT")]
     pub(crate) matching: Option<String>,
@@ -91,9 +95,10 @@ impl Scenario {
                 greeted: said(r#""type":"welcome""#),
                 join: said(r#"{"type":"join","roomId":"{room}"}"#),
                 joined: said(r#""type":"joined""#),
-                publish: said(r#"{"type":"message","roomId":"{room}","content":"{content}"}"#),
+                publish: said(r#"{"type":"message","roomId":"{room}","content":"{content}","ref":{ref}}"#),
                 matching: said(r#""type":"message""#),
                 refused: said(r#""type":"error""#),
+                refused_ref: said(r#""ref":"#),
                 gap: said(r#""type":"gap""#),
                 ..Self::default()
             },
@@ -173,6 +178,7 @@ impl Scenario {
             publish: first(self.publish, preset.publish),
             acknowledged: first(self.acknowledged, preset.acknowledged),
             refused: first(self.refused, preset.refused),
+            refused_ref: first(self.refused_ref, preset.refused_ref),
             matching: first(self.matching, preset.matching),
             answer: first(self.answer, preset.answer),
             gap: first(self.gap, preset.gap),
@@ -188,7 +194,7 @@ pub(crate) fn dialect_of(scheme: Scheme, path: &str) -> Dialect {
         Scheme::Nats => Dialect::Nats,
         Scheme::Http => Dialect::Http,
         Scheme::Tcp => Dialect::Lines,
-        Scheme::WebSocket if path.contains("{room}") || path.contains("{n}") => Dialect::Raw,
+        Scheme::WebSocket if ["{room}", "{number}", "{n}"].iter().any(|name| path.contains(name)) => Dialect::Raw,
         Scheme::WebSocket => Dialect::Native,
     }
 }
@@ -204,6 +210,8 @@ pub(crate) struct Values<'a> {
     pub(crate) client: u32,
     /// The stamped content.
     pub(crate) content: &'a [u8],
+    /// The publication's number.
+    pub(crate) reference: u64,
     /// The target's path, itself a template.
     pub(crate) path: Option<&'a Template>,
 }
@@ -216,6 +224,7 @@ enum Piece {
     Client,
     Content,
     Length,
+    Reference,
     Path,
 }
 
@@ -261,17 +270,18 @@ impl Template {
             match piece {
                 Piece::Text(text) => out.extend_from_slice(text),
                 Piece::Room => values.rooms.render(values, out),
-                Piece::Number => decimal(values.room as usize, out),
-                Piece::Client => decimal(values.client as usize, out),
+                Piece::Number => decimal(values.room.into(), out),
+                Piece::Client => decimal(values.client.into(), out),
                 Piece::Content => out.extend_from_slice(values.content),
-                Piece::Length => decimal(values.content.len(), out),
+                Piece::Length => decimal(values.content.len() as u64, out),
+                Piece::Reference => decimal(values.reference, out),
                 Piece::Path => values.path.iter().for_each(|path| path.render(Values { path: None, ..values }, out)),
             }
         }
     }
 }
 
-const PLACEHOLDERS: &str = "use {room}, {n}, {client}, {content}, {len} or {path}";
+const PLACEHOLDERS: &str = "use {room}, {number}, {client}, {content}, {len}, {ref} or {path}";
 
 /// The first word in braces that is no placeholder. JSON's braces hold more than a word.
 fn unknown_placeholder(text: &str) -> Option<&str> {
@@ -285,10 +295,12 @@ fn unknown_placeholder(text: &str) -> Option<&str> {
 fn placeholder(text: &str) -> Option<(Piece, usize)> {
     [
         ("{room}", Piece::Room),
+        ("{number}", Piece::Number),
         ("{n}", Piece::Number),
         ("{client}", Piece::Client),
         ("{content}", Piece::Content),
         ("{len}", Piece::Length),
+        ("{ref}", Piece::Reference),
         ("{path}", Piece::Path),
     ]
     .into_iter()
@@ -309,7 +321,7 @@ fn unescape(text: &str, first: char, out: &mut Vec<u8>) -> usize {
     first.len_utf8()
 }
 
-fn decimal(value: usize, out: &mut Vec<u8>) {
+fn decimal(value: u64, out: &mut Vec<u8>) {
     let mut digits = [0; 20];
     let mut start = digits.len();
     let mut rest = value;
@@ -341,7 +353,7 @@ mod tests {
     fn rendered(template: &str) -> String {
         let rooms = Template::new("load.{n}");
         let path = Template::new("/v1/rooms/{room}/messages");
-        let values = Values { rooms: &rooms, room: 17, client: 4, content: b"abc", path: Some(&path) };
+        let values = Values { rooms: &rooms, room: 17, client: 4, content: b"abc", reference: 9, path: Some(&path) };
         let mut out = Vec::new();
         Template::new(template).render(values, &mut out);
         String::from_utf8(out).unwrap()
@@ -351,6 +363,7 @@ mod tests {
     fn placeholders_are_filled_in_and_other_braces_stay() {
         assert_eq!(rendered(r#"{"join":"{room}","c":{client}}"#), r#"{"join":"load.17","c":4}"#);
         assert_eq!(rendered(r"PUB {room} {len}\r\n{content}\r\n"), "PUB load.17 3\r\nabc\r\n");
+        assert_eq!(rendered(r#"{"n":{number},"ref":{ref}}"#), r#"{"n":17,"ref":9}"#);
         assert_eq!(rendered("POST {path} {unknown}"), "POST /v1/rooms/load.17/messages {unknown}");
         assert_eq!(rendered(r"a\\b"), r"a\b");
     }

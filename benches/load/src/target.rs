@@ -34,24 +34,52 @@ impl Target {
     /// # Errors
     /// One line that says what is wrong and what is accepted.
     pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        let (scheme, rest) = text.split_once("://").ok_or_else(|| {
-            format!("`{text}` names no scheme: write ws://HOST:PORT/PATH, nats://HOST:PORT or http://HOST:PORT")
-        })?;
+        let (scheme, rest) = text
+            .split_once("://")
+            .ok_or_else(|| format!("`{text}` names no scheme: write ws://{text}, or nats://, http:// or tcp://"))?;
         let (scheme, port) = match scheme {
             "ws" => (Scheme::WebSocket, 80),
             "nats" => (Scheme::Nats, 4222),
             "http" => (Scheme::Http, 80),
             "tcp" => (Scheme::Tcp, 7),
-            other => {
-                return Err(format!(
-                    "`{other}://` is not spoken: use ws://, nats://, http:// or tcp:// (TLS is not measured)"
-                ));
+            "wss" | "https" => {
+                let plain = if scheme == "wss" { "ws" } else { "http" };
+                return Err(format!("`{scheme}://` is not spoken, TLS is not measured: write {plain}://{rest}"));
             }
+            other => return Err(format!("`{other}://` is not spoken: use ws://, nats://, http:// or tcp://")),
         };
         let split = rest.find(['/', '?']).unwrap_or(rest.len());
         let (authority, path) = rest.split_at(split);
         let path = if path.starts_with('/') { String::from(path) } else { format!("/{path}") };
         Ok(Self { scheme, address: address(authority, port)?, path })
+    }
+
+    /// Checks that clients can listen there: HTTP takes publications only. `text` is what was typed.
+    ///
+    /// # Errors
+    /// One line that says what is wrong, and the address to write instead.
+    pub(crate) fn listens(&self, text: &str) -> Result<(), String> {
+        if self.scheme != Scheme::Http {
+            return Ok(());
+        }
+        let rest = text.trim_start_matches("http://");
+        Err(format!(
+            "`{text}` is an address for publishing, with --publish-url; clients listen over WebSocket: write ws://{rest}"
+        ))
+    }
+
+    /// Checks that the address takes publications. `text` is what was typed.
+    ///
+    /// # Errors
+    /// One line that says what is wrong and what is accepted.
+    pub(crate) fn publishes(&self, text: &str) -> Result<(), String> {
+        if self.scheme != Scheme::Http || self.path != "/" {
+            return Ok(());
+        }
+        let address = self.address;
+        Err(format!(
+            "`{text}` has no path to publish to: of a tidegate it is http://{address}/v1/rooms/{{room}}/messages"
+        ))
     }
 }
 
@@ -91,8 +119,9 @@ mod tests {
     #[test]
     fn a_wrong_address_is_reported_in_one_line_with_what_is_accepted() {
         for (text, part) in [
-            ("127.0.0.1:80", "no scheme"),
-            ("wss://127.0.0.1", "not spoken"),
+            ("127.0.0.1:80", "write ws://127.0.0.1:80"),
+            ("wss://127.0.0.1/a", "write ws://127.0.0.1/a"),
+            ("ftp://127.0.0.1", "not spoken"),
             ("ws://example.org/", "no IPv4 address"),
             ("ws://10.0.0.1/", "loopback only"),
             ("ws://127.0.0.1:99999/", "no port"),

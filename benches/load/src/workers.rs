@@ -15,6 +15,7 @@ struct Process {
     input: Option<ChildStdin>,
     open: u32,
     heard: u64,
+    refused: u64,
     waits_for: Option<String>,
 }
 
@@ -96,16 +97,24 @@ impl Workers {
         Ok(gathered)
     }
 
-    /// Waits until `workers` have heard `expected` messages, or hear nothing new for `quiet`.
-    pub(crate) fn settle(&mut self, workers: &[usize], expected: u64, quiet: Duration) -> Result<u64, String> {
+    /// Waits until `workers` have heard `expected` messages, or until nothing new comes for `quiet`. A publication that the server
+    /// refuses to `publisher` stands for `members` messages that no member hears.
+    pub(crate) fn settle(
+        &mut self,
+        workers: &[usize],
+        expected: u64,
+        (publisher, members): (usize, u64),
+        quiet: Duration,
+    ) -> Result<(), String> {
         let mut last = (0, Instant::now());
         loop {
-            let heard = workers.iter().map(|worker| self.processes[*worker].heard).sum();
+            let heard = workers.iter().map(|worker| self.processes[*worker].heard).sum::<u64>()
+                + self.processes[publisher].refused * members;
             if heard > last.0 {
                 last = (heard, Instant::now());
             }
             if heard >= expected || last.1.elapsed() > quiet {
-                return Ok(heard);
+                return Ok(());
             }
             if let Ok((worker, event)) = self.events.recv_timeout(Duration::from_millis(50)) {
                 self.hear(worker, event)?;
@@ -128,14 +137,15 @@ impl Workers {
 
     fn hear(&mut self, worker: usize, event: Option<Event>) -> Result<Option<Event>, String> {
         match event {
-            Some(Event::Progress { open, heard, waits_for }) => {
+            Some(Event::Progress { open, heard, refused, waits_for }) => {
                 let process = &mut self.processes[worker];
-                (process.open, process.heard, process.waits_for) = (open, heard, waits_for);
+                (process.open, process.heard, process.refused) = (open, heard, refused);
+                process.waits_for = waits_for;
                 Ok(None)
             }
             Some(Event::Ready) => {
                 // What it heard so far is forgotten, and so is what it told of it.
-                self.processes[worker].heard = 0;
+                (self.processes[worker].heard, self.processes[worker].refused) = (0, 0);
                 Ok(Some(Event::Ready))
             }
             Some(Event::Failed(why)) => Err(why),
@@ -212,5 +222,5 @@ fn spawn(number: usize, plan: &Plan, sender: &Sender<(usize, Option<Event>)>) ->
             let _ = sender.send((number, None));
         });
     }
-    Ok(Process { child, input, open: 0, heard: 0, waits_for: None })
+    Ok(Process { child, input, open: 0, heard: 0, refused: 0, waits_for: None })
 }

@@ -50,6 +50,59 @@ fn lost_messages_are_counted_even_at_the_end() {
 }
 
 #[test]
+fn what_was_lost_at_the_end_of_the_warm_up_is_not_counted_again_in_the_measurement() {
+    // The hundredth message is the last one of the warm-up. It was counted as lost there, and once more with the first message of
+    // the measurement: 11 losses where the server lost 10.
+    let url = format!("ws://{}/raw/{{room}}", toy::start(Fault::Loses));
+    let (record, _) = recorded(&["fanout", &url, "-c", "10", "--rate", "200", "-t", "0.5", "--warmup", "0.5"]);
+    assert_eq!((number(&record, "published"), number(&record, "lost")), (100, 10), "{record}");
+}
+
+/// A run in which the toy refuses every second publication by its number.
+fn refusing(mode: &[&str]) -> Value {
+    let url = format!("ws://{}/raw/{{room}}", toy::start(Fault::RefusesHalf));
+    let words = ["--publish", "REF={ref}. {content}", "--refused", "refused", "--refused-ref", "ref="];
+    let (record, code) = recorded(&[&[mode[0], &url], &mode[1..], &words, &["--exactly-once"]].concat());
+    assert_eq!(code, Some(1), "what was refused did not arrive: {record}");
+    record
+}
+
+#[test]
+fn refused_publications_are_not_counted_as_lost() {
+    // A user published faster than the server takes from one connection. The server refused the excess, and the tool reported it
+    // as lost: "lost 400".
+    let record = refusing(&["fanout", "-c", "9", "-r", "3", "--rate", "300", "-t", "0.5", "--warmup", "0.2"]);
+    assert_eq!((number(&record, "published"), number(&record, "refused")), (150, 75), "{record}");
+    assert_eq!((number(&record, "lost"), number(&record, "reordered")), (0, 0), "{record}");
+    assert!(record["hints"][0].as_str().unwrap().contains("refused 75 publications"), "{record}");
+}
+
+#[test]
+fn refused_publications_are_not_counted_as_lost_by_members_that_come_and_go() {
+    let record = refusing(&["soak", "-c", "5", "--rate", "200", "-t", "0.3", "--rounds", "2", "--churn", "30"]);
+    let counts = &record["results"]["counts"];
+    assert_eq!((counts["refused"].as_u64(), counts["lost"].as_u64()), (Some(60), Some(0)), "{record}");
+}
+
+#[test]
+fn an_echo_goes_on_after_a_refusal() {
+    let record = refusing(&["echo", "-c", "3", "-p", "2", "-t", "0.3", "--warmup", "0"]);
+    assert!(number(&record, "messages") > 6 && number(&record, "refused") > 6, "{record}");
+    assert_eq!(number(&record, "lost"), 0, "{record}");
+}
+
+#[test]
+fn an_echo_that_stalls_is_not_reported_as_fast() {
+    // Of a message that never came back the connection waited for ever; the rate was that of the first milliseconds.
+    let url = format!("ws://{}/raw/{{room}}", toy::start(Fault::Loses));
+    let (record, _) = recorded(&["echo", &url, "-c", "2", "-t", "0.5", "--warmup", "0"]);
+    assert_eq!(number(&record, "lost"), 2, "{record}");
+    let rate = record["results"]["messages_per_s"].as_f64().unwrap();
+    assert!(rate <= number(&record, "messages") as f64 / 0.5, "{record}");
+    assert!(record["hints"][0].as_str().unwrap().contains("--message-rate 0"), "{record}");
+}
+
+#[test]
 fn duplicates_are_counted() {
     let (record, code) = fanout(Fault::Doubles, "0.5");
     assert_eq!((number(&record, "duplicate"), code), (10, Some(1)), "{record}");
@@ -237,6 +290,9 @@ fn bad_input_gets_one_clear_line() {
         (vec!["echo", &refusing, "-c", "3"], 3, "404"),
         (vec!["echo", nowhere, "-c", "3"], 3, "nothing listens there"),
         (vec!["echo", "ws://example.org/"], 2, "no IPv4 address"),
+        (vec!["echo", "http://127.0.0.1:8080/raw/{room}"], 2, "write ws://127.0.0.1:8080/raw/{room}"),
+        (vec!["idle", "http://localhost:8080"], 2, "write ws://localhost:8080"),
+        (vec!["fanout", nowhere, "--publish-url", "http://127.0.0.1:9090"], 3, "/v1/rooms/{room}/messages"),
         (vec!["fanout", nowhere, "--size", "10"], 2, "too short"),
         (vec!["fanout", nowhere, "--dialect", "pusher"], 3, "--publish"),
         (vec!["storm", nowhere, "-c", "500000", "--processes", "1"], 3, "--processes"),
@@ -252,5 +308,19 @@ fn bad_input_gets_one_clear_line() {
         assert_eq!(output.status.code(), Some(code), "{arguments:?}: {told}");
         assert!(told.contains(part), "{arguments:?}: {told}");
         assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn the_help_texts_keep_their_lines_whole() {
+    // `{n}` in a help text is a line break for the parser of the command line: "ws://HOST:PORT/PATH on this host; {room}," stood
+    // alone, and the name of the placeholder was gone.
+    for mode in ["idle", "echo", "fanout", "storm", "slow", "soak"] {
+        let output = tideload(&[mode, "--help"]);
+        let help = String::from_utf8(output.stdout).unwrap();
+        let joined = help.split_whitespace().collect::<Vec<_>>().join(" ");
+        assert!(joined.contains("{room}, {number} (the room's number) and {client} may stand in the path"), "{help}");
+        assert!(help.contains("[default: load.{number}]"), "{help}");
+        assert!(!help.lines().any(|line| line.ends_with(' ') && !line.trim().is_empty()), "a broken line: {help}");
     }
 }

@@ -30,7 +30,8 @@ const ROOMS_LISTED: usize = 1000;
 /// Bad arguments.
 const EXIT_USAGE: u8 = 2;
 
-/// Drains `node`, or the one of the settings, and waits until it has no connection left, or is gone.
+/// Drains `node`, or the one of the settings, and waits until it has no connection left, or is gone. Fails where that takes longer
+/// than `timeout`, and where another request takes the drain back.
 pub fn drain(config: &Config, node: Option<&str>, timeout: Duration) -> ExitCode {
     let admin = match Target::admin(config, node) {
         Ok(admin) => admin,
@@ -45,9 +46,12 @@ pub fn drain(config: &Config, node: Option<&str>, timeout: Duration) -> ExitCode
         Err(error) => return failed(unreachable_node(&admin, &error)),
     }
     loop {
-        let undone = match connections(&admin, config.admin.token.as_deref()) {
-            Ok(0) | Err(Look::Gone) => return ExitCode::SUCCESS,
-            Ok(open) => format!("{open} connections are still open after {timeout:?}; the node goes on draining"),
+        let undone = match progress(&admin, config.admin.token.as_deref()) {
+            Ok(Progress::Empty) | Err(Look::Gone) => return ExitCode::SUCCESS,
+            Ok(Progress::TakenBack(open)) => return failed(taken_back(open)),
+            Ok(Progress::Open(open)) => {
+                format!("{open} connections are still open after {timeout:?}; the node goes on draining")
+            }
             Err(Look::Unanswered(error)) => {
                 format!(
                     "the admin port {} does not answer ({error}): clients may be left after {timeout:?}",
@@ -63,6 +67,32 @@ pub fn drain(config: &Config, node: Option<&str>, timeout: Duration) -> ExitCode
     }
 }
 
+fn taken_back(open: u64) -> String {
+    format!("the drain was taken back (DELETE /drain): the node serves again, with {open} connections; do not stop it")
+}
+
+/// How far a drain is, with the node's connections.
+enum Progress {
+    Open(u64),
+    /// No connection is left, and none is let in.
+    Empty,
+    /// Another request ended the drain.
+    TakenBack(u64),
+}
+
+impl Progress {
+    /// Of a node that says this phase; versions that say none only count.
+    fn of(phase: Option<&str>, open: u64) -> Self {
+        match (phase, open) {
+            (Some("serving"), open) => Self::TakenBack(open),
+            // It still lets clients in until the balancer has noticed.
+            (Some("delaying"), open) => Self::Open(open),
+            (_, 0) => Self::Empty,
+            (_, open) => Self::Open(open),
+        }
+    }
+}
+
 /// Why a look at the node found no number.
 enum Look {
     /// Nothing listens any more.
@@ -72,15 +102,17 @@ enum Look {
     Refused(String),
 }
 
-fn connections(admin: &Target, token: Option<&str>) -> Result<u64, Look> {
+fn progress(admin: &Target, token: Option<&str>) -> Result<Progress, Look> {
     let request = Request { method: "GET", path: "/v1/node", token, kind: None, body: b"" };
     let answer = request.send(admin).map_err(|error| match error.kind() {
         io::ErrorKind::ConnectionRefused => Look::Gone,
         _ => Look::Unanswered(error),
     })?;
     let node: Option<Value> = serde_json::from_slice(&answer.body).ok();
-    let open = node.as_ref().and_then(|node| node.get("connections")).and_then(Value::as_u64);
-    open.filter(|_| answer.is_success())
+    let field = |name| node.as_ref().and_then(|node| node.get(name));
+    let open = field("connections").and_then(Value::as_u64).filter(|_| answer.is_success());
+    let phase = field("phase").and_then(Value::as_str);
+    open.map(|open| Progress::of(phase, open))
         .ok_or_else(|| Look::Refused(refusal(&answer, "the node does not say how many connections it has", "admin")))
 }
 

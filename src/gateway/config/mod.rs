@@ -14,6 +14,7 @@ mod merge;
 mod origin;
 mod print;
 mod relations;
+mod sample;
 mod secret;
 mod sections;
 mod tables;
@@ -36,6 +37,7 @@ pub(crate) use keys::{SettingFlag, flags};
 pub use merge::{DEFAULT_FILE, Settings, Sources, load, merge};
 pub use origin::{Origin, Problem};
 pub use print::table as settings_table;
+pub use sample::sample;
 pub use secret::Secret;
 pub use sections::{Admin, Drain, Heartbeat, Nats, OnGap, Proxies, Publish, Raw, Ready};
 
@@ -148,7 +150,8 @@ settings! {
         share_port: bool = false, boolean(),
             switch("Serving", 5, "Let other gateways of this host listen at the same address");
         /// Also serve a page at `/demo`, and let pages of loopback hosts and files connect.
-        demo: bool = false, boolean(), switch("Serving", 6, "Also serve a page at /demo where two tabs talk");
+        demo: bool = false, boolean(),
+            switch("Serving", 6, "Also serve a page at /demo, and let pages of this machine connect");
         /// `error` to `trace`, or such as `tidegate=debug`.
         log: String = String::from("info"), checked(checks::log_filter, quoted),
             flag("Logging", 1, "FILTER", "error, warn, info, debug, trace, or such as tidegate=debug");

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::cli::{EchoArgs, Outcome};
-use crate::modes::{Merged, as_connected, as_ready, as_report, as_sent, merge, plan, server_cpu_ns, shares};
+use crate::modes::{Merged, as_connected, as_ready, as_report, as_sent, hint, merge, plan, server_cpu_ns, shares};
 use crate::protocol::{Command, Pace, Role};
 use crate::record::Record;
 use crate::sys;
@@ -36,6 +36,7 @@ pub(crate) fn measure(args: &EchoArgs) -> Result<Outcome, String> {
     }
     record.client_bound = merged.client_bound(common.pin.is_some());
     let exact = merged.account(&mut record);
+    hint(&merged.counts, merged.refusal.as_deref(), &merged.ended, &plans, &mut record);
     Ok(Outcome { record, held: exact || !args.span.exactly_once })
 }
 
@@ -49,7 +50,9 @@ fn round(workers: &mut Workers, args: &EchoArgs, seconds: f64) -> Result<(Merged
     workers.send(&all, &Command::Send { at_ns, seconds, pace: Pace::Window(0) })?;
     workers.gather(&all, "echoing", Duration::from_secs_f64(seconds), as_sent)?;
     let after = server_cpu_ns(&args.common.server_pid);
-    workers.send(&all, &Command::Report { published: 0 })?;
+    workers.send(&all, &Command::Report { published: 0, refused: Vec::new() })?;
     let reports = workers.gather(&all, "counting", Duration::ZERO, as_report)?;
-    Ok((merge(&reports), before.zip(after).map(|(before, after)| after - before)))
+    let mut merged = merge(&reports);
+    merged.least_seconds = seconds;
+    Ok((merged, before.zip(after).map(|(before, after)| after - before)))
 }

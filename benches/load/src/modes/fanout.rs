@@ -1,12 +1,14 @@
 //! `fanout`: what one delivery costs the server, how many it makes, and when they arrive. The rooms, their members and the
 //! publisher are what `idle`, `slow` and `soak` are made of too.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use crate::bins::Bins;
 use crate::cli::{Common, FanoutArgs, Outcome, Publishing};
-use crate::modes::{Merged, as_connected, as_ready, as_report, as_sent, merge, plan, server_cpu_ns, shares};
-use crate::protocol::{Command, Connected, Pace, Plan, Report, Role};
+use crate::ledger::Range;
+use crate::modes::{Merged, as_connected, as_ready, as_report, as_sent, hint, merge, plan, server_cpu_ns, shares};
+use crate::protocol::{Command, Connected, Counts, Pace, Plan, Report, Role};
 use crate::record::{Record, duration};
 use crate::scenario::{Dialect, Scenario, Template, dialect_of};
 use crate::sys;
@@ -30,6 +32,8 @@ pub(crate) struct Stage {
     members: u64,
     pids: Vec<u32>,
     pace: Pace,
+    /// What the publisher says and where, for hints.
+    publishing: Plan,
     /// Publications of the run so far.
     pub(crate) published: u64,
 }
@@ -87,7 +91,8 @@ impl Stage {
             members += clients;
             plans.push(share);
         }
-        plans.push(publisher(common, publishing, &listening, pace)?);
+        let plan = publisher(common, publishing, &listening, pace)?;
+        plans.push(plan.clone());
         let publisher = plans.len() - 1;
         Ok(Self {
             workers: Workers::start(&plans, common.timeout(), common.quiet)?,
@@ -98,8 +103,25 @@ impl Stage {
             members: u64::from(members),
             pids: common.server_pid.clone(),
             pace,
+            publishing: plan,
             published: 0,
         })
+    }
+
+    /// Says in the record what to do about publications that were refused or lost.
+    pub(crate) fn hint(&self, merged: &Merged, record: &mut Record) {
+        self.hint_of(&merged.counts, merged.refusal.as_deref(), &merged.ended, record);
+    }
+
+    /// The same of several rounds.
+    pub(crate) fn hint_of(
+        &self,
+        counts: &Counts,
+        refusal: Option<&str>,
+        ended: &BTreeMap<String, u64>,
+        record: &mut Record,
+    ) {
+        hint(counts, refusal, ended, std::slice::from_ref(&self.publishing), record);
     }
 
     /// Connects all; returns how it went for the listeners.
@@ -139,10 +161,15 @@ impl Stage {
         self.published = sent.first().copied().unwrap_or(before);
         let expected = self.deliveries(self.published) - self.deliveries(before);
         let hearing: Vec<usize> = self.listeners.iter().chain(&self.stalled).copied().collect();
-        self.workers.settle(&hearing, expected, QUIET)?;
+        // Of rooms that differ by a member, the smaller number: what is refused must not end the wait for what is not.
+        self.workers.settle(&hearing, expected, (self.publisher, self.members / self.rooms), QUIET)?;
         let cpu_after = server_cpu_ns(&self.pids);
-        let measured: Vec<usize> = self.listeners.iter().copied().chain([self.publisher]).collect();
-        let merged = merge(&self.reports(&measured)?);
+        let mut reports = self.reports(&[self.publisher], &[])?;
+        let refused = reports.iter().flat_map(|report| report.refused.clone()).collect::<Vec<_>>();
+        let listeners = self.listeners.clone();
+        reports.extend(self.reports(&listeners, &refused)?);
+        let mut merged = merge(&reports);
+        merged.least_seconds = seconds;
         Ok(Round {
             merged,
             published: self.published - before,
@@ -150,9 +177,9 @@ impl Stage {
         })
     }
 
-    /// What these workers counted since the round began.
-    pub(crate) fn reports(&mut self, workers: &[usize]) -> Result<Vec<Report>, String> {
-        self.workers.send(workers, &Command::Report { published: self.published })?;
+    /// What these workers counted since the round began; what was `refused` is not counted as lost.
+    pub(crate) fn reports(&mut self, workers: &[usize], refused: &[Range]) -> Result<Vec<Report>, String> {
+        self.workers.send(workers, &Command::Report { published: self.published, refused: refused.to_vec() })?;
         self.workers.gather(workers, "counting", Duration::ZERO, as_report)
     }
 }
@@ -162,6 +189,7 @@ fn publisher(common: &Common, publishing: &Publishing, listening: &Plan, pace: P
     let mut plan = Plan { role: Role::Publish, first: 0, retry: false, ..listening.clone() };
     if let Some(url) = &publishing.publish_url {
         plan.target = Target::parse(url)?;
+        plan.target.publishes(url)?;
         let spoken = common.dialect.filter(|_| plan.target.scheme == Scheme::WebSocket);
         let dialect = spoken.unwrap_or_else(|| dialect_of(plan.target.scheme, &plan.target.path));
         let words = if plan.target.scheme == Scheme::WebSocket { common.words.clone() } else { Scenario::default() };
@@ -231,10 +259,11 @@ pub(crate) fn measure(args: &FanoutArgs) -> Result<Outcome, String> {
     let mut exact = true;
     if args.publishing.span.warmup > 0.0 {
         let counts = stage.round(args.publishing.span.warmup)?.merged.counts;
-        exact = counts.lost + counts.duplicate + counts.reordered == 0;
+        exact = counts.exact();
     }
     let round = stage.round(args.publishing.span.seconds)?;
     let mut record = Record::default();
     exact &= describe(&round, &args.common, &mut record);
+    stage.hint(&round.merged, &mut record);
     Ok(Outcome { record, held: exact || !args.publishing.span.exactly_once })
 }

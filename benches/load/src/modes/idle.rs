@@ -49,7 +49,7 @@ pub(crate) fn measure(args: &IdleArgs) -> Result<Outcome, String> {
     stage.workers.watch(Duration::from_secs_f64(args.publishing.span.seconds), "idle")?;
     let cpu = cpu_before.zip(server_cpu_ns(pids)).map(|(before, after)| after - before);
     let listeners = stage.listeners.clone();
-    let idle = merge(&stage.reports(&listeners)?);
+    let idle = merge(&stage.reports(&listeners, &[])?);
     user_memory(args, &before, &after, &mut record);
     kernel_memory(args, &before, &after, &mut record)?;
     heartbeats(args, cpu, &idle, &mut record);
@@ -57,6 +57,7 @@ pub(crate) fn measure(args: &IdleArgs) -> Result<Outcome, String> {
     if args.broadcasts > 0 {
         let round = stage.round_at(f64::from(args.broadcasts), Pace::Rate(f64::from(args.publishing.rooms)))?;
         held &= describe(&round, common, &mut record) && round.published > 0;
+        stage.hint(&round.merged, &mut record);
     }
     Ok(Outcome { record, held: held || !args.publishing.span.exactly_once })
 }

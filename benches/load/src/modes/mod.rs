@@ -7,6 +7,7 @@ pub(crate) mod slow;
 pub(crate) mod soak;
 pub(crate) mod storm;
 
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::bins::Bins;
@@ -14,8 +15,8 @@ use crate::cli::Common;
 use crate::proc;
 use crate::protocol::{Connected, Counts, Event, Plan, Report, Role};
 use crate::record::{Record, duration};
-use crate::scenario::{self, Scenario};
-use crate::target::Target;
+use crate::scenario::{self, Dialect, Scenario};
+use crate::target::{Scheme, Target};
 
 /// Connections of one worker: nofile is 20,000 on many hosts, and a worker needs a few descriptors for itself.
 const PER_WORKER: u32 = 19_000;
@@ -29,7 +30,10 @@ fn run_number() -> u32 {
 /// A plan for all connections of the command line; workers' shares are cut from it.
 fn plan(common: &Common, role: Role, rooms: u32) -> Result<Plan, String> {
     let target = Target::parse(&common.url)?;
-    let dialect = common.dialect.unwrap_or_else(|| scenario::dialect_of(target.scheme, &target.path));
+    // Words of one's own are another server's, which does not greet as a tidegate does.
+    let own = target.scheme == Scheme::WebSocket && (common.words.join.is_some() || common.words.publish.is_some());
+    let usual = || if own { Dialect::Raw } else { scenario::dialect_of(target.scheme, &target.path) };
+    let dialect = common.dialect.unwrap_or_else(usual);
     Ok(Plan {
         run: run_number(),
         role,
@@ -112,7 +116,10 @@ pub(crate) struct Merged {
     /// CPU of all workers, and of the busiest.
     cpu_ns: u64,
     busiest_ns: u64,
-    ended: std::collections::BTreeMap<String, u64>,
+    /// For how long was sent. Rates count over at least this where not all came back: what stalls is not fast.
+    least_seconds: f64,
+    refusal: Option<String>,
+    ended: BTreeMap<String, u64>,
 }
 
 fn merge(reports: &[Report]) -> Merged {
@@ -125,7 +132,9 @@ fn merge(reports: &[Report]) -> Merged {
         last_ns: reports.iter().map(|report| report.last_ns).max().unwrap_or(0),
         cpu_ns: reports.iter().map(|report| report.cpu_ns).sum(),
         busiest_ns: reports.iter().map(|report| report.cpu_ns).max().unwrap_or(0),
-        ended: std::collections::BTreeMap::new(),
+        least_seconds: 0.0,
+        refusal: reports.iter().find_map(|report| report.refusal.clone()),
+        ended: BTreeMap::new(),
     };
     for report in reports {
         merged.counts.add(&report.counts);
@@ -144,7 +153,8 @@ fn merge(reports: &[Report]) -> Merged {
 impl Merged {
     /// From the first intended moment to the last delivery, in seconds.
     fn seconds(&self) -> f64 {
-        self.last_ns.saturating_sub(self.first_ns).max(1) as f64 / 1e9
+        let seconds = self.last_ns.saturating_sub(self.first_ns).max(1) as f64 / 1e9;
+        if self.counts.lost + self.counts.refused > 0 { seconds.max(self.least_seconds) } else { seconds }
     }
 
     /// Whether the load side used up a core: one that all share when pinned, else the busiest worker's.
@@ -170,7 +180,7 @@ impl Merged {
         for (how, count) in &self.ended {
             record.put(&format!("ended {how}"), count, "connections ended", format!("{count} × {how}"));
         }
-        counts.lost + counts.duplicate + counts.reordered + counts.misdirected + counts.refused == 0
+        counts.exact()
     }
 
     /// Puts the CPU of both sides into the record; `unit` is what the server's CPU is counted per.
@@ -189,10 +199,34 @@ impl Merged {
     }
 }
 
+/// What lets a tidegate take everything, and what publishes without that limit.
+const RATE_CURE: &str = "Start tidegate with --message-rate 0 (in tidegate.toml: message_rate = 0), send less with --rate, or \
+                         spread it over more connections";
+
+/// Says in the record why publications were refused, or may have been lost, and what to do; `plans` are the senders'.
+fn hint(counts: &Counts, refusal: Option<&str>, ended: &BTreeMap<String, u64>, plans: &[Plan], record: &mut Record) {
+    if let Some(refusal) = refusal {
+        let refused = counts.refused;
+        record.hint(&if refusal.contains("rate-limited") {
+            format!("{refused} publications were over the server's message rate for one connection. {RATE_CURE}.")
+        } else {
+            format!("The server refused {refused} publications; it said first: {refusal}")
+        });
+    }
+    let raw = |plan: &Plan| plan.target.scheme == Scheme::WebSocket && plan.scenario.refused.is_none();
+    let over_rate = ended.contains_key("close 1008");
+    if over_rate || counts.lost > 0 && plans.iter().any(raw) {
+        let why = if over_rate { "were closed with 1008" } else { "lost messages" };
+        record.hint(&format!(
+            "Connections {why}. A raw client is not told which of its messages were over the server's message rate (tidegate: 100 a \
+             second for one connection). {RATE_CURE}."
+        ));
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::target::Scheme;
 
     fn example(clients: u32) -> Plan {
         Plan {

@@ -28,6 +28,7 @@ pub(crate) fn measure(args: &SlowArgs) -> Result<Outcome, String> {
     let mut record = Record::default();
     record.distribution_summary("latency_before", &before, "before: publish to delivery");
     let exact = describe(&round, common, &mut record);
+    stage.hint(&round.merged, &mut record);
     let after = round.merged.latency.summary();
     let ratio = after.p99_us / before.p99_us.max(0.001);
     record.put("p99_ratio", ratio, "p99 against before", format!("{ratio:.2} × {}", duration(before.p99_us)));
@@ -35,7 +36,7 @@ pub(crate) fn measure(args: &SlowArgs) -> Result<Outcome, String> {
         let bytes = (after as f64 - before as f64) / f64::from(args.stalled);
         record.put("bytes_per_stalled", bytes, "server memory per stalled reader", format!("{bytes:.0} B"));
     }
-    let cut = merge(&stage.reports(&stalled)?).ended;
+    let cut = merge(&stage.reports(&stalled, &[])?).ended;
     record.put("stalled_ended", &cut, "stalled readers that were cut off", format!("{cut:?}"));
     Ok(Outcome { record, held: exact || !publishing.span.exactly_once })
 }

@@ -21,6 +21,7 @@ struct Sums {
     /// Seconds since the start and the server's anonymous memory.
     memory: Vec<(f64, u64)>,
     worst_p99_us: f64,
+    refusal: Option<String>,
 }
 
 /// Measures as the arguments say.
@@ -41,6 +42,7 @@ pub(crate) fn measure(args: &SoakArgs) -> Result<Outcome, String> {
         ended: BTreeMap::new(),
         memory: Vec::new(),
         worst_p99_us: 0.0,
+        refusal: None,
     };
     while args.rounds.map_or(started.elapsed().as_secs_f64() < args.minutes * 60.0, |rounds| sums.rounds < rounds) {
         let round = stage.round(publishing.span.seconds)?;
@@ -49,6 +51,7 @@ pub(crate) fn measure(args: &SoakArgs) -> Result<Outcome, String> {
         sums.published += round.published;
         sums.latency.add(&round.merged.latency.recorded());
         sums.worst_p99_us = sums.worst_p99_us.max(round.merged.latency.summary().p99_us);
+        sums.refusal = sums.refusal.or(round.merged.refusal);
         for (how, count) in round.merged.ended {
             *sums.ended.entry(how).or_insert(0) += count;
         }
@@ -56,6 +59,7 @@ pub(crate) fn measure(args: &SoakArgs) -> Result<Outcome, String> {
     }
     let mut record = Record::default();
     let exact = describe(&sums, &mut record, &common.server_pid);
+    stage.hint_of(&sums.counts, sums.refusal.as_deref(), &sums.ended, &mut record);
     Ok(Outcome { record, held: exact || !publishing.span.exactly_once })
 }
 
@@ -67,8 +71,8 @@ fn describe(sums: &Sums, record: &mut Record, pids: &[u32]) -> bool {
     record.distribution("latency", &sums.latency, "publish to delivery");
     record.put("worst_p99_us", sums.worst_p99_us, "worst round's p99", duration(sums.worst_p99_us));
     let shown = format!(
-        "lost {}  duplicate {}  reordered {}  gaps told {}  pings {}",
-        counts.lost, counts.duplicate, counts.reordered, counts.gaps, counts.pings
+        "lost {}  duplicate {}  reordered {}  refused {}  gaps told {}  pings {}",
+        counts.lost, counts.duplicate, counts.reordered, counts.refused, counts.gaps, counts.pings
     );
     record.put("counts", counts, "account", shown);
     record.put("ended", &sums.ended, "connections ended by the server", format!("{:?}", sums.ended));
@@ -83,5 +87,5 @@ fn describe(sums: &Sums, record: &mut Record, pids: &[u32]) -> bool {
         }
         _ => without_server(record, pids, "the server's memory over time"),
     }
-    counts.lost + counts.duplicate + counts.reordered == 0
+    counts.exact()
 }

@@ -51,7 +51,7 @@ pub(crate) fn measure(args: &StormArgs) -> Result<Outcome, String> {
         let connected = workers.gather(&all, "connecting", Duration::ZERO, as_connected)?;
         let cpu = before.zip(server_cpu_ns(pids)).map(|(before, after)| after - before);
         let merged = merge(&{
-            workers.send(&all, &Command::Report { published: 0 })?;
+            workers.send(&all, &Command::Report { published: 0, refused: Vec::new() })?;
             workers.gather(&all, "counting", Duration::ZERO, as_report)?
         });
         let seconds = describe_connecting(&connected, &mut record);

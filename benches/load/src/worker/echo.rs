@@ -5,8 +5,8 @@ use std::io;
 
 use crate::bins::Bins;
 use crate::fleet::{Ear, Fleet};
-use crate::ledger::{Arrival, Ledger};
-use crate::lines::Lines;
+use crate::ledger::{Arrival, Ledger, Range, common, ranges};
+use crate::lines::{Lines, beginning, occurrences};
 use crate::protocol::{Counts, Pace, Plan, Report};
 use crate::stamp::{Stamp, Stamper};
 use crate::worker::Part;
@@ -17,6 +17,14 @@ const GRACE_NS: u64 = 2_000_000_000;
 struct Line {
     sent: u64,
     ledger: Ledger,
+    /// Numbers that the server refused since the round began.
+    refused: Vec<u64>,
+}
+
+impl Line {
+    fn new() -> Self {
+        Self { sent: 0, ledger: Ledger::from_the_start(), refused: Vec::new() }
+    }
 }
 
 /// Connections that send to themselves.
@@ -28,6 +36,7 @@ pub(crate) struct Echo {
     content: Vec<u8>,
     lines: Vec<Line>,
     counts: Counts,
+    refusal: Option<String>,
     outstanding: u64,
     latency: Bins,
     lateness: Bins,
@@ -46,8 +55,9 @@ impl Echo {
             pipeline,
             interval_ns: rate.map(|rate| 1e9 / rate),
             content: vec![b'x'; plan.size],
-            lines: (0..plan.clients).map(|_| Line { sent: 0, ledger: Ledger::from_the_start() }).collect(),
+            lines: (0..plan.clients).map(|_| Line::new()).collect(),
             counts: Counts::default(),
+            refusal: None,
             outstanding: 0,
             latency: Bins::new(),
             lateness: Bins::new(),
@@ -66,7 +76,7 @@ impl Echo {
         self.counts.sent += 1;
         self.outstanding += 1;
         self.stamper.write(Stamp { room: number, sequence: line.sent, intended_ns }, &mut self.content);
-        lines.publish(number, number, &self.content, say);
+        lines.publish(number, number, &self.content, line.sent, say);
     }
 
     fn returned(&mut self, client: u32, stamp: Stamp, now_ns: u64) {
@@ -90,8 +100,25 @@ impl Echo {
     }
 }
 
+impl Echo {
+    /// The server refuses `count` messages: they do not come back, and the next ones are sent in their places.
+    fn refused(&mut self, client: u32, count: u64, message: &[u8], now_ns: u64, lines: &Lines, say: &mut Vec<u8>) {
+        self.counts.refused += count;
+        self.outstanding = self.outstanding.saturating_sub(count);
+        self.lines[client as usize].refused.extend(lines.refused_reference(message));
+        self.refusal.get_or_insert_with(|| beginning(message));
+        if self.interval_ns.is_none() && now_ns < self.stop_ns {
+            (0..count).for_each(|_| self.say(client, now_ns, lines, say));
+        }
+    }
+}
+
 impl Ear for Echo {
     fn heard(&mut self, client: u32, message: &[u8], now_ns: u64, lines: &Lines, say: &mut Vec<u8>) {
+        let refused = occurrences(lines.refused.as_ref(), message);
+        if refused > 0 && self.stamper.find(message).is_none() {
+            return self.refused(client, refused, message, now_ns, lines, say);
+        }
         let mut rest = message;
         while let Some((stamp, end)) = self.stamper.find(rest) {
             self.returned(client, stamp, now_ns);
@@ -106,14 +133,14 @@ impl Ear for Echo {
     }
 
     fn ended(&mut self, client: u32) {
-        let line = &mut self.lines[client as usize];
-        *line = Line { sent: 0, ledger: Ledger::from_the_start() };
+        self.lines[client as usize] = Line::new();
     }
 }
 
 impl Part for Echo {
     fn begin(&mut self, _published: u64) {
-        (self.counts, self.outstanding) = (Counts::default(), 0);
+        (self.counts, self.outstanding, self.refusal) = (Counts::default(), 0, None);
+        self.lines.iter_mut().for_each(|line| line.refused.clear());
         self.latency.clear();
         self.lateness.clear();
     }
@@ -159,11 +186,17 @@ impl Part for Echo {
         over.then_some(self.counts.sent)
     }
 
-    fn report(&mut self, _published: u64) -> Report {
+    fn report(&mut self, _published: u64, _refused: &[Range]) -> Report {
+        let mut refused = 0;
+        for line in &mut self.lines {
+            self.counts.lost += line.ledger.close(line.sent);
+            refused += common(line.ledger.missing(), &ranges(line.refused.clone()));
+        }
         let mut counts = self.counts;
-        counts.lost += self.lines.iter().map(|line| line.ledger.unheard(line.sent)).sum::<u64>();
+        counts.lost = counts.lost.saturating_sub(refused);
         Report {
             counts,
+            refusal: self.refusal.clone(),
             latency: self.latency.recorded(),
             lateness: self.lateness.recorded(),
             first_ns: self.begin_ns,

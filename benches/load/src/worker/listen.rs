@@ -3,7 +3,7 @@
 
 use crate::bins::Bins;
 use crate::fleet::Ear;
-use crate::ledger::{Arrival, Ledger};
+use crate::ledger::{Arrival, Ledger, Range, common};
 use crate::lines::{Lines, occurrences};
 use crate::protocol::{Counts, Plan, Report};
 use crate::stamp::{Stamp, Stamper};
@@ -16,6 +16,8 @@ pub(crate) struct Listen {
     rooms: u32,
     stride: u64,
     ledgers: Vec<Ledger>,
+    /// What ended connections had missed since the round began, with their rooms.
+    missed: Vec<(u32, Range)>,
     stalled: u32,
     counts: Counts,
     latency: Bins,
@@ -32,6 +34,7 @@ impl Listen {
             rooms: plan.rooms,
             stride,
             ledgers: vec![Ledger::from_the_start(); plan.clients as usize],
+            missed: Vec::new(),
             stalled: 0,
             counts: Counts::default(),
             latency: Bins::new(),
@@ -66,6 +69,18 @@ impl Listen {
         self.sample(stamp, latency_ns);
     }
 
+    /// How often a refused publication was counted as lost.
+    fn missed_of(&self, refused: &[Range]) -> u64 {
+        if refused.is_empty() {
+            return 0;
+        }
+        let by_room: Vec<_> = (0..self.rooms).map(|room| in_room(refused, room, self.rooms)).collect();
+        let live = (self.stalled..self.ledgers.len() as u32)
+            .map(|client| common(self.ledgers[client as usize].missing(), &by_room[self.room(client) as usize]));
+        let ended = self.missed.iter().map(|(room, hole)| common(&[*hole], &by_room[*room as usize]));
+        live.chain(ended).sum()
+    }
+
     /// Notes when the last member had a publication, for every so manieth of them.
     fn sample(&mut self, stamp: Stamp, latency_ns: u64) {
         let publication = (stamp.sequence - 1) * u64::from(self.rooms) + u64::from(stamp.room);
@@ -79,6 +94,18 @@ impl Listen {
         }
         self.lasts[index] = self.lasts[index].max(latency_ns);
     }
+}
+
+/// Publications of the run, as numbers in one of its rooms: publication `k`, counted from 0, goes to room `k % rooms` and is
+/// number `k / rooms + 1` there.
+fn in_room(publications: &[Range], room: u32, rooms: u32) -> Vec<Range> {
+    let (room, rooms) = (u64::from(room), u64::from(rooms));
+    let numbers = |(first, last): &Range| {
+        let from = first.saturating_sub(room).div_ceil(rooms) + 1;
+        let to = last.checked_sub(room)? / rooms + 1;
+        (from <= to).then_some((from, to))
+    };
+    publications.iter().filter_map(numbers).collect()
 }
 
 impl Ear for Listen {
@@ -99,26 +126,30 @@ impl Ear for Listen {
 
     fn ended(&mut self, client: u32) {
         // What it misses until it is back is no loss: a server sends nothing to a closed connection.
-        self.ledgers[client as usize] = Ledger::default();
+        let ledger = std::mem::take(&mut self.ledgers[client as usize]);
+        let room = self.room(client);
+        self.missed.extend(ledger.missing().iter().map(|hole| (room, *hole)));
     }
 }
 
 impl Part for Listen {
     fn begin(&mut self, published: u64) {
         self.counts = Counts::default();
+        self.missed.clear();
         self.latency.clear();
         self.lasts.clear();
         self.first_sample = published.div_ceil(self.stride);
     }
 
-    fn report(&mut self, published: u64) -> Report {
+    fn report(&mut self, published: u64, refused: &[Range]) -> Report {
         let rooms = u64::from(self.rooms);
-        let mut counts = self.counts;
         for client in self.stalled..self.ledgers.len() as u32 {
             let room = u64::from(self.room(client));
             let sent = published / rooms + u64::from(room < published % rooms);
-            counts.lost += self.ledgers[client as usize].unheard(sent);
+            self.counts.lost += self.ledgers[client as usize].close(sent);
         }
+        let mut counts = self.counts;
+        counts.lost = counts.lost.saturating_sub(self.missed_of(refused));
         Report {
             counts,
             latency: self.latency.recorded(),
@@ -135,5 +166,27 @@ impl Part for Listen {
 
     fn stalled(&mut self, clients: u32) {
         self.stalled = clients;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn publications_of_the_run_become_numbers_in_each_room() {
+        for (publications, rooms) in [(vec![(0, 0)], 1), (vec![(1, 4), (9, 9)], 3), (vec![(2, 2), (5, 11)], 4)] {
+            for room in 0..rooms {
+                let one_by_one: Vec<u64> = publications
+                    .iter()
+                    .flat_map(|(first, last)| *first..=*last)
+                    .filter(|k| k % u64::from(rooms) == u64::from(room))
+                    .map(|k| k / u64::from(rooms) + 1)
+                    .collect();
+                let numbers: Vec<u64> =
+                    in_room(&publications, room, rooms).iter().flat_map(|(first, last)| *first..=*last).collect();
+                assert_eq!(numbers, one_by_one, "room {room} of {rooms}: {publications:?}");
+            }
+        }
     }
 }

@@ -9,6 +9,7 @@ mod publish;
 use std::io::{self, Read, Write};
 
 use crate::fleet::{Ear, Fleet};
+use crate::ledger::Range;
 use crate::protocol::{Command, Event, Pace, Plan, Report, Role};
 use crate::sys;
 
@@ -21,10 +22,14 @@ const TURN_NS: u64 = 50_000_000;
 pub(crate) trait Part: Ear {
     /// Forgets what was counted, after `published` publications.
     fn begin(&mut self, published: u64);
-    /// Tells what was counted; connections' own counts are added by the caller.
-    fn report(&mut self, published: u64) -> Report;
+    /// Tells what was counted; connections' own counts are added by the caller. What was `refused` is not lost.
+    fn report(&mut self, published: u64, refused: &[Range]) -> Report;
     /// Messages heard, for the progress bar.
     fn heard_so_far(&self) -> u64;
+    /// Refusals that name their publication, of the round.
+    fn refused_so_far(&self) -> u64 {
+        0
+    }
     /// Begins to send at `at_ns`, for `length_ns`.
     fn start(&mut self, at_ns: u64, length_ns: u64, pace: Pace) {
         let _ = (at_ns, length_ns, pace);
@@ -125,7 +130,8 @@ fn run_part(mut part: impl Part, plan: Plan, input: &mut Input) -> io::Result<()
         if now_ns > progress_ns {
             progress_ns = now_ns + PROGRESS_NS;
             let waits_for = if state.connecting { fleet.waits_for().map(String::from) } else { None };
-            tell(&Event::Progress { open: fleet.open(), heard: part.heard_so_far(), waits_for })?;
+            let (heard, refused) = (part.heard_so_far(), part.refused_so_far());
+            tell(&Event::Progress { open: fleet.open(), heard, refused, waits_for })?;
         }
     }
 }
@@ -177,13 +183,16 @@ impl State {
                 self.churn = (rate > 0.0).then_some(Churn { interval_ns, next_ns: now_ns, next_client: 0 });
                 tell(&Event::Ready)?;
             }
-            Command::Report { published } => tell(&Event::Report(Box::new(self.report(published, fleet, part))))?,
+            Command::Report { published, refused } => {
+                let report = part.report(published, &refused);
+                tell(&Event::Report(Box::new(self.complete(report, fleet))))?;
+            }
         }
         Ok(())
     }
 
-    fn report(&self, published: u64, fleet: &mut Fleet, part: &mut impl Part) -> Report {
-        let mut report = part.report(published);
+    /// Adds what the connections themselves counted, and what the worker used.
+    fn complete(&self, mut report: Report, fleet: &mut Fleet) -> Report {
         let (ended, [pings, bytes_in, reads]) = fleet.tally();
         report.ended = ended;
         (report.counts.pings, report.counts.bytes_in, report.counts.reads) = (pings, bytes_in, reads);

@@ -6,7 +6,8 @@ use std::io;
 
 use crate::bins::Bins;
 use crate::fleet::{Ear, Fleet};
-use crate::lines::{Lines, occurrences};
+use crate::ledger::{Range, ranges};
+use crate::lines::{Lines, beginning, occurrences};
 use crate::protocol::{Counts, Pace, Plan, Report};
 use crate::stamp::{Stamp, Stamper};
 use crate::sys;
@@ -26,6 +27,9 @@ pub(crate) struct Publish {
     /// Publications since the run began: they go on over warm-up and measurement.
     published: u64,
     counts: Counts,
+    /// Publications of this round that the server refused by their number, and what it said with the first refusal.
+    refused: Vec<u64>,
+    refusal: Option<String>,
     lateness: Bins,
     pace: Pace,
     begin_ns: u64,
@@ -43,6 +47,8 @@ impl Publish {
             content: vec![b'x'; plan.size],
             published: 0,
             counts: Counts::default(),
+            refused: Vec::new(),
+            refusal: None,
             lateness: Bins::new(),
             pace: Pace::Window(1),
             begin_ns: 0,
@@ -58,7 +64,7 @@ impl Publish {
         let client = (u64::from(room) % self.clients) as u32;
         self.stamper.write(Stamp { room, sequence, intended_ns }, &mut self.content);
         out.clear();
-        fleet.lines().publish(client, room, &self.content, out);
+        fleet.lines().publish(client, room, &self.content, self.published, out);
         self.published += 1;
         self.counts.sent += 1;
         fleet.send(client, out)
@@ -99,6 +105,10 @@ impl Ear for Publish {
         let acknowledged = occurrences(lines.acknowledged.as_ref(), message);
         // Of HTTP every answer looks like a refusal until its status is read.
         let refused = occurrences(lines.refused.as_ref(), message).saturating_sub(acknowledged);
+        if refused > 0 {
+            self.refused.extend(lines.refused_reference(message));
+            self.refusal.get_or_insert_with(|| beginning(message));
+        }
         self.counts.refused += refused;
         self.counts.acknowledged += acknowledged;
         if !self.hears {
@@ -118,6 +128,7 @@ impl Ear for Publish {
 impl Part for Publish {
     fn begin(&mut self, _published: u64) {
         self.counts = Counts::default();
+        (self.refused, self.refusal) = (Vec::new(), None);
         self.lateness.clear();
     }
 
@@ -146,8 +157,19 @@ impl Part for Publish {
         (over || now_ns >= self.stop_ns + GRACE_NS).then_some(self.published)
     }
 
-    fn report(&mut self, _published: u64) -> Report {
-        Report { counts: self.counts, lateness: self.lateness.recorded(), first_ns: self.begin_ns, ..Report::default() }
+    fn report(&mut self, _published: u64, _refused: &[Range]) -> Report {
+        Report {
+            counts: self.counts,
+            lateness: self.lateness.recorded(),
+            first_ns: self.begin_ns,
+            refused: ranges(self.refused.clone()),
+            refusal: self.refusal.clone(),
+            ..Report::default()
+        }
+    }
+
+    fn refused_so_far(&self) -> u64 {
+        self.refused.len() as u64
     }
 
     fn heard_so_far(&self) -> u64 {

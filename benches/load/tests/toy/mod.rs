@@ -19,6 +19,8 @@ pub(crate) enum Fault {
     Doubles,
     /// Every tenth message reaches the first member after its successor.
     Swaps,
+    /// Every second publication of a connection is refused by the number that it bears, as `REF=NUMBER.`.
+    RefusesHalf,
     /// Every message is held back for 20 ms.
     Delays,
     /// Every upgrade is answered with 404.
@@ -70,8 +72,18 @@ fn serve(stream: TcpStream, fault: Fault, rooms: &Rooms) {
     };
     let Ok(mut socket) = tungstenite::accept_hdr(stream, callback) else { return };
     rooms.lock().unwrap().entry(room.clone()).or_default().members.push(writer);
+    let mut publications = 0;
     while let Ok(message) = socket.read() {
         if message.is_text() {
+            publications += 1;
+            if fault == Fault::RefusesHalf && publications % 2 == 0 {
+                let text = message.to_text().unwrap();
+                let number = text.trim_start_matches("REF=").split('.').next().unwrap();
+                // What is broadcast is written to the same socket: whole frames, one at a time.
+                let _rooms = rooms.lock().unwrap();
+                socket.send(tungstenite::Message::text(format!("refused, ref={number}"))).ok();
+                continue;
+            }
             if fault == Fault::Delays {
                 std::thread::sleep(Duration::from_millis(20));
             }

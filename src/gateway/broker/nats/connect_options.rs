@@ -39,6 +39,9 @@ const COMMAND_QUEUE: usize = 256;
 
 const NO_SERVER: &str = "nats.url names no server; write nats://HOST:4222";
 const TLS_CURE: &str = "TLS failed: check nats.ca_file and that the server's certificate names the host of nats.url";
+/// What to do where a connection that should be encrypted fails, and the client does not say how.
+const TLS_OR_NO_SERVER: &str = "check that nats-server runs there, that nats.ca_file knows its certificate, and that it knows the one of \
+                                nats.cert_file; these files are read again at each attempt";
 
 /// Everything that a connection needs.
 #[derive(Clone)]
@@ -97,6 +100,12 @@ impl ConnectOptions {
         self.options(client_events).connect(self.servers.as_slice()).await
     }
 
+    /// Whether the connection is to be encrypted.
+    fn uses_tls(&self) -> bool {
+        let wanted = self.servers.iter().any(ServerAddr::tls_required);
+        wanted || self.ca_file.is_some() || self.client_certificate.is_some()
+    }
+
     /// Whether the settings name more than one server.
     pub(super) fn has_alternatives(&self) -> bool {
         self.servers.len() > 1
@@ -121,6 +130,8 @@ impl ConnectOptions {
         let cure = match kind {
             "authorization violation" | "failed signing nonce" => self.login_cure(),
             "TLS error" => String::from(TLS_CURE),
+            // The client calls a failed TLS handshake so too.
+            "IO error" if self.uses_tls() => String::from(TLS_OR_NO_SERVER),
             _ => String::from("check that nats-server runs there"),
         };
         format!("cannot reach the broker at {} again: {kind}; {cure}", self.tried())
