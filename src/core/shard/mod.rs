@@ -15,7 +15,7 @@
 //!
 //! Every part also gets the `Turn`: settings, counters, time, random numbers, names of rooms. The files beside the parts carry
 //! the work between them: `inbound` from a readable socket to a message, `requests` what a message asks for, `sweep`, `budget`,
-//! and `teardown`. No call frees a connection that its caller still holds: what finds a reason to end one marks it, and `settle`
+//! `looks`, and `teardown`. No call frees a connection that its caller still holds: what finds a reason to end one marks it, and `settle`
 //! carries the end out between two events.
 //!
 //! A turn of the loop, in this order: [`Shard::reap`], [`Shard::serve_ready`], [`Shard::handle_relay`] and
@@ -30,6 +30,7 @@ mod clients;
 pub mod command;
 pub mod driver;
 mod inbound;
+mod looks;
 mod names;
 mod requests;
 mod rooms;
@@ -53,6 +54,7 @@ pub use admission::{Arrival, PerAddress, RefusedPage};
 use clients::Clients;
 use driver::{Driver, Event, Fd};
 use inbound::Reading;
+use looks::Looks;
 use rooms::Rooms;
 pub use settings::{Budgets, Options, PublishPolicy, RoomRule, Route, Settings, SlowPolicy};
 pub use turn::Clock;
@@ -69,6 +71,7 @@ pub struct Shard<D> {
     writer: Writer<D>,
     clients: Clients,
     reading: Reading,
+    looks: Looks,
     events: Vec<Event>,
     stopped: bool,
 }
@@ -83,6 +86,7 @@ impl<D: Driver> Shard<D> {
             writer: Writer::new(driver),
             clients: Clients::new(settings.slots),
             reading: Reading::default(),
+            looks: Looks::default(),
             events: Vec::new(),
             stopped: false,
             turn: Turn::new(settings, counters, seed),
@@ -133,13 +137,14 @@ impl<D: Driver> Shard<D> {
         self.admission.poll_refused_page()
     }
 
-    /// Collects and handles the driver's events, ticks among them.
+    /// Collects and handles the driver's events, ticks among them, and takes the looks of the admin port on.
     pub fn reap(&mut self) {
         let mut events = std::mem::take(&mut self.events);
         self.writer.driver().reap(&mut events);
         self.handle_events(&mut events);
         self.events = events;
         self.sweep();
+        self.look_on();
         self.handle_later();
     }
 
@@ -231,7 +236,7 @@ impl<D: Driver> Shard<D> {
 
     /// Whether there is work that no event will announce.
     pub fn has_work(&self) -> bool {
-        self.clients.ready_len() > 0 || self.is_fanning_out() || self.clients.is_sweep_due()
+        self.clients.ready_len() > 0 || self.is_fanning_out() || self.clients.is_sweep_due() || !self.looks.is_empty()
     }
 
     /// Whether something was left for the next turn that no event will announce: also what the relay or the driver has to get.

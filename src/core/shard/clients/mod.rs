@@ -125,11 +125,6 @@ impl Clients {
         self.table.prefetch(index);
     }
 
-    /// All connections with their indices.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Entry)> {
-        self.table.iter()
-    }
-
     /// Connections in the table, in whatever state.
     pub(super) fn len(&self) -> usize {
         self.table.len()

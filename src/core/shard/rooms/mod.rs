@@ -9,14 +9,12 @@ mod gaps;
 #[cfg(test)]
 mod tests;
 
-use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use slab::Slab;
 
 use super::clients::Clients;
-use super::command::{RoomInfo, largest};
 use super::driver::Driver;
 use super::settings::{Policy, PublishPolicy};
 use super::turn::Turn;
@@ -358,19 +356,15 @@ impl Rooms {
         self.pending_bytes += subscription.room.pending_bytes() - before;
     }
 
-    /// The `limit` busiest rooms, the busiest first.
-    pub(super) fn busiest(&self, turn: &Turn, limit: usize) -> Vec<RoomInfo> {
-        let weighed = self
-            .subscriptions
-            .iter()
-            .map(|(number, subscription)| (subscription.room.publications(), subscription.room.len(), Reverse(number)));
-        let busiest = largest(weighed, limit).into_iter();
-        busiest
-            .filter_map(|(publications, members, Reverse(number))| {
-                let room = turn.names.name(number as u32)?.to_string();
-                Some(RoomInfo { room, members, publications })
-            })
-            .collect()
+    /// One past the highest number that a room may have.
+    pub(super) fn end(&self) -> u32 {
+        self.subscriptions.capacity() as u32
+    }
+
+    /// The room of this number, to look at, with its name.
+    pub(super) fn at<'a>(&'a self, turn: &'a Turn, number: u32) -> Option<(&'a RoomName, &'a Room)> {
+        let subscription = self.subscriptions.get(number as usize)?;
+        Some((turn.names.name(number)?, &subscription.room))
     }
 }
 
