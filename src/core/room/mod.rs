@@ -106,6 +106,11 @@ impl Room {
         idle
     }
 
+    /// Whether publications wait for a pass and none is under way.
+    pub fn is_due(&self) -> bool {
+        self.pass.is_none() && !self.queue.is_empty()
+    }
+
     /// Bytes of the publications that wait for a pass or are in one.
     pub fn pending_bytes(&self) -> usize {
         self.queued_bytes + self.pass.as_ref().map_or(0, |pass| pass.batch.cost_bytes())

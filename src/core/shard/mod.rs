@@ -139,6 +139,7 @@ impl<D: Driver> Shard<D> {
 
     /// Collects and handles the driver's events, ticks among them, and takes the looks of the admin port on.
     pub fn reap(&mut self) {
+        self.rooms.begin_turn();
         let mut events = std::mem::take(&mut self.events);
         self.writer.driver().reap(&mut events);
         self.handle_events(&mut events);
@@ -201,13 +202,20 @@ impl<D: Driver> Shard<D> {
         self.settle();
     }
 
-    /// Sends up to `budget` times: what waits in outboxes whose sockets take more, with half of it where rooms have something to send
-    /// too, and to members of rooms. Then closes the connections that hold the most memory while the node is over a budget.
+    /// Sends up to `budget` times: what waits in outboxes whose sockets take more, then answers to joins, each with half of what is
+    /// left where rooms have something to send too, and to members of rooms. Then closes the connections that hold the most memory
+    /// while the node is over a budget.
     pub fn fan_out(&mut self, budget: usize) {
         let mut left = budget;
         if self.clients.writing_len() > 0 {
             let share = if self.rooms.is_passing() { budget.div_ceil(2) } else { budget };
             left = left.saturating_sub(self.writer.write_on(&mut self.turn, &mut self.clients, share));
+            self.settle();
+        }
+        if self.rooms.is_answering() {
+            let share = if self.rooms.is_passing() { left.div_ceil(2) } else { left };
+            let Self { turn, rooms, upstream, writer, clients, .. } = self;
+            left = left.saturating_sub(rooms.answer_on(turn, upstream, writer, clients, share));
             self.settle();
         }
         while left > 0 {
@@ -217,7 +225,7 @@ impl<D: Driver> Shard<D> {
             left -= sent;
         }
         // A gap stands between what was published before the loss and what comes after it, which waits in the mailbox.
-        if !self.rooms.is_passing() {
+        if !self.rooms.is_passing() && !self.rooms.is_answering() {
             self.rooms.tell_gaps(&mut self.turn, &mut self.writer, &mut self.clients, left);
             self.settle();
         }
@@ -246,7 +254,10 @@ impl<D: Driver> Shard<D> {
 
     /// Whether [`Shard::fan_out`] has more to send.
     pub fn is_fanning_out(&self) -> bool {
-        self.rooms.is_passing() || self.rooms.is_telling_gaps() || self.clients.writing_len() > 0
+        self.rooms.is_passing()
+            || self.rooms.is_answering()
+            || self.rooms.is_telling_gaps()
+            || self.clients.writing_len() > 0
     }
 
     /// Whether deliveries may be taken from the mailbox: not before a gap is told to all clients, and not more than the rooms

@@ -38,7 +38,9 @@ impl Rooms {
         let room = self.passes.pop_front()?;
         let most = TURN.min(most);
         for sent in 0..most {
-            let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return Some(sent.max(1)) };
+            // A room that has ended may be in the list still, and its number be that of one that waits for its `joined`s.
+            let ready = self.subscriptions.get_mut(room as usize).filter(|subscription| !subscription.is_answering);
+            let Some(subscription) = ready else { return Some(sent.max(1)) };
             match subscription.room.step() {
                 Step::Member(member) => {
                     if let Some(ahead) = subscription.room.ahead(AHEAD) {
