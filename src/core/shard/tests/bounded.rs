@@ -205,3 +205,30 @@ fn a_room_that_is_revoked_or_left_while_its_crowd_is_told_joined_ends_once() {
         assert!(shard.turn.names.number("lobby").is_none() && shard.turn.names.number("other").is_some());
     }
 }
+
+#[test]
+fn after_a_crowd_left_during_a_pass_the_members_that_stay_get_what_follows_once_and_the_room_goes_to_sleep() {
+    const CROWD: usize = 400;
+    let (mut shard, _) = stage_with(|_, budgets| budgets.connections = 1_000);
+    let handles = crowd(&mut shard, CROWD as u32);
+    handles.iter().for_each(|handle| say(&mut shard, *handle, r#"{"type":"join","roomId":"lobby"}"#));
+    shard.handle_relay(ToShard::Joined("lobby".into()));
+    calls(&mut shard);
+    shard.writer.driver().deeds.clear();
+    shard.handle_relay(publication("lobby", "1"));
+    shard.fan_out(BUDGET);
+    handles.iter().step_by(2).for_each(|handle| shard.leave(*handle, "lobby"));
+    let calls_of_pass = calls(&mut shard);
+    assert_eq!(sent(&shard).matches(r#""type":"message""#).count(), CROWD / 2 + BUDGET / 2);
+    let sends = CROWD / 2 / BUDGET;
+    assert!(
+        (sends + 1..=sends + 3).contains(&calls_of_pass),
+        "{calls_of_pass} calls: {CROWD} positions are some sends"
+    );
+    shard.writer.driver().deeds.clear();
+    shard.handle_relay(publication("lobby", "2"));
+    calls(&mut shard);
+    assert_eq!(sent(&shard).matches(r#""type":"message""#).count(), CROWD / 2);
+    handles.iter().skip(1).step_by(2).for_each(|handle| shard.leave(*handle, "lobby"));
+    assert!(shard.turn.names.number("lobby").is_none(), "each of them was where its entry said");
+}
