@@ -73,6 +73,8 @@ pub struct Shard<D> {
     reading: Reading,
     looks: Looks,
     events: Vec<Event>,
+    /// More connections are to be ended for a budget of the node's than a call of the fan-out may end.
+    is_over_budget: bool,
     stopped: bool,
 }
 
@@ -88,6 +90,7 @@ impl<D: Driver> Shard<D> {
             reading: Reading::default(),
             looks: Looks::default(),
             events: Vec::new(),
+            is_over_budget: false,
             stopped: false,
             turn: Turn::new(settings, counters, seed),
         }
@@ -244,7 +247,11 @@ impl<D: Driver> Shard<D> {
 
     /// Whether there is work that no event will announce.
     pub fn has_work(&self) -> bool {
-        self.clients.ready_len() > 0 || self.is_fanning_out() || self.clients.is_sweep_due() || !self.looks.is_empty()
+        self.clients.ready_len() > 0
+            || self.is_fanning_out()
+            || self.is_over_budget
+            || self.clients.is_sweep_due()
+            || !self.looks.is_empty()
     }
 
     /// Whether something was left for the next turn that no event will announce: also what the relay or the driver has to get.

@@ -4,6 +4,7 @@ use super::rooms::{join, publication, say, sent};
 use super::*;
 use crate::model::GapReason;
 use crate::relay::{JoinError, ToShard};
+use crate::shard::budget::ENDS;
 use crate::shard::rooms::AT_ONCE;
 
 /// Sends or looks that one call may take.
@@ -231,4 +232,36 @@ fn after_a_crowd_left_during_a_pass_the_members_that_stay_get_what_follows_once_
     assert_eq!(sent(&shard).matches(r#""type":"message""#).count(), CROWD / 2);
     handles.iter().skip(1).step_by(2).for_each(|handle| shard.leave(*handle, "lobby"));
     assert!(shard.turn.names.number("lobby").is_none(), "each of them was where its entry said");
+}
+
+#[test]
+fn a_crowd_of_slow_readers_over_the_nodes_budget_is_ended_a_few_in_a_turn_and_the_next_turn_goes_on() {
+    // A hundred thousand clients behind a network that failed held more than the budget: all that had to go were closed in one turn,
+    // at 10 us each, and every client that read waited for a second.
+    const CROWD: usize = 4 * ENDS;
+    let (mut shard, _) = stage_with(|_, budgets| (budgets.connections, budgets.outbox_bytes) = (1_000, 1));
+    let handles = crowd(&mut shard, CROWD as u32);
+    handles.iter().for_each(|handle| say(&mut shard, *handle, r#"{"type":"join","roomId":"lobby"}"#));
+    shard.handle_relay(ToShard::Joined("lobby".into()));
+    calls(&mut shard);
+    shard.writer.driver().room = 0;
+    shard.handle_relay(publication("lobby", "1"));
+    let open = |shard: &mut Shard<TestDriver>| handles.iter().filter(|handle| shard.clients.is_open(**handle)).count();
+    shard.fan_out(2 * CROWD);
+    shard.submit();
+    let (mut left, mut calls) = (CROWD, 0);
+    loop {
+        shard.reap();
+        shard.fan_out(2 * CROWD);
+        shard.submit();
+        let ended = left - open(&mut shard);
+        assert!(ended <= ENDS, "{ended} connections are ended in one call");
+        left -= ended;
+        calls += 1;
+        assert!(calls < 100, "it ends");
+        if !shard.has_work() {
+            break;
+        }
+    }
+    assert_eq!((left, shard.turn.counters.outbox_bytes.value()), (0, 0), "the node is within its budget");
 }
