@@ -151,7 +151,7 @@ settings! {
         /// From accept to a complete request; later is 408.
         handshake_deadline: Duration = HANDSHAKE_DEADLINE, time(100 * MS..=MINUTE), rare();
         /// Sockets of one shard that are not upgraded: unfinished handshakes, and refused ones that the peer has not closed. One more,
-        /// and the oldest gives way. One address may have a quarter.
+        /// and the oldest gives way. One address may have a quarter. Lowered where the host has few file descriptors.
         handshakes_per_shard: usize = HANDSHAKES_PER_SHARD, integer(1..=65_536), rare();
         /// Connections of one address on the node (of IPv6: of one /64); more get 429. Behind `proxies.trusted` the address is the
         /// client's.

@@ -101,8 +101,9 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
         return Err(CannotStart(why));
     }
     warn_if_the_host_holds_less(&host, &config);
-    let memory = check::MemoryBound::of(&host, &config, capacity.connections);
     // What was to be found out is found out: from here on, and at /v1/node, the limits are those in force.
+    config.limits.handshakes_per_shard = check::handshakes_per_shard(&host, &config);
+    let memory = check::MemoryBound::of(&host, &config, capacity.connections);
     config.limits.outbox_total_bytes = Some(memory.outbox_bytes);
     config.limits.unfinished_total_bytes = Some(memory.unfinished_bytes);
     config.limits.rooms_total = Some(memory.rooms);

@@ -16,6 +16,7 @@ use crate::support::load::ClearedAtTheEnd;
 crate::on_both_drivers! {
     over_the_capacity_clients_get_503_and_those_inside_are_served
     without_descriptors_the_node_answers_pauses_and_recovers
+    a_full_public_port_leaves_descriptors_for_probes_and_for_the_broker
     over_the_connection_rate_clients_get_503
     malformed_requests_do_not_starve_valid_clients
     an_address_over_its_connections_gets_429_and_others_are_served
@@ -70,6 +71,44 @@ fn without_descriptors_the_node_answers_pauses_and_recovers(driver: Driver) {
     assert_eq!(inside[0].content("lobby"), "served");
     inside.truncate(1);
     gateway.wait("it recovers", |gateway| Client::try_connect(gateway.port, "/").is_ok());
+}
+
+fn a_full_public_port_leaves_descriptors_for_probes_and_for_the_broker(driver: Driver) {
+    // Clients up to the capacity, and silent or refused sockets above it, took every descriptor: no probe was answered, the
+    // node was restarted with all of its clients, and it could not connect to its broker again.
+    const FILES: u64 = 600;
+    const UNSERVED: u64 = FILES / 2;
+    let setup = Gateway::on(driver).args(&["--shards", "2", "--connection-rate", "0"]);
+    let mut gateway = setup.config("[limits]\nhandshake_deadline = \"1m\"").descriptors(FILES).start();
+    let capacity = gateway.metrics().value("ws_connection_capacity") as usize;
+    let per_shard = gateway.get("/v1/node").json()["limits"]["handshakesPerShard"].as_u64().unwrap() as usize;
+    assert!(
+        capacity + 2 * per_shard + 256 < FILES as usize,
+        "{capacity} clients, {per_shard} on each shard without an upgrade"
+    );
+    let inside: Vec<Client> = (1..capacity).map(|_| Client::connect(gateway.port)).collect();
+    let unserved: Vec<TcpStream> = (0..UNSERVED).filter_map(|n| unserved_socket(n as u8, gateway.port)).collect();
+    // All of them are taken in, the oldest giving way, and none meets a lack of descriptors.
+    gateway.wait_for("ws_accepted_total", (inside.len() + unserved.len()) as f64);
+    assert_eq!(["/live", "/ready"].map(|path| gateway.get(path).status), [200; 2]);
+    let spare = FILES as usize - gateway.open_descriptors();
+    assert!(spare >= 256, "{spare} descriptors are left for the admin port and the broker");
+    let probes: Vec<TcpStream> = (0..200).map(|_| http::connect(gateway.admin)).collect();
+    assert_eq!(["/live", "/ready"].map(|path| gateway.get(path).status), [200; 2]);
+    let honest = Client::try_connect(gateway.port, "/").expect("there is one place, and no silent socket has it");
+    assert!(Client::try_connect(gateway.port, "/").is_err(), "the node is full");
+    assert!(!gateway.log().contains("cannot accept"), "{}", gateway.log());
+    drop((probes, unserved, inside, honest));
+    gateway.wait("there is room again", |gateway| Client::try_connect(gateway.port, "/").is_ok());
+}
+
+/// A socket that has no upgrade, from an address of its own: a silent one, or one that is refused and does not close.
+fn unserved_socket(address: u8, port: u16) -> Option<TcpStream> {
+    let mut stream = http::connect_from(Ipv4Addr::new(127, 0, 1, address), port).ok()?;
+    if address.is_multiple_of(2) {
+        stream.write_all(b"GET /none HTTP/1.1\r\nHost: localhost\r\n\r\n").ok()?;
+    }
+    Some(stream)
 }
 
 fn over_the_connection_rate_clients_get_503(driver: Driver) {

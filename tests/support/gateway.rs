@@ -44,6 +44,7 @@ pub struct Setup {
     environment: Vec<(String, String)>,
     memory_group: Option<PathBuf>,
     hidden_proc: bool,
+    descriptors: Option<u64>,
     ready: bool,
     log: Option<Arc<OwnedFd>>,
 }
@@ -71,6 +72,12 @@ impl Setup {
     /// Starts it inside a control group.
     pub fn inside(mut self, group: &Path) -> Self {
         self.memory_group = Some(group.join("cgroup.procs"));
+        self
+    }
+
+    /// Starts it where no more than so many descriptors may be open.
+    pub fn descriptors(mut self, files: u64) -> Self {
+        self.descriptors = Some(files);
         self
     }
 
@@ -116,7 +123,17 @@ impl Gateway {
     pub fn on(driver: Driver) -> Setup {
         let (args, environment) = (Vec::new(), Vec::new());
         let config = String::new();
-        Setup { driver, args, config, environment, memory_group: None, hidden_proc: false, ready: true, log: None }
+        Setup {
+            driver,
+            args,
+            config,
+            environment,
+            memory_group: None,
+            hidden_proc: false,
+            descriptors: None,
+            ready: true,
+            log: None,
+        }
     }
 
     /// Starts one with two shards and these arguments.
@@ -148,6 +165,12 @@ impl Gateway {
         if setup.hidden_proc {
             // SAFETY: between fork and exec nothing but system calls.
             unsafe { command.pre_exec(hide_proc) };
+        }
+        if let Some(files) = setup.descriptors {
+            let limit =
+                move || nix::sys::resource::setrlimit(nix::sys::resource::Resource::RLIMIT_NOFILE, files, files);
+            // SAFETY: between fork and exec nothing but one system call.
+            unsafe { command.pre_exec(move || limit().map_err(Into::into)) };
         }
         if let Some(log) = &setup.log {
             command.stderr(log.try_clone().unwrap());

@@ -92,7 +92,7 @@ impl Connections {
         self.end
     }
 
-    /// Every connection with its index.
+    /// Every connection with its index. It visits all slots in one go: for tests and fuzzers, never within a turn.
     pub fn iter(&self) -> impl Iterator<Item = (u32, &Entry)> {
         self.entries.iter().map(|(index, entry)| (index as u32, entry))
     }

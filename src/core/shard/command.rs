@@ -2,13 +2,12 @@
 //!
 //! A query carries the function that takes its reply; dropped without a call, there is none.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::fmt;
 
 use super::Shard;
+use super::looks::Look;
 use crate::close::{CloseReason, Refusal};
-use crate::connection::{Entry, Handle, State, ticks};
+use crate::connection::{Handle, ticks};
 use crate::model::ConnectionId;
 use crate::shard::driver::Driver;
 
@@ -28,14 +27,16 @@ pub enum Command {
     Resume,
     /// Close what is left and end the thread.
     Stop,
-    /// Describe the busiest rooms.
+    /// Describe the busiest rooms. The shard looks at them over several turns: one that begins or ends meanwhile is counted in or
+    /// out. Where 64 such queries wait already, this one is dropped.
     Rooms {
         /// At most this many.
         limit: usize,
         /// Takes the rooms, the busiest first.
         reply: Reply<Vec<RoomInfo>>,
     },
-    /// Describe connections.
+    /// Describe connections. The shard looks at them over several turns: one that comes or goes meanwhile is counted in or out.
+    /// Where 64 such queries wait already, this one is dropped.
     Connections {
         /// The ones with the largest outboxes first, else in slab order.
         by_outbox: bool,
@@ -109,8 +110,10 @@ impl<D: Driver> Shard<D> {
             }
             Command::Resume => self.admission.end_drain(),
             Command::Stop => self.stopped = true,
-            Command::Rooms { limit, reply } => reply(self.rooms.busiest(&self.turn, limit)),
-            Command::Connections { by_outbox, limit, reply } => reply(self.list_connections(by_outbox, limit)),
+            Command::Rooms { limit, reply } => self.looks.begin(Look::at_rooms(limit, reply)),
+            Command::Connections { by_outbox, limit, reply } => {
+                self.looks.begin(Look::at_connections(by_outbox, limit, reply));
+            }
             Command::Close { id, reply } => {
                 let closed = self.close_by_id(id);
                 reply(closed);
@@ -119,7 +122,7 @@ impl<D: Driver> Shard<D> {
         self.settle();
     }
 
-    /// Closes whatever is left, telling it: the thread ends.
+    /// Closes whatever is left, telling it: the thread ends. All in one go, because no turn follows, and a drain has left few.
     pub fn close_all(&mut self) {
         for index in 0..self.clients.end() {
             let Some(handle) = self.clients.handle_at(index) else { continue };
@@ -130,36 +133,6 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    fn list_connections(&self, by_outbox: bool, limit: usize) -> Vec<ConnectionInfo> {
-        let alive = self.clients.iter().filter(|(_, entry)| entry.state != State::Released);
-        let listed: Vec<u32> = if by_outbox {
-            let weighed = alive.map(|(index, entry)| (entry.outbox_bytes(), Reverse(index)));
-            largest(weighed, limit).into_iter().map(|(_, Reverse(index))| index).collect()
-        } else {
-            alive.take(limit).map(|(index, _)| index).collect()
-        };
-        let entries = listed.into_iter().filter_map(|index| Some((index, self.clients.peek(index)?)));
-        entries.map(|(index, entry)| self.describe(index, entry)).collect()
-    }
-
-    fn describe(&self, index: u32, entry: &Entry) -> ConnectionInfo {
-        let handle = Handle { index, generation: entry.generation };
-        let told = self.clients.forwarded(index).map(|address| address.to_string());
-        let peer = told.or_else(|| self.writer.driver_ref().peer(entry.fd).map(|peer| peer.to_string()));
-        ConnectionInfo {
-            id: self.turn.id(handle).to_string(),
-            state: match entry.state {
-                State::Handshaking => "handshake",
-                State::Open => "open",
-                State::Ending | State::Closing | State::Lingering | State::Released => "closing",
-            },
-            dialect: entry.form.dialect.name(),
-            rooms: entry.rooms.len(),
-            outbox_bytes: entry.outbox_bytes(),
-            peer: peer.unwrap_or_default(),
-        }
-    }
-
     fn close_by_id(&mut self, id: ConnectionId) -> bool {
         let handle = Handle { index: id.index, generation: id.generation };
         if self.turn.id(handle) != id || !self.clients.is_open(handle) {
@@ -167,33 +140,5 @@ impl<D: Driver> Shard<D> {
         }
         self.writer.close(&mut self.turn, &mut self.clients, handle, CloseReason::Operator);
         true
-    }
-}
-
-/// The `limit` largest, the largest first. Clients wait while it looks: it holds no more than it gives.
-pub(super) fn largest<T: Ord>(items: impl Iterator<Item = T>, limit: usize) -> Vec<T> {
-    let mut heap = BinaryHeap::new();
-    for item in items {
-        if heap.len() < limit {
-            heap.push(Reverse(item));
-        } else if let Some(mut least) = heap.peek_mut()
-            && item > least.0
-        {
-            *least = Reverse(item);
-        }
-    }
-    heap.into_sorted_vec().into_iter().map(|Reverse(item)| item).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_largest_are_found_in_order_however_many_there_are() {
-        let mixed = || (0..1_000_u32).map(|n| n * 7 % 1_000);
-        assert_eq!(largest(mixed(), 3), [999, 998, 997]);
-        assert_eq!(largest(mixed().take(2), 3), [7, 0]);
-        assert!(largest(mixed(), 0).is_empty());
     }
 }

@@ -15,7 +15,7 @@
 //!
 //! Every part also gets the `Turn`: settings, counters, time, random numbers, names of rooms. The files beside the parts carry
 //! the work between them: `inbound` from a readable socket to a message, `requests` what a message asks for, `sweep`, `budget`,
-//! and `teardown`. No call frees a connection that its caller still holds: what finds a reason to end one marks it, and `settle`
+//! `looks`, and `teardown`. No call frees a connection that its caller still holds: what finds a reason to end one marks it, and `settle`
 //! carries the end out between two events.
 //!
 //! A turn of the loop, in this order: [`Shard::reap`], [`Shard::serve_ready`], [`Shard::handle_relay`] and
@@ -30,6 +30,7 @@ mod clients;
 pub mod command;
 pub mod driver;
 mod inbound;
+mod looks;
 mod names;
 mod requests;
 mod rooms;
@@ -53,6 +54,7 @@ pub use admission::{Arrival, PerAddress, RefusedPage};
 use clients::Clients;
 use driver::{Driver, Event, Fd};
 use inbound::Reading;
+use looks::Looks;
 use rooms::Rooms;
 pub use settings::{Budgets, Options, PublishPolicy, RoomRule, Route, Settings, SlowPolicy};
 pub use turn::Clock;
@@ -69,7 +71,10 @@ pub struct Shard<D> {
     writer: Writer<D>,
     clients: Clients,
     reading: Reading,
+    looks: Looks,
     events: Vec<Event>,
+    /// More connections are to be ended for a budget of the node's than a call of the fan-out may end.
+    is_over_budget: bool,
     stopped: bool,
 }
 
@@ -83,7 +88,9 @@ impl<D: Driver> Shard<D> {
             writer: Writer::new(driver),
             clients: Clients::new(settings.slots),
             reading: Reading::default(),
+            looks: Looks::default(),
             events: Vec::new(),
+            is_over_budget: false,
             stopped: false,
             turn: Turn::new(settings, counters, seed),
         }
@@ -133,13 +140,15 @@ impl<D: Driver> Shard<D> {
         self.admission.poll_refused_page()
     }
 
-    /// Collects and handles the driver's events, ticks among them.
+    /// Collects and handles the driver's events, ticks among them, and takes the looks of the admin port on.
     pub fn reap(&mut self) {
+        self.rooms.begin_turn();
         let mut events = std::mem::take(&mut self.events);
         self.writer.driver().reap(&mut events);
         self.handle_events(&mut events);
         self.events = events;
         self.sweep();
+        self.look_on();
         self.handle_later();
     }
 
@@ -196,13 +205,20 @@ impl<D: Driver> Shard<D> {
         self.settle();
     }
 
-    /// Sends up to `budget` times: what waits in outboxes whose sockets take more, with half of it where rooms have something to send
-    /// too, and to members of rooms. Then closes the connections that hold the most memory while the node is over a budget.
+    /// Sends up to `budget` times: what waits in outboxes whose sockets take more, then answers to joins, each with half of what is
+    /// left where rooms have something to send too, and to members of rooms. Then closes the connections that hold the most memory
+    /// while the node is over a budget.
     pub fn fan_out(&mut self, budget: usize) {
         let mut left = budget;
         if self.clients.writing_len() > 0 {
             let share = if self.rooms.is_passing() { budget.div_ceil(2) } else { budget };
             left = left.saturating_sub(self.writer.write_on(&mut self.turn, &mut self.clients, share));
+            self.settle();
+        }
+        if self.rooms.is_answering() {
+            let share = if self.rooms.is_passing() { left.div_ceil(2) } else { left };
+            let Self { turn, rooms, upstream, writer, clients, .. } = self;
+            left = left.saturating_sub(rooms.answer_on(turn, upstream, writer, clients, share));
             self.settle();
         }
         while left > 0 {
@@ -212,7 +228,7 @@ impl<D: Driver> Shard<D> {
             left -= sent;
         }
         // A gap stands between what was published before the loss and what comes after it, which waits in the mailbox.
-        if !self.rooms.is_passing() {
+        if !self.rooms.is_passing() && !self.rooms.is_answering() {
             self.rooms.tell_gaps(&mut self.turn, &mut self.writer, &mut self.clients, left);
             self.settle();
         }
@@ -231,7 +247,11 @@ impl<D: Driver> Shard<D> {
 
     /// Whether there is work that no event will announce.
     pub fn has_work(&self) -> bool {
-        self.clients.ready_len() > 0 || self.is_fanning_out() || self.clients.is_sweep_due()
+        self.clients.ready_len() > 0
+            || self.is_fanning_out()
+            || self.is_over_budget
+            || self.clients.is_sweep_due()
+            || !self.looks.is_empty()
     }
 
     /// Whether something was left for the next turn that no event will announce: also what the relay or the driver has to get.
@@ -241,7 +261,10 @@ impl<D: Driver> Shard<D> {
 
     /// Whether [`Shard::fan_out`] has more to send.
     pub fn is_fanning_out(&self) -> bool {
-        self.rooms.is_passing() || self.rooms.is_telling_gaps() || self.clients.writing_len() > 0
+        self.rooms.is_passing()
+            || self.rooms.is_answering()
+            || self.rooms.is_telling_gaps()
+            || self.clients.writing_len() > 0
     }
 
     /// Whether deliveries may be taken from the mailbox: not before a gap is told to all clients, and not more than the rooms

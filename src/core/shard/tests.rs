@@ -18,7 +18,7 @@ mod answers;
 mod bounded;
 mod deadlines;
 mod rates;
-mod rooms;
+pub(super) mod rooms;
 
 const FD: Fd = 7;
 
@@ -32,7 +32,7 @@ fn stage_with_rate(message_rate: u16) -> (Shard<TestDriver>, Handle) {
     stage_with(|options, _| options.message_rate = message_rate)
 }
 
-fn stage_with(configure: impl FnOnce(&mut Options, &mut Budgets)) -> (Shard<TestDriver>, Handle) {
+pub(super) fn stage_with(configure: impl FnOnce(&mut Options, &mut Budgets)) -> (Shard<TestDriver>, Handle) {
     stage_from(1, configure)
 }
 
@@ -54,7 +54,7 @@ fn ready(shard: &mut Shard<TestDriver>, handle: Handle, hangup: bool) {
 }
 
 /// Turns of the loop until there is nothing that no event announces.
-fn turns(shard: &mut Shard<TestDriver>) {
+pub(super) fn turns(shard: &mut Shard<TestDriver>) {
     loop {
         shard.reap();
         shard.serve_ready(10);
@@ -87,7 +87,7 @@ fn what_filled_the_buffer_is_read_on_from_although_no_event_tells_the_rest() {
 }
 
 /// Others beside the first, up to so many open connections.
-fn crowd(shard: &mut Shard<TestDriver>, size: u32) -> Vec<Handle> {
+pub(super) fn crowd(shard: &mut Shard<TestDriver>, size: u32) -> Vec<Handle> {
     for index in 1..size {
         shard.writer.driver().incoming.extend(REQUEST.bytes());
         shard.handle_accepted(FD + index as Fd, Arrival::default());

@@ -145,6 +145,7 @@ fn limits(supervisor: &Supervisor) -> Value {
         "unfinishedTotalBytes": limits.unfinished_total_bytes,
         "writeStallMs": limits.write_stall.as_millis() as u64,
         "handshakeDeadlineMs": limits.handshake_deadline.as_millis() as u64,
+        "handshakesPerShard": limits.handshakes_per_shard,
         "pingIntervalMs": config.heartbeat.ping_interval.as_millis() as u64,
         "pongTimeoutMs": config.heartbeat.pong_timeout.as_millis() as u64,
         "drainDelayMs": config.drain.delay.as_millis() as u64,

@@ -34,10 +34,14 @@ const SHARD_BYTES: u64 = 4 << 20;
 const ADMIN_BODY_FACTOR: u64 = 6;
 /// Share of memory that idle connections may take; the rest is for what they say.
 const CONNECTIONS_PERCENT: u64 = 75;
-/// Descriptors for the log, the broker, the admin port and its clients.
-const RESERVED_DESCRIPTORS: u64 = 128;
-/// Descriptors of a shard: listener, rings, eventfd, sockets that are being refused.
+/// Descriptors for the connections of the admin port, and for the log, the broker and what is opened for a moment.
+const RESERVED_DESCRIPTORS: u64 = limits::ADMIN_CONNECTIONS as u64 + 64;
+/// Descriptors of a shard: listener, rings, eventfd, and sockets between accept(2) and close(2).
 const DESCRIPTORS_PER_SHARD: u64 = 16;
+/// Share of the descriptors that sockets without an upgrade may take: a part in so many.
+const UNSERVED_SHARE: u64 = 32;
+/// Where there are few descriptors such a share would be none: of so many, a quarter.
+const UNSERVED_FROM: u64 = 1024;
 
 /// One limit in connections.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -69,14 +73,13 @@ impl fmt::Display for Capacity {
 ///
 /// Limits that only a burst or a broadcast meets (`tcp_mem`, conntrack) are not among them; `tidegate check` shows those too.
 pub fn capacity(host: &Host, config: &Config) -> Capacity {
-    let mut bounds =
-        vec![Bound { what: "nofile", connections: host.nofile_hard.saturating_sub(reserved_descriptors(config)) }];
+    let mut bounds = vec![Bound { what: "nofile", connections: connections_within(host.nofile_hard, config) }];
     if let Some(bytes) = host.memory_bytes() {
         bounds.push(Bound { what: "memory", connections: connections_in(bytes, host, config) });
     }
     if let Some(files) = host.file_max {
-        let left = files.saturating_sub(host.files_in_use).saturating_sub(reserved_descriptors(config));
-        bounds.push(Bound { what: "fs.file-max", connections: left });
+        let left = files.saturating_sub(host.files_in_use);
+        bounds.push(Bound { what: "fs.file-max", connections: connections_within(left, config) });
     }
     if let Some(most) = config.max_connections {
         bounds.push(Bound { what: "max_connections", connections: u64::from(most) });
@@ -103,8 +106,8 @@ impl Capacity {
             _ => format!(
                 "nofile is {} and the node needs {} descriptors beside those of its clients; {}",
                 host.nofile_hard,
-                reserved_descriptors(config),
-                nofile_cure(reserved_descriptors(config) + 1_000),
+                own_descriptors(config),
+                nofile_cure(files_for(1_000, config)),
             ),
         };
         Some(format!("this host holds no connection: {cure}"))
@@ -144,9 +147,34 @@ pub(super) fn poll_bytes(host: &Host, config: &Config) -> u64 {
     }
 }
 
-/// Descriptors that are not for clients.
-pub(super) fn reserved_descriptors(config: &Config) -> u64 {
+/// Descriptors that are not for the public port's sockets.
+fn own_descriptors(config: &Config) -> u64 {
     RESERVED_DESCRIPTORS + DESCRIPTORS_PER_SHARD * config.shards as u64
+}
+
+/// Sockets that may have no upgrade, unfinished handshakes and refused ones, where `files` descriptors may be open: as configured, but
+/// no more than a share, or they would leave no room for clients.
+fn unserved_sockets(files: u64, config: &Config) -> u64 {
+    let left = files.saturating_sub(own_descriptors(config));
+    let share = (left / UNSERVED_SHARE).max(left.min(UNSERVED_FROM) / 4);
+    share.min((config.limits.handshakes_per_shard as u64).saturating_mul(config.shards as u64))
+}
+
+/// Sockets without an upgrade that each shard of a node on `host` may have: as configured, or fewer where there are few descriptors.
+/// With the clients of [`capacity`] they leave the descriptors of the admin port and of the broker's connection alone.
+pub fn handshakes_per_shard(host: &Host, config: &Config) -> usize {
+    let share = unserved_sockets(host.nofile_hard, config) / config.shards.max(1) as u64;
+    config.limits.handshakes_per_shard.min(share.max(1) as usize)
+}
+
+/// Connections that `files` descriptors leave room for.
+pub(super) fn connections_within(files: u64, config: &Config) -> u64 {
+    files.saturating_sub(own_descriptors(config)).saturating_sub(unserved_sockets(files, config))
+}
+
+/// Descriptors that are enough for so many connections.
+pub(super) fn files_for(connections: u64, config: &Config) -> u64 {
+    connections.saturating_add(own_descriptors(config)).saturating_add(unserved_sockets(u64::MAX, config))
 }
 
 /// Bytes of a node without connections.

@@ -9,8 +9,8 @@ pub mod report;
 mod watch;
 
 pub use capacity::{
-    Bound, Capacity, MemoryBound, capacity, connection_bytes, host_capacity, most_connections, outbox_total_bytes,
-    unfinished_total_bytes,
+    Bound, Capacity, MemoryBound, capacity, connection_bytes, handshakes_per_shard, host_capacity, most_connections,
+    outbox_total_bytes, unfinished_total_bytes,
 };
 pub use report::{Report, Row};
 pub use watch::Watch;

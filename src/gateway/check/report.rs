@@ -5,8 +5,8 @@ use std::fmt;
 use serde::Serialize;
 
 use super::capacity::{
-    Capacity, KERNEL_BYTES, MemoryBound, USER_BYTES, capacity, connection_bytes, grouped, host_capacity, memory_for,
-    nofile_cure, poll_bytes, reserved_descriptors, shown_bytes,
+    Capacity, KERNEL_BYTES, MemoryBound, USER_BYTES, capacity, connection_bytes, connections_within, files_for,
+    grouped, host_capacity, memory_for, nofile_cure, poll_bytes, shown_bytes,
 };
 use crate::gateway::config::{Config, Driver};
 use crate::gateway::host::Host;
@@ -127,27 +127,25 @@ impl Judge<'_> {
 
     fn nofile(&self) -> Row {
         let (soft, hard) = (self.host.nofile_soft, self.host.nofile_hard);
-        let reserved = reserved_descriptors(self.config);
         let value = format!("{} soft, {} hard", limit(soft), limit(hard));
-        self.bound("nofile", value, hard.saturating_sub(reserved), |target| {
-            let need = target.saturating_add(reserved);
-            format!("{}; the soft limit is raised by tidegate", nofile_cure(need))
+        self.bound("nofile", value, connections_within(hard, self.config), |target| {
+            format!("{}; the soft limit is raised by tidegate", nofile_cure(files_for(target, self.config)))
         })
     }
 
     fn nr_open(&self) -> Option<Row> {
-        let (open, reserved) = (self.host.nr_open?, reserved_descriptors(self.config));
-        Some(self.bound("fs.nr_open", limit(open), open.saturating_sub(reserved), |target| {
-            format!("sysctl -w fs.nr_open={}", target.saturating_add(reserved))
+        let open = self.host.nr_open?;
+        Some(self.bound("fs.nr_open", limit(open), connections_within(open, self.config), |target| {
+            format!("sysctl -w fs.nr_open={}", files_for(target, self.config))
         }))
     }
 
     fn file_max(&self) -> Option<Row> {
         let (max, used) = (self.host.file_max?, self.host.files_in_use);
-        let reserved = used.saturating_add(reserved_descriptors(self.config));
         let value = format!("{}, {} in use", limit(max), grouped(used));
-        Some(self.bound("fs.file-max", value, max.saturating_sub(reserved), |target| {
-            format!("sysctl -w fs.file-max={}", target.saturating_add(reserved))
+        let left = max.saturating_sub(used);
+        Some(self.bound("fs.file-max", value, connections_within(left, self.config), |target| {
+            format!("sysctl -w fs.file-max={}", files_for(target, self.config).saturating_add(used))
         }))
     }
 

@@ -5,10 +5,11 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use super::capacity::files_for;
 use super::*;
 use crate::gateway::config::{Admin, Config, Driver, Pin};
 use crate::gateway::host::{Host, ProbeOutcome};
-use tidegate_core::limits;
+use tidegate_core::limits::{self, Limits};
 
 const GIB: u64 = 1 << 30;
 
@@ -108,7 +109,7 @@ fn a_tuned_host_holds_a_million_and_says_so() {
     assert_eq!(host.hostname.as_deref(), Some("edge-1"));
     let report = Report::of(&host, &config(&host), Some(1_000_000));
     assert!(report.fits(), "{report}");
-    assert_eq!((report.binding, report.connections), ("nofile", 2_000_000 - 128 - 16 * 8));
+    assert_eq!((report.binding, report.connections), ("nofile", 2_000_000 - 320 - 16 * 8 - 4_096 * 8));
     assert!(report.to_string().contains("A target of 1,000,000 connections fits."), "{report}");
 }
 
@@ -150,12 +151,12 @@ fn a_pod_is_bound_by_its_memory_and_counts_only_what_it_cannot_give_back() {
 fn descriptors_as_they_come_hold_half_a_million_and_the_report_says_how_to_raise_them() {
     let host = untuned().host(ProbeOutcome::Works);
     let capacity = capacity(&host, &config(&host));
-    assert_eq!((capacity.binding, capacity.connections), ("nofile", 524_288 - 128 - 16 * 2));
+    assert_eq!((capacity.binding, capacity.connections), ("nofile", 524_288 - 320 - 16 * 2 - 4_096 * 2));
     let report = Report::of(&host, &config(&host), Some(1_000_000));
     assert_eq!((report.binding, report.connections), ("net.netfilter.nf_conntrack_max", 260_000));
     let text = report.to_string();
     for command in
-        ["LimitNOFILE=1000160", "net.netfilter.nf_conntrack_max=1002144", "tcp_mem=\"750000 1000000 1500000\""]
+        ["LimitNOFILE=1008544", "net.netfilter.nf_conntrack_max=1002144", "tcp_mem=\"750000 1000000 1500000\""]
     {
         assert!(text.contains(command), "{command}: {text}");
     }
@@ -218,7 +219,7 @@ fn a_host_that_tells_nothing_still_has_an_answer() {
     assert_eq!((host.cores, host.nofile_hard), (1, 1024));
     let report = Report::of(&host, &config(&host), None);
     assert!(report.fits());
-    assert_eq!((report.binding, report.connections), ("nofile", 1024 - 128 - 16));
+    assert_eq!((report.binding, report.connections), ("nofile", 688 - 688 / 4));
 }
 
 /// Memory that could not be read used to count as none: the node admitted no connection.
@@ -226,7 +227,7 @@ fn a_host_that_tells_nothing_still_has_an_answer() {
 fn memory_that_cannot_be_read_is_said_and_bounds_nothing() {
     let host = Host { memory_available_bytes: None, ..untuned().host(ProbeOutcome::Works) };
     let capacity = capacity(&host, &config(&host));
-    assert_eq!((capacity.binding, capacity.connections), ("nofile", 524_288 - 128 - 16 * 2));
+    assert_eq!((capacity.binding, capacity.connections), ("nofile", 524_288 - 320 - 16 * 2 - 4_096 * 2));
     assert!(capacity.bounds.iter().all(|bound| bound.what != "memory"), "{capacity:?}");
     // Buffers stay bounded all the same.
     let memory = MemoryBound::of(&host, &config(&host), capacity.connections);
@@ -262,6 +263,29 @@ fn the_memory_bound_is_the_sum_of_its_parts() {
     assert!(bound.to_string().contains("1,000,000 connections × 4,216 B"), "{bound}");
 }
 
+/// Refused and silent sockets took the descriptors that the admin port needed: a node whose public port was full answered no probe.
+#[test]
+fn clients_and_sockets_without_an_upgrade_leave_the_descriptors_of_the_admin_port_alone() {
+    for (files, shards, of_each) in [(1_024, 1, 172), (1_024, 4, 40), (20_000, 2, 307), (1_200_000, 8, 4_096)] {
+        let host = Host { nofile_hard: files, ..tuned().host(ProbeOutcome::Works) };
+        let config = Config { shards, ..Config::default() };
+        let admits = capacity(&host, &config).bounds[0].connections;
+        let unserved = handshakes_per_shard(&host, &config);
+        assert_eq!(unserved, of_each, "{files} descriptors, {shards} shards");
+        let own = limits::ADMIN_CONNECTIONS as u64 + 64 + 16 * shards as u64;
+        let all = admits + (unserved * shards) as u64 + own;
+        assert!(admits > 0 && all <= files && files - all < shards as u64, "{all} of {files}");
+        let few = Config { limits: Limits { handshakes_per_shard: 3, ..Limits::default() }, ..config };
+        assert_eq!(handshakes_per_shard(&host, &few), 3, "what is configured is not raised");
+    }
+    // What is asked for is enough for what was asked.
+    let config = Config { shards: 8, ..Config::default() };
+    for target in [1, 1_000, 1_000_000] {
+        let host = Host { nofile_hard: files_for(target, &config), ..tuned().host(ProbeOutcome::Works) };
+        assert!(capacity(&host, &config).bounds[0].connections >= target);
+    }
+}
+
 /// A node with too few descriptors ran, said that it was ready, and answered every client with 503; `check` said "holds 0" and
 /// exited with 0.
 #[test]
@@ -270,7 +294,7 @@ fn a_host_that_holds_no_connection_is_refused_with_the_limit_and_its_cure() {
     let report = Report::of(&few, &config(&few), None);
     assert!(!report.fits());
     let text = report.to_string();
-    assert!(text.contains("A node cannot run here") && text.contains("raise nofile: LimitNOFILE=161"), "{text}");
+    assert!(text.contains("A node cannot run here") && text.contains("raise nofile: LimitNOFILE=8545"), "{text}");
     let little = Host { memory_available_bytes: Some(20 << 20), ..untuned().host(ProbeOutcome::Works) };
     for (host, parts) in [(&few, ["nofile is 128 and", "--ulimit nofile="]), (&little, ["20.0 MiB of memory", "raise"])]
     {
@@ -288,9 +312,9 @@ fn max_connections_above_what_the_host_holds_does_not_fit() {
     let report = Report::of(&host, &asks(600_000), None);
     let text = report.to_string();
     assert!(!report.fits() && text.contains("max_connections asks for more than this host holds"), "{text}");
-    assert!(text.contains("LimitNOFILE=600160"), "{text}");
+    assert!(text.contains("LimitNOFILE=608544"), "{text}");
     assert!(Report::of(&host, &asks(500_000), None).fits());
-    assert_eq!(host_capacity(&host, &asks(1)).connections, 524_288 - 128 - 16 * 2);
+    assert_eq!(host_capacity(&host, &asks(1)).connections, 524_288 - 320 - 16 * 2 - 4_096 * 2);
 }
 
 /// systemd's `MemoryHigh=` and Kubernetes' memory QoS set `memory.high`: above it the kernel slows the process down to a crawl.

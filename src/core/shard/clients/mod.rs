@@ -125,11 +125,6 @@ impl Clients {
         self.table.prefetch(index);
     }
 
-    /// All connections with their indices.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (u32, &Entry)> {
-        self.table.iter()
-    }
-
     /// Connections in the table, in whatever state.
     pub(super) fn len(&self) -> usize {
         self.table.len()
@@ -267,10 +262,15 @@ impl Clients {
         }
     }
 
-    /// The connections that hold memory, as `size` counts it in bytes, the largest first.
+    /// The connections that hold memory, as `size` counts it in bytes, the largest first: of all where they are few, else of some
+    /// thousand, and of others with the next call.
     pub(super) fn largest_holders(&mut self, size: impl Fn(&Entry) -> usize) -> Vec<Handle> {
-        self.holders.forget_empty(&mut self.table);
-        self.holders.largest_first(&self.table, size)
+        self.holders.largest_first(&mut self.table, size)
+    }
+
+    /// Whether [`Clients::largest_holders`] looks at all that hold memory.
+    pub(super) fn are_holders_few(&self) -> bool {
+        self.holders.are_few()
     }
 
     // States.

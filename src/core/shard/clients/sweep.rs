@@ -125,10 +125,10 @@ impl Clients {
         Some((Handle { index, generation: entry.generation }, finding))
     }
 
-    /// Where a round is over: publishes what it found, and tidies up.
+    /// Tidies up, and where a round is over publishes what it found.
     pub(in crate::shard) fn end_round(&mut self, turn: &Turn) {
+        self.holders.forget_empty(&mut self.table);
         if self.slices.ends_round() {
-            self.holders.forget_empty(&mut self.table);
             turn.counters.outbox_max_bytes.set(std::mem::take(&mut self.largest_outbox));
         }
     }

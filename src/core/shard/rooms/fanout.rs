@@ -12,6 +12,8 @@ use crate::shard::writer::Writer;
 
 /// Sends in a row for one room before the next room's turn.
 const TURN: usize = 32;
+/// Positions that are looked at for holes in the place of one send: it takes as long where each of them is a hole.
+const HOLES: usize = 32;
 /// How many members ahead an entry is fetched into the cache.
 const AHEAD: usize = 4;
 
@@ -38,7 +40,9 @@ impl Rooms {
         let room = self.passes.pop_front()?;
         let most = TURN.min(most);
         for sent in 0..most {
-            let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return Some(sent.max(1)) };
+            // A room that has ended may be in the list still, and its number be that of one that waits for its `joined`s.
+            let ready = self.subscriptions.get_mut(room as usize).filter(|subscription| !subscription.is_answering);
+            let Some(subscription) = ready else { return Some(sent.max(1)) };
             match subscription.room.step() {
                 Step::Member(member) => {
                     if let Some(ahead) = subscription.room.ahead(AHEAD) {
@@ -51,6 +55,9 @@ impl Rooms {
                         self.passes.push_back(room);
                     }
                     return Some(sent.max(1));
+                }
+                Step::Holes => {
+                    self.close_holes(clients, room);
                 }
                 Step::Idle => return Some(sent.max(1)),
             }
@@ -88,20 +95,26 @@ impl Rooms {
         writer.deliver(turn, clients, handle, &chunk);
     }
 
-    /// Ends a pass that is over: remembers when its batch was published, and tells members that moved where they are now. Whether
-    /// another pass waits.
+    /// Ends a pass that is over: remembers when its batch was published, and closes some holes. Whether the room has more to do.
     fn end_pass(&mut self, clients: &mut Clients, room: u32) -> bool {
         let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return false };
         let before = subscription.room.pending_bytes();
-        let (batch, more) = subscription.room.finish(|member, position| {
-            if let Some(entry) = clients.at(member) {
-                entry.rooms.set_position(room, position);
-            }
-        });
+        let (batch, more) = subscription.room.finish();
         self.pending_bytes -= before - subscription.room.pending_bytes();
         let publications = batch.iter().flat_map(|batch| batch.publications());
         self.delivered_unix_ns.extend(publications.map(|publication| publication.time_unix_ns));
-        more
+        !self.close_holes(clients, room) || more
+    }
+
+    /// Closes some of the holes that members left during a pass, and tells members that moved where they are now. Whether none is
+    /// left.
+    fn close_holes(&mut self, clients: &mut Clients, room: u32) -> bool {
+        let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return true };
+        subscription.room.close_holes(HOLES, |member, position| {
+            if let Some(entry) = clients.at(member) {
+                entry.rooms.set_position(room, position);
+            }
+        })
     }
 
     /// Whether passes are over that [`Rooms::note_delivered`] has not counted.

@@ -124,6 +124,6 @@ fn tell_member<D: Driver>(
     let Some(handle) = clients.handle_at(index) else { return };
     let Some(entry) = clients.open(handle) else { return };
     if entry.rooms.find(number).is_some_and(|membership| membership.position != WAITING) {
-        writer.send_gap(turn, clients, handle, Some(number), reason);
+        writer.send_gap(turn, clients, handle, Some(room), reason);
     }
 }

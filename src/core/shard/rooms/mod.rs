@@ -1,34 +1,34 @@
 //! The shard's rooms: joining and leaving, what the relay says about them, and publishing into them.
 //!
 //! A room exists here from the first join until its last member has left. Until the relay confirms it, members wait
-//! ([`WAITING`]): `joined` is told, and the member added, in the order of the mailbox, so that what is published after
-//! `joined` comes after it.
+//! ([`WAITING`]): the member is added in the order of the mailbox, and `joined` is told before the room's next pass, so that what is
+//! published after `joined` comes after it.
 
+mod answers;
 mod fanout;
 mod gaps;
 #[cfg(test)]
 mod tests;
 
-use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
 use slab::Slab;
 
 use super::clients::Clients;
-use super::command::{RoomInfo, largest};
 use super::driver::Driver;
 use super::settings::{Policy, PublishPolicy};
 use super::turn::Turn;
 use super::upstream::{PendingRequest, Request, TOO_LARGE, Upstream};
 use super::writer::Writer;
-use crate::close::CloseReason;
 use crate::connection::{Handle, Membership, WAITING};
 use crate::counters::DropReason;
 use crate::dialect::{ErrorCode, Notice};
-use crate::model::{GapReason, Kind, Publication, RoomName};
-use crate::relay::JoinError;
+use crate::model::{Kind, Publication, RoomName};
 use crate::room::Room;
+#[cfg(test)]
+pub(super) use answers::AT_ONCE;
+use answers::Answers;
 use gaps::Walk;
 
 /// A room, and whether the relay has confirmed it.
@@ -37,6 +37,8 @@ struct Subscription {
     policy: Policy,
     /// Joins that wait for the confirmation; `None` once it came.
     waiters: Option<Vec<PendingRequest>>,
+    /// It is confirmed, and not all connections that waited are told so: it begins no pass, and does not end.
+    is_answering: bool,
 }
 
 /// A publication that a client asks for.
@@ -61,6 +63,10 @@ pub(super) struct Rooms {
     /// When what was just sent to all its members was published.
     delivered_unix_ns: Vec<u64>,
     gaps: VecDeque<Walk>,
+    /// What the relay said about rooms, and which connections are still to be told.
+    answers: VecDeque<Answers>,
+    /// Answers of this turn that went out with the relay's items.
+    answered: usize,
 }
 
 impl Rooms {
@@ -106,7 +112,8 @@ impl Rooms {
         let name = RoomName::from(name);
         let policy = turn.settings.policy(&name);
         let number = turn.names.insert(name.clone());
-        let same = self.subscriptions.insert(Subscription { room: Room::default(), policy, waiters: Some(Vec::new()) });
+        let (room, waiters) = (Room::default(), Some(Vec::new()));
+        let same = self.subscriptions.insert(Subscription { room, policy, waiters, is_answering: false });
         debug_assert_eq!(number as usize, same, "both slabs give and free the same numbers");
         turn.counters.rooms.set(self.subscriptions.len() as u64);
         upstream.subscribe(name);
@@ -175,117 +182,12 @@ impl Rooms {
     }
 
     fn unsubscribe_if_empty(&mut self, turn: &mut Turn, upstream: &mut Upstream, room: u32) {
-        let subscription = self.subscriptions.get(room as usize);
-        if !subscription.is_some_and(|subscription| subscription.waiters.is_none() && subscription.room.is_empty()) {
+        let is_over = |known: &Subscription| known.waiters.is_none() && !known.is_answering && known.room.is_empty();
+        if !self.subscriptions.get(room as usize).is_some_and(is_over) {
             return;
         }
         if let Some((name, _)) = self.remove(turn, room) {
             upstream.unsubscribe(name);
-        }
-    }
-
-    /// The relay has confirmed a room: the connections that waited are members, and are told so.
-    pub(super) fn confirmed<D: Driver>(
-        &mut self,
-        turn: &mut Turn,
-        upstream: &mut Upstream,
-        writer: &mut Writer<D>,
-        clients: &mut Clients,
-        name: &RoomName,
-    ) {
-        let Some(room) = turn.names.number(name) else { return };
-        let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return };
-        let Some(waiters) = subscription.waiters.take() else { return };
-        // All are members before the first is answered: a connection that ends over its answer must not end the room of those
-        // behind it.
-        for waiter in &waiters {
-            let Some(entry) = clients.find(waiter.handle) else { continue };
-            if entry.rooms.find(room).is_some_and(|membership| membership.position == WAITING) {
-                entry.rooms.set_position(room, subscription.room.join(waiter.handle.index));
-            }
-        }
-        upstream.release_held(room);
-        self.unsubscribe_if_empty(turn, upstream, room);
-        for waiter in waiters {
-            let reference = waiter.reference.as_deref();
-            let Some(entry) = clients.open(waiter.handle) else { continue };
-            if entry.rooms.find(room).is_some() {
-                writer.reply_to(turn, clients, waiter.handle, &Notice::Joined { room: name, reference });
-            } else if reference.is_some() {
-                // It has left again and was told so; what it asked with a `ref` is answered all the same.
-                let message = "you left the room before it was confirmed; join it again to be in it";
-                let notice = Notice::Refused { code: ErrorCode::NotJoined, message, room: Some(name), reference };
-                writer.reply_to(turn, clients, waiter.handle, &notice);
-            }
-            writer.flush(turn, clients, waiter.handle);
-        }
-    }
-
-    /// The relay has refused a room: the connections that waited are told, and the room is removed.
-    pub(super) fn refused<D: Driver>(
-        &mut self,
-        turn: &mut Turn,
-        upstream: &mut Upstream,
-        writer: &mut Writer<D>,
-        clients: &mut Clients,
-        name: &RoomName,
-        error: JoinError,
-    ) {
-        let (code, message) = match error {
-            JoinError::Unconfirmed => {
-                (ErrorCode::Unavailable, "the broker did not confirm the subscription in time; join again")
-            }
-            JoinError::TooManyRooms => {
-                (ErrorCode::RoomLimit, "the node has as many rooms as it may have; try again later, or join another")
-            }
-        };
-        let Some(room) = turn.names.number(name) else { return };
-        upstream.release_held(room);
-        let Some((_, subscription)) = self.remove(turn, room) else { return };
-        for waiter in subscription.waiters.unwrap_or_default() {
-            let Some(entry) = clients.open(waiter.handle) else { continue };
-            if entry.rooms.remove(room).is_none() && waiter.reference.is_none() {
-                continue;
-            }
-            let dialect = entry.form.dialect;
-            let notice = Notice::Refused { code, message, room: Some(name), reference: waiter.reference.as_deref() };
-            if writer.reply(turn, dialect, &notice) {
-                writer.flush(turn, clients, waiter.handle);
-            } else {
-                writer.close(turn, clients, waiter.handle, CloseReason::Gap);
-            }
-        }
-    }
-
-    /// The broker has revoked a room: its members are told the loss, and that they are members no more.
-    pub(super) fn revoked<D: Driver>(
-        &mut self,
-        turn: &mut Turn,
-        upstream: &mut Upstream,
-        writer: &mut Writer<D>,
-        clients: &mut Clients,
-        name: &RoomName,
-    ) {
-        let Some(room) = turn.names.number(name) else { return };
-        let confirmed = self.subscriptions.get(room as usize).filter(|subscription| subscription.waiters.is_none());
-        let Some(subscription) = confirmed else { return };
-        let message = format!("the broker no longer lets this node have room {name}; join it again");
-        let (code, room_name) = (ErrorCode::Unavailable, Some(&**name));
-        let notice = Notice::Refused { code, message: &message, room: room_name, reference: None };
-        let members: Vec<u32> = subscription.room.members().collect();
-        for member in members {
-            let Some(handle) = clients.handle_at(member) else { continue };
-            let Some(dialect) = clients.dialect(handle) else { continue };
-            if !writer.has_words(dialect, &notice) {
-                writer.close(turn, clients, handle, CloseReason::Gap);
-                continue;
-            }
-            writer.send_gap(turn, clients, handle, Some(room), GapReason::Broker);
-            self.leave(turn, upstream, clients, handle, name);
-            if clients.is_open(handle) {
-                writer.reply(turn, dialect, &notice);
-                writer.flush(turn, clients, handle);
-            }
         }
     }
 
@@ -352,25 +254,21 @@ impl Rooms {
             return;
         }
         let before = subscription.room.pending_bytes();
-        if subscription.room.publish(publication) {
+        if subscription.room.publish(publication) && !subscription.is_answering {
             self.passes.push_back(room);
         }
         self.pending_bytes += subscription.room.pending_bytes() - before;
     }
 
-    /// The `limit` busiest rooms, the busiest first.
-    pub(super) fn busiest(&self, turn: &Turn, limit: usize) -> Vec<RoomInfo> {
-        let weighed = self
-            .subscriptions
-            .iter()
-            .map(|(number, subscription)| (subscription.room.publications(), subscription.room.len(), Reverse(number)));
-        let busiest = largest(weighed, limit).into_iter();
-        busiest
-            .filter_map(|(publications, members, Reverse(number))| {
-                let room = turn.names.name(number as u32)?.to_string();
-                Some(RoomInfo { room, members, publications })
-            })
-            .collect()
+    /// One past the highest number that a room may have.
+    pub(super) fn end(&self) -> u32 {
+        self.subscriptions.capacity() as u32
+    }
+
+    /// The room of this number, to look at, with its name.
+    pub(super) fn at<'a>(&'a self, turn: &'a Turn, number: u32) -> Option<(&'a RoomName, &'a Room)> {
+        let subscription = self.subscriptions.get(number as usize)?;
+        Some((turn.names.name(number)?, &subscription.room))
     }
 }
 

@@ -20,7 +20,7 @@ fn another(shard: &mut Shard<TestDriver>, fd: Fd) -> Handle {
     handle
 }
 
-pub(super) fn say(shard: &mut Shard<TestDriver>, handle: Handle, text: &str) {
+pub(in crate::shard) fn say(shard: &mut Shard<TestDriver>, handle: Handle, text: &str) {
     let mut octets = Vec::new();
     frame::write_masked(&mut octets, frame::TEXT, [1, 2, 3, 4], text.as_bytes());
     shard.writer.driver().incoming.extend(octets);
@@ -28,7 +28,7 @@ pub(super) fn say(shard: &mut Shard<TestDriver>, handle: Handle, text: &str) {
     turns(shard);
 }
 
-fn publication(room: &str, payload: &'static str) -> ToShard {
+pub(in crate::shard) fn publication(room: &str, payload: &'static str) -> ToShard {
     ToShard::Deliver(Arc::new(Publication {
         room: room.into(),
         kind: Kind::Json,
@@ -39,7 +39,7 @@ fn publication(room: &str, payload: &'static str) -> ToShard {
     }))
 }
 
-pub(super) fn sent(shard: &Shard<TestDriver>) -> String {
+pub(in crate::shard) fn sent(shard: &Shard<TestDriver>) -> String {
     let octets = |deed: &Deed| match deed {
         Deed::Sent(octets) => String::from_utf8_lossy(octets).into_owned(),
         Deed::Fin | Deed::Closed => String::new(),
@@ -72,7 +72,7 @@ fn a_connection_that_is_told_joined_is_a_member_although_the_one_before_it_in_th
 }
 
 /// The connection joins a room, which is confirmed at once.
-pub(super) fn join(shard: &mut Shard<TestDriver>, handle: Handle, room: &str) {
+pub(in crate::shard) fn join(shard: &mut Shard<TestDriver>, handle: Handle, room: &str) {
     say(shard, handle, &format!(r#"{{"type":"join","roomId":"{room}"}}"#));
     shard.handle_relay(ToShard::Joined(room.into()));
     turns(shard);

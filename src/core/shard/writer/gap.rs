@@ -20,7 +20,7 @@ impl<D: Driver> Writer<D> {
         turn: &mut Turn,
         clients: &mut Clients,
         handle: Handle,
-        room: Option<u32>,
+        room: Option<&str>,
         reason: GapReason,
     ) {
         // The notice before may have ended it.
@@ -42,15 +42,11 @@ impl<D: Driver> Writer<D> {
         turn: &mut Turn,
         clients: &mut Clients,
         handle: Handle,
-        room: Option<u32>,
+        room: Option<&str>,
         reason: GapReason,
     ) -> Option<Vec<u8>> {
         let dialect = clients.dialect(handle)?;
         let resync_ms = u64::from(turn.random.below(RESYNC_AFTER.as_millis() as u32));
-        let room = match room {
-            Some(room) => Some(&**turn.names.name(room)?),
-            None => None,
-        };
         let (said, payload) = self.encoding.notice(dialect, &Notice::Gap { room, reason, resync_ms });
         let mut gap = Vec::with_capacity(payload.len() + 4);
         frame::write_frame(&mut gap, encode::opcode(said)?, payload);

@@ -95,7 +95,9 @@ impl<D: Driver> Writer<D> {
 
     /// Puts a notice in the place of what was dropped, unless an earlier one of the room waits still.
     fn tell_dropped(&mut self, turn: &mut Turn, clients: &mut Clients, handle: Handle, dropped: Dropped) {
-        let Some(frame) = self.gap_frame(turn, clients, handle, Some(dropped.room), GapReason::Outbox) else {
+        let room = turn.names.name(dropped.room).cloned();
+        let frame = room.and_then(|room| self.gap_frame(turn, clients, handle, Some(&room), GapReason::Outbox));
+        let Some(frame) = frame else {
             // The raw dialect has no notice: it is closed where that is configured, else its loss is only counted.
             if turn.settings.options.close_on_gap {
                 self.close(turn, clients, handle, CloseReason::Gap);
