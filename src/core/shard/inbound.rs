@@ -197,17 +197,21 @@ impl<D: Driver> Shard<D> {
         // The decoder's state leaves the entry while the shard acts on what it says.
         let mut partial = self.clients.take_partial(&self.turn, handle);
         let was_partial = partial.is_some();
+        // Control frames may come between those of a message (RFC 6455 §5.4), and finish nothing of it.
+        let is_message_open = partial.as_ref().is_some_and(|partial| partial.is_message_open());
         let Some(entry) = self.clients.find(handle) else { return false };
         let rules = Rules { deflate: entry.form.deflate, ..self.turn.settings.rules };
         let mut position = 0;
-        let (mut offence, mut messages, mut pongs) = (None, 0, 0);
+        let (mut offence, mut messages, mut pongs, mut finished) = (None, 0, 0, false);
         self.reading.excess = false;
         loop {
             match message::decode(&mut partial, bytes, &mut position, &rules) {
                 Ok(Some(event)) => {
                     messages += u32::from(matches!(event, Event::Text(_) | Event::Binary(_)));
                     pongs += u32::from(matches!(event, Event::Pong(_)));
-                    if !self.handle_event(handle, event) {
+                    finished |= !is_message_open || !event.is_control();
+                    // The usual read brings whole messages: nothing is left to ask the decoder for.
+                    if !self.handle_event(handle, event) || (position == bytes.len() && partial.is_none()) {
                         break;
                     }
                 }
@@ -224,7 +228,7 @@ impl<D: Driver> Shard<D> {
             self.pong(&payload);
         }
         self.writer.flush(&mut self.turn, &mut self.clients, handle);
-        self.note_unfinished(handle, partial, was_partial && messages == 0);
+        self.note_unfinished(handle, partial, was_partial && !finished);
         if let Some(reason) = offence {
             self.writer.close(&mut self.turn, &mut self.clients, handle, reason);
         }

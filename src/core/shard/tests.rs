@@ -16,6 +16,7 @@ use crate::ws::frame;
 
 mod answers;
 mod bounded;
+mod deadlines;
 mod rooms;
 
 const FD: Fd = 7;

@@ -20,6 +20,11 @@ pub enum Event<'a> {
 }
 
 impl<'a> Event<'a> {
+    /// Whether it came in a control frame, which may stand between the frames of a message (§5.4).
+    pub fn is_control(&self) -> bool {
+        matches!(self, Self::Ping(_) | Self::Pong(_) | Self::Close(_))
+    }
+
     pub(super) fn read(opcode: OpCode, payload: &'a [u8]) -> Result<Self, CloseReason> {
         match opcode {
             TEXT => Ok(Self::Text(text(payload)?)),

@@ -57,6 +57,11 @@ impl Partial {
         }
     }
 
+    /// Whether a message has begun that is not finished.
+    pub fn is_message_open(&self) -> bool {
+        self.message.is_some()
+    }
+
     /// Octets of the open message that came.
     pub(super) fn message_len(&self) -> usize {
         self.payload.len()

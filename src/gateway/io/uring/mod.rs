@@ -25,6 +25,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, RawFd};
 use std::sync::Arc;
+use std::time::Duration;
 
 use io_uring::{opcode, squeue, types};
 use nix::libc;
@@ -38,6 +39,9 @@ use tidegate_core::shard::driver::{Driver, ErrorKind, Event, Queued};
 
 /// Enters in one reap. Each runs 20 pieces of deferred work or more; what is left is the next turn's.
 const ENTERS_PER_REAP: usize = 256;
+
+/// Enters in a row of which the kernel takes no entry, a millisecond apart, before the ring has failed.
+const MOST_REFUSALS: u32 = 5_000;
 
 /// Never wait, never raise SIGPIPE; and a short send is a failed one, or its completion would be skipped like a whole one's.
 const SEND_FLAGS: i32 = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL | libc::MSG_WAITALL;
@@ -89,9 +93,13 @@ impl Uring {
     }
 
     /// Hands everything that is queued to the kernel, then does what had to wait for that.
+    ///
+    /// A send that stayed in the ring would be overtaken by the next one of its connection, and a socket closed that an entry still
+    /// names. So a kernel that has no memory for the entries is waited for, [`MOST_REFUSALS`] milliseconds, and then the ring has failed.
     fn flush(&mut self) {
         // What completions add meanwhile (polls to arm again) is the next submit's: this loop ends.
         let mut left = self.in_flight.control.len();
+        let mut refusals = 0;
         loop {
             while left > 0 && self.push_control() {
                 left -= 1;
@@ -101,8 +109,25 @@ impl Uring {
                 break;
             }
             self.drain();
+            refusals = if self.ring.pending() < pending { 0 } else { refusals + 1 };
+            if refusals > 0 && !self.wait_for_memory(refusals) {
+                break;
+            }
         }
         self.in_flight.do_after();
+    }
+
+    /// Sleeps a millisecond after the kernel took no entry, so that a thread that waits for memory takes no core; false where it took
+    /// none for too long.
+    #[cold]
+    fn wait_for_memory(&mut self, refusals: u32) -> bool {
+        if refusals < MOST_REFUSALS {
+            std::thread::sleep(Duration::from_millis(1));
+            return true;
+        }
+        let text = format!("the kernel took no entry of the ring in {refusals} tries: it has no memory for them");
+        self.failure = Some(io::Error::new(io::ErrorKind::OutOfMemory, text));
+        false
     }
 
     /// Moves one entry from the in_flight to the ring.

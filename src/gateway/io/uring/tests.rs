@@ -187,6 +187,36 @@ fn a_broken_entry_in_a_batch_does_not_strand_the_rest() {
     assert_eq!(&bytes[..4], b"last");
 }
 
+/// io_uring_enter(2) says EAGAIN where the kernel has no memory for requests. The shard's thread asked again and again, without an
+/// end and without a pause.
+#[test]
+fn a_kernel_without_memory_for_entries_is_waited_for_and_nothing_is_overtaken() {
+    let mut wire = tiny();
+    let mut sockets = pairs(1);
+    wire.queue(sockets[0].1, handle(0), &chunk(b"first "));
+    wire.ring.refusals = 3;
+    turn(&mut wire);
+    assert_eq!((wire.ring.refusals, wire.ring.pending()), (0, 0), "the submit waits until all is taken");
+    wire.send(sockets[0].1, b"second").unwrap();
+    let mut bytes = [0; 12];
+    sockets[0].0.read_exact(&mut bytes).unwrap();
+    assert_eq!(&bytes, b"first second");
+    assert!(wire.failure().is_none());
+}
+
+/// See the test before. What never ends is told, so that the node ends with a cause in place of clients that hear nothing.
+#[test]
+fn a_kernel_that_never_has_memory_for_entries_is_a_failure_of_the_ring() {
+    let mut wire = tiny();
+    let (_client, fd) = pairs(1).remove(0);
+    wire.queue(fd, handle(0), &chunk(b"never"));
+    wire.ring.refusals = u32::MAX;
+    turn(&mut wire);
+    assert!(!wire.is_settled());
+    let failure = wire.failure().expect("it is told");
+    assert_eq!(failure.kind(), io::ErrorKind::OutOfMemory);
+}
+
 #[test]
 fn a_short_send_tells_how_much_is_out() {
     // Without MSG_WAITALL a short send counts as a success, and its completion is skipped.
