@@ -1,7 +1,8 @@
 //! The other end: a server that replays messages as fast as the socket takes them.
 //!
 //! It is no NATS server: it accepts every log-in, takes every `SUB`, answers every `PING`, and sends a message back where it was published
-//! to an inbox that is subscribed, which is what a fence is. Unless it is told to, it keeps no room, so that the memory of the process is the relay's.
+//! to an inbox that is subscribed, which is what a fence is. Unless it is told to, it keeps no room, so that the memory of the process is
+//! the relay's.
 
 use std::collections::HashMap;
 use std::io::{self, ErrorKind, Read as _, Write as _};
