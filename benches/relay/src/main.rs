@@ -4,7 +4,7 @@
 //! ```text
 //! cargo run --release --manifest-path benches/relay/Cargo.toml -- [OPTION...]
 //!
-//! --turns N             measurements of each figure, the median of which is shown [5]
+//! --turns N             measurements of each figure: their median is shown, and the lowest [5]
 //! --messages N          messages in a measurement [400000]
 //! --rooms N[,N...]      how many rooms are subscribed [100000]
 //! --nats-server FILE    the same against a real server too, which is started on --port
@@ -20,7 +20,8 @@
 //!
 //! Each measurement is a process of its own. The relay's thread has a core of its own; the other one has the server that replays the
 //! messages and the shard that takes them. CPU is the thread's own, from `/proc/PID/task/TID/schedstat`; memory is `RssAnon`. The relays
-//! take turns, so that a slow phase of the host falls on all of them.
+//! take turns, so that a slow phase of the host falls on all of them. A relay that the feed cannot keep busy pays for waking up, and a busy
+//! host makes the feed slow: the lowest figure is the one of a relay that had messages to read whenever it looked.
 
 mod measure;
 
@@ -114,7 +115,8 @@ impl Options {
                 }
                 figures[RECEIVING.len()].extend(ask(&["one-validation", &case.bytes.to_string(), "100000"])?);
             }
-            let cells: Vec<_> = figures.into_iter().map(|ns| format!("{:.2} µs", median(ns) / 1e3)).collect();
+            let microseconds = |ns: f64| format!("{:.2}", ns / 1e3);
+            let cells: Vec<_> = figures.into_iter().map(|ns| spread(ns, microseconds, "µs")).collect();
             println!("| {name} | {} |", cells.join(" | "));
         }
         println!();
@@ -135,9 +137,11 @@ impl Options {
                 bare.extend(ask(&["one-bare", &count.to_string(), server])?);
             }
             for ((_, name), (bytes, seconds)) in Kind::ALL.iter().zip(figures) {
-                println!("| {count} | {name} | {:.0} B | {:.2} s |", median(bytes), median(seconds));
+                let (bytes, seconds) =
+                    (spread(bytes, |bytes| format!("{bytes:.0}"), "B"), spread(seconds, two_places, "s"));
+                println!("| {count} | {name} | {bytes} | {seconds} |");
             }
-            println!("| {count} | a bare client | – | {:.2} s |", median(bare));
+            println!("| {count} | a bare client | – | {} |", spread(bare, two_places, "s"));
         }
         println!();
         Ok(())
@@ -200,9 +204,17 @@ fn wrong(what: impl Display) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidInput, what.to_string())
 }
 
-fn median(mut figures: Vec<f64>) -> f64 {
+/// The median, and the lowest in brackets.
+fn spread(mut figures: Vec<f64>, show: impl Fn(f64) -> String, unit: &str) -> String {
     figures.sort_by(f64::total_cmp);
-    figures.get(figures.len() / 2).copied().unwrap_or(f64::NAN)
+    match (figures.get(figures.len() / 2), figures.first()) {
+        (Some(median), Some(lowest)) => format!("{} {unit} ({})", show(*median), show(*lowest)),
+        _ => String::from("–"),
+    }
+}
+
+fn two_places(figure: f64) -> String {
+    format!("{figure:.2}")
 }
 
 /// The processor, its cores, the memory and the kernel.
