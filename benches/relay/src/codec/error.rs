@@ -40,12 +40,17 @@ pub(super) fn shown(line: &[u8]) -> String {
 }
 
 /// What `-ERR` says. The texts are the server's and no part of the protocol: one that is not known is [`ServerError::Other`].
+///
+/// A subject is given as the server writes it, which is Go's `%q`: `"` and `\` have a backslash before them, and what cannot be printed
+/// is an escape such as `\u2028`. A subject without such characters, as each room's is, stands as it is.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ServerError<'a> {
     /// The user may not subscribe this subject: a `SUB` was refused, or a subscription in force was revoked.
     SubscribeViolation(&'a str),
     /// The user may not publish to this subject: a message was not taken.
     PublishViolation(&'a str),
+    /// The user may not ask for answers at this subject: a message was not taken. The text does not say where it was published to.
+    ReplyViolation(&'a str),
     /// A `SUB` was refused, because the connection or its account has as many as it may have. The text names none.
     MaxSubscriptions,
     /// The log-in is refused, or is valid no more. The server closes the connection.
@@ -93,15 +98,27 @@ impl<'a> ServerError<'a> {
         }
     }
 
-    /// `Subscription to "SUBJECT"`, with what follows it, or `Publish to "SUBJECT"`.
+    /// `Subscription to "SUBJECT"`, with what follows it; `Publish to "SUBJECT"`; `Publish with Reply of "REPLY"`.
     fn violation(text: &'a str, rest: &'a str) -> Self {
-        let quoted = rest.split_once('"').and_then(|(what, rest)| Some((what, rest.split_once('"')?.0)));
+        let quoted = rest.split_once('"').and_then(|(what, rest)| Some((what, until_quote(rest)?)));
         match quoted {
-            Some((what, subject)) if strip_prefix(what, "subscription").is_some() => Self::SubscribeViolation(subject),
-            Some((what, subject)) if strip_prefix(what, "publish").is_some() => Self::PublishViolation(subject),
+            Some((what, subject)) if what.eq_ignore_ascii_case("subscription to ") => Self::SubscribeViolation(subject),
+            Some((what, subject)) if what.eq_ignore_ascii_case("publish to ") => Self::PublishViolation(subject),
+            Some((what, reply)) if what.eq_ignore_ascii_case("publish with reply of ") => Self::ReplyViolation(reply),
             _ => Self::Other(text),
         }
     }
+}
+
+/// What stands before the next quote that has no backslash before it.
+fn until_quote(text: &str) -> Option<&str> {
+    let mut escaped = false;
+    let end = text.bytes().position(|byte| {
+        let ends = byte == b'"' && !escaped;
+        escaped = byte == b'\\' && !escaped;
+        ends
+    })?;
+    Some(&text[..end])
 }
 
 fn strip_prefix<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
@@ -125,9 +142,19 @@ mod tests {
             ),
             (r#"Permissions Violation for Publish to "a""#, ServerError::PublishViolation("a")),
             (r#"permissions violation for subscription to "a""#, ServerError::SubscribeViolation("a")),
+            (r#"Permissions Violation for Publish to "no.\"a\\b""#, ServerError::PublishViolation(r#"no.\"a\\b"#)),
+            (r#"Permissions Violation for Publish to "\\" "b""#, ServerError::PublishViolation(r"\\")),
         ] {
             assert_eq!(ServerError::parse(text), error, "{text}");
         }
+    }
+
+    /// nats-server 2.9.10 and 2.15.1 say this of a message with a reply to `_R_.>`. The reply was read as the subject: the publication
+    /// that the server had refused would have been acknowledged, and one to another subject would have failed.
+    #[test]
+    fn a_refused_reply_subject_is_no_subject_that_was_published_to() {
+        let text = r#"Permissions Violation for Publish with Reply of "_R_.x""#;
+        assert_eq!(ServerError::parse(text), ServerError::ReplyViolation("_R_.x"));
     }
 
     #[test]
@@ -137,6 +164,7 @@ mod tests {
             "Permissions Violation for ",
             "Permissions Violation for Publish to a",
             "Permissions Violation for Publish to \"a",
+            "Permissions Violation for Publish to \"a\\\"",
             "Permissions Violation for Reply to \"a\"",
             "Permissions\u{e4} Violation",
             "something new",
