@@ -56,6 +56,7 @@
 #![warn(missing_docs)]
 #![deny(clippy::wildcard_enum_match_arm)]
 
+pub mod auth;
 pub mod close;
 pub mod connection;
 pub mod counters;
