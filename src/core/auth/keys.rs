@@ -218,9 +218,10 @@ impl Key {
         let verified = match &self.material {
             Material::Secret(key) => hmac::verify(key, message, made),
             Material::Rsa { n, e } => {
-                let parameters = match algorithm {
-                    Algorithm::Ps256 => &signature::RSA_PSS_2048_8192_SHA256,
-                    _ => &signature::RSA_PKCS1_2048_8192_SHA256,
+                let parameters = if algorithm == Algorithm::Ps256 {
+                    &signature::RSA_PSS_2048_8192_SHA256
+                } else {
+                    &signature::RSA_PKCS1_2048_8192_SHA256
                 };
                 signature::RsaPublicKeyComponents { n, e }.verify(parameters, message, made)
             }

@@ -60,6 +60,11 @@ impl Reason {
         }
     }
 
+    /// Whether the same token may be taken in a few seconds.
+    pub const fn is_temporary(self) -> bool {
+        matches!(self, Self::UnknownKey | Self::KeysUnavailable)
+    }
+
     /// Every reason, for tables.
     pub const ALL: [Self; 16] = [
         Self::Missing,

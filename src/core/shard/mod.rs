@@ -29,6 +29,7 @@ mod budget;
 mod clients;
 pub mod command;
 pub mod driver;
+mod identity;
 mod inbound;
 mod names;
 mod requests;
@@ -54,7 +55,7 @@ use clients::Clients;
 use driver::{Driver, Event, Fd};
 use inbound::Reading;
 use rooms::Rooms;
-pub use settings::{Budgets, Options, PublishPolicy, RoomRule, Route, Settings, SlowPolicy};
+pub use settings::{AuthOptions, Budgets, Options, RoomRule, Route, Settings, SlowPolicy};
 pub use turn::Clock;
 use turn::Turn;
 use upstream::Upstream;
@@ -140,6 +141,7 @@ impl<D: Driver> Shard<D> {
         self.handle_events(&mut events);
         self.events = events;
         self.sweep();
+        self.end_sessions();
         self.handle_later();
     }
 
@@ -231,7 +233,10 @@ impl<D: Driver> Shard<D> {
 
     /// Whether there is work that no event will announce.
     pub fn has_work(&self) -> bool {
-        self.clients.ready_len() > 0 || self.is_fanning_out() || self.clients.is_sweep_due()
+        self.clients.ready_len() > 0
+            || self.is_fanning_out()
+            || self.clients.is_sweep_due()
+            || self.clients.is_session_due(&self.turn)
     }
 
     /// Whether something was left for the next turn that no event will announce: also what the relay or the driver has to get.
