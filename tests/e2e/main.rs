@@ -31,3 +31,4 @@ mod secrets;
 mod silence;
 mod slow;
 mod start;
+mod tokens;

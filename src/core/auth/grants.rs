@@ -204,6 +204,18 @@ impl Rights {
         &self.0
     }
 
+    /// The token's own grants: what each allows (`r`, `w` or `rw`), and its pattern.
+    pub fn grants(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.0.lines().filter(|line| !line.starts_with('=')).map(|line| {
+            let access = match line.as_bytes()[0] {
+                b'r' => "r",
+                b'w' => "w",
+                _ => "rw",
+            };
+            (access, &line[1..])
+        })
+    }
+
     /// Whether one of the token's own grants allows this in a room.
     pub fn allow(&self, access: Access, room: &str) -> bool {
         let granted = |line: &str| Access::of_letter(line.as_bytes()[0]).has(access) && matches(&line[1..], room);

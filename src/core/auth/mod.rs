@@ -19,4 +19,4 @@ pub use grants::{Access, BadPattern, Pattern, Rights, Template};
 pub use keys::{Algorithm, BadKey, Key, LEAST_SECRET_BYTES};
 pub use permits::{Action, Denied, Session, Who, permits};
 pub use refused::{Reason, Unauthorized};
-pub use token::{Issuer, Jwks, TOKEN_BYTES, Verified, Verifier};
+pub use token::{Issuer, Jwks, TOKEN_BYTES, Verified, Verifier, sign};
