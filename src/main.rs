@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use tidegate::gateway::check;
-use tidegate::gateway::cli::{CheckArgs, Cli, Command, PubArgs, ServeArgs, SubArgs};
+use tidegate::gateway::cli::{CheckArgs, Cli, Command, PubArgs, ServeArgs, SubArgs, TokenArgs};
 use tidegate::gateway::config::{self, Problem, Settings};
 use tidegate::gateway::host::Host;
 use tidegate::gateway::{client, log, node};
@@ -37,6 +37,8 @@ fn main() -> ExitCode {
         }
         Some(Command::Pub(args)) => publish(args),
         Some(Command::Sub(args)) => subscribe(args),
+        Some(Command::Secret) => Ok(client::secret()),
+        Some(Command::Token(args)) => token(args),
     };
     outcome.unwrap_or_else(|problems| refused(&problems))
 }
@@ -83,10 +85,19 @@ fn subscribe(args: SubArgs) -> Result<ExitCode, Vec<Problem>> {
         node: node.as_deref(),
         origin: args.origin.as_deref(),
         token: args.token.as_deref(),
+        token_file: args.token_file.as_deref(),
         count: args.count,
         whole: args.raw_json,
     };
     Ok(client::subscribe(&settings.config, &args.room, wanted))
+}
+
+fn token(args: TokenArgs) -> Result<ExitCode, Vec<Problem>> {
+    let settings = for_client(args.config)?;
+    Ok(match (args.check, args.user) {
+        (Some(file), _) => client::check_token(&settings.config, &file),
+        (None, user) => client::make_token(&settings.config, user.as_deref().unwrap_or_default(), &args.room, args.ttl),
+    })
 }
 
 /// The settings of a node on this host, which a command looks for the node and its tokens in.

@@ -342,6 +342,11 @@ fn the_examples_of_the_configuration_run() {
 }
 
 #[test]
+fn the_examples_of_the_tokens_run() {
+    run("docs/tokens.md", 12);
+}
+
+#[test]
 fn the_examples_of_the_metrics_run() {
     run("docs/metrics.md", 3);
 }

@@ -1,7 +1,7 @@
 //! The native dialect: what clients ask, what they are told, and what they cannot inject.
 
 use tidegate_core::dialect::native::{Request, parse};
-use tidegate_core::dialect::{ClientLimits, ErrorCode, InvalidRoom};
+use tidegate_core::dialect::{ClientLimits, ErrorCode, Identity, InvalidRoom};
 
 #[test]
 fn a_message_is_read_without_touching_its_content() {
@@ -59,9 +59,9 @@ fn what_is_no_request_is_told_what_is_accepted() {
         ("\"join\"", "JSON object"),
         ("{", "EOF"),
         (r#"{"type":"ping"} x"#, "trailing"),
-        (r#"{"roomId":"a"}"#, "\"join\", \"leave\", \"message\" or \"ping\""),
-        (r#"{"type":"dance"}"#, "\"join\", \"leave\", \"message\" or \"ping\""),
-        (r#"{"type":7}"#, "\"join\", \"leave\", \"message\" or \"ping\""),
+        (r#"{"roomId":"a"}"#, "\"join\", \"leave\", \"message\", \"auth\" or \"ping\""),
+        (r#"{"type":"dance"}"#, "\"join\", \"leave\", \"message\", \"auth\" or \"ping\""),
+        (r#"{"type":7}"#, "\"join\", \"leave\", \"message\", \"auth\" or \"ping\""),
         (r#"{"type":"message","roomId":"a"}"#, "`content` is missing"),
         (r#"{"type":"message","roomId":"a","content":1,"echo":"no"}"#, "`echo` must be"),
         (r#"{"type":"message","roomId":"a","content":1,"ack":1}"#, "`ack` must be"),
@@ -194,11 +194,31 @@ fn every_answer_is_as_the_protocol_page_says() {
     let limits = ClientLimits { message_bytes: 65_536, message_rate: 0, rooms: 128 };
     let cases = [
         (
-            written(|out| welcome(out, b"00c0ffee", "n-1", [25_000, 10_000], limits)),
+            written(|out| welcome(out, b"00c0ffee", "n-1", [25_000, 10_000], limits, Identity::Guest)),
             r#"{"type":"welcome","connectionId":"00c0ffee","node":"n-1","pingInterval":25000,"pongTimeout":10000,"limits":{"messageBytes":65536,"messageRate":0,"rooms":128}}"#,
         ),
+        (
+            written(|out| {
+                let identity = Identity::Token { user: Some("al"), expires_ms: 5 };
+                welcome(out, b"00c0ffee", "n-1", [25_000, 10_000], limits, identity);
+            }),
+            r#"{"type":"welcome","connectionId":"00c0ffee","node":"n-1","pingInterval":25000,"pongTimeout":10000,"limits":{"messageBytes":65536,"messageRate":0,"rooms":128},"user":"al","expiresIn":5}"#,
+        ),
+        (
+            written(|out| authenticated(out, Identity::Token { user: Some("al"), expires_ms: 5 }, Some("1"))),
+            r#"{"type":"authenticated","user":"al","expiresIn":5,"ref":1}"#,
+        ),
+        (written(|out| token_expiring(out, 30_000)), r#"{"type":"token-expiring","expiresIn":30000}"#),
+        (
+            written(|out| unauthorized(out, "expired", "the token ended", None)),
+            r#"{"type":"error","code":"unauthorized","reason":"expired","message":"the token ended"}"#,
+        ),
         (written(|out| joined(out, "a", None)), r#"{"type":"joined","roomId":"a"}"#),
-        (written(|out| left(out, "a", Some("\"x\""))), r#"{"type":"left","roomId":"a","ref":"x"}"#),
+        (written(|out| left(out, "a", None, Some("\"x\""))), r#"{"type":"left","roomId":"a","ref":"x"}"#),
+        (
+            written(|out| left(out, "a", Some("permission"), None)),
+            r#"{"type":"left","roomId":"a","reason":"permission"}"#,
+        ),
         (written(|out| ack(out, Some("7"), "broker")), r#"{"type":"ack","ref":7,"level":"broker"}"#),
         (written(|out| pong(out, None)), r#"{"type":"pong"}"#),
         (

@@ -80,6 +80,16 @@ table! {
     MaxAge Local 1012 "max-age" "the connection is old; reconnect";
     /// An operator closed it.
     Operator Policy 1008 "operator" "closed by the operator";
+    /// A token is required, and none came.
+    TokenMissing Policy 3000 "token-missing" "a token is required; get one and connect with it";
+    /// The token is refused.
+    TokenInvalid Policy 3000 "token-invalid" "the token is refused; get another one and connect with it";
+    /// The token has ended.
+    TokenExpired Policy 3000 "token-expired" "the token has ended; get another one and connect with it";
+    /// The connection may not be in its room.
+    Forbidden Policy 3003 "forbidden" "you may not be in this room; do not come back with the same token";
+    /// The keys that the token needs are not there yet.
+    KeysUnavailable Local 1013 "keys-unavailable" "the node's keys are not loaded yet; reconnect with the same token";
     /// The node cannot go on with it: the host had no memory to receive what it sent.
     Internal Local 1011 "internal" "internal error; reconnect";
 }
@@ -93,6 +103,10 @@ table! {
     Reset Peer 0 "reset" "";
     /// The request violates HTTP or RFC 6455 §4.2.1.
     BadRequest Peer 400 "bad-request" "this is no valid WebSocket upgrade request; send a GET over plain HTTP/1.1 with one Host, `Connection: Upgrade`, `Upgrade: websocket`, `Sec-WebSocket-Version: 13` and a Sec-WebSocket-Key of 16 bytes in base64, without a body, and nothing more before the answer";
+    /// The token in the Authorization header is missing or refused.
+    Unauthorized Policy 401 "unauthorized" "a valid token is required; send it as `Authorization: Bearer TOKEN`";
+    /// The keys that the token in the Authorization header needs are not there yet.
+    KeysUnavailable Local 503 "keys-unavailable" "the node's keys are not loaded yet; try again in a few seconds";
     /// The Origin header is not on the allow-list.
     ForbiddenOrigin Policy 403 "forbidden-origin" "pages of this Origin may not connect; if they are yours, add it to `origins`, such as --origins https://app.example";
     /// A page of the same host, by a name that is not known to be this node's.

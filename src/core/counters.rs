@@ -8,6 +8,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use crate::auth::Reason;
 use crate::close::{CloseReason, Refusal};
 use crate::metric::{counter, gauge, histogram, metrics};
 use crate::model::GapReason;
@@ -126,14 +127,25 @@ pub enum MessageType {
     Error,
     /// `gap` out.
     Gap,
+    /// `auth` in, `authenticated` and `token-expiring` out.
+    Auth,
     /// `welcome` and `server-shutdown` out.
     Control,
 }
 
 impl MessageType {
     /// Every type, in order.
-    pub const ALL: [Self; 8] =
-        [Self::Join, Self::Leave, Self::Message, Self::Ping, Self::Ack, Self::Error, Self::Gap, Self::Control];
+    pub const ALL: [Self; 9] = [
+        Self::Join,
+        Self::Leave,
+        Self::Message,
+        Self::Ping,
+        Self::Ack,
+        Self::Error,
+        Self::Gap,
+        Self::Auth,
+        Self::Control,
+    ];
 
     /// The label.
     pub const fn label(self) -> &'static str {
@@ -145,6 +157,7 @@ impl MessageType {
             Self::Ack => "ack",
             Self::Error => "error",
             Self::Gap => "gap",
+            Self::Auth => "auth",
             Self::Control => "control",
         }
     }
@@ -200,6 +213,11 @@ impl DropReason {
     }
 }
 
+/// The label of an entry of [`ShardCounters::tokens`].
+fn token_result(n: usize) -> &'static str {
+    n.checked_sub(1).map_or("ok", |reason| Reason::ALL[reason].name())
+}
+
 metrics! {
     /// What one shard counts.
     #[derive(Debug, Default)]
@@ -231,6 +249,8 @@ metrics! {
         /// Refused upgrades, by [`Refusal`].
         refused: [Cell; Refusal::ALL.len()] =>
             counter("ws_handshakes_total").by("result", |n| Refusal::ALL[n].label());
+        /// Tokens that were looked at, by result: ok, or the reason of the refusal.
+        tokens: [Cell; 1 + Reason::ALL.len()] => counter("ws_auth_total").by("result", token_result);
         /// Closed connections by reason.
         closed: [Cell; CloseReason::ALL.len()] =>
             counter("ws_closes_total").by("reason", |n| CloseReason::ALL[n].label());
@@ -304,5 +324,6 @@ mod tests {
         assert!(MessageType::ALL.iter().enumerate().all(|(number, kind)| *kind as usize == number));
         assert!(DropReason::ALL.iter().enumerate().all(|(number, reason)| *reason as usize == number));
         assert!(GapReason::ALL.iter().enumerate().all(|(number, reason)| *reason as usize == number));
+        assert!(Reason::ALL.iter().enumerate().all(|(number, reason)| *reason as usize == number));
     }
 }

@@ -10,6 +10,7 @@
 //! | [`model`] | the words of publish/subscribe: room names, publications, connection ids |
 //! | [`http`] | the opening request and its answers, PROXY protocol, addresses of networks |
 //! | [`ws`] | RFC 6455 and 7692: frames, masking, UTF-8, reassembly, deflate |
+//! | [`auth`] | tokens, keys, grants: who a connection is, and what it may do |
 //! | [`dialect`] | what clients say inside WebSocket messages: native JSON, raw, echo |
 //! | [`connection`] | one client: its 64-byte entry, outbox, deadlines |
 //! | [`room`] | many clients: members, passes of a fan-out |
@@ -23,7 +24,7 @@
 //! # The dependency rule
 //!
 //! `model` depends on the limits only. `http` and `ws` know no connection, `connection` knows no room, `dialect` knows no
-//! socket, `relay` knows no client protocol and no implementation of a broker. `tests/architecture.rs` of the package `tidegate` holds it.
+//! socket, `auth` knows no connection, `relay` knows no client protocol and no implementation of a broker. `tests/architecture.rs` of the package `tidegate` holds it.
 //!
 //! # Lexicon
 //!
@@ -56,6 +57,7 @@
 #![warn(missing_docs)]
 #![deny(clippy::wildcard_enum_match_arm)]
 
+pub mod auth;
 pub mod close;
 pub mod connection;
 pub mod counters;

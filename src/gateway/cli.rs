@@ -95,8 +95,8 @@ const SUB_NODE_HELP: &str = "The node: its public port as HOST:PORT or ws://HOST
     which is asked for the public one [TIDEGATE_NODE] [default: 127.0.0.1:8080]";
 const ORIGIN_HELP: &str =
     "Origin to connect as, where the node takes certain pages only [default: the first of `origins` in the settings]";
-const TOKEN_HELP: &str = "Sent as `Authorization: Bearer TOKEN`, for a balancer that asks for one; other users of this host can read \
-    a flag, and not the variable [TIDEGATE_TOKEN]";
+const TOKEN_HELP: &str = "Sent as `Authorization: Bearer TOKEN`; other users of this host can read a flag, and not the variable \
+    [TIDEGATE_TOKEN]";
 const CONFIG_HELP: &str = "Settings file [TIDEGATE_CONFIG] [default: tidegate.toml, if there is one]";
 
 /// What tidegate can do.
@@ -112,6 +112,10 @@ pub enum Command {
     Pub(PubArgs),
     /// Join a room and print its messages
     Sub(SubArgs),
+    /// Print a new secret that signs tokens (auth.secret_file)
+    Secret,
+    /// Print a token signed with auth.secret, or say what this node would make of one
+    Token(TokenArgs),
 }
 
 /// `tidegate serve`.
@@ -270,6 +274,29 @@ pub struct SubArgs {
     /// Bearer token of the handshake.
     #[arg(long, value_name = "TOKEN", env = "TIDEGATE_TOKEN", hide_env = true, help = TOKEN_HELP)]
     pub token: Option<String>,
+    /// File that holds the bearer token; it is read anew for each connection
+    #[arg(long, value_name = "FILE", conflicts_with = "token")]
+    pub token_file: Option<PathBuf>,
+    /// The node's settings file, if one was named.
+    #[arg(long, value_name = "FILE", help = CONFIG_HELP)]
+    pub config: Option<PathBuf>,
+}
+
+/// `tidegate token`.
+#[derive(Args, Debug)]
+pub struct TokenArgs {
+    /// The user that the token names
+    #[arg(long, value_name = "NAME", required_unless_present = "check")]
+    pub user: Option<String>,
+    /// A room, or a pattern such as chat.*, and what the token lets do in it: r, w or rw; may be repeated
+    #[arg(long, value_name = "PATTERN=ALLOW")]
+    pub room: Vec<String>,
+    /// How long it holds
+    #[arg(long, value_name = "TIME", default_value = "1h", value_parser = parse_duration)]
+    pub ttl: Duration,
+    /// Say what this node would make of the token in FILE; `-` reads standard input; exit code 1 where it would refuse
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["user", "room", "ttl"])]
+    pub check: Option<PathBuf>,
     /// The node's settings file, if one was named.
     #[arg(long, value_name = "FILE", help = CONFIG_HELP)]
     pub config: Option<PathBuf>,

@@ -32,3 +32,4 @@ mod secrets;
 mod silence;
 mod slow;
 mod start;
+mod tokens;

@@ -4,7 +4,7 @@ use arbitrary::Arbitrary;
 use bytes::Bytes;
 use serde::de::IgnoredAny;
 use tidegate_core::dialect::native::{self, Content, Request};
-use tidegate_core::dialect::{ClientLimits, ErrorCode, InvalidRoom};
+use tidegate_core::dialect::{ClientLimits, ErrorCode, Identity, InvalidRoom};
 use tidegate_core::limits::REF_BYTES;
 use tidegate_core::model::ConnectionId;
 use tidegate_core::model::{Kind, Publication, valid_room};
@@ -30,7 +30,11 @@ pub fn native_dialect(data: &[u8]) {
     assert_eq!((room, content), (Some(text), Some(text)), "text did not survive");
     written(|out| native::message(out, "r", None, Content::Binary(data), u64::MAX), None);
     let limits = ClientLimits { message_bytes: 0, message_rate: 1, rooms: u64::MAX };
-    written(|out| native::welcome(out, &[b'0'; 24], text, [1, u64::MAX], limits), None);
+    written(|out| native::welcome(out, &[b'0'; 24], text, [1, u64::MAX], limits, Identity::Guest), None);
+    let identity = Identity::Token { user: Some(text), expires_ms: 1 };
+    let told = written(|out| native::authenticated(out, identity, None), None);
+    assert_eq!(told["user"].as_str(), Some(text), "a user's name did not survive");
+    written(|out| native::unauthorized(out, "expired", text, None), None);
     written(|out| native::gap(out, Some(text), "broker", 0), None);
     written(|out| native::shutdown(out, 1), None);
 }
@@ -55,7 +59,10 @@ fn answered(request: &Request<'_>) {
         }
         Request::Leave { room, reference } => {
             assert_eq!(valid_room(room), Ok(()));
-            written(|out| native::left(out, room, *reference), *reference);
+            written(|out| native::left(out, room, None, *reference), *reference);
+        }
+        Request::Auth { reference, .. } => {
+            written(|out| native::unauthorized(out, "malformed", "no token", *reference), *reference);
         }
         Request::Message { room, content, reference, .. } => {
             assert_eq!(valid_room(room), Ok(()));

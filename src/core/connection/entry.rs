@@ -49,6 +49,8 @@ impl Flags {
     pub const UPGRADED: Self = Self(256);
     /// An excess of messages in the second before the current one.
     pub const RATE_BEFORE: Self = Self(512);
+    /// A token is required of it, and none came yet.
+    pub const AWAITS_TOKEN: Self = Self(1024);
     /// On the shard's list of those that hold memory.
     pub const HOLDER: Self = Self(2048);
     /// On the shard's list of those whose outboxes are to be sent on.

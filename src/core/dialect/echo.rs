@@ -12,6 +12,7 @@ impl Dialect for Echo {
     const HAS_ROOM: bool = false;
     const SUBPROTOCOL: Option<&'static str> = None;
     const OVER_RATE: OverRate = OverRate::Drop;
+    const TAKES_TOKENS: bool = false;
 
     fn route(_: &str) -> Option<Route<'_>> {
         None

@@ -3,6 +3,7 @@
 
 use std::borrow::Cow;
 
+use crate::auth::Reason;
 use crate::model::{AckLevel, ConnectionId, GapReason, Kind, Publication};
 
 /// The content of one WebSocket message, in either direction.
@@ -112,6 +113,13 @@ pub enum Intent<'a> {
         /// Comes back in the answer.
         reference: Option<&'a str>,
     },
+    /// Show who the client is.
+    Authenticate {
+        /// The token.
+        token: Cow<'a, str>,
+        /// Comes back in the answer.
+        reference: Option<&'a str>,
+    },
     /// An application-level ping, answered by [`Notice::Pong`].
     Ping {
         /// Comes back in the answer.
@@ -140,6 +148,7 @@ impl<'a> Intent<'a> {
             | Self::JoinAll { reference, .. }
             | Self::Leave { reference, .. }
             | Self::Publish { reference, .. }
+            | Self::Authenticate { reference, .. }
             | Self::Ping { reference }
             | Self::Invalid { reference, .. } => *reference,
             Self::Echo(_) | Self::Unsupported => None,
@@ -158,6 +167,38 @@ pub struct ClientLimits {
     pub rooms: u64,
 }
 
+/// Who a connection is, as it is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Identity<'a> {
+    /// A guest: no token, and none is required.
+    Guest,
+    /// Nothing yet: a token is required, as the first message.
+    Awaited,
+    /// What its token says.
+    Token {
+        /// The user, where it names one.
+        user: Option<&'a str>,
+        /// When the token ends, in ms from now.
+        expires_ms: u64,
+    },
+}
+
+/// Why a membership ended that its client did not end.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum LeftReason {
+    /// The client's token, or the room's rule, no longer lets it in.
+    Permission,
+}
+
+impl LeftReason {
+    /// Its name on the wire.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Permission => "permission",
+        }
+    }
+}
+
 /// What one client is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Notice<'a> {
@@ -173,6 +214,20 @@ pub enum Notice<'a> {
         pong_ms: u64,
         /// What the connection may do.
         limits: ClientLimits,
+        /// Who it is.
+        identity: Identity<'a>,
+    },
+    /// The token that the client sent is taken.
+    Authenticated {
+        /// Who the connection is, and for how long.
+        identity: Identity<'a>,
+        /// Of the request.
+        reference: Option<&'a str>,
+    },
+    /// The client's token ends soon: it should send another one.
+    TokenExpiring {
+        /// When, in ms from now.
+        expires_ms: u64,
     },
     /// The client is a member: every message that is published from now on comes.
     Joined {
@@ -185,6 +240,8 @@ pub enum Notice<'a> {
     Left {
         /// The room.
         room: &'a str,
+        /// Why, where the client did not ask for it.
+        reason: Option<LeftReason>,
         /// Of the request.
         reference: Option<&'a str>,
     },
@@ -208,6 +265,15 @@ pub enum Notice<'a> {
         message: &'a str,
         /// The room, where a membership is refused or ended.
         room: Option<&'a str>,
+        /// Of the request.
+        reference: Option<&'a str>,
+    },
+    /// A token is refused, or one is required.
+    Unauthorized {
+        /// Why.
+        reason: Reason,
+        /// What was wrong, and what to do.
+        message: &'a str,
         /// Of the request.
         reference: Option<&'a str>,
     },
@@ -300,6 +366,8 @@ pub trait Dialect {
     const SUBPROTOCOL: Option<&'static str>;
     /// What happens over the message rate.
     const OVER_RATE: OverRate;
+    /// Whether a client can send its token as a message ([`Intent::Authenticate`]).
+    const TAKES_TOKENS: bool;
 
     /// Where a request's percent-encoded path leads, if it is a built-in path of this dialect.
     fn route(path: &str) -> Option<Route<'_>>;

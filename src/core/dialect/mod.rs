@@ -12,7 +12,8 @@ pub mod raw;
 
 pub use form::Form;
 pub use interface::{
-    ClientLimits, Dialect, ErrorCode, Intent, InvalidRoom, ListedRoom, Notice, OverRate, Payload, RoomList, Route, Said,
+    ClientLimits, Dialect, ErrorCode, Identity, Intent, InvalidRoom, LeftReason, ListedRoom, Notice, OverRate, Payload,
+    RoomList, Route, Said,
 };
 
 use crate::model::Publication;
@@ -46,6 +47,11 @@ macro_rules! dialects {
             /// See [`Dialect::OVER_RATE`].
             pub const fn over_rate(self) -> OverRate {
                 match self { $(Self::$variant => <$dialect as Dialect>::OVER_RATE),* }
+            }
+
+            /// See [`Dialect::TAKES_TOKENS`].
+            pub const fn takes_tokens(self) -> bool {
+                match self { $(Self::$variant => <$dialect as Dialect>::TAKES_TOKENS),* }
             }
 
             /// The first dialect of the table that has a built-in route for the path.

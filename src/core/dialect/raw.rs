@@ -22,6 +22,7 @@ impl Dialect for Raw {
     const HAS_ROOM: bool = true;
     const SUBPROTOCOL: Option<&'static str> = None;
     const OVER_RATE: OverRate = OverRate::Close;
+    const TAKES_TOKENS: bool = false;
 
     fn route(path: &str) -> Option<Route<'_>> {
         room_of_path(path).map(|room| Route { room: Some(room) })
@@ -46,6 +47,9 @@ impl Dialect for Raw {
             | Notice::Acknowledged { .. }
             | Notice::Pong { .. }
             | Notice::Refused { .. }
+            | Notice::Unauthorized { .. }
+            | Notice::Authenticated { .. }
+            | Notice::TokenExpiring { .. }
             | Notice::Gap { .. }
             | Notice::Shutdown { .. } => Said::Nothing,
         }

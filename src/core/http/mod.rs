@@ -18,5 +18,5 @@ mod response;
 
 pub use head::Progress;
 pub use origin::{OriginPattern, Origins, host_pattern, same_host};
-pub use request::{Request, Upgrade, parse, parse_from};
-pub use response::{accept, refuse, respond, without_body};
+pub use request::{Place, Places, Request, Upgrade, parse, parse_from};
+pub use response::{accept, refuse, refuse_token, respond, without_body};

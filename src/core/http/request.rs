@@ -1,14 +1,20 @@
 //! What a request asks for (RFC 6455 §4.2.1).
 
+use std::borrow::Cow;
+
 use memchr::memchr;
 
 use super::head::{self, Parts, Progress, octets};
 use crate::close::Refusal;
 use crate::limits::HEAD_FIELDS;
+use crate::percent;
 
 const EMPTY_LINE: &[u8] = b"\r\n";
 /// How an offered subprotocol begins that is a credential.
 const CREDENTIAL: &str = "bearer.";
+/// Headers that are read when they are asked for: lists, addresses of proxies, credentials.
+const LOOKED_AT_LATER: [&str; 5] =
+    ["sec-websocket-protocol", "sec-websocket-extensions", "x-forwarded-for", "authorization", "cookie"];
 
 /// A request that is served, or answered by the caller.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -26,6 +32,28 @@ pub enum Request<'a> {
         /// The host that it names; empty in a request of HTTP/1.0 that names none.
         host: &'a str,
     },
+}
+
+/// Where a request may bring a token, beside its Authorization header and its subprotocols.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Places<'a> {
+    /// In the cookie of this name.
+    pub cookie: Option<&'a str>,
+    /// As `?token=`.
+    pub query: bool,
+}
+
+/// Where a request brings its token.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// `Authorization: Bearer TOKEN` (RFC 6750 §2.1). Browsers cannot send it: its client reads a status.
+    Authorization,
+    /// A subprotocol `bearer.TOKEN`.
+    Subprotocol,
+    /// A cookie.
+    Cookie,
+    /// `?token=TOKEN`.
+    Query,
 }
 
 /// A valid WebSocket upgrade request.
@@ -70,6 +98,34 @@ impl<'a> Upgrade<'a> {
     /// Values of the Sec-WebSocket-Extensions headers, as sent.
     pub fn extensions(&self) -> impl Iterator<Item = &'a str> {
         values(self.lines, "sec-websocket-extensions").map(text)
+    }
+
+    /// The token that the request brings, and where it stands: the first place that has one counts.
+    pub fn credential(&self, places: Places<'_>) -> Option<(Place, Cow<'a, str>)> {
+        let bearer = |value: &'a [u8]| {
+            let (scheme, token) = text(value).split_once(' ')?;
+            scheme.eq_ignore_ascii_case("bearer").then(|| token.trim_start())
+        };
+        if let Some(token) = values(self.lines, "authorization").find_map(bearer) {
+            return Some((Place::Authorization, Cow::Borrowed(token)));
+        }
+        let mut offers = values(self.lines, "sec-websocket-protocol").flat_map(elements).map(text);
+        if let Some(token) = offers.find_map(|offer| offer.strip_prefix(CREDENTIAL)) {
+            return Some((Place::Subprotocol, Cow::Borrowed(token)));
+        }
+        let cookies = || values(self.lines, "cookie").flat_map(|value| text(value).split(';'));
+        let in_cookie = |name: &str| {
+            cookies().find_map(|cookie| {
+                cookie.trim().strip_prefix(name)?.strip_prefix('=').map(|value| value.trim_matches('"'))
+            })
+        };
+        if let Some(token) = places.cookie.and_then(in_cookie) {
+            return Some((Place::Cookie, Cow::Borrowed(token)));
+        }
+        let mut pairs = self.query.split('&').filter(|_| places.query);
+        let token = pairs.find_map(|pair| pair.strip_prefix("token="))?;
+        // What cannot be decoded is no token, and is told so.
+        Some((Place::Query, percent::decode(token).unwrap_or(Cow::Borrowed(token))))
     }
 
     /// How many attempts the client says that this connection took (`?attempt=N`); 0 for a first one.
@@ -133,7 +189,7 @@ struct Fields<'a> {
     /// A request to this port has no body: what would be in it must not be taken for frames. A length of 0 announces none
     /// (RFC 9112 §6.3).
     has_body: bool,
-    /// There are subprotocols, extensions or addresses of proxies, in one line or more.
+    /// There are some of [`LOOKED_AT_LATER`], in one line or more.
     lists_later: bool,
     /// All of the lines.
     lines: &'a [u8],
@@ -154,7 +210,7 @@ impl<'a> Fields<'a> {
             self.version.note(value);
         } else if is("sec-websocket-key") {
             self.key.note(value);
-        } else if is("sec-websocket-protocol") || is("sec-websocket-extensions") || is("x-forwarded-for") {
+        } else if LOOKED_AT_LATER.iter().any(|name| is(name)) {
             self.lists_later = true;
         } else if is("origin") {
             self.origin.note(value);

@@ -38,6 +38,17 @@ pub fn refuse(out: &mut Vec<u8>, refusal: Refusal, retry_after_s: Option<u32>) {
     body(out, connection, "text/plain; charset=utf-8", &[refusal.text().as_bytes(), b"\n"]);
 }
 
+/// Writes the answer to a request whose token is refused (RFC 6750 §3), or 503 where it may be taken in a moment. `text` says why.
+pub fn refuse_token(out: &mut Vec<u8>, refusal: Refusal, text: &str, retry_after_s: u32) {
+    status_line(out, refusal.status());
+    if refusal.status() == 503 {
+        field(out, "Retry-After", &retry_after_s.to_string());
+    } else {
+        field(out, "WWW-Authenticate", "Bearer error=\"invalid_token\"");
+    }
+    body(out, "close", "text/plain; charset=utf-8", &[text.as_bytes(), b"\n"]);
+}
+
 /// Takes the body out of an answer that [`refuse`] or [`respond`] wrote, and nothing else: the answer to a HEAD (RFC 9110 §9.3.2).
 pub fn without_body(out: &mut Vec<u8>) {
     const END: &[u8] = b"\r\n\r\n";

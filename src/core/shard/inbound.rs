@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 
-use super::Shard;
+use super::{Shard, identity};
 use crate::close::CloseReason;
 use crate::connection::{Flags, Handle, State};
 use crate::counters::MessageType;
@@ -154,6 +154,9 @@ impl<D: Driver> Shard<D> {
         let Self { turn, admission, writer, clients, .. } = self;
         let Some(upgraded) = admission.handle_head(turn, writer, clients, handle, octets) else { return };
         let (id, settings) = (turn.id(handle), turn.settings.clone());
+        if !self.enter(handle, upgraded.dialect, upgraded.entrance) {
+            return;
+        }
         let options = &settings.options;
         let (ping_ms, pong_ms) = (options.ping_interval.as_millis() as u64, options.pong_timeout.as_millis() as u64);
         let limits = ClientLimits {
@@ -161,7 +164,9 @@ impl<D: Driver> Shard<D> {
             message_rate: options.message_rate.into(),
             rooms: options.limits.rooms_per_connection as u64,
         };
-        let welcome = Notice::Welcome { id, node: &options.node_name, ping_ms, pong_ms, limits };
+        let Self { turn, writer, clients, .. } = self;
+        let identity = identity::identity(clients.session(handle), turn.clock.tick);
+        let welcome = Notice::Welcome { id, node: &options.node_name, ping_ms, pong_ms, limits, identity };
         writer.reply(turn, upgraded.dialect, &welcome);
         writer.flush(turn, clients, handle);
         if let Some(room) = &upgraded.room {

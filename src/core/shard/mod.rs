@@ -29,6 +29,7 @@ mod budget;
 mod clients;
 pub mod command;
 pub mod driver;
+mod identity;
 mod inbound;
 mod looks;
 mod names;
@@ -56,7 +57,7 @@ use driver::{Driver, Event, Fd};
 use inbound::Reading;
 use looks::Looks;
 use rooms::Rooms;
-pub use settings::{Budgets, Options, PublishPolicy, RoomRule, Route, Settings, SlowPolicy};
+pub use settings::{AuthOptions, Budgets, Options, RoomRule, Route, Settings, SlowPolicy};
 pub use turn::Clock;
 use turn::Turn;
 use upstream::Upstream;
@@ -149,6 +150,7 @@ impl<D: Driver> Shard<D> {
         self.events = events;
         self.sweep();
         self.look_on();
+        self.end_sessions();
         self.handle_later();
     }
 
@@ -251,6 +253,7 @@ impl<D: Driver> Shard<D> {
             || self.is_fanning_out()
             || self.is_over_budget
             || self.clients.is_sweep_due()
+            || self.clients.is_session_due(&self.turn)
             || !self.looks.is_empty()
     }
 

@@ -3,6 +3,7 @@
 use super::Shard;
 use super::rooms::{Publish, Rooms};
 use super::upstream::Request;
+use crate::auth::Reason;
 use crate::close::CloseReason;
 use crate::connection::{Flags, Handle};
 use crate::counters::{DropReason, MessageType};
@@ -22,9 +23,12 @@ impl<D: Driver> Shard<D> {
     /// One message that its credits are `paid` for, or not.
     #[inline]
     pub(super) fn handle_counted(&mut self, handle: Handle, message: Payload<'_>, paid: bool) {
-        let Some(form) = self.clients.form(handle) else { return };
+        let Some((form, awaits_token)) = self.clients.form_and_wait(handle) else { return };
         if !paid {
             return self.handle_excess(handle, form.dialect, message);
+        }
+        if awaits_token {
+            return self.handle_before_token(handle, form.dialect, message);
         }
         let mut rest = Some(message);
         while let Some(intent) = form.dialect.next(&mut rest) {
@@ -50,7 +54,11 @@ impl<D: Driver> Shard<D> {
             Intent::Leave { room, reference } => {
                 self.turn.count_in(MessageType::Leave);
                 self.leave(handle, &room);
-                self.writer.reply(&self.turn, dialect, &Notice::Left { room: &room, reference });
+                self.writer.reply(&self.turn, dialect, &Notice::Left { room: &room, reason: None, reference });
+            }
+            Intent::Authenticate { token, reference } => {
+                self.turn.count_in(MessageType::Auth);
+                self.authenticate(handle, dialect, &token, reference);
             }
             Intent::Ping { reference } => {
                 self.turn.count_in(MessageType::Ping);
@@ -65,7 +73,7 @@ impl<D: Driver> Shard<D> {
                 if let Err((code, message)) =
                     rooms.publish(turn, upstream, clients, &publish, Request { handle, reference })
                 {
-                    self.refuse_publication(handle, dialect, code, message, reference);
+                    self.refuse_publication(handle, dialect, code, &message, reference);
                 }
             }
             Intent::Echo(message) => {
@@ -80,6 +88,26 @@ impl<D: Driver> Shard<D> {
             Intent::Unsupported => {
                 self.writer.flush(&mut self.turn, &mut self.clients, handle);
                 self.writer.close(&mut self.turn, &mut self.clients, handle, CloseReason::Unsupported);
+            }
+        }
+    }
+
+    /// A message of a connection that is to send its token first.
+    #[cold]
+    #[inline(never)]
+    fn handle_before_token(&mut self, handle: Handle, dialect: DialectId, message: Payload<'_>) {
+        let mut rest = Some(message);
+        match dialect.next(&mut rest) {
+            Some(Intent::Authenticate { token, reference }) => {
+                self.turn.count_in(MessageType::Auth);
+                self.authenticate(handle, dialect, &token, reference);
+            }
+            other => {
+                self.turn.count_in(MessageType::Error);
+                let reference = other.and_then(|intent| intent.reference());
+                let message = "a token is required first; send {\"type\":\"auth\",\"token\":\"...\"}";
+                let refused = Notice::Unauthorized { reason: Reason::Missing, message, reference };
+                self.writer.reply(&self.turn, dialect, &refused);
             }
         }
     }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::admission::PerAddress;
+use crate::auth::{Template, Verifier, Who};
 use crate::connection::{Heartbeat, ticks};
 use crate::counters::ShardCounters;
 use crate::dialect::DialectId;
@@ -28,18 +29,6 @@ pub struct Route {
     pub subprotocol: Option<String>,
 }
 
-/// Which clients may publish into a room. Backends always may.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum PublishPolicy {
-    /// Any client.
-    #[default]
-    Any,
-    /// Members only.
-    Members,
-    /// No client.
-    None,
-}
-
 /// What happens to a member that does not read fast enough.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum SlowPolicy {
@@ -55,8 +44,10 @@ pub enum SlowPolicy {
 pub struct RoomRule {
     /// A room's name, or a prefix that ends in `*`.
     pub pattern: String,
-    /// Which clients may publish.
-    pub publish: PublishPolicy,
+    /// Which clients may join; see [`Options::default_who`] for a rule that does not say it.
+    pub join: Option<Who>,
+    /// Which clients may publish; likewise.
+    pub publish: Option<Who>,
     /// What slow members get.
     pub slow: SlowPolicy,
 }
@@ -64,10 +55,29 @@ pub struct RoomRule {
 /// What clients may do in a room, and what its slow members get.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Policy {
+    /// Which clients may join.
+    pub join: Who,
     /// Which clients may publish.
-    pub publish: PublishPolicy,
+    pub publish: Who,
     /// What slow members get.
     pub slow: SlowPolicy,
+}
+
+/// `[auth]`: how clients show who they are.
+#[derive(Clone, Debug)]
+pub struct AuthOptions {
+    /// What tokens are verified with.
+    pub verifier: Arc<Verifier>,
+    /// `[[auth.grants]]`.
+    pub grants: Arc<[Template]>,
+    /// A client without a token is a guest.
+    pub guests: bool,
+    /// The cookie that may hold a token.
+    pub cookie: Option<String>,
+    /// A token may stand in the query.
+    pub query: bool,
+    /// How long a token that comes as the first message may take.
+    pub deadline: Duration,
 }
 
 /// What the configuration says, the same for all shards of a node.
@@ -107,6 +117,15 @@ pub struct Options {
     pub proxy_protocol: bool,
     /// The page at `/demo`, where there is one.
     pub demo_page: Option<&'static str>,
+    /// How clients show who they are; `None`: any client may connect, and all are guests.
+    pub auth: Option<AuthOptions>,
+}
+
+impl Options {
+    /// Whom a room is open to where no rule says it: with keys those whose tokens open it, without keys any client.
+    pub fn default_who(&self) -> Who {
+        if self.auth.is_some() { Who::Token } else { Who::Any }
+    }
 }
 
 impl Default for Options {
@@ -129,6 +148,7 @@ impl Default for Options {
             trusted: Vec::new(),
             proxy_protocol: false,
             demo_page: None,
+            auth: None,
         }
     }
 }
@@ -191,7 +211,12 @@ impl Settings {
             None => room == pattern,
         };
         let rule = self.options.rooms.iter().find(|rule| matches(&rule.pattern));
-        rule.map(|rule| Policy { publish: rule.publish, slow: rule.slow }).unwrap_or_default()
+        let who = |of_rule: fn(&RoomRule) -> Option<Who>| rule.and_then(of_rule).unwrap_or(self.options.default_who());
+        Policy {
+            join: who(|rule| rule.join),
+            publish: who(|rule| rule.publish),
+            slow: rule.map(|rule| rule.slow).unwrap_or_default(),
+        }
     }
 
     /// The configured route of a path. There are a few: to compare them costs less than to hash the path.

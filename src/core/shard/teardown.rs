@@ -74,7 +74,8 @@ impl<D: Driver> Shard<D> {
             self.writer.reply(&self.turn, dialect, &Notice::Shutdown { reconnect_ms });
         }
         if code != 0 {
-            self.writer.reply_close(Some(code), reason.text());
+            let text = self.clients.take_last_words(handle);
+            self.writer.reply_close(Some(code), text.as_deref().unwrap_or(reason.text()));
             self.writer.flush_last_words(&mut self.turn, &mut self.clients, handle);
         }
         if reason.fault() == Fault::Peer {
@@ -116,7 +117,7 @@ impl<D: Driver> Shard<D> {
         let Some(entry) = self.clients.find(handle) else { return };
         entry.state = State::Released;
         entry.deadline = 0;
-        self.clients.forget_forwarded(handle);
+        self.clients.forget(handle);
         if self.writer.release(&mut self.clients, handle, abandoned) {
             self.clients.remove(&self.turn, handle);
         }

@@ -6,11 +6,12 @@ use std::rc::Rc;
 
 use super::inbound::{EXCESS_READ_BYTES, READ_BYTES};
 use super::*;
+use crate::auth::Who;
 use crate::close::{CloseReason, Refusal};
 use crate::connection::{Chunk, Flags, Handle, State, TICKS_PER_SECOND, Tag, ticks};
 use crate::counters::{Cell, DropReason};
 use crate::shard::driver::{Fd, Ready};
-use crate::shard::settings::{Options, PublishPolicy, RoomRule, SlowPolicy};
+use crate::shard::settings::{Options, RoomRule, SlowPolicy};
 use crate::shard::test_driver::{Deed, REQUEST, TestDriver, turn};
 use crate::ws::frame;
 
@@ -19,6 +20,7 @@ mod bounded;
 mod deadlines;
 mod rates;
 pub(super) mod rooms;
+mod tokens;
 
 const FD: Fd = 7;
 
@@ -461,7 +463,8 @@ fn a_peer_that_sends_malformed_requests_without_a_pause_is_dropped_and_other_pee
 #[test]
 fn what_a_policy_forbids_a_raw_client_to_publish_is_counted() {
     let (mut shard, handle) = stage_with(|options, _| {
-        options.rooms = vec![RoomRule { pattern: "*".into(), publish: PublishPolicy::None, slow: SlowPolicy::Close }];
+        options.rooms =
+            vec![RoomRule { pattern: "*".into(), join: None, publish: Some(Who::None), slow: SlowPolicy::Close }];
     });
     shard.join(handle, "dash", None);
     shard.clients.find(handle).unwrap().form.dialect = crate::dialect::DialectId::Raw;

@@ -1,4 +1,4 @@
-//! The commands that talk to a running node: `tidegate drain`, `pub` and `sub`.
+//! The commands that talk to a running node: `tidegate drain`, `pub` and `sub`; and `secret` and `token`, which need none.
 //!
 //! They are programs of their own and block: nothing here runs inside a node. `drain` and `pub` speak HTTP to the admin
 //! port, `sub` is a WebSocket client of the public one.
@@ -6,6 +6,7 @@
 mod http;
 mod subscribe;
 mod target;
+mod token;
 
 use std::fmt::Display;
 use std::io::{self, Read, Write, stderr, stdin, stdout};
@@ -22,6 +23,7 @@ use tidegate_core::model::valid_room;
 use tidegate_core::percent;
 
 pub use subscribe::{Subscription, subscribe};
+pub use token::{check_token, make_token, secret};
 
 /// Between two looks at a draining node.
 const DRAIN_POLL: Duration = Duration::from_millis(250);

@@ -7,6 +7,7 @@ use std::fmt::Display;
 use std::hash::{BuildHasher, RandomState};
 use std::io::{self, Read, Write, stdout};
 use std::net::{SocketAddr, TcpStream};
+use std::path::Path;
 use std::process::ExitCode;
 use std::thread;
 use std::time::Duration;
@@ -36,7 +37,11 @@ const LAST_BACKOFF: Duration = Duration::from_secs(30);
 /// Bytes of a refusal's text that are read at most.
 const REFUSAL_BYTES: u64 = 4096;
 /// Close codes after which coming back would end the same way.
-const FINAL_CODES: [u16; 5] = [1002, 1003, 1007, 1008, 1009];
+const FINAL_CODES: [u16; 6] = [1002, 1003, 1007, 1008, 1009, FORBIDDEN];
+/// The token opens nothing here.
+const FORBIDDEN: u16 = 3003;
+/// Another token is wanted.
+const UNAUTHORIZED: u16 = 3000;
 
 /// What to print, and when to end.
 #[derive(Clone, Copy, Default)]
@@ -47,10 +52,29 @@ pub struct Subscription<'a> {
     pub origin: Option<&'a str>,
     /// Bearer token of the handshake.
     pub token: Option<&'a str>,
+    /// File that holds it, read for each connection.
+    pub token_file: Option<&'a Path>,
     /// End after this many messages.
     pub count: Option<u64>,
     /// Print whole messages, and all that the node says.
     pub whole: bool,
+}
+
+impl Subscription<'_> {
+    /// The header that bears the token, as it is now.
+    fn bearer(&self) -> Result<Option<HeaderValue>, String> {
+        let (name, token) = match (self.token, self.token_file) {
+            (Some(token), _) => (String::from("--token"), token.to_owned()),
+            (None, Some(file)) => {
+                let read = std::fs::read_to_string(file);
+                let read = read.map_err(|error| format!("--token-file: {} cannot be read: {error}", file.display()));
+                (format!("--token-file: {}", file.display()), read?.trim().to_owned())
+            }
+            (None, None) => return Ok(None),
+        };
+        let value = HeaderValue::from_str(&format!("Bearer {token}"));
+        value.map(Some).map_err(|_| format!("{name}: not printable ASCII, which a header takes"))
+    }
 }
 
 /// How a connection ended.
@@ -72,6 +96,9 @@ pub fn subscribe(config: &Config, room: &str, wanted: Subscription<'_>) -> ExitC
         Ok(headers) => headers,
         Err(text) => return misused(text),
     };
+    if let Err(text) = wanted.bearer() {
+        return misused(text);
+    }
     let node = match Target::public(config, wanted.node) {
         Ok(node) if node.port == Port::Admin => match public_port(config, &node) {
             Ok(node) => node,
@@ -107,9 +134,6 @@ fn headers(config: &Config, wanted: Subscription<'_>) -> Result<Vec<(HeaderName,
     let mut headers = Vec::new();
     if let Some(origin) = wanted.origin.or(own.as_deref()) {
         headers.push((ORIGIN, value("--origin", origin)?));
-    }
-    if let Some(token) = wanted.token {
-        headers.push((AUTHORIZATION, value("--token", &format!("Bearer {token}"))?));
     }
     Ok(headers)
 }
@@ -194,7 +218,7 @@ impl Session<'_> {
                 }
                 Ok(Message::Close(frame)) => {
                     let _ = socket.flush();
-                    return closed(frame, told);
+                    return closed(frame, told, self.wanted.token_file.is_some());
                 }
                 Ok(_) => {}
                 Err(error) => return End::Lost(lost(&error), told),
@@ -211,7 +235,9 @@ impl Session<'_> {
         timeouts.map_err(|error| End::Final(format!("the socket takes no timeout: {error}")))?;
         // tungstenite gives no socket back after a refusal, and the rest of its text may still be under way.
         let rest = stream.try_clone();
-        let request = self.request().map_err(|error| End::Final(format!("{place} cannot be asked: {error}")))?;
+        let mut request = self.request().map_err(|error| End::Final(format!("{place} cannot be asked: {error}")))?;
+        let bearer = self.wanted.bearer().map_err(End::Final)?;
+        request.headers_mut().extend(bearer.map(|token| (AUTHORIZATION, token)));
         match tungstenite::client(request, Patient(stream)) {
             Ok((socket, _)) => {
                 let _ = socket.get_ref().0.set_read_timeout(Some(FIRST_SILENCE));
@@ -281,6 +307,8 @@ impl Session<'_> {
                 say(format_args!("messages may be missing here ({})", said["reason"].as_str().unwrap_or("unknown")))
             }
             "server-shutdown" => *told = said["reconnectAfter"].as_u64().map(Duration::from_millis),
+            // The close that follows it has the same words.
+            "error" if said["code"] == "unauthorized" => {}
             "error" => return Some(refused(&said)),
             _ => {}
         }
@@ -306,7 +334,7 @@ fn said(answer: &Response, rest: Option<TcpStream>) -> String {
 /// What to do after a refusal.
 const fn cure(status: u16) -> &'static str {
     match status {
-        401 => "; sub sends a token: --token TOKEN, or TIDEGATE_TOKEN",
+        401 => "; sub sends a token: --token-file FILE, or TIDEGATE_TOKEN",
         403 => "; sub can send one that may: --origin https://app.example",
         _ => "; is this the public port of a tidegate node? --node http://HOST:PORT names its admin port instead",
     }
@@ -322,11 +350,16 @@ fn refused(said: &Value) -> End {
     }
 }
 
-fn closed(frame: Option<CloseFrame>, told: Option<Duration>) -> End {
+/// `renews`: the next connection may have another token.
+fn closed(frame: Option<CloseFrame>, told: Option<Duration>, renews: bool) -> End {
     let Some(frame) = frame else { return End::Lost(String::from("the node closed the connection"), told) };
     let code = u16::from(frame.code);
     let text = format!("the node closed the connection: {code} {}", frame.reason);
-    if FINAL_CODES.contains(&code) { End::Final(text) } else { End::Lost(text, told) }
+    if FINAL_CODES.contains(&code) || (code == UNAUTHORIZED && !renews) {
+        End::Final(text)
+    } else {
+        End::Lost(text, told)
+    }
 }
 
 fn lost(error: &Error) -> String {
@@ -391,9 +424,13 @@ mod tests {
     #[test]
     fn close_codes_say_whether_to_come_back() {
         let frame = |code: u16| Some(CloseFrame { code: code.into(), reason: "x".into() });
-        assert!(matches!(closed(frame(1008), None), End::Final(_)));
+        assert!(matches!(closed(frame(1008), None, true), End::Final(_)));
         let after = Some(Duration::from_millis(7));
-        assert!(matches!(closed(frame(1012), after), End::Lost(_, told) if told == after));
-        assert!(matches!(closed(None, None), End::Lost(..)));
+        assert!(matches!(closed(frame(1012), after, false), End::Lost(_, told) if told == after));
+        assert!(matches!(closed(None, None, false), End::Lost(..)));
+        // A file may hold another token by then; one that was typed is the same again.
+        assert!(matches!(closed(frame(UNAUTHORIZED), None, true), End::Lost(..)));
+        assert!(matches!(closed(frame(UNAUTHORIZED), None, false), End::Final(_)));
+        assert!(matches!(closed(frame(FORBIDDEN), None, true), End::Final(_)));
     }
 }

@@ -6,10 +6,14 @@ use std::path::PathBuf;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
+use super::auth;
 use super::keys::{SETTINGS, Setting};
 use super::origin::{Occurrence, Origin, Problem, nearest, suggestion};
 use super::tables::{self, Tables};
 use tidegate_core::setting::Value;
+
+/// Lists of tables.
+const LISTS: [&str; 4] = ["routes", "rooms", "auth.issuers", "auth.grants"];
 
 /// What the file says.
 #[derive(Default)]
@@ -61,6 +65,8 @@ fn walk(table: &DeTable<'_>, section: &str, places: &Places<'_>, contents: &mut 
         match value.get_ref() {
             DeValue::Array(items) if name == "routes" => tables::routes(items, places, contents),
             DeValue::Array(items) if name == "rooms" => tables::rooms(items, places, contents),
+            DeValue::Array(items) if name == "auth.issuers" => auth::issuers(items, places, contents),
+            DeValue::Array(items) if name == "auth.grants" => auth::grants(items, places, contents),
             DeValue::Table(inner) if is_section(&name) => walk(inner, &name, places, contents),
             other => match known(&name) {
                 Some((setting, in_file)) => take(setting, in_file, name, other, origin, contents),
@@ -133,12 +139,12 @@ fn keys() -> impl Iterator<Item = String> {
         .flat_map(|setting| &setting.keys)
         .map(ToString::to_string)
         .chain(secret_files)
-        .chain(["routes", "rooms"].map(String::from))
+        .chain(LISTS.map(String::from))
 }
 
 /// A value where a section or a list must stand.
 fn misplaced(name: &str, origin: &Origin) -> Option<Problem> {
-    if matches!(name, "routes" | "rooms") {
+    if LISTS.contains(&name) {
         return Some(Problem::at(origin, format!("{name} is a list of tables; write [[{name}]]")));
     }
     is_section(name).then(|| Problem::at(origin, format!("{name} is a section; write [{name}]")))
@@ -146,7 +152,7 @@ fn misplaced(name: &str, origin: &Origin) -> Option<Problem> {
 
 fn unknown_section(name: &str, origin: &Origin) -> Problem {
     let sections = keys().filter_map(|key| Some(key.split_once('.')?.0.to_owned()));
-    let near = nearest(name, sections.chain(["routes", "rooms"].map(String::from)));
+    let near = nearest(name, sections.chain(LISTS.map(String::from)));
     let help = suggestion(near, "`tidegate serve --print-config` lists all sections");
     Problem::at(origin, format!("unknown section \"{name}\"; {help}"))
 }

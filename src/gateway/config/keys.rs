@@ -1,7 +1,7 @@
 //! The settings of all sections in one list: the names of each, how it is read into a [`Config`] and how it is shown.
 //!
-//! The list is made of the tables of the sections (`settings!`), which say everything that is known of a setting. `[[routes]]`
-//! and `[[rooms]]` are in [`super::tables`].
+//! The list is made of the tables of the sections (`settings!`), which say everything that is known of a setting. Lists of tables are in
+//! [`super::tables`].
 
 use std::sync::LazyLock;
 
@@ -33,6 +33,7 @@ pub(super) struct Setting {
 pub(super) static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(|| {
     let mut all = section(|config| config, |config| config);
     all.extend(section(|config| &config.admin, |config| &mut config.admin));
+    all.extend(section(|config| &config.auth, |config| &mut config.auth));
     all.extend(section(|config| &config.publish, |config| &mut config.publish));
     all.extend(section(|config| &config.ready, |config| &mut config.ready));
     all.extend(section(|config| &config.nats, |config| &mut config.nats));

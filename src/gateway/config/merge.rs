@@ -118,6 +118,8 @@ fn merge_with(sources: Sources<'_>, look_up: LookUp) -> Result<Settings, Vec<Pro
     }
     let mut config = defaults(sources.host);
     config.routes = contents.tables.routes.iter().map(|(route, _)| route.clone()).collect();
+    config.issuers = contents.tables.issuers.iter().map(|(issuer, _)| issuer.clone()).collect();
+    config.grants = contents.tables.grants.iter().map(|(grant, _)| grant.clone()).collect();
     config.rooms = contents.tables.rooms.iter().map(|(rule, _)| rule.clone()).collect();
     let mut origins = default_origins(sources.host);
     for setting in SETTINGS.iter() {

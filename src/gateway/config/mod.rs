@@ -6,6 +6,7 @@
 //! (here, in `sections`, or in [`tidegate_core::limits`]): its field, default, key, variable, flag, `--print-config`, the suggestions
 //! and the documentation's table follow from the entry.
 
+mod auth;
 mod checks;
 mod environment;
 mod file;
@@ -33,6 +34,7 @@ use tidegate_core::setting::{
 };
 use tidegate_core::shard::{self, PerAddress, RoomRule, Route};
 
+pub use auth::{Anonymous, Auth, Grant, Secrets, TokenIssuer};
 pub(crate) use keys::{SettingFlag, flags};
 pub use merge::{DEFAULT_FILE, Settings, Sources, load, merge};
 pub use origin::{Origin, Problem};
@@ -165,6 +167,8 @@ settings! {
     } and {
         /// The admin port.
         admin: Admin = Admin::default();
+        /// Tokens of clients.
+        auth: Auth = Auth::default();
         /// Publishing over HTTP.
         publish: Publish = Publish::default();
         /// When the node wants traffic.
@@ -183,6 +187,10 @@ settings! {
         limits: Limits = Limits::default();
         /// Paths beside the built-in ones; they win.
         routes: Vec<Route> = Vec::new();
+        /// Issuers of tokens beside `[auth]`.
+        issuers: Vec<TokenIssuer> = Vec::new();
+        /// Rooms that tokens open by their claims.
+        grants: Vec<Grant> = Vec::new();
         /// Room policies in order.
         rooms: Vec<RoomRule> = Vec::new();
     }
@@ -216,6 +224,7 @@ impl Config {
             trusted: self.proxies.trusted.clone(),
             proxy_protocol: self.proxies.protocol_v2,
             demo_page: None,
+            auth: self.auth_options(),
         }
     }
 

@@ -6,10 +6,11 @@ use std::collections::BTreeMap;
 
 use super::keys::{SETTINGS, Setting};
 use super::merge::Settings;
+use super::tables::{self, Tables};
 use super::{Config, Origin, merge};
 use crate::gateway::host::Host;
-use tidegate_core::setting::{Kind, quoted};
-use tidegate_core::shard::{PublishPolicy, SlowPolicy};
+use tidegate_core::auth::Who;
+use tidegate_core::setting::{Kind, list, quoted};
 
 /// Column at which the origin begins, where the value leaves room.
 const COMMENT_COLUMN: usize = 44;
@@ -19,15 +20,13 @@ pub(super) fn settings(settings: &Settings) -> String {
     let origins: BTreeMap<&str, String> =
         settings.origins.iter().map(|(name, origin)| (*name, origin.to_string())).collect();
     let mut text = scalars(&settings.config, &origins);
-    let routes = settings.tables.routes.iter().map(|(_, origin)| origin.to_string());
-    let rooms = settings.tables.rooms.iter().map(|(_, origin)| origin.to_string());
-    text.push_str(&lists(&settings.config, &routes.collect::<Vec<_>>(), &rooms.collect::<Vec<_>>()));
+    text.push_str(&lists(&settings.config, Some(&settings.tables)));
     text
 }
 
 /// A configuration without the origins of its values.
 pub(super) fn toml_of(config: &Config) -> String {
-    scalars(config, &BTreeMap::new()) + &lists(config, &[], &[])
+    scalars(config, &BTreeMap::new()) + &lists(config, None)
 }
 
 fn scalars(config: &Config, origins: &BTreeMap<&str, String>) -> String {
@@ -59,32 +58,52 @@ fn commented(text: &str, comment: &str) -> String {
     if comment.is_empty() { format!("{text}\n") } else { format!("{text:<COMMENT_COLUMN$} # {comment}\n") }
 }
 
-fn lists(config: &Config, route_origins: &[String], room_origins: &[String]) -> String {
+/// The lists of tables; `tables` knows where each item came from.
+fn lists(config: &Config, tables: Option<&Tables>) -> String {
     let mut text = String::new();
-    let origin = |origins: &[String], index: usize| origins.get(index).cloned().unwrap_or_default();
-    let pair = |key: &str, value: &str| format!("{key} = {}\n", quoted(value).unwrap_or_default());
     for (index, route) in config.routes.iter().enumerate() {
-        text.push_str(&format!("\n{}", commented("[[routes]]", &origin(route_origins, index))));
+        text.push_str(&heading("routes", tables.and_then(|tables| place(&tables.routes, index))));
         text.push_str(&pair("path", &route.path));
         text.push_str(&pair("dialect", route.dialect.name()));
         text.extend(route.room.iter().map(|room| pair("room", room)));
         text.extend(route.subprotocol.iter().map(|subprotocol| pair("subprotocol", subprotocol)));
     }
+    let default = if config.has_keys() { Who::Token } else { Who::Any };
     for (index, rule) in config.rooms.iter().enumerate() {
-        text.push_str(&format!("\n{}", commented("[[rooms]]", &origin(room_origins, index))));
+        text.push_str(&heading("rooms", tables.and_then(|tables| place(&tables.rooms, index))));
         text.push_str(&pair("match", &rule.pattern));
-        let publish = match rule.publish {
-            PublishPolicy::Any => "any",
-            PublishPolicy::Members => "members",
-            PublishPolicy::None => "none",
-        };
-        let slow = match rule.slow {
-            SlowPolicy::Close => "close",
-            SlowPolicy::DropOldest => "drop-oldest",
-        };
-        text.push_str(&(pair("publish", publish) + &pair("slow", slow)));
+        for (key, who) in [("join", rule.join), ("publish", rule.publish)] {
+            text.push_str(if who.is_none() { "# " } else { "" });
+            text.push_str(&pair(key, name_of(&tables::PUBLISH, who.unwrap_or(default))));
+        }
+        text.push_str(&pair("slow", name_of(&tables::SLOW, rule.slow)));
+    }
+    for (index, issuer) in config.issuers.iter().enumerate() {
+        text.push_str(&heading("auth.issuers", tables.and_then(|tables| place(&tables.issuers, index))));
+        text.extend(issuer.rows().into_iter().map(|(key, value)| format!("{key} = {value}\n")));
+    }
+    for (index, grant) in config.grants.iter().enumerate() {
+        text.push_str(&heading("auth.grants", tables.and_then(|tables| place(&tables.grants, index))));
+        text.push_str(&format!("rooms = {}\n", list(&grant.rooms).unwrap_or_default()));
+        text.push_str(&pair("allow", &grant.allow));
     }
     text
+}
+
+fn heading(list: &str, origin: Option<String>) -> String {
+    format!("\n{}", commented(&format!("[[{list}]]"), &origin.unwrap_or_default()))
+}
+
+fn place<T>(items: &[(T, Origin)], index: usize) -> Option<String> {
+    items.get(index).map(|(_, origin)| origin.to_string())
+}
+
+fn pair(key: &str, value: &str) -> String {
+    format!("{key} = {}\n", quoted(value).unwrap_or_default())
+}
+
+fn name_of<T: PartialEq>(names: &[(&'static str, T)], value: T) -> &'static str {
+    names.iter().find(|(_, known)| *known == value).map_or("", |(name, _)| name)
 }
 
 /// Every setting as a table in Markdown, for the documentation: a row for each, in the order of `--print-config`. `host` is

@@ -4,10 +4,11 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::origin::Problem;
-use super::{Config, Nats};
+use super::{Anonymous, Config, Nats};
+use tidegate_core::auth::Who;
+use tidegate_core::http::OriginPattern;
 use tidegate_core::limits::COALESCED_BYTES;
 use tidegate_core::setting::value::size;
-use tidegate_core::shard::PublishPolicy;
 
 /// Characters of a token that cannot be guessed: 64 bits in hexadecimal digits.
 const TOKEN_CHARACTERS: usize = 16;
@@ -15,7 +16,7 @@ const TOKEN_CHARACTERS: usize = 16;
 /// Every relation that does not hold; adds to `warnings` what an operator should know.
 pub(super) fn check(config: &Config, warnings: &mut Vec<String>) -> Vec<Problem> {
     let broken = addresses(config).into_iter().chain(buffers(config)).chain(credentials(&config.nats));
-    let broken = broken.chain(proxies(config));
+    let broken = broken.chain(proxies(config)).chain(tokens_of_clients(config));
     let problems = broken.map(Problem::between).collect();
     exposure(config, warnings);
     broker(&config.nats, warnings);
@@ -98,12 +99,17 @@ fn credentials(nats: &Nats) -> Vec<String> {
 
 /// Warns where other hosts reach a port of this node without permission.
 fn exposure(config: &Config, warnings: &mut Vec<String>) {
-    let everywhere = config.rooms.iter().any(|rule| rule.pattern == "*" && rule.publish != PublishPolicy::Any);
-    if !config.listen.ip().is_loopback() && !everywhere {
+    let everywhere =
+        config.rooms.iter().any(|rule| rule.pattern == "*" && rule.publish.is_some_and(|who| who != Who::Any));
+    if !config.listen.ip().is_loopback() && !everywhere && !config.has_keys() {
         warnings.push(format!(
-            "every client that reaches {} may publish into rooms; a last [[rooms]] with match = \"*\", publish = \"none\" stops it",
+            "every client that reaches {} may join rooms and publish into them; auth.secret_file asks them for a token \
+             (`tidegate secret` makes the secret), and a last [[rooms]] with match = \"*\", publish = \"none\" leaves publishing to backends",
             config.listen
         ));
+    }
+    if config.has_keys() {
+        warnings.extend(opened(config));
     }
     if !config.admin.listen.ip().is_loopback() && config.admin.token.is_none() {
         warnings.push(format!(
@@ -111,6 +117,46 @@ fn exposure(config: &Config, warnings: &mut Vec<String>) {
             config.admin.listen
         ));
     }
+}
+
+/// Rules that open to clients without a token what others need one for.
+fn opened(config: &Config) -> Option<String> {
+    if config.auth.anonymous == Anonymous::Refuse {
+        return None;
+    }
+    let is_open = |who: Option<Who>| who == Some(Who::Any);
+    let open = config.rooms.iter().filter(|rule| is_open(rule.join) || is_open(rule.publish));
+    let open: Vec<String> = open.map(|rule| format!("\"{}\"", rule.pattern)).collect();
+    (!open.is_empty())
+        .then(|| format!("clients without a token may enter {} (auth.anonymous, [[rooms]])", open.join(", ")))
+}
+
+/// A cookie is sent by the browser whatever page connects, and keys are what makes tokens mean something.
+fn tokens_of_clients(config: &Config) -> Vec<String> {
+    let mut broken = Vec::new();
+    let lists_pages = !config.origins.is_empty() && config.origins.iter().all(|origin| *origin != OriginPattern::Any);
+    if config.auth.cookie.is_some() && !lists_pages {
+        broken.push(String::from(
+            "auth.cookie needs a list of pages in origins, and no *: a browser sends the cookie for every page, and a foreign one \
+             would connect as the user",
+        ));
+    }
+    let needs_keys = [
+        ("auth.anonymous", config.auth.anonymous == Anonymous::Allow),
+        ("auth.cookie", config.auth.cookie.is_some()),
+        ("auth.query", config.auth.query),
+        ("[[auth.grants]]", !config.grants.is_empty()),
+    ];
+    let given = needs_keys.iter().find(|(_, given)| *given && !config.has_keys());
+    broken.extend(given.map(|(name, _)| {
+        format!("{name} has no effect without a key; give auth.secret_file, auth.public_key_file or auth.jwks_file")
+    }));
+    let asks = |who: Option<Who>| matches!(who, Some(Who::Users | Who::Token));
+    let rule = config.rooms.iter().find(|rule| (asks(rule.join) || asks(rule.publish)) && !config.has_keys());
+    broken.extend(rule.map(|rule| {
+        format!("the rule for rooms \"{}\" asks for a token, and no key is given; give auth.secret_file", rule.pattern)
+    }));
+    broken
 }
 
 /// Warns of tokens that protect less than they seem to.

@@ -1,26 +1,33 @@
-//! `[[routes]]` and `[[rooms]]`: the lists of the file whose items have keys of their own.
+//! `[[routes]]` and `[[rooms]]`: lists of the file whose items have keys of their own. Those of `[auth]` are in [`super::auth`].
 
 use toml::Spanned;
 use toml::de::{DeArray, DeTable, DeValue};
 
+use super::auth::{Grant, TokenIssuer};
 use super::file::{Contents, Places, typed_value};
 use super::origin::{Origin, Problem, nearest, suggestion};
 
+use tidegate_core::auth::Who;
 use tidegate_core::dialect::DialectId;
 use tidegate_core::model::valid_room;
 use tidegate_core::setting::{Value, quoted};
-use tidegate_core::shard::{PublishPolicy, RoomRule, Route, SlowPolicy};
+use tidegate_core::shard::{RoomRule, Route, SlowPolicy};
 
 /// The lists, each item with its place.
 #[derive(Default)]
 pub(super) struct Tables {
     pub(super) routes: Vec<(Route, Origin)>,
     pub(super) rooms: Vec<(RoomRule, Origin)>,
+    pub(super) issuers: Vec<(TokenIssuer, Origin)>,
+    pub(super) grants: Vec<(Grant, Origin)>,
 }
 
-const PUBLISH: [(&str, PublishPolicy); 3] =
-    [("any", PublishPolicy::Any), ("members", PublishPolicy::Members), ("none", PublishPolicy::None)];
-const SLOW: [(&str, SlowPolicy); 2] = [("close", SlowPolicy::Close), ("drop-oldest", SlowPolicy::DropOldest)];
+pub(super) const JOIN: [(&str, Who); 4] =
+    [("any", Who::Any), ("users", Who::Users), ("token", Who::Token), ("none", Who::None)];
+pub(super) const PUBLISH: [(&str, Who); 5] =
+    [("any", Who::Any), ("users", Who::Users), ("members", Who::Members), ("token", Who::Token), ("none", Who::None)];
+pub(super) const SLOW: [(&str, SlowPolicy); 2] =
+    [("close", SlowPolicy::Close), ("drop-oldest", SlowPolicy::DropOldest)];
 
 /// Reads `[[routes]]`.
 pub(super) fn routes(items: &DeArray<'_>, places: &Places<'_>, contents: &mut Contents) {
@@ -52,9 +59,10 @@ pub(super) fn routes(items: &DeArray<'_>, places: &Places<'_>, contents: &mut Co
 /// Reads `[[rooms]]`.
 pub(super) fn rooms(items: &DeArray<'_>, places: &Places<'_>, contents: &mut Contents) {
     for (table, origin) in each("rooms", items, places, &mut contents.problems) {
-        let mut item = Item::of("rooms", table, &["match", "publish", "slow"], places, &mut contents.problems);
+        let mut item = Item::of("rooms", table, &["match", "join", "publish", "slow"], places, &mut contents.problems);
         let pattern = item.required("match", "dash.*", checked_pattern);
-        let publish = item.read("publish", |value| value.choice(&PUBLISH)).unwrap_or_default();
+        let join = item.read("join", |value| value.choice(&JOIN));
+        let publish = item.read("publish", |value| value.choice(&PUBLISH));
         let slow = item.read("slow", |value| value.choice(&SLOW)).unwrap_or_default();
         let Some(pattern) = pattern else { continue };
         if let Some((rule, first)) = contents.tables.rooms.iter().find(|(rule, _)| covers(&rule.pattern, &pattern)) {
@@ -63,7 +71,7 @@ pub(super) fn rooms(items: &DeArray<'_>, places: &Places<'_>, contents: &mut Con
                 rule.pattern
             ));
         }
-        contents.tables.rooms.push((RoomRule { pattern, publish, slow }, origin));
+        contents.tables.rooms.push((RoomRule { pattern, join, publish, slow }, origin));
     }
 }
 
@@ -79,7 +87,7 @@ fn covers(earlier: &str, later: &str) -> bool {
     }
 }
 
-fn each<'a, 'i>(
+pub(super) fn each<'a, 'i>(
     list: &str,
     items: &'a DeArray<'i>,
     places: &Places<'_>,
@@ -97,7 +105,7 @@ fn each<'a, 'i>(
 }
 
 /// One item of a list while it is read.
-struct Item<'a, 'i> {
+pub(super) struct Item<'a, 'i> {
     list: &'static str,
     table: &'a DeTable<'i>,
     places: &'a Places<'a>,
@@ -107,7 +115,7 @@ struct Item<'a, 'i> {
 
 impl<'a, 'i> Item<'a, 'i> {
     /// Reports unknown keys first.
-    fn of(
+    pub(super) fn of(
         list: &'static str,
         table: &'a DeTable<'i>,
         known: &[&str],
@@ -126,15 +134,15 @@ impl<'a, 'i> Item<'a, 'i> {
         Self { list, table, places, problems, origin: places.at(&first) }
     }
 
-    fn has(&self, key: &str) -> bool {
+    pub(super) fn has(&self, key: &str) -> bool {
         self.table.contains_key(key)
     }
 
-    fn wrong(&mut self, text: String) {
+    pub(super) fn wrong(&mut self, text: String) {
         self.problems.push(Problem::at(&self.origin, text));
     }
 
-    fn read<T>(&mut self, key: &str, read: impl Fn(&Value) -> Result<T, String>) -> Option<T> {
+    pub(super) fn read<T>(&mut self, key: &str, read: impl Fn(&Value) -> Result<T, String>) -> Option<T> {
         let value: &Spanned<DeValue<'_>> = self.table.get(key)?;
         match typed_value(value.get_ref()).and_then(|value| read(&value)) {
             Ok(value) => Some(value),
@@ -146,7 +154,12 @@ impl<'a, 'i> Item<'a, 'i> {
         }
     }
 
-    fn required<T>(&mut self, key: &str, example: &str, read: impl Fn(&Value) -> Result<T, String>) -> Option<T> {
+    pub(super) fn required<T>(
+        &mut self,
+        key: &str,
+        example: &str,
+        read: impl Fn(&Value) -> Result<T, String>,
+    ) -> Option<T> {
         if !self.table.contains_key(key) {
             let example = quoted(example).unwrap_or_default();
             self.wrong(format!("{}: {key} is missing, for example {key} = {example}", self.list));

@@ -8,8 +8,9 @@ use clap::CommandFactory;
 use super::*;
 use crate::gateway::cli::Cli;
 use crate::gateway::host::{Host, ProbeOutcome};
+use tidegate_core::auth::Who;
 use tidegate_core::setting::Kind;
-use tidegate_core::shard::{PublishPolicy, SlowPolicy};
+use tidegate_core::shard::SlowPolicy;
 
 fn host() -> Host {
     let mut host = Host::read(std::path::Path::new("/nowhere"), ProbeOutcome::Works);
@@ -126,7 +127,7 @@ fn every_section_of_the_file_reaches_the_configuration() {
         (config.routes[0].dialect, config.routes[0].room.as_deref()),
         (tidegate_core::dialect::DialectId::Raw, Some("chat_channel"))
     );
-    assert_eq!((config.rooms[0].publish, config.rooms[0].slow), (PublishPolicy::None, SlowPolicy::DropOldest));
+    assert_eq!((config.rooms[0].publish, config.rooms[0].slow), (Some(Who::None), SlowPolicy::DropOldest));
     assert_eq!(config.rooms[1].pattern, "*");
 }
 
@@ -430,10 +431,16 @@ fn tokens_that_protect_little_are_warned_about_and_not_shown() {
 #[test]
 fn what_is_printed_can_be_read_back_and_means_the_same() {
     let file = "nats_url = \"nats://a:4222\"\nmax_connection_age = \"6h\"\norigins = [\"*\"]\n[limits]\nmessage_bytes = 3000\n\
-                [[routes]]\npath = \"/ws\"\ndialect = \"raw\"\nroom = \"chat\"\n[[rooms]]\nmatch = \"a.*\"\npublish = \"members\"\n";
+                [[routes]]\npath = \"/ws\"\ndialect = \"raw\"\nroom = \"chat\"\n[[rooms]]\nmatch = \"a.*\"\npublish = \"members\"\n\
+                [auth]\nanonymous = \"allow\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n\
+                [[auth.grants]]\nrooms = [\"inbox.{sub}.*\"]\nallow = \"rw\"\n";
     let first = typed(&[("profile", "production")], &[("TIDEGATE_DEMO", "1")], file).ok().unwrap();
     let printed = first.to_toml();
-    assert_eq!(config(&printed), first.config);
+    assert!(!printed.contains("0123456789abcdef"), "{printed}");
+    // A masked secret is left out; typed again, all is as before.
+    let secret = ("TIDEGATE_AUTH_SECRET", "0123456789abcdef0123456789abcdef");
+    let again = typed(&[], &[secret], &printed);
+    assert_eq!(again.ok().unwrap().config, first.config);
     assert!(printed.contains("demo = true                                  # environment TIDEGATE_DEMO"), "{printed}");
     assert!(printed.contains("message_bytes = \"3000B\"                      # tidegate.toml:5"), "{printed}");
 }
@@ -470,4 +477,52 @@ fn every_daily_setting_is_a_flag_and_no_name_stands_twice() {
     names.sort_unstable();
     names.dedup();
     assert_eq!(names.len(), keys::SETTINGS.len());
+}
+
+#[test]
+fn keys_that_protect_nothing_and_rules_that_need_keys_are_errors_with_a_cure() {
+    let problem = |file: &str| problems(file).join("\n");
+    let secret = "[auth]\nsecret = \"0123456789abcdef0123456789abcdef\"\n";
+    assert!(problem("[auth]\nsecret = \"short\"").contains("has 5 bytes; HS256 needs at least 32"));
+    let cookie = |origins: &str| format!("{origins}\n{secret}cookie = \"session\"");
+    for origins in ["", "origins = [\"*\"]", "origins = [\"https://a.example\", \"*\"]"] {
+        assert!(problem(&cookie(origins)).contains("auth.cookie needs a list of pages"), "{origins}");
+    }
+    assert!(config(&cookie("origins = [\"https://a.example\"]")).has_keys());
+    assert!(problem("[auth]\nanonymous = \"allow\"").contains("auth.anonymous has no effect without a key"));
+    assert!(problem("[[rooms]]\nmatch = \"a\"\njoin = \"users\"").contains("asks for a token, and no key is given"));
+    assert!(problem(&format!("{secret}[[auth.grants]]\nrooms = [\"a.{{sub\"]\nallow = \"r\"")).contains("in braces"));
+    assert!(problem(&format!("{secret}[[auth.grants]]\nrooms = [\"a\"]\nallow = \"x\"")).contains("is not r, w or rw"));
+    assert!(problem("[[auth.issuers]]\nissuer = \"a\"").contains("it has no key"));
+    let issuer = "[[auth.issuers]]\nissuer = \"a\"\nsecret = \"0123456789abcdef0123456789abcdef\"\n";
+    assert!(problem(&issuer.repeat(2)).contains("is at tidegate.toml:1 already"));
+}
+
+#[test]
+fn the_file_of_a_public_key_is_never_taken_for_secrets() {
+    // Each line of it would be a secret that every client may know.
+    let path = std::env::temp_dir().join(format!("tidegate-no-secret-{}", std::process::id()));
+    let line = "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE0123456789";
+    std::fs::write(&path, format!("-----BEGIN PUBLIC KEY-----\n{line}\n-----END PUBLIC KEY-----\n")).unwrap();
+    let file = format!("[auth]\nsecret_file = {:?}", path.display().to_string());
+    let said = problems(&file).join("\n");
+    assert!(said.contains("auth.public_key_file") && !said.contains(line), "{said}");
+    let secrets = ["0123456789abcdef0123456789abcdef", "fedcba9876543210fedcba9876543210"];
+    std::fs::write(&path, format!("{}\n{}\n", secrets[0], secrets[1])).unwrap();
+    let options = config(&file).shard_options().auth.unwrap();
+    assert_eq!(options.verifier.issuers[0].keys.len(), 2);
+    std::fs::remove_file(&path).unwrap();
+}
+
+#[test]
+fn an_issuer_of_the_list_has_its_own_keys_and_else_what_auth_says() {
+    let file = "[auth]\nleeway = \"5s\"\naudience = [\"web\"]\n[[auth.issuers]]\nissuer = \"acme\"\nrooms = [\"acme.*\"]\n\
+                user_prefix = \"acme:\"\nsecret = \"0123456789abcdef0123456789abcdef\"\naudience = [\"app\"]\n";
+    let options = config(file).shard_options().auth.unwrap();
+    let [issuer] = &options.verifier.issuers[..] else { panic!("{:?}", options.verifier.issuers) };
+    assert_eq!(
+        (issuer.name.as_deref(), issuer.leeway_ms, &issuer.audience[..]),
+        (Some("acme"), 5_000, &["app".into()][..])
+    );
+    assert_eq!((issuer.rooms.len(), &*issuer.user_prefix), (1, "acme:"));
 }

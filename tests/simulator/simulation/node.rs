@@ -9,7 +9,7 @@ use tidegate_core::counters::{RelayCounters, ShardCounters};
 use tidegate_core::readiness::NodeState;
 use tidegate_core::relay::ToRelay;
 use tidegate_core::shard::command::Command;
-use tidegate_core::shard::{Budgets, Options, PublishPolicy, RoomRule, Settings, Shard, SlowPolicy};
+use tidegate_core::shard::{Budgets, Options, RoomRule, Settings, Shard, SlowPolicy};
 
 use super::dice::Dice;
 use super::oracle::Oracle;
@@ -149,7 +149,7 @@ fn options(plan: &Plan) -> Options {
     options.limits.mailbox_messages = plan.mailbox_items;
     if plan.drop_oldest {
         let slow = SlowPolicy::DropOldest;
-        options.rooms.push(RoomRule { pattern: String::from("*"), publish: PublishPolicy::Any, slow });
+        options.rooms.push(RoomRule { pattern: String::from("*"), join: None, publish: None, slow });
     }
     options
 }

@@ -7,9 +7,12 @@ mod request;
 mod write;
 
 pub use request::{Refused, Request, parse};
-pub use write::{Content, ack, error, gap, joined, left, message, pong, shutdown, welcome};
+pub use write::{
+    Content, ack, authenticated, error, gap, joined, left, message, pong, shutdown, token_expiring, unauthorized,
+    welcome,
+};
 
-use super::{Dialect, Intent, Notice, OverRate, Payload, Route, Said};
+use super::{Dialect, Intent, LeftReason, Notice, OverRate, Payload, Route, Said};
 use crate::limits;
 use crate::model::{AckLevel, Kind, Publication};
 
@@ -24,6 +27,7 @@ impl Dialect for Native {
     const HAS_ROOM: bool = false;
     const SUBPROTOCOL: Option<&'static str> = Some("tidegate.v1");
     const OVER_RATE: OverRate = OverRate::Tell;
+    const TAKES_TOKENS: bool = true;
 
     fn route(path: &str) -> Option<Route<'_>> {
         matches!(path, "/" | "/ws" | "/socket").then_some(Route { room: None })
@@ -40,6 +44,7 @@ impl Dialect for Native {
             Ok(Request::JoinAll { rooms, reference }) => Intent::JoinAll { rooms, reference },
             Ok(Request::Leave { room, reference }) => Intent::Leave { room, reference },
             Ok(Request::Ping { reference }) => Intent::Ping { reference },
+            Ok(Request::Auth { token, reference }) => Intent::Authenticate { token, reference },
             Ok(Request::Message { room, content, echo, ack, reference }) => Intent::Publish {
                 room: Some(room),
                 kind: Kind::Json,
@@ -55,11 +60,14 @@ impl Dialect for Native {
     #[inline]
     fn tell(notice: &Notice<'_>, out: &mut Vec<u8>) -> Said {
         match *notice {
-            Notice::Welcome { id, node, ping_ms, pong_ms, limits } => {
-                welcome(out, &id.text(), node, [ping_ms, pong_ms], limits);
+            Notice::Welcome { id, node, ping_ms, pong_ms, limits, identity } => {
+                welcome(out, &id.text(), node, [ping_ms, pong_ms], limits, identity);
             }
+            Notice::Authenticated { identity, reference } => authenticated(out, identity, reference),
+            Notice::TokenExpiring { expires_ms } => token_expiring(out, expires_ms),
+            Notice::Unauthorized { reason, message, reference } => unauthorized(out, reason.name(), message, reference),
             Notice::Joined { room, reference } => joined(out, room, reference),
-            Notice::Left { room, reference } => left(out, room, reference),
+            Notice::Left { room, reason, reference } => left(out, room, reason.map(LeftReason::name), reference),
             Notice::Acknowledged { level, reference } => ack(out, reference, level_name(level)),
             Notice::Pong { reference } => pong(out, reference),
             Notice::Refused { code, message, room, reference } => error(out, code, message, room, reference),

@@ -46,6 +46,13 @@ pub enum Request<'a> {
         /// To be echoed.
         reference: Option<&'a str>,
     },
+    /// Show who the client is.
+    Auth {
+        /// The token, not verified.
+        token: Cow<'a, str>,
+        /// To be echoed.
+        reference: Option<&'a str>,
+    },
     /// Is the node there?
     Ping {
         /// To be echoed.
@@ -88,7 +95,7 @@ fn present<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<&'de str
 
 type Fault = (ErrorCode, Cow<'static, str>);
 
-const ACCEPTED: &str = "`type` must be \"join\", \"leave\", \"message\" or \"ping\"";
+const ACCEPTED: &str = "`type` must be \"join\", \"leave\", \"message\", \"auth\" or \"ping\"";
 
 /// Reads a request. Unknown fields are ignored, a field that stands twice is an error.
 ///
@@ -121,6 +128,7 @@ fn request<'a>(text: &'a str, fields: &Fields<'a>, reference: Option<&'a str>) -
         "join" => join(text, fields.room, reference),
         "leave" => Ok(Request::Leave { room: room(fields.room)?, reference }),
         "ping" => Ok(Request::Ping { reference }),
+        "auth" => Ok(Request::Auth { token: token(text)?, reference }),
         "message" => Ok(Request::Message {
             room: room(fields.room)?,
             content: content(fields.content)?,
@@ -155,6 +163,18 @@ fn join<'a>(text: &'a str, one: Option<&'a str>, reference: Option<&'a str>) -> 
         (None, Some(list)) => Ok(Request::JoinAll { rooms: RoomList::new(list, rooms), reference }),
         (one, None) => Ok(Request::Join { room: room(one)?, reference }),
     }
+}
+
+/// The token of an `auth`, which no other request has.
+#[cold]
+fn token(text: &str) -> Result<Cow<'_, str>, Fault> {
+    #[derive(Deserialize)]
+    struct Token<'a> {
+        #[serde(borrow, default, deserialize_with = "present")]
+        token: Option<&'a str>,
+    }
+    let found = serde_json::from_slice::<Token<'_>>(text.as_bytes()).map_err(|error| bad_json(&error))?.token;
+    found.and_then(string).ok_or_else(|| bad("`token` must be a string, the token"))
 }
 
 fn bad(message: &'static str) -> Fault {

@@ -8,7 +8,7 @@ use std::cell::RefCell;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 
-use crate::dialect::{ClientLimits, ErrorCode};
+use crate::dialect::{ClientLimits, ErrorCode, Identity};
 
 /// What a publication's payload becomes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -43,7 +43,7 @@ impl Greeting {
         number(out, self.limits.message_rate);
         raw(out, r#","rooms":"#);
         number(out, self.limits.rooms);
-        raw(out, "}}");
+        raw(out, "}");
     }
 }
 
@@ -54,7 +54,14 @@ thread_local! {
 
 /// `welcome`: the client's id, how silence is judged (milliseconds until a ping, and until its pong is overdue), and what
 /// the connection may do.
-pub fn welcome(out: &mut Vec<u8>, connection_id: &[u8], node: &str, heartbeat_ms: [u64; 2], limits: ClientLimits) {
+pub fn welcome(
+    out: &mut Vec<u8>,
+    connection_id: &[u8],
+    node: &str,
+    heartbeat_ms: [u64; 2],
+    limits: ClientLimits,
+    identity: Identity<'_>,
+) {
     raw(out, r#"{"type":"welcome","connectionId":""#);
     out.extend_from_slice(connection_id);
     LAST_GREETING.with_borrow_mut(|(last, text)| {
@@ -66,6 +73,47 @@ pub fn welcome(out: &mut Vec<u8>, connection_id: &[u8], node: &str, heartbeat_ms
         }
         out.extend_from_slice(text);
     });
+    write_identity(out, identity);
+    raw(out, "}");
+}
+
+/// `authenticated`: who the connection is from now on.
+pub fn authenticated(out: &mut Vec<u8>, identity: Identity<'_>, reference: Option<&str>) {
+    raw(out, r#"{"type":"authenticated""#);
+    write_identity(out, identity);
+    end(out, reference);
+}
+
+/// `token-expiring`: send another token before this one ends.
+pub fn token_expiring(out: &mut Vec<u8>, expires_ms: u64) {
+    raw(out, r#"{"type":"token-expiring","expiresIn":"#);
+    number(out, expires_ms);
+    raw(out, "}");
+}
+
+/// `error` of a token, with the reason.
+pub fn unauthorized(out: &mut Vec<u8>, reason: &str, message: &str, reference: Option<&str>) {
+    raw(out, r#"{"type":"error","code":"unauthorized","reason":"#);
+    string(out, reason);
+    raw(out, r#","message":"#);
+    string(out, message);
+    end(out, reference);
+}
+
+/// Nothing for a guest.
+fn write_identity(out: &mut Vec<u8>, identity: Identity<'_>) {
+    match identity {
+        Identity::Guest => {}
+        Identity::Awaited => raw(out, r#","auth":"required""#),
+        Identity::Token { user, expires_ms } => {
+            if let Some(user) = user {
+                raw(out, r#","user":"#);
+                string(out, user);
+            }
+            raw(out, r#","expiresIn":"#);
+            number(out, expires_ms);
+        }
+    }
 }
 
 /// `joined`: messages of the room come from now on.
@@ -75,10 +123,14 @@ pub fn joined(out: &mut Vec<u8>, room: &str, reference: Option<&str>) {
     end(out, reference);
 }
 
-/// `left`: no message of the room comes from now on.
-pub fn left(out: &mut Vec<u8>, room: &str, reference: Option<&str>) {
+/// `left`: no message of the room comes from now on; with a reason where the client did not ask for it.
+pub fn left(out: &mut Vec<u8>, room: &str, reason: Option<&str>, reference: Option<&str>) {
     raw(out, r#"{"type":"left","roomId":"#);
     string(out, room);
+    if let Some(reason) = reason {
+        raw(out, r#","reason":"#);
+        string(out, reason);
+    }
     end(out, reference);
 }
 

@@ -2,7 +2,9 @@
 
 use std::borrow::Cow;
 
+use super::entrance::{Entrance, entrance};
 use super::{Admission, Peer, REFUSED_PAGES, RefusedPage};
+use crate::auth::Unauthorized;
 use crate::close::Refusal;
 use crate::connection::{Flags, Handle};
 use crate::dialect::{DialectId, Form};
@@ -36,6 +38,8 @@ pub(in crate::shard) struct Upgraded {
     pub(in crate::shard) dialect: DialectId,
     /// The room that the path names.
     pub(in crate::shard) room: Option<String>,
+    /// With which token.
+    pub(in crate::shard) entrance: Entrance,
 }
 
 impl Admission {
@@ -84,7 +88,7 @@ impl Admission {
             // Nothing may be said before the answer: not a second request, not a frame.
             Some((_, length)) if length < request.len() => return Err(Refusal::BadRequest),
             Some((Request::Upgrade(upgrade), _)) => {
-                return self.grant(turn, writer, clients, handle, &upgrade).map(Some);
+                return self.grant(turn, writer, clients, handle, &upgrade);
             }
             Some((Request::Plain { is_head, path, .. }, _)) => {
                 note_head(clients, handle, is_head);
@@ -110,15 +114,22 @@ impl Admission {
         clients: &mut Clients,
         handle: Handle,
         upgrade: &Upgrade<'_>,
-    ) -> Result<Upgraded, Refusal> {
+    ) -> Result<Option<Upgraded>, Refusal> {
         self.late_refusal(turn, clients, handle)?;
-        let (upgraded, subprotocol) = destination(turn, upgrade.path).ok_or(Refusal::NotFound)?;
+        let (mut upgraded, subprotocol) = destination(turn, upgrade.path).ok_or(Refusal::NotFound)?;
         let options = &turn.settings.options;
         options.origins.check(upgrade).inspect_err(|refusal| self.note_refused_page(upgrade, *refusal))?;
         // permessage-deflate where the configuration turns it on and the client offers it.
         let deflate = if options.compression { deflate::agree(upgrade.extensions())? } else { None };
         if !options.trusted.is_empty() {
             note_forwarded(turn, writer, clients, handle, upgrade);
+        }
+        match entrance(turn, upgraded.dialect, upgrade) {
+            Ok(entrance) => upgraded.entrance = entrance,
+            Err(refused) => {
+                self.answer_unauthorized(turn, writer, clients, handle, &refused);
+                return Ok(None);
+            }
         }
         let (peer, accepted_us) = self.peer(clients, handle);
         self.count_address(turn, handle, peer)?;
@@ -129,7 +140,25 @@ impl Admission {
         if upgrade.attempt() > 0 {
             turn.counters.reconnects.add(1);
         }
-        Ok(upgraded)
+        Ok(Some(upgraded))
+    }
+
+    /// Answers a request whose Authorization header is refused.
+    fn answer_unauthorized<D: Driver>(
+        &mut self,
+        turn: &mut Turn,
+        writer: &mut Writer<D>,
+        clients: &mut Clients,
+        handle: Handle,
+        refused: &Unauthorized,
+    ) {
+        let is_temporary = refused.reason.is_temporary();
+        let refusal = if is_temporary { Refusal::KeysUnavailable } else { Refusal::Unauthorized };
+        let text = format!("{}: {}", refused.reason.name(), refused.message);
+        let mut answer = Vec::with_capacity(512);
+        http::refuse_token(&mut answer, refusal, &text, turn.random.below(5) + 1);
+        turn.counters.refused[refusal as usize].add(1);
+        self.answer_and_finish(turn, writer, clients, handle, answer);
     }
 
     fn handle_plain<D: Driver>(
@@ -226,11 +255,11 @@ impl Admission {
 fn destination<'a>(turn: &'a Turn, path: &str) -> Option<(Upgraded, Option<&'a str>)> {
     let path = without_slash(path);
     if let Some(route) = turn.settings.route(path) {
-        let upgraded = Upgraded { dialect: route.dialect, room: route.room.clone() };
+        let upgraded = Upgraded { dialect: route.dialect, room: route.room.clone(), entrance: Entrance::Guest };
         return Some((upgraded, route.subprotocol.as_deref()));
     }
     let (dialect, route) = DialectId::route(path)?;
-    Some((Upgraded { dialect, room: route.room.map(Cow::into_owned) }, None))
+    Some((Upgraded { dialect, room: route.room.map(Cow::into_owned), entrance: Entrance::Guest }, None))
 }
 
 /// One slash at a path's end is ignored: `/raw/lobby/` is the room `lobby`. A room whose name ends in one is written with `%2F`.

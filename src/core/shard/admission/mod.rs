@@ -7,6 +7,7 @@
 //!
 //! The leftmost of the shard's parts. A granted upgrade is a value ([`Upgraded`]): the shard welcomes the client and lets it join.
 
+mod entrance;
 mod handshake;
 mod peers;
 #[cfg(test)]
@@ -23,6 +24,7 @@ use super::writer::Writer;
 use crate::close::{CloseReason, Refusal};
 use crate::connection::{Entry, Flags, Handle, State, Tick, gained};
 use crate::http;
+pub(super) use entrance::{Entrance, verified};
 use handshake::Head;
 pub use peers::{Arrival, PerAddress};
 use peers::{Mistakes, Peer};

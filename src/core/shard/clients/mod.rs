@@ -4,6 +4,7 @@
 //! on the entry and an [`Ending`]; `settle` carries it out.
 
 mod holders;
+mod sessions;
 mod sweep;
 #[cfg(test)]
 mod tests;
@@ -14,12 +15,15 @@ use std::net::IpAddr;
 use super::driver::Ready;
 use super::teardown::Ending;
 use super::turn::Turn;
+use crate::auth::{self, Action, Denied, Who};
 use crate::close::{CloseReason, Refusal};
 use crate::connection::{Connections, Entry, Flags, Handle, Slices, State};
 use crate::dialect::{DialectId, Form};
 use crate::limits;
 use crate::ws::message::Partial;
 use holders::Holders;
+use sessions::Sessions;
+pub(super) use sessions::{Session, Stage};
 pub(super) use sweep::{Finding, Leaving};
 
 /// See the module.
@@ -27,6 +31,8 @@ pub(super) struct Clients {
     table: Connections,
     /// Client addresses that a trusted proxy told, by slab index.
     forwarded: HashMap<u32, IpAddr>,
+    /// What close frames are to say, by slab index.
+    last_words: HashMap<u32, Box<str>>,
     /// Connections that have something to read.
     ready: VecDeque<Handle>,
     /// Connections over their message rate: ready again with the next tick.
@@ -34,6 +40,7 @@ pub(super) struct Clients {
     /// Connections whose sockets take more of their outboxes.
     writing: VecDeque<Handle>,
     holders: Holders,
+    sessions: Sessions,
     slices: Slices,
     /// Bytes of the largest outbox of this round of the sweep.
     largest_outbox: u64,
@@ -45,10 +52,12 @@ impl Clients {
         Self {
             table: Connections::with_capacity(slots),
             forwarded: HashMap::new(),
+            last_words: HashMap::new(),
             ready: VecDeque::new(),
             held_back: Vec::new(),
             writing: VecDeque::new(),
             holders: Holders::default(),
+            sessions: Sessions::default(),
             slices: Slices::new(limits::SWEEP_SLICES),
             largest_outbox: 0,
         }
@@ -95,6 +104,12 @@ impl Clients {
     #[inline]
     pub(super) fn form(&mut self, handle: Handle) -> Option<Form> {
         self.table.find(handle).map(|entry| entry.form)
+    }
+
+    /// The same, and whether the connection is to send its token before anything else.
+    #[inline]
+    pub(super) fn form_and_wait(&mut self, handle: Handle) -> Option<(Form, bool)> {
+        self.table.find(handle).map(|entry| (entry.form, entry.flags.has(Flags::AWAITS_TOKEN)))
     }
 
     /// The dialect of a connection.
@@ -145,9 +160,66 @@ impl Clients {
         self.forwarded.insert(handle.index, address);
     }
 
-    /// Forgets it.
-    pub(super) fn forget_forwarded(&mut self, handle: Handle) {
+    // Sessions.
+
+    /// What a connection's token said; `None` for a guest.
+    pub(super) fn session(&self, handle: Handle) -> Option<&Session> {
+        self.sessions.get(handle.index)
+    }
+
+    /// Gives a connection its session. One that awaits its token may do nothing else before.
+    pub(super) fn begin_session(&mut self, handle: Handle, session: Session) {
+        let Some(entry) = self.table.find(handle) else { return };
+        entry.flags.clear(Flags::AWAITS_TOKEN);
+        if session.stage == Stage::Awaited {
+            entry.flags.set(Flags::AWAITS_TOKEN);
+        }
+        self.sessions.set(handle.index, session);
+    }
+
+    /// Forgets what is kept of a connection beside its entry.
+    pub(super) fn forget(&mut self, handle: Handle) {
         self.forwarded.remove(&handle.index);
+        self.sessions.remove(handle.index);
+        self.last_words.remove(&handle.index);
+    }
+
+    /// Takes a connection whose session is to be looked at now, and the stage that it was in.
+    pub(super) fn next_session_due(&mut self, turn: &Turn) -> Option<(Handle, Stage)> {
+        let (index, stage) = self.sessions.next_due(turn.clock.tick)?;
+        Some((self.table.handle_at(index)?, stage))
+    }
+
+    /// Whether a session is to be looked at.
+    pub(super) fn is_session_due(&self, turn: &Turn) -> bool {
+        self.sessions.is_due(turn.clock.tick)
+    }
+
+    /// Whether a connection may do something in a room under its rule.
+    pub(super) fn permits(
+        &self,
+        turn: &Turn,
+        handle: Handle,
+        who: Who,
+        is_member: bool,
+        action: Action,
+        room: &str,
+    ) -> Result<(), Denied> {
+        let session = self.session(handle).filter(|session| session.stage != Stage::Awaited);
+        let session =
+            session.map(|session| auth::Session { user: session.user.as_deref(), rights: &session.rights, added: &[] });
+        let grants = turn.settings.options.auth.as_ref().map_or(&[][..], |options| &options.grants);
+        auth::permits(who, grants, session.as_ref(), is_member, action, room)
+    }
+
+    /// What the close frame of a connection is to say in place of its reason's usual text.
+    pub(super) fn say_at_the_end(&mut self, handle: Handle, text: &str) {
+        self.last_words.insert(handle.index, text.into());
+    }
+
+    /// Takes that text.
+    pub(super) fn take_last_words(&mut self, handle: Handle) -> Option<Box<str>> {
+        self.last_words.remove(&handle.index)
     }
 
     // Reading.

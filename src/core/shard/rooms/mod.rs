@@ -10,6 +10,7 @@ mod gaps;
 #[cfg(test)]
 mod tests;
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::sync::Arc;
 
@@ -17,10 +18,12 @@ use slab::Slab;
 
 use super::clients::Clients;
 use super::driver::Driver;
-use super::settings::{Policy, PublishPolicy};
+use super::settings::Policy;
 use super::turn::Turn;
 use super::upstream::{PendingRequest, Request, TOO_LARGE, Upstream};
 use super::writer::Writer;
+use crate::auth::{Action, Denied, Who};
+use crate::close::CloseReason;
 use crate::connection::{Handle, Membership, WAITING};
 use crate::counters::DropReason;
 use crate::dialect::{ErrorCode, Notice};
@@ -90,6 +93,19 @@ impl Rooms {
             let refused = Notice::Refused { code, message, room: Some(name), reference };
             return writer.reply_to(turn, clients, handle, &refused);
         }
+        if membership.is_none()
+            && let Err(denied) = self.may_join(turn, clients, handle, known, name)
+        {
+            turn.counters.dropped[DropReason::Forbidden as usize].add(1);
+            let message = denied.message(Action::Join, name);
+            let refused = Notice::Refused { code: code_of(denied), message: &message, room: Some(name), reference };
+            let Some(dialect) = clients.dialect(handle) else { return };
+            if !writer.reply(turn, dialect, &refused) {
+                clients.say_at_the_end(handle, &message);
+                writer.close(turn, clients, handle, CloseReason::Forbidden);
+            }
+            return;
+        }
         let room = known.unwrap_or_else(|| self.subscribe(turn, upstream, name));
         let Some(subscription) = self.subscriptions.get_mut(room as usize) else { return };
         let position = match &mut subscription.waiters {
@@ -106,6 +122,26 @@ impl Rooms {
         if subscription.waiters.is_none() {
             writer.reply_to(turn, clients, handle, &Notice::Joined { room: name, reference });
         }
+    }
+
+    /// Whether a connection may become a member of a room.
+    #[inline]
+    fn may_join(
+        &self,
+        turn: &Turn,
+        clients: &Clients,
+        handle: Handle,
+        known: Option<u32>,
+        name: &str,
+    ) -> Result<(), Denied> {
+        let known = known.and_then(|room| self.subscriptions.get(room as usize));
+        let who = known.map_or_else(|| turn.settings.policy(name), |subscription| subscription.policy).join;
+        if who == Who::Any { Ok(()) } else { clients.permits(turn, handle, who, false, Action::Join, name) }
+    }
+
+    /// The policy of a room that has one here.
+    pub(super) fn policy(&self, room: u32) -> Policy {
+        self.subscriptions.get(room as usize).map(|subscription| subscription.policy).unwrap_or_default()
     }
 
     fn subscribe(&mut self, turn: &mut Turn, upstream: &mut Upstream, name: &str) -> u32 {
@@ -209,25 +245,20 @@ impl Rooms {
         clients: &mut Clients,
         publish: &Publish<'_>,
         request: Request<'_>,
-    ) -> Result<(), (ErrorCode, &'static str)> {
+    ) -> Result<(), (ErrorCode, Cow<'static, str>)> {
         let known = turn.names.number(publish.room);
         let subscription = known.and_then(|room| self.subscriptions.get(room as usize));
         let policy = subscription.map_or_else(|| turn.settings.policy(publish.room), |known| known.policy);
-        let is_member = || {
-            let entry = clients.find(request.handle);
-            known.is_some_and(|room| entry.is_some_and(|entry| entry.rooms.find(room).is_some()))
-        };
-        if let Err(refused) = may_publish(policy.publish, is_member) {
-            turn.counters.dropped[DropReason::Forbidden as usize].add(1);
-            return Err(refused);
+        if policy.publish != Who::Any {
+            may_publish(turn, clients, request.handle, known, policy.publish, publish.room)?;
         }
         if turn.settings.state.message_bytes().is_some_and(|most| publish.payload.len() > most) {
             turn.counters.dropped[DropReason::TooLarge as usize].add(1);
-            return Err((ErrorCode::MessageTooLarge, TOO_LARGE));
+            return Err((ErrorCode::MessageTooLarge, TOO_LARGE.into()));
         }
         if upstream.is_full(publish.payload.len()) {
             turn.counters.dropped[DropReason::Unavailable as usize].add(1);
-            return Err((ErrorCode::Unavailable, "the node cannot take more messages just now; try again"));
+            return Err((ErrorCode::Unavailable, "the node cannot take more messages just now; try again".into()));
         }
         let name = known.and_then(|room| turn.names.name(room));
         let publication = Publication {
@@ -272,12 +303,29 @@ impl Rooms {
     }
 }
 
-#[inline]
-fn may_publish(policy: PublishPolicy, is_member: impl FnOnce() -> bool) -> Result<(), (ErrorCode, &'static str)> {
-    match policy {
-        PublishPolicy::Any => Ok(()),
-        PublishPolicy::Members if is_member() => Ok(()),
-        PublishPolicy::Members => Err((ErrorCode::NotJoined, "join the room before you publish into it")),
-        PublishPolicy::None => Err((ErrorCode::Forbidden, "only backends publish into this room")),
+/// Whether a connection may publish into a room that is not open to any.
+#[cold]
+#[inline(never)]
+fn may_publish(
+    turn: &Turn,
+    clients: &mut Clients,
+    handle: Handle,
+    known: Option<u32>,
+    who: Who,
+    room: &str,
+) -> Result<(), (ErrorCode, Cow<'static, str>)> {
+    let entry = clients.find(handle);
+    let is_member = known.is_some_and(|room| entry.is_some_and(|entry| entry.rooms.find(room).is_some()));
+    clients.permits(turn, handle, who, is_member, Action::Publish, room).map_err(|denied| {
+        turn.counters.dropped[DropReason::Forbidden as usize].add(1);
+        (code_of(denied), denied.message(Action::Publish, room).into())
+    })
+}
+
+/// What a client is told that may not do something.
+const fn code_of(denied: Denied) -> ErrorCode {
+    match denied {
+        Denied::NotMember => ErrorCode::NotJoined,
+        Denied::NoToken | Denied::NoGrant | Denied::BackendsOnly => ErrorCode::Forbidden,
     }
 }

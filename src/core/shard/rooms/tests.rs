@@ -12,8 +12,8 @@ struct Parts {
     clients: Clients,
 }
 
-fn parts(connections: u32, publish: PublishPolicy) -> (Parts, Vec<Handle>) {
-    let rule = RoomRule { pattern: "*".into(), publish, slow: SlowPolicy::Close };
+fn parts(connections: u32, publish: Who) -> (Parts, Vec<Handle>) {
+    let rule = RoomRule { pattern: "*".into(), join: None, publish: Some(publish), slow: SlowPolicy::Close };
     let turn = turn(1, |options, _| options.rooms = vec![rule]);
     let (clients, handles) = open(&turn, connections);
     let (rooms, upstream, writer) = Default::default();
@@ -42,7 +42,7 @@ impl Parts {
         rooms.confirmed(turn, upstream, writer, clients, &RoomName::from("lobby"));
     }
 
-    fn publish(&mut self, handle: Handle) -> Result<(), (ErrorCode, &'static str)> {
+    fn publish(&mut self, handle: Handle) -> Result<(), (ErrorCode, Cow<'static, str>)> {
         let publish = Publish { room: "lobby", kind: Kind::Text, payload: b"hi", echo: true, ack: false };
         let request = Request { handle, reference: None };
         self.rooms.publish(&mut self.turn, &mut self.upstream, &mut self.clients, &publish, request)
@@ -70,7 +70,7 @@ impl Parts {
 
 #[test]
 fn connections_that_join_a_room_are_members_when_the_relay_confirms_it() {
-    let (mut parts, handles) = parts(2, PublishPolicy::Any);
+    let (mut parts, handles) = parts(2, Who::Any);
     handles.iter().for_each(|handle| parts.join(*handle));
     assert_eq!((parts.upstream(), parts.sent().len()), (vec!["subscribe"], 0), "one subscription, and no answer yet");
     parts.confirm();
@@ -82,7 +82,7 @@ fn connections_that_join_a_room_are_members_when_the_relay_confirms_it() {
 
 #[test]
 fn a_room_is_unsubscribed_when_its_last_member_leaves_and_not_before() {
-    let (mut parts, handles) = parts(2, PublishPolicy::Any);
+    let (mut parts, handles) = parts(2, Who::Any);
     handles.iter().for_each(|handle| parts.join(*handle));
     parts.confirm();
     parts.upstream();
@@ -96,7 +96,7 @@ fn a_room_is_unsubscribed_when_its_last_member_leaves_and_not_before() {
 
 #[test]
 fn a_room_that_was_left_before_its_confirmation_is_unsubscribed_after_it() {
-    let (mut parts, handles) = parts(1, PublishPolicy::Any);
+    let (mut parts, handles) = parts(1, Who::Any);
     parts.join(handles[0]);
     parts.leave(handles[0]);
     assert_eq!(parts.upstream(), ["subscribe"]);
@@ -106,7 +106,7 @@ fn a_room_that_was_left_before_its_confirmation_is_unsubscribed_after_it() {
 
 #[test]
 fn a_publication_into_a_room_that_is_not_confirmed_follows_the_confirmation() {
-    let (mut parts, handles) = parts(1, PublishPolicy::Members);
+    let (mut parts, handles) = parts(1, Who::Members);
     assert_eq!(parts.publish(handles[0]).unwrap_err().0, ErrorCode::NotJoined);
     parts.join(handles[0]);
     parts.publish(handles[0]).unwrap();
@@ -117,7 +117,7 @@ fn a_publication_into_a_room_that_is_not_confirmed_follows_the_confirmation() {
 
 #[test]
 fn a_pass_reaches_each_member_once_and_rooms_take_turns() {
-    let (mut parts, handles) = parts(3, PublishPolicy::Any);
+    let (mut parts, handles) = parts(3, Who::Any);
     handles.iter().for_each(|handle| parts.join(*handle));
     parts.confirm();
     parts.sent();

@@ -6,7 +6,7 @@ use super::*;
 use crate::counters::{DropReason, MessageType};
 use crate::model::{Kind, Publication, RoomName};
 use crate::relay::ToShard;
-use crate::shard::settings::{PublishPolicy, RoomRule, SlowPolicy};
+use crate::shard::settings::{RoomRule, SlowPolicy};
 
 /// Opens another connection beside the first.
 fn another(shard: &mut Shard<TestDriver>, fd: Fd) -> Handle {
@@ -100,8 +100,8 @@ fn a_publication_has_taken_what_the_clock_says_when_its_last_member_was_sent_to_
 #[test]
 fn every_message_that_an_outbox_drops_is_counted_where_some_of_a_batch_were_the_readers_own() {
     let (mut shard, handle) = stage_with(|options, _| {
-        let (pattern, publish) = (String::from("lobby"), PublishPolicy::Any);
-        options.rooms = vec![RoomRule { pattern, publish, slow: SlowPolicy::DropOldest }];
+        let (pattern, join, publish) = (String::from("lobby"), None, None);
+        options.rooms = vec![RoomRule { pattern, join, publish, slow: SlowPolicy::DropOldest }];
     });
     join(&mut shard, handle, "lobby");
     shard.writer.driver().room = 0;

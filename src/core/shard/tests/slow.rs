@@ -4,7 +4,7 @@ use super::*;
 use crate::connection::PIECE_BYTES;
 use crate::model::{Kind, Publication};
 use crate::relay::{JoinError, ToShard};
-use crate::shard::settings::{PublishPolicy, RoomRule, SlowPolicy};
+use crate::shard::settings::{RoomRule, SlowPolicy};
 
 /// Chunks of the outbox's cap that fill it.
 const FILLS: usize = 4;
@@ -15,7 +15,7 @@ fn stalled(rooms: &[&str], configure: impl FnOnce(&mut Options, &mut Budgets)) -
     let (mut shard, handle) = stage_with(|options, budgets| {
         options.limits.outbox_bytes = CAP;
         let pattern = String::from("old.*");
-        options.rooms = vec![RoomRule { pattern, publish: PublishPolicy::Any, slow: SlowPolicy::DropOldest }];
+        options.rooms = vec![RoomRule { pattern, join: None, publish: None, slow: SlowPolicy::DropOldest }];
         configure(options, budgets);
     });
     rooms.iter().for_each(|room| join(&mut shard, handle, room));

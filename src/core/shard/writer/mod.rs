@@ -340,7 +340,8 @@ const fn message_type(notice: &Notice<'_>) -> MessageType {
         Notice::Left { .. } => MessageType::Leave,
         Notice::Acknowledged { .. } => MessageType::Ack,
         Notice::Pong { .. } => MessageType::Ping,
-        Notice::Refused { .. } => MessageType::Error,
+        Notice::Authenticated { .. } | Notice::TokenExpiring { .. } => MessageType::Auth,
+        Notice::Refused { .. } | Notice::Unauthorized { .. } => MessageType::Error,
         Notice::Gap { .. } => MessageType::Gap,
     }
 }

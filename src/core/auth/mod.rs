@@ -1,0 +1,22 @@
+//! Who a connection is, and what it may do: tokens, keys, grants.
+//!
+//! [`Verifier::verify`] takes a JSON Web Token (RFC 7519, signed as RFC 7515 says, in compact form), the keys of the configuration
+//! and the time, and gives what the token says or why it is refused. [`permits`] takes that, the rule of a room and a room's name, and
+//! says whether an action is allowed. Both are pure: no clock, no network, no lock.
+//!
+//! It leaves to others: where a token comes from ([`crate::http`], the dialects), how long it is remembered, and what is told.
+
+mod claims;
+mod grants;
+mod keys;
+mod permits;
+mod refused;
+#[cfg(test)]
+mod tests;
+mod token;
+
+pub use grants::{Access, BadPattern, Pattern, Rights, Template};
+pub use keys::{Algorithm, BadKey, Key, LEAST_SECRET_BYTES};
+pub use permits::{Action, Denied, Session, Who, permits};
+pub use refused::{Reason, Unauthorized};
+pub use token::{Issuer, Jwks, TOKEN_BYTES, Verified, Verifier, sign};

@@ -1,0 +1,155 @@
+//! Who a connection is: at the upgrade, by a token that comes as a message, and until that token ends.
+
+use super::Shard;
+use super::admission::{Entrance, verified};
+use super::clients::{Session, Stage};
+use crate::auth::{Action, Reason, Unauthorized, Verified, Who};
+use crate::close::CloseReason;
+use crate::connection::{Handle, Tick, ticks};
+use crate::dialect::{DialectId, ErrorCode, Identity, LeftReason, Notice};
+use crate::shard::driver::Driver;
+
+/// Sessions whose end is told or carried out in one turn of the loop: tokens of a crowd end together.
+const SESSIONS_PER_TURN: usize = 64;
+
+impl<D: Driver> Shard<D> {
+    /// Gives a connection that was just upgraded its session; false where it may not come in and was told so.
+    pub(super) fn enter(&mut self, handle: Handle, dialect: DialectId, entrance: Entrance) -> bool {
+        let now = self.turn.clock.tick;
+        match entrance {
+            Entrance::Guest => {}
+            Entrance::Awaited => {
+                let deadline = self.turn.settings.options.auth.as_ref().map_or(0, |auth| ticks(auth.deadline));
+                self.clients.begin_session(handle, Session::awaited(now + deadline));
+            }
+            Entrance::Verified(verified) => self.begin_session(handle, verified),
+            Entrance::Refused(refused) => {
+                self.refuse_token(handle, dialect, &refused, None);
+                self.close_over_token(handle, &refused);
+                return false;
+            }
+        }
+        true
+    }
+
+    fn begin_session(&mut self, handle: Handle, verified: Verified) {
+        let share = self.turn.random.below(u32::MAX);
+        self.clients.begin_session(handle, Session::held(verified, self.turn.clock.tick, share));
+    }
+
+    /// Verifies a token that a client sends. One that is refused ends nothing where the connection's own still holds.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn authenticate(&mut self, handle: Handle, dialect: DialectId, token: &str, reference: Option<&str>) {
+        let settings = self.turn.settings.clone();
+        let Some(auth) = &settings.options.auth else {
+            let (code, message) = (ErrorCode::BadMessage, "this node asks for no token; leave `auth` out");
+            let refused = Notice::Refused { code, message, room: None, reference };
+            self.writer.reply(&self.turn, dialect, &refused);
+            return;
+        };
+        let verified = match verified(&self.turn, auth, token.as_bytes()) {
+            Ok(verified) => verified,
+            Err(refused) => {
+                self.refuse_token(handle, dialect, &refused, reference);
+                if self.clients.session(handle).is_some_and(|session| session.stage == Stage::Awaited) {
+                    self.close_over_token(handle, &refused);
+                }
+                return;
+            }
+        };
+        let user = self.clients.session(handle).and_then(|session| session.user.as_deref());
+        if user.is_some() && user != verified.user.as_deref() {
+            let (code, message) = (ErrorCode::Forbidden, "the token is another user's; connect anew with it");
+            let refused = Notice::Refused { code, message, room: None, reference };
+            self.writer.reply(&self.turn, dialect, &refused);
+            return;
+        }
+        self.begin_session(handle, verified);
+        let Self { turn, writer, clients, .. } = self;
+        let identity = identity(clients.session(handle), turn.clock.tick);
+        writer.reply(turn, dialect, &Notice::Authenticated { identity, reference });
+        self.leave_forbidden_rooms(handle, dialect);
+    }
+
+    /// Ends the memberships that the connection's token no longer allows.
+    fn leave_forbidden_rooms(&mut self, handle: Handle, dialect: DialectId) {
+        let Some(entry) = self.clients.find(handle) else { return };
+        let rooms: Vec<u32> = entry.rooms.as_slice().iter().map(|membership| membership.room).collect();
+        for room in rooms {
+            let Some(name) = self.turn.names.name(room).cloned() else { continue };
+            let who = self.rooms.policy(room).join;
+            if who == Who::Any || self.clients.permits(&self.turn, handle, who, true, Action::Join, &name).is_ok() {
+                continue;
+            }
+            self.leave(handle, &name);
+            let left = Notice::Left { room: &name, reason: Some(LeftReason::Permission), reference: None };
+            if !self.writer.reply(&self.turn, dialect, &left) {
+                return self.writer.close(&mut self.turn, &mut self.clients, handle, CloseReason::Forbidden);
+            }
+            self.cork(handle);
+        }
+    }
+
+    /// Tells clients whose tokens end, and closes those whose tokens have ended.
+    pub(super) fn end_sessions(&mut self) {
+        for _ in 0..SESSIONS_PER_TURN {
+            let Some((handle, stage)) = self.clients.next_session_due(&self.turn) else { return };
+            let Some(dialect) = self.clients.open(handle).map(|entry| entry.form.dialect) else { continue };
+            match stage {
+                Stage::Held => {
+                    let now = self.turn.clock.tick;
+                    let expires_ms = self.clients.session(handle).map_or(0, |session| session.left_ms(now));
+                    self.writer.reply(&self.turn, dialect, &Notice::TokenExpiring { expires_ms });
+                    self.writer.flush(&mut self.turn, &mut self.clients, handle);
+                }
+                Stage::Awaited => {
+                    self.turn.counters.tokens[1 + Reason::Missing as usize].add(1);
+                    let message = "no token came in time (auth.deadline); connect anew and send it at once";
+                    self.end_session(handle, dialect, Reason::Missing, message);
+                }
+                Stage::Told => {
+                    let message = "the token has ended; get another one and connect with it";
+                    self.end_session(handle, dialect, Reason::Expired, message);
+                }
+            }
+            self.settle();
+        }
+    }
+
+    fn end_session(&mut self, handle: Handle, dialect: DialectId, reason: Reason, message: &str) {
+        let refused = Unauthorized { reason, message: message.to_owned() };
+        self.refuse_token(handle, dialect, &refused, None);
+        self.close_over_token(handle, &refused);
+    }
+
+    fn refuse_token(&mut self, handle: Handle, dialect: DialectId, refused: &Unauthorized, reference: Option<&str>) {
+        let Unauthorized { reason, message } = refused;
+        self.writer.reply(&self.turn, dialect, &Notice::Unauthorized { reason: *reason, message, reference });
+        self.writer.flush(&mut self.turn, &mut self.clients, handle);
+    }
+
+    /// Closes a connection over its token, with the words of the refusal.
+    fn close_over_token(&mut self, handle: Handle, refused: &Unauthorized) {
+        let reason = if refused.reason.is_temporary() {
+            CloseReason::KeysUnavailable
+        } else if refused.reason == Reason::Missing {
+            CloseReason::TokenMissing
+        } else if refused.reason == Reason::Expired {
+            CloseReason::TokenExpired
+        } else {
+            CloseReason::TokenInvalid
+        };
+        self.clients.say_at_the_end(handle, &refused.message);
+        self.writer.close(&mut self.turn, &mut self.clients, handle, reason);
+    }
+}
+
+/// Who a connection is, as it is told.
+pub(super) fn identity(session: Option<&Session>, now: Tick) -> Identity<'_> {
+    match session {
+        None => Identity::Guest,
+        Some(session) if session.stage == Stage::Awaited => Identity::Awaited,
+        Some(session) => Identity::Token { user: session.user.as_deref(), expires_ms: session.left_ms(now) },
+    }
+}

@@ -1,0 +1,42 @@
+//! Tokens of a foreign library, brought by a foreign client, and what is never logged.
+
+use std::path::Path;
+use std::process::Command;
+
+use crate::support::gateway::{Driver, Gateway};
+
+crate::on_both_drivers! {
+    tokens_that_pyjwt_signs_open_what_they_grant_and_bad_ones_are_told_their_reason
+}
+
+fn python(arguments: &[&str]) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let python = root.join(".deps/venv/bin/python");
+    assert!(python.exists(), "{} is missing: run scripts/install-test-deps.sh", python.display());
+    let mut command = Command::new(python);
+    let output = command.arg(root.join("tests/e2e/token_client.py")).args(arguments).output().unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{arguments:?}: {}\n{out}\n{err}", output.status);
+    out.trim().to_owned()
+}
+
+fn tokens_that_pyjwt_signs_open_what_they_grant_and_bad_ones_are_told_their_reason(driver: Driver) {
+    let folder = std::env::temp_dir().join(format!("tidegate-tokens-{}-{}", std::process::id(), driver.name()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = |name: &str| folder.join(name).display().to_string();
+    python(&["keys", &path("")]);
+    let config = format!(
+        "[auth]\nleeway = \"1s\"\nsecret_file = {:?}\npublic_key_file = {:?}\njwks_file = {:?}",
+        path("secret"),
+        path("public.pem"),
+        path("keys.json")
+    );
+    let gateway = Gateway::on(driver).args(&["--log", "trace", "--message-rate", "0"]).config(&config).start();
+    assert_eq!(python(&["talk", &gateway.port.to_string(), &path("")]), "all held");
+    // A token is a password for as long as it holds: it is in no log line and in no metric.
+    let log = gateway.log();
+    assert!(!log.contains("eyJ") && log.contains("TRACE"), "a token is logged");
+    let metrics = gateway.get("/metrics");
+    assert!(metrics.text().contains("ws_auth_total{result=\"ok\"}"), "{}", metrics.text());
+    std::fs::remove_dir_all(&folder).unwrap();
+}
