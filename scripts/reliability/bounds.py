@@ -40,6 +40,7 @@ SHARES = (
     "64 kB of text",
     "4 kB of text",
     "messages that inflate from 0.1 to 64 KiB, over the rate",
+    "64 KiB of text, over the rate",
 )
 
 # What one compressed client may take of a core, whatever it sends, with the default limits.

@@ -82,6 +82,15 @@ fn shapes() -> Vec<Shape> {
     ]
 }
 
+/// What is published without a pause, as much as the gateway reads.
+fn floods() -> [(&'static str, String); 2] {
+    let most = LARGEST_BYTES - publication("").len();
+    [
+        ("messages that inflate from 0.1 to 64 KiB, over the rate", " ".repeat(most)),
+        ("64 KiB of text, over the rate", text(most)),
+    ]
+}
+
 impl Shape {
     /// From one message to the next, at all that its sender may send.
     fn apart(&self) -> Duration {
@@ -99,7 +108,9 @@ fn compressed_messages_within_the_default_limits_are_served_and_empty_blocks_ref
     for shape in shapes() {
         send(&gateway, &shape, &SMOKE);
     }
-    flood(&gateway, Duration::from_millis(300));
+    for (_, content) in floods() {
+        flood(&gateway, &content, Duration::from_millis(300));
+    }
     gateway.wait_for("ws_closes_total{reason=\"invalid-payload\"}", 6.0);
 }
 
@@ -107,7 +118,8 @@ fn large_messages_are_over_the_message_rate_before_small_ones_plain_or_compresse
     // A hundred messages a second were let in however large they were: of 64 kB of text, published and deflated again, they took a
     // fifth of a core for one client.
     let gateway = Gateway::on(driver).config("compression = true").args(&["--message-rate", "16"]).start();
-    let (large, small) = (publication(LARGEST_BYTES), publication(CREDIT_BYTES));
+    let frame_bytes = publication("").len();
+    let [large, small] = [LARGEST_BYTES, CREDIT_BYTES].map(|bytes| publication(&" ".repeat(bytes - frame_bytes)));
     for (kind, large, small) in [
         ("plain", masked(TEXT, &large), masked(TEXT, &small)),
         ("compressed", masked(COMPRESSED, &deflated(&large)), masked(COMPRESSED, &deflated(&small))),
@@ -142,7 +154,9 @@ fn the_share_of_a_core_that_one_compressed_client_takes_is_measured(driver: Driv
     for shape in shapes() {
         measured(shape.what, &|| send(&gateway, &shape, &LONG));
     }
-    measured("messages that inflate from 0.1 to 64 KiB, over the rate", &|| flood(&gateway, LONG.time));
+    for (what, content) in floods() {
+        measured(what, &|| flood(&gateway, &content, LONG.time));
+    }
 }
 
 fn start(driver: Driver) -> Gateway {
@@ -177,9 +191,9 @@ fn send(gateway: &Gateway, shape: &Shape, size: &Size) {
     }
 }
 
-/// Sends as many messages as the gateway reads that inflate to the limit, each with a `ref`, and reads all answers.
-fn flood(gateway: &Gateway, time: Duration) {
-    let octets = masked(COMPRESSED, &deflated(&publication(LARGEST_BYTES))).repeat(100);
+/// Sends a publication as often as the gateway reads it, each with a `ref`, and reads all answers.
+fn flood(gateway: &Gateway, content: &str, time: Duration) {
+    let octets = masked(COMPRESSED, &deflated(&publication(content))).repeat(100);
     let mut stream = open(gateway, "/", OFFER).0;
     let mut reader = stream.try_clone().unwrap();
     let reading = std::thread::spawn(move || std::io::copy(&mut reader, &mut std::io::sink()));
@@ -196,10 +210,10 @@ fn flood(gateway: &Gateway, time: Duration) {
     let _ = reading.join();
 }
 
-/// A request of so many bytes that is answered, whatever becomes of it.
-fn publication(bytes: usize) -> Vec<u8> {
+/// A request that is answered, whatever becomes of it.
+fn publication(content: &str) -> Vec<u8> {
     let front = r#"{"type":"message","roomId":"lobby","echo":false,"ack":true,"ref":1,"content":""#;
-    [front.as_bytes(), &b" ".repeat(bytes - front.len() - 2), b"\"}"].concat()
+    [front, content, "\"}"].concat().into_bytes()
 }
 
 /// A block as it is (RFC 1951 §3.2.4).
