@@ -1,52 +1,65 @@
 //! What clients make the node hold for them: outboxes and unfinished messages, each kind under one budget of the node's.
 //!
 //! Over a budget, a shard that holds more than its share ends the connections that hold the most, so that many that hold little
-//! stay. They are the largest of some thousand where more hold something, and [`ENDS`] in a call: a node that a crowd of slow
-//! readers has filled ends them over several turns.
+//! stay. It ends [`ENDS`] in one go, and of a crowd of holders it looks at a part: other connections are served between two parts.
 
 use super::Shard;
+use super::clients::Held;
 use crate::close::CloseReason;
-use crate::connection::Entry;
 use crate::counters::{Cell, ShardCounters};
 use crate::shard::driver::Driver;
 
-/// Connections that are ended in one call: as many as get something in one call of the fan-out, each for some 10 µs.
-pub(super) const ENDS: usize = 64;
+/// Connections that are ended in one go: 5 µs each. As many as are read in a turn, or they would hold more with each turn.
+pub(super) const ENDS: usize = 256;
 
 impl<D: Driver> Shard<D> {
-    /// Ends connections that hold the most while the node is over a budget. What one turn adds may go over it.
+    /// Ends connections that hold the most while the node is over a budget. What is added until they are found and ended may go
+    /// over it: in one turn, or in a turn for every 8,192 connections of the shard that hold something.
     pub(super) fn hold_to_budgets(&mut self) {
         let budgets = self.turn.settings.budgets;
-        self.is_over_budget = self.hold_to(
-            budgets.outbox_bytes,
-            |shard| &shard.outbox_bytes,
-            Entry::outbox_bytes,
-            CloseReason::OutboxBudget,
+        let outboxes =
+            self.hold_to(budgets.outbox_bytes, |shard| &shard.outbox_bytes, Held::Outbox, CloseReason::OutboxBudget);
+        let unfinished = self.hold_to(
+            budgets.unfinished_bytes,
+            |shard| &shard.unfinished_bytes,
+            Held::Unfinished,
+            CloseReason::MessageBudget,
         );
-        let size = |entry: &Entry| entry.partial.as_ref().map_or(0, |partial| partial.pinned_bytes());
-        self.is_over_budget |=
-            self.hold_to(budgets.unfinished_bytes, |shard| &shard.unfinished_bytes, size, CloseReason::MessageBudget);
+        self.is_over_budget = outboxes || unfinished;
     }
 
-    /// Only a shard over its own share ends connections: where the node is over its budget there is one. Whether the next turn is to
-    /// go on with it.
+    /// Only a shard over its own share ends connections: where the node is over its budget there is one. Whether it has to go on.
+    #[inline]
     fn hold_to(
         &mut self,
         budget: u64,
-        held: impl Fn(&ShardCounters) -> &Cell,
-        size: impl Fn(&Entry) -> usize,
+        held: impl Fn(&ShardCounters) -> &Cell + Copy,
+        kind: Held,
         reason: CloseReason,
     ) -> bool {
-        let is_over = |shard: &Self| {
-            let all = &shard.turn.settings.node_counters;
-            let node = || all.iter().map(|shard| held(shard).value()).sum::<u64>();
-            held(&shard.turn.counters).value() * all.len() as u64 > budget && node() > budget
-        };
-        if !is_over(self) {
-            return false;
-        }
-        let largest = self.clients.largest_holders(size);
-        for handle in largest.iter().copied().take(ENDS) {
+        self.is_over(budget, held) && self.end_largest(budget, held, kind, reason)
+    }
+
+    #[inline]
+    fn is_over(&self, budget: u64, held: impl Fn(&ShardCounters) -> &Cell) -> bool {
+        let all = &self.turn.settings.node_counters;
+        let node = || all.iter().map(|shard| held(shard).value()).sum::<u64>();
+        held(&self.turn.counters).value() * all.len() as u64 > budget && node() > budget
+    }
+
+    /// Whether it has to go on: it ended as many as it may, or did not look at all connections that hold something.
+    #[cold]
+    #[inline(never)]
+    fn end_largest(
+        &mut self,
+        budget: u64,
+        held: impl Fn(&ShardCounters) -> &Cell + Copy,
+        kind: Held,
+        reason: CloseReason,
+    ) -> bool {
+        let (largest, is_whole) = self.clients.largest_holders(kind);
+        let more = !is_whole || largest.len() > ENDS;
+        for handle in largest.into_iter().take(ENDS) {
             if self.clients.is_open(handle) {
                 self.writer.close(&mut self.turn, &mut self.clients, handle, reason);
             } else {
@@ -54,11 +67,10 @@ impl<D: Driver> Shard<D> {
                 self.clients.gone(&mut self.turn, handle, reason);
             }
             self.settle();
-            if !is_over(self) {
+            if !self.is_over(budget, held) {
                 return false;
             }
         }
-        // Otherwise there is none to end.
-        largest.len() > ENDS || !self.clients.are_holders_few()
+        more
     }
 }

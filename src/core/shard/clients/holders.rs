@@ -1,23 +1,55 @@
 //! The connections that hold memory: outboxes and unfinished messages.
 //!
-//! They may be all connections of the shard, so nothing walks the list in one go: a call looks at [`LOOKS`] of them, and the next one
-//! goes on where it stopped.
+//! Their list may be as long as the table. Nothing walks it in one go: the sweep tidies a part a tick, and the search for the
+//! connections that hold the most looks at [`LOOKS`] of them at a time.
+
+use std::cmp::Reverse;
 
 use crate::connection::{Connections, Entry, Flags, Handle};
 
-/// Connections that are looked at in one call.
-pub(in crate::shard) const LOOKS: usize = 4096;
-/// How many connections ahead an entry is fetched into the cache.
+/// Entries of the list that one search looks at: 0.2 ms of work where none of them is in the cache.
+pub(in crate::shard) const LOOKS: usize = 8192;
+/// How many entries ahead a connection is fetched into the cache.
 const AHEAD: usize = 8;
 
-/// Connections that hold memory. Entries are removed lazily, when the list is next looked through, so that releasing is O(1).
+/// What is held, each under a budget of its own.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(in crate::shard) enum Held {
+    /// What the client does not read.
+    Outbox,
+    /// What the client has not finished.
+    Unfinished,
+}
+
+impl Held {
+    /// How much of it a connection holds, in bytes.
+    fn bytes(self, entry: &Entry) -> usize {
+        match self {
+            Self::Outbox => entry.outbox_bytes(),
+            Self::Unfinished => entry.partial.as_ref().map_or(0, |partial| partial.pinned_bytes()),
+        }
+    }
+}
+
+/// Connections that hold memory. Entries are removed lazily, when they are next looked at, so that releasing is O(1).
 #[derive(Default)]
 pub(super) struct Holders {
-    handles: Vec<Handle>,
-    /// Where the next look begins.
+    list: Vec<Handle>,
+    /// Where the tidying goes on.
+    untidied: usize,
+    /// The searches, one for each kind of [`Held`].
+    searches: [Search; 2],
+}
+
+/// How far the search among a list of more than [`LOOKS`] connections is.
+#[derive(Clone, Copy, Default)]
+struct Search {
     next: usize,
-    /// Connections that were added since the last [`Holders::forget_empty`].
-    added: usize,
+    /// Connections of this round that hold something, and their bytes.
+    count: usize,
+    bytes: usize,
+    /// Bytes that a connection held on average in the last whole round; none is complete yet where it is `None`.
+    mean: Option<usize>,
 }
 
 impl Holders {
@@ -25,117 +57,159 @@ impl Holders {
     pub(super) fn note(&mut self, handle: Handle, entry: &mut Entry) {
         if !entry.flags.has(Flags::HOLDER) {
             entry.flags.set(Flags::HOLDER);
-            self.handles.push(handle);
-            self.added += 1;
+            self.list.push(handle);
         }
     }
 
-    /// Whether one call looks at all of them.
-    pub(super) fn are_few(&self) -> bool {
-        self.handles.len() <= LOOKS
-    }
-
-    /// Removes connections that hold nothing any more, out of the next ones: twice as many as came since the last call, so that the
-    /// list is no longer than what holds something and as many again.
-    pub(super) fn forget_empty(&mut self, connections: &mut Connections) {
-        let most = LOOKS.max(2 * std::mem::take(&mut self.added));
-        self.look(connections, most, |_, _| ());
-    }
-
-    /// The connections that hold something, as `size` counts it in bytes, the largest first: of all where they are no more than
-    /// [`LOOKS`], else of as many as that.
-    pub(super) fn largest_first(
-        &mut self,
-        connections: &mut Connections,
-        size: impl Fn(&Entry) -> usize,
-    ) -> Vec<Handle> {
-        let mut sized = Vec::new();
-        self.look(connections, LOOKS, |handle, entry| match size(entry) {
-            0 => {}
-            bytes => sized.push((bytes, handle)),
-        });
-        sized.sort_unstable_by_key(|(bytes, _)| std::cmp::Reverse(*bytes));
-        sized.into_iter().map(|(_, handle)| handle).collect()
-    }
-
-    /// Looks at up to `most` of the next connections, each once, and removes those that hold nothing any more; `holds` gets the others.
-    fn look(&mut self, connections: &mut Connections, most: usize, mut holds: impl FnMut(Handle, &Entry)) {
-        // The last call of a walk looks at as many as the others, or it would take the largest of a few.
-        let mut at = self.next.min(self.handles.len().saturating_sub(most));
-        for _ in 0..most {
-            let Some(handle) = self.handles.get(at).copied() else { break };
-            if let Some(ahead) = self.handles.get(at + AHEAD) {
-                connections.prefetch(ahead.index);
+    /// Removes connections that hold nothing any more: looks at a part of the list, one in `parts`, where the last call ended.
+    pub(super) fn tidy(&mut self, connections: &mut Connections, parts: usize) {
+        for _ in 0..self.list.len().div_ceil(parts) {
+            if self.untidied >= self.list.len() {
+                self.untidied = 0;
             }
-            match connections.find(handle) {
-                Some(entry) if entry.outbox.is_some() || entry.partial.is_some() => {
-                    holds(handle, entry);
-                    at += 1;
-                }
-                gone => {
-                    gone.into_iter().for_each(|entry| entry.flags.clear(Flags::HOLDER));
-                    self.handles.swap_remove(at);
-                }
+            self.untidied += usize::from(self.look(connections, self.untidied).is_some());
+        }
+    }
+
+    /// The connections that hold the most, the largest first, and whether the whole list was looked at for them.
+    ///
+    /// Of a list of more than [`LOOKS`] each call looks at the next part, and returns those of it that hold as much as one of the
+    /// whole list does on average, or more: many that hold little are not returned for the few that hold the most, and these are
+    /// found within a round.
+    pub(super) fn largest(&mut self, connections: &mut Connections, held: Held) -> (Vec<Handle>, bool) {
+        let is_whole = self.list.len() <= LOOKS;
+        let mut search = if is_whole { Search::default() } else { self.searches[held as usize] };
+        let mut found = Vec::new();
+        for _ in 0..LOOKS {
+            if search.next >= self.list.len() {
+                let mean = search.bytes.checked_div(search.count).or(search.mean);
+                search = Search { mean, ..Search::default() };
+                break;
+            }
+            let Some((handle, entry)) = self.look(connections, search.next) else { continue };
+            search.next += 1;
+            let bytes = held.bytes(entry);
+            if bytes > 0 {
+                search.count += 1;
+                search.bytes += bytes;
+                found.push((bytes, handle));
             }
         }
-        self.next = if at < self.handles.len() { at } else { 0 };
+        let least = if is_whole { 0 } else { search.mean.unwrap_or(usize::MAX) };
+        self.searches[held as usize] = search;
+        found.retain(|(bytes, _)| *bytes >= least);
+        found.sort_unstable_by_key(|(bytes, _)| Reverse(*bytes));
+        (found.into_iter().map(|(_, handle)| handle).collect(), is_whole)
+    }
+
+    /// The connection at a position of the list; one that holds nothing gives its position to the last one, and is removed.
+    fn look<'a>(&mut self, connections: &'a mut Connections, at: usize) -> Option<(Handle, &'a Entry)> {
+        if let Some(ahead) = self.list.get(at + AHEAD) {
+            connections.prefetch(ahead.index);
+        }
+        let handle = *self.list.get(at)?;
+        if let Some(entry) = connections.find(handle)
+            && entry.outbox.is_none()
+            && entry.partial.is_none()
+        {
+            entry.flags.clear(Flags::HOLDER);
+        }
+        let entry = connections.peek(handle.index).filter(|entry| entry.generation == handle.generation);
+        let holds = entry.filter(|entry| entry.flags.has(Flags::HOLDER)).map(|entry| (handle, entry));
+        if holds.is_none() {
+            self.list.swap_remove(at);
+        }
+        holds
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::connection::{Account, Chunk, Moment, Tag};
 
-    #[test]
-    fn a_connection_that_releases_its_memory_is_removed_and_may_hold_again() {
-        let mut connections = Connections::with_capacity(2);
-        let [one, other] = [3, 4].map(|fd| connections.insert(|generation| Entry::new(fd, generation, 0, 0)));
-        let mut holders = Holders::default();
-        let note = |holders: &mut Holders, connections: &mut Connections, handle| {
-            let Some(entry) = connections.find(handle) else { panic!("{handle:?} is gone") };
-            entry.partial = Some(Box::default());
-            holders.note(handle, entry);
+    /// Connections of which each has an outbox of so many bytes or some more, and their list.
+    fn holding(sizes: impl Iterator<Item = usize>) -> (Connections, Holders, Vec<Handle>) {
+        let (mut connections, mut holders) = (Connections::with_capacity(4), Holders::default());
+        let insert = |bytes| {
+            let handle = connections.insert(|generation| Entry::new(3, generation, 0, 0));
+            hold(&mut connections, &mut holders, handle, bytes);
+            handle
         };
-        for handle in [one, other, one] {
-            note(&mut holders, &mut connections, handle);
-        }
-        assert_eq!(holders.handles, [one, other], "once, however often it begins");
-        connections.find(one).unwrap().partial = None;
-        holders.forget_empty(&mut connections);
-        assert_eq!(holders.handles, [other]);
-        note(&mut holders, &mut connections, one);
-        assert_eq!(holders.handles, [other, one]);
-        connections.remove(other);
-        holders.forget_empty(&mut connections);
-        assert_eq!(holders.handles, [one]);
+        let handles = sizes.map(insert).collect();
+        (connections, holders, handles)
+    }
+
+    fn hold(connections: &mut Connections, holders: &mut Holders, handle: Handle, bytes: usize) {
+        let Some(entry) = connections.find(handle) else { panic!("{handle:?} is gone") };
+        let chunk = Chunk::whole(vec![0; bytes].into(), Tag::Control, 1);
+        entry.outbox.get_or_insert_default().begin(&chunk, 0, Moment::default(), &mut Account::default());
+        holders.note(handle, entry);
     }
 
     #[test]
-    fn a_look_at_a_crowd_of_holders_takes_some_thousand_and_the_next_look_takes_the_others() {
-        // A million slow readers held a node over its budget: each turn walked all of them and sorted them, and the clients that were
-        // served waited for it.
-        const CROWD: usize = 2 * LOOKS + LOOKS / 2;
-        let mut connections = Connections::with_capacity(CROWD);
-        let mut holders = Holders::default();
-        let handles: Vec<_> = (0..CROWD as i32).map(|fd| connections.insert(|own| Entry::new(fd, own, 0, 0))).collect();
-        for handle in &handles {
-            let entry = connections.find(*handle).unwrap();
-            entry.partial = Some(Box::default());
-            holders.note(*handle, entry);
+    fn a_connection_that_releases_its_memory_is_removed_and_may_hold_again() {
+        let (mut connections, mut holders, handles) = holding([1, 1].into_iter());
+        let [one, other] = handles[..] else { panic!("{handles:?}") };
+        hold(&mut connections, &mut holders, one, 1);
+        assert_eq!(holders.list, [one, other], "once, however often it begins");
+        connections.find(one).unwrap().outbox = None;
+        holders.tidy(&mut connections, 1);
+        assert_eq!(holders.list, [other]);
+        hold(&mut connections, &mut holders, one, 1);
+        assert_eq!(holders.list, [other, one]);
+        connections.remove(other);
+        holders.tidy(&mut connections, 1);
+        assert_eq!(holders.list, [one]);
+    }
+
+    #[test]
+    fn the_list_is_tidied_in_parts_and_each_connection_is_looked_at_once_in_a_round() {
+        let (mut connections, mut holders, handles) = holding((0..1_000).map(|_| 1));
+        for handle in handles.iter().step_by(2) {
+            connections.find(*handle).unwrap().outbox = None;
         }
-        let mut seen = std::collections::BTreeSet::new();
-        for _ in 0..3 {
-            let largest = holders.largest_first(&mut connections, |entry| 1 + entry.fd as usize);
-            assert_eq!(largest.len(), LOOKS);
-            assert!(largest.is_sorted_by_key(|handle| std::cmp::Reverse(handle.index)), "the largest first");
-            seen.extend(largest.iter().map(|handle| handle.index));
+        for rounds in 1..=10 {
+            holders.tidy(&mut connections, 10);
+            assert!(holders.list.len() >= 1_000 - rounds * 100, "a tick looks at a tenth of the list at most");
         }
-        assert_eq!(seen.len(), CROWD, "three looks take in all");
-        // Those that hold nothing any more are removed, although more came than one look takes.
-        for handle in &handles[10..] {
+        // Those that took the place of a removed one wait for the next round.
+        (0..10).for_each(|_| holders.tidy(&mut connections, 10));
+        assert_eq!(holders.list.len(), 500);
+    }
+
+    #[test]
+    fn of_few_connections_those_that_hold_the_most_are_found_in_order() {
+        let (mut connections, mut holders, handles) = holding([100, 300, 200].into_iter());
+        let (largest, is_whole) = holders.largest(&mut connections, Held::Outbox);
+        assert_eq!((largest, is_whole), (vec![handles[1], handles[2], handles[0]], true));
+        assert_eq!(holders.largest(&mut connections, Held::Unfinished), (Vec::new(), true), "all has come");
+    }
+
+    #[test]
+    fn of_many_connections_a_part_is_searched_at_a_time_and_the_few_that_hold_the_most_are_found_and_no_other() {
+        // Whenever the node was over a budget its shards sorted all connections that held something, many times a second.
+        const ROUNDS: usize = 3;
+        let is_large = |n: usize| n % 9_999 == 9_998;
+        let (mut connections, mut holders, handles) =
+            holding((0..ROUNDS * LOOKS).map(|n| if is_large(n) { 500_000 } else { 50 }));
+        let large: Vec<_> =
+            handles.iter().enumerate().filter(|(n, _)| is_large(*n)).map(|(_, handle)| *handle).collect();
+        // In the first round it is not known yet how much is much.
+        let first: Vec<_> = (0..ROUNDS).map(|_| holders.largest(&mut connections, Held::Outbox)).collect();
+        assert!(first.iter().all(|(found, is_whole)| found.is_empty() && !is_whole), "{first:?}");
+        let mut found = Vec::new();
+        for _ in 0..=ROUNDS {
+            found.extend(holders.largest(&mut connections, Held::Outbox).0);
+        }
+        found.sort_by_key(|handle| handle.index);
+        assert!(found == large, "{} of {}", found.len(), large.len());
+        // Where all hold as much as each other, each part has some.
+        for handle in &large {
             connections.remove(*handle);
         }
-        (0..2).for_each(|_| holders.forget_empty(&mut connections));
-        assert_eq!(holders.handles.len(), 10);
+        (0..=2 * ROUNDS).for_each(|_| drop(holders.largest(&mut connections, Held::Outbox)));
+        let (found, _) = holders.largest(&mut connections, Held::Outbox);
+        assert!((1..=LOOKS).contains(&found.len()), "{}", found.len());
     }
 }

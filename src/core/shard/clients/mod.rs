@@ -21,6 +21,7 @@ use crate::connection::{Connections, Entry, Flags, Handle, Slices, State};
 use crate::dialect::{DialectId, Form};
 use crate::limits;
 use crate::ws::message::Partial;
+pub(super) use holders::Held;
 use holders::Holders;
 use sessions::Sessions;
 pub(super) use sessions::{Session, Stage};
@@ -334,15 +335,10 @@ impl Clients {
         }
     }
 
-    /// The connections that hold memory, as `size` counts it in bytes, the largest first: of all where they are few, else of some
-    /// thousand, and of others with the next call.
-    pub(super) fn largest_holders(&mut self, size: impl Fn(&Entry) -> usize) -> Vec<Handle> {
-        self.holders.largest_first(&mut self.table, size)
-    }
-
-    /// Whether [`Clients::largest_holders`] looks at all that hold memory.
-    pub(super) fn are_holders_few(&self) -> bool {
-        self.holders.are_few()
+    /// The connections that hold the most memory of this kind, the largest first, and whether all were looked at for them: of
+    /// more than `holders::LOOKS` each call looks at a part.
+    pub(super) fn largest_holders(&mut self, held: Held) -> (Vec<Handle>, bool) {
+        self.holders.largest(&mut self.table, held)
     }
 
     // States.

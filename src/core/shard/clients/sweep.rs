@@ -3,6 +3,7 @@
 use super::Clients;
 use crate::close::CloseReason;
 use crate::connection::{Due, Entry, Flags, Handle, Heartbeat, State, TICKS_PER_SECOND, Tick, due};
+use crate::limits;
 use crate::shard::turn::Turn;
 
 /// Ticks that are made up for after a stall; the rest never happened, or all clients would time out because the node slept.
@@ -59,13 +60,14 @@ impl Leaving {
 }
 
 impl Clients {
-    /// `count` tenths of a second went by. Where `evenly`, every slice is looked at in its own tick, however small.
+    /// `count` tenths of a second went by: a part of the list of holders is tidied. Where `evenly`, every slice is looked at in its own tick, however small.
     pub(in crate::shard) fn tick(&mut self, turn: &mut Turn, count: u32, evenly: bool) {
         self.ready.extend(self.held_back.drain(..));
         let least = if evenly { 0 } else { LEAST };
         for _ in 0..count.min(MAKE_UP_TICKS) {
             turn.clock.tick += 1;
             self.slices.tick(self.table.end(), least);
+            self.holders.tidy(&mut self.table, limits::SWEEP_SLICES as usize);
         }
     }
 
@@ -125,9 +127,8 @@ impl Clients {
         Some((Handle { index, generation: entry.generation }, finding))
     }
 
-    /// Tidies up, and where a round is over publishes what it found.
+    /// Where a round is over: publishes what it found.
     pub(in crate::shard) fn end_round(&mut self, turn: &Turn) {
-        self.holders.forget_empty(&mut self.table);
         if self.slices.ends_round() {
             turn.counters.outbox_max_bytes.set(std::mem::take(&mut self.largest_outbox));
         }

@@ -41,7 +41,8 @@ impl Rooms {
         let most = TURN.min(most);
         for sent in 0..most {
             // A room that has ended may be in the list still, and its number be that of one that waits for its `joined`s.
-            let ready = self.subscriptions.get_mut(room as usize).filter(|subscription| !subscription.is_answering);
+            let ready =
+                self.subscriptions.get_mut(room as usize).filter(|subscription| subscription.answering.is_none());
             let Some(subscription) = ready else { return Some(sent.max(1)) };
             match subscription.room.step() {
                 Step::Member(member) => {

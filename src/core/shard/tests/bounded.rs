@@ -239,7 +239,7 @@ fn a_crowd_of_slow_readers_over_the_nodes_budget_is_ended_a_few_in_a_turn_and_th
     // A hundred thousand clients behind a network that failed held more than the budget: all that had to go were closed in one turn,
     // at 10 us each, and every client that read waited for a second.
     const CROWD: usize = 4 * ENDS;
-    let (mut shard, _) = stage_with(|_, budgets| (budgets.connections, budgets.outbox_bytes) = (1_000, 1));
+    let (mut shard, _) = stage_with(|_, budgets| (budgets.connections, budgets.outbox_bytes) = (2_000, 1));
     let handles = crowd(&mut shard, CROWD as u32);
     handles.iter().for_each(|handle| say(&mut shard, *handle, r#"{"type":"join","roomId":"lobby"}"#));
     shard.handle_relay(ToShard::Joined("lobby".into()));
