@@ -70,6 +70,11 @@ fn offence(error: &clap::Error) -> String {
     {
         return format!("{}: {source}", flag.split([' ', '=']).next().unwrap_or(flag));
     }
+    if let (ErrorKind::ArgumentConflict, Some(command)) = (error.kind(), context(ContextKind::InvalidSubcommand)) {
+        return format!(
+            "options stand after the command, as in `tidegate {command} [OPTIONS]`; `tidegate help {command}` lists them"
+        );
+    }
     let text = error.render().to_string();
     let mut parts: Vec<&str> = Vec::new();
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with("For more information"))
@@ -341,6 +346,11 @@ mod tests {
             (&["sub", "lobby", "--count", "many"], "--count: \"many\" is not a whole number"),
             (&["publish", "lobby", "x"], "unrecognized subcommand 'publish'"),
             (&["sub", "lobby", "--node", "a", "--listen", "b"], "the argument '--node <URL>' cannot be used with"),
+            // It said that 'check' cannot be used with '--config <FILE>', which it can, behind it.
+            (
+                &["--config", "a.toml", "check"],
+                "options stand after the command, as in `tidegate check [OPTIONS]`; `tidegate help check`",
+            ),
         ] {
             let error = Cli::try_parse_from([&["tidegate"], typed].concat()).unwrap_err();
             assert_eq!(error.exit_code(), 2);

@@ -1,6 +1,6 @@
 //! Where the log goes is not the node's concern: its reader may stop reading, or go away, and no client may feel it.
 
-use std::io::pipe;
+use std::io::{Write, pipe};
 use std::os::fd::OwnedFd;
 use std::process::{Command, Stdio};
 
@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 
 use crate::support::client::Client;
 use crate::support::gateway::{Driver, Gateway};
+use crate::support::http;
 use crate::support::incident::Incident;
 use crate::support::nats::Nats;
 
@@ -122,6 +123,33 @@ fn each_admin_call_that_changes_something_or_is_refused_is_a_log_line_without_th
             assert!(!log.contains(secret), "{log}");
         }
     }
+}
+
+/// docs/logging.md said that no client causes a line at `info`, and no header of a client is ever logged. A refused page is one line, with
+/// two of its headers, which carried a second pair of quotation marks that no query of a log store expects.
+#[test]
+fn a_refused_page_is_one_log_line_with_its_origin_and_host_and_none_of_its_other_headers() {
+    let mut gateway = Gateway::on(Driver::Epoll).config("log_format = \"json\"\n").start();
+    let refused = |origin: &str| {
+        let mut stream = http::connect(gateway.port);
+        let headers = [&format!("Origin: {origin}"), "Cookie: a-secret-of-the-visitor", "User-Agent: of-the-visitor"];
+        stream.write_all(http::upgrade("/", &headers).as_bytes()).unwrap();
+        http::read_answer(&mut stream).unwrap().status
+    };
+    assert_eq!(
+        [refused("https://one.example"), refused("https://one.example"), refused("https://two.example")],
+        [403; 3]
+    );
+
+    gateway.wait("the last line", |gateway| gateway.log().contains("--origins https://two.example"));
+    let log = gateway.log();
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let pages: Vec<_> = lines.iter().filter(|line| !line["origin"].is_null()).collect();
+    let told =
+        pages.iter().map(|line| [&line["level"], &line["origin"], &line["host"]].map(|field| field.as_str().unwrap()));
+    let expected = ["https://one.example", "https://two.example"].map(|origin| ["WARN", origin, "localhost"]);
+    assert_eq!(told.collect::<Vec<_>>(), expected, "{log}");
+    assert!(!log.contains("of-the-visitor"), "{log}");
 }
 
 /// What a command prints may have no reader any more (`| head -1`), and neither may its complaint.

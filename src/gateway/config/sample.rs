@@ -15,6 +15,7 @@ const LINE: usize = 120;
 
 const HEAD: &str = "\
 # Settings of a tidegate node. Each key is here with its default: remove the # before a key to change it.
+# A key without a default has … in place of the value that you would give.
 # The node reads tidegate.toml in its working directory, or the file that --config or TIDEGATE_CONFIG names.
 # `tidegate check --config FILE` says whether it is valid, and what the host holds with it.
 # docs/configuration.md explains the settings, with examples.

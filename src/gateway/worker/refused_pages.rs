@@ -24,7 +24,9 @@ pub(super) fn warn(page: &RefusedPage, now: Instant) {
     let (origin, host) = (shown(&page.origin), shown(&page.host));
     let is_due = WARNED.lock().unwrap_or_else(PoisonError::into_inner).is_due(&origin, now);
     if is_due {
-        tracing::warn!(?origin, ?host, "{}", cure(page.refusal, &origin, &host));
+        // Escaped, for a log line on a terminal; without the quotation marks that a log store would not find.
+        let fields = (origin.escape_debug(), host.escape_debug());
+        tracing::warn!(origin = %fields.0, host = %fields.1, "{}", cure(page.refusal, &origin, &host));
     }
 }
 
