@@ -62,6 +62,7 @@ fn main() {
         ["one-message", kind, case, count, server] => one_message(kind, case, count, server),
         ["one-room", kind, count, server] => one_room(kind, count, server),
         ["one-bare", count, server] => one_bare(count, server),
+        ["one-parse", case, count] => one_parse(case, count),
         ["one-validation", bytes, count] => one_validation(bytes, count),
         _ => Options::parse(&arguments).and_then(|options| options.run()),
     };
@@ -104,16 +105,19 @@ impl Options {
 
     /// µs of the relay's thread for a message.
     fn messages(&self, server: &str) -> io::Result<()> {
-        println!("| CPU of a received message | today | pared | own | validating it |\n|---|---|---|---|---|");
+        println!(
+            "| CPU of a received message | today | pared | own | its codec alone | validating it |\n|---|---|---|---|---|---|"
+        );
         for (index, (name, case)) in CASES.iter().enumerate() {
-            let mut figures = vec![Vec::new(); RECEIVING.len() + 1];
+            let mut figures = vec![Vec::new(); RECEIVING.len() + 2];
             for _ in 0..self.turns {
                 for (kind, figures) in RECEIVING.iter().zip(&mut figures) {
                     let output =
                         ask(&["one-message", name_of(*kind), &index.to_string(), &self.messages.to_string(), server])?;
                     figures.extend(output);
                 }
-                figures[RECEIVING.len()].extend(ask(&["one-validation", &case.bytes.to_string(), "100000"])?);
+                figures[RECEIVING.len()].extend(ask(&["one-parse", &index.to_string(), "2000000"])?);
+                figures[RECEIVING.len() + 1].extend(ask(&["one-validation", &case.bytes.to_string(), "100000"])?);
             }
             let microseconds = |ns: f64| format!("{:.2}", ns / 1e3);
             let cells: Vec<_> = figures.into_iter().map(|ns| spread(ns, microseconds, "µs")).collect();
@@ -160,8 +164,12 @@ fn ask(arguments: &[&str]) -> io::Result<Vec<f64>> {
 }
 
 fn one_message(kind: &str, case: &str, count: &str, server: &str) -> io::Result<()> {
-    let (_, case) = CASES.get(number(case)?).ok_or_else(|| wrong("no such case"))?;
-    println!("{}", messages::measure(kind_named(kind)?, *case, number(count)?, address(server)?)?);
+    println!("{}", messages::measure(kind_named(kind)?, case_at(case)?, number(count)?, address(server)?)?);
+    Ok(())
+}
+
+fn one_parse(case: &str, count: &str) -> io::Result<()> {
+    println!("{}", messages::parsing(case_at(case)?, number(count)?)?);
     Ok(())
 }
 
@@ -179,6 +187,10 @@ fn one_bare(count: &str, server: &str) -> io::Result<()> {
 fn one_validation(bytes: &str, count: &str) -> io::Result<()> {
     println!("{}", messages::validation(number(bytes)?, number(count)?)?);
     Ok(())
+}
+
+fn case_at(index: &str) -> io::Result<Case> {
+    CASES.get(number(index)?).map(|(_, case)| *case).ok_or_else(|| wrong("no such case"))
 }
 
 fn kind_named(name: &str) -> io::Result<Kind> {

@@ -10,6 +10,8 @@ use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::StreamExt as _;
 use nkeys::KeyPair;
 use relay::codec::buffer::ReadBuffer;
@@ -165,6 +167,37 @@ fn each_kind_of_login_is_taken_by_a_real_server_and_a_wrong_one_is_told() {
         let refused = client.next(|op| matches!(op, ServerOp::Error(ServerError::Unauthorized(_))));
         assert!(refused, "{credentials:?}");
     }
+}
+
+/// A signed token as NATS' tools make it: version 2 of its claims, ed25519 over the text.
+fn signed(by: &KeyPair, subject: &KeyPair, claims: serde_json::Value) -> String {
+    let json = serde_json::json!({
+        "iat": 1_700_000_000, "iss": by.public_key(), "sub": subject.public_key(), "name": "test", "jti": "test", "nats": claims,
+    });
+    let part = |json: &serde_json::Value| URL_SAFE_NO_PAD.encode(json.to_string());
+    let text = format!("{}.{}", part(&serde_json::json!({ "typ": "JWT", "alg": "ed25519-nkey" })), part(&json));
+    let signature = URL_SAFE_NO_PAD.encode(by.sign(text.as_bytes()).unwrap());
+    format!("{text}.{signature}")
+}
+
+#[test]
+fn a_signed_user_token_is_taken_by_a_real_server_and_refused_with_another_key() {
+    let (operator, account, user) = (KeyPair::new_operator(), KeyPair::new_account(), KeyPair::new_user());
+    let limits = serde_json::json!({
+        "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
+    });
+    let operators = signed(&operator, &operator, serde_json::json!({ "type": "operator", "version": 2 }));
+    let claims = serde_json::json!({ "type": "account", "version": 2, "limits": limits });
+    let accounts = signed(&operator, &account, claims);
+    let claims = serde_json::json!({ "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1 });
+    let token = signed(&account, &user, claims);
+    let preload = format!("resolver_preload: {{ {}: \"{accounts}\" }}", account.public_key());
+    let server = Server::start("jwt", &format!("operator: \"{operators}\"\nresolver: MEMORY\n{preload}"));
+    let mut client = Client::login(&server, &Credentials::Jwt { token: token.clone(), key: user });
+    client.write(b"SUB a 1\r\nPUB a 2\r\nhi\r\n");
+    assert_eq!(client.until_pong(), ["1 a \"\" hi"]);
+    let mut stranger = Client::login(&server, &Credentials::Jwt { token, key: KeyPair::new_user() });
+    assert!(stranger.next(|op| matches!(op, ServerOp::Error(ServerError::Unauthorized(_)))));
 }
 
 #[test]

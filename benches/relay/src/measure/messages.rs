@@ -14,6 +14,7 @@ use tidegate_core::model::{ConnectionId, Kind, Publication, valid_json};
 use tidegate_core::relay::{ToRelay, ToShard};
 
 use relay::codec::envelope::Envelope;
+use relay::codec::parser::{Parser, ServerOp, Step};
 
 use super::cpu::{Thread, pin};
 use super::feed::Feed;
@@ -29,6 +30,9 @@ const UNDER_WAY: usize = limits::MAILBOX_MESSAGES / 2;
 const UNDER_WAY_BYTES: usize = limits::MAILBOX_BYTES / 4;
 /// A relay that hands nothing over for so long has lost messages.
 const STUCK: Duration = Duration::from_secs(20);
+
+/// The subscription id of a subject.
+type SidOf<'a> = &'a dyn Fn(&str) -> Vec<u8>;
 
 /// A kind of message.
 #[derive(Clone, Copy)]
@@ -67,7 +71,10 @@ pub fn measure(kind: relays::Kind, case: Case, count: usize, server: Option<Sock
         None => Feed::accept(&listener, true)?,
     };
     join(&mut port, &mut feed)?;
-    let messages = block(case, &feed, server.is_some());
+    let messages = match server {
+        Some(_) => block(case, None),
+        None => block(case, Some(&|subject| feed.sid(subject).map(<[u8]>::to_vec).unwrap_or_default())),
+    };
     let thread = Thread::named("relay")?;
     deliver(&mut port, &mut feed, &messages, case.bytes, count / 8)?;
     let before = thread.cpu_ns()?;
@@ -79,27 +86,46 @@ pub fn measure(kind: relays::Kind, case: Case, count: usize, server: Option<Sock
 }
 
 /// What it costs to find out that a payload is UTF-8 and JSON, in ns: what the relay does today, and the first member's shard would.
+///
+/// # Errors
+/// The payload is no JSON.
 pub fn validation(bytes: usize, count: usize) -> io::Result<f64> {
-    std::thread::Builder::new()
-        .name("validation".into())
-        .spawn(move || {
-            pin(RELAY_CORE);
-            let (json, thread) = (payload(bytes), Thread::named("validation")?);
-            let mut valid = 0;
-            let before = thread.cpu_ns()?;
-            for _ in 0..count {
-                let text = std::str::from_utf8(std::hint::black_box(&json));
-                valid += usize::from(text.is_ok_and(|text| valid_json(text).is_ok()));
-            }
-            let used = thread.cpu_ns()? - before;
-            if valid == count {
-                Ok(used as f64 / count as f64)
-            } else {
-                Err(io::Error::other("the payload is no JSON"))
-            }
-        })?
-        .join()
-        .map_err(|_| io::Error::other("it panicked"))?
+    let json = payload(bytes);
+    alone(count, move || {
+        let text = std::str::from_utf8(std::hint::black_box(&json));
+        usize::from(text.is_ok_and(|text| valid_json(text).is_ok()))
+    })
+}
+
+/// What the codec alone takes of a message, in ns: its line, its header and where its payload is, without a socket and without a copy.
+///
+/// # Errors
+/// The codec does not read what the server writes.
+pub fn parsing(case: Case, count: usize) -> io::Result<f64> {
+    let stream = block(case, Some(&|_| b"1234567".to_vec()));
+    let (mut parser, mut rest) = (Parser::new(stream.len()), 0);
+    alone(count, move || {
+        let Ok(Step::Op(ServerOp::Message(message), taken)) = parser.step(std::hint::black_box(&stream[rest..])) else {
+            return 0;
+        };
+        rest = if rest + taken == stream.len() { 0 } else { rest + taken };
+        let envelope = std::hint::black_box(Envelope::read(message.headers.block()));
+        usize::from(envelope.kind.is_some() == case.header && message.payload.len() == case.bytes)
+    })
+}
+
+/// CPU of a step in ns, over `count` of them on a thread of its own. A step says whether it was right, with 1.
+fn alone(count: usize, mut step: impl FnMut() -> usize + Send + 'static) -> io::Result<f64> {
+    let run = move || {
+        pin(RELAY_CORE);
+        let thread = Thread::named("alone")?;
+        let before = thread.cpu_ns()?;
+        let right: usize = (0..count).map(|_| step()).sum();
+        let used = thread.cpu_ns()? - before;
+        if right == count { Ok(used as f64 / count as f64) } else { Err(io::Error::other("a step went wrong")) }
+    };
+    let thread = std::thread::Builder::new().name("alone".into()).spawn(run)?;
+    thread.join().map_err(|_| io::Error::other("it panicked"))?
 }
 
 fn room(number: usize) -> String {
@@ -125,8 +151,9 @@ fn join(port: &mut Port, feed: &mut Feed) -> io::Result<()> {
     Ok(())
 }
 
-/// The messages that are written over and over: as a server sends them, or as a client publishes them.
-fn block(case: Case, feed: &Feed, publishes: bool) -> Vec<u8> {
+/// The messages that are written over and over: as a server sends them, with the subscription id that `sid` gives for a subject, or
+/// without it as a client publishes them.
+fn block(case: Case, sid: Option<SidOf<'_>>) -> Vec<u8> {
     let from = Some(ConnectionId { node: 0xdead_beef, shard: 1, index: 0x12345, generation: 99 });
     let payload = payload(case.bytes);
     let mut headers = Vec::new();
@@ -138,8 +165,10 @@ fn block(case: Case, feed: &Feed, publishes: bool) -> Vec<u8> {
     let mut messages = Vec::new();
     for number in 0..BLOCK {
         let subject = format!("{ROOM_PREFIX}{}", room(number % ROOMS));
-        let sid = feed.sid(&subject).map(|sid| String::from_utf8_lossy(sid).into_owned()).unwrap_or_default();
-        let (word, sid) = if publishes { ("PUB", String::new()) } else { ("MSG", format!(" {sid}")) };
+        let (word, sid) = match sid {
+            Some(sid) => ("MSG", format!(" {}", String::from_utf8_lossy(&sid(&subject)))),
+            None => ("PUB", String::new()),
+        };
         let total = headers.len() + payload.len();
         let line = if case.header {
             format!("H{word} {subject}{sid} {} {total}\r\n", headers.len())
