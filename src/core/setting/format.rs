@@ -119,7 +119,7 @@ impl Format<usize> for Size {
     }
 }
 
-/// See [`time`].
+/// See [`time()`].
 pub struct Time(RangeInclusive<Duration>);
 
 /// A duration, with its unit.
