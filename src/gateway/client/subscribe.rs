@@ -37,10 +37,8 @@ const LAST_BACKOFF: Duration = Duration::from_secs(30);
 /// Bytes of a refusal's text that are read at most.
 const REFUSAL_BYTES: u64 = 4096;
 /// Close codes after which coming back would end the same way.
-const FINAL_CODES: [u16; 6] = [1002, 1003, 1007, 1008, 1009, FORBIDDEN];
-/// The token opens nothing here.
-const FORBIDDEN: u16 = 3003;
-/// Another token is wanted.
+const FINAL_CODES: [u16; 7] = [1002, 1003, 1007, 1008, 1009, 3000, 3003];
+/// Of them the one after which another token is let in.
 const UNAUTHORIZED: u16 = 3000;
 
 /// What to print, and when to end.
@@ -355,7 +353,7 @@ fn closed(frame: Option<CloseFrame>, told: Option<Duration>, renews: bool) -> En
     let Some(frame) = frame else { return End::Lost(String::from("the node closed the connection"), told) };
     let code = u16::from(frame.code);
     let text = format!("the node closed the connection: {code} {}", frame.reason);
-    if FINAL_CODES.contains(&code) || (code == UNAUTHORIZED && !renews) {
+    if FINAL_CODES.contains(&code) && !(code == UNAUTHORIZED && renews) {
         End::Final(text)
     } else {
         End::Lost(text, told)
@@ -431,6 +429,6 @@ mod tests {
         // A file may hold another token by then; one that was typed is the same again.
         assert!(matches!(closed(frame(UNAUTHORIZED), None, true), End::Lost(..)));
         assert!(matches!(closed(frame(UNAUTHORIZED), None, false), End::Final(_)));
-        assert!(matches!(closed(frame(FORBIDDEN), None, true), End::Final(_)));
+        assert!(matches!(closed(frame(3003), None, true), End::Final(_)));
     }
 }
