@@ -39,7 +39,7 @@ const RESERVED_DESCRIPTORS: u64 = limits::ADMIN_CONNECTIONS as u64 + 64;
 /// Descriptors of a shard: listener, rings, eventfd, and sockets between accept(2) and close(2).
 const DESCRIPTORS_PER_SHARD: u64 = 16;
 /// Share of the descriptors that sockets without an upgrade may take: a part in so many.
-const UNSERVED_SHARE: u64 = 32;
+const UNSERVED_SHARE: u64 = 8;
 /// Where there are few descriptors such a share would be none: of so many, a quarter.
 const UNSERVED_FROM: u64 = 1024;
 
