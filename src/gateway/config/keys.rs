@@ -81,6 +81,20 @@ fn section<S: Section + 'static>(of: fn(&Config) -> &S, of_mut: fn(&mut Config) 
     S::rows().into_iter().map(|row| Setting::of(row, of, of_mut)).collect()
 }
 
+/// Every setting in the order of a file, whose top-level keys must come before the first section: the heading, where a section begins
+/// with the setting, its key in the section, and the setting.
+pub(super) fn in_file_order() -> impl Iterator<Item = (Option<String>, &'static str, &'static Setting)> {
+    let (top, sections): (Vec<&Setting>, Vec<&Setting>) =
+        SETTINGS.iter().partition(|setting| !setting.keys[0].contains('.'));
+    let mut section = "";
+    top.into_iter().chain(sections).map(move |setting| {
+        let (here, key) = setting.keys[0].rsplit_once('.').unwrap_or(("", &setting.keys[0]));
+        let heading = (here != section).then(|| format!("\n[{here}]\n"));
+        section = here;
+        (heading, key, setting)
+    })
+}
+
 /// The setting of that name.
 pub(super) fn named(name: &str) -> Option<&'static Setting> {
     SETTINGS.iter().find(|setting| setting.name == name)

@@ -4,7 +4,7 @@
 
 use std::collections::BTreeMap;
 
-use super::keys::{SETTINGS, Setting};
+use super::keys::{SETTINGS, Setting, in_file_order};
 use super::merge::Settings;
 use super::tables::{self, Tables};
 use super::{Config, Origin, merge};
@@ -30,16 +30,9 @@ pub(super) fn toml_of(config: &Config) -> String {
 }
 
 fn scalars(config: &Config, origins: &BTreeMap<&str, String>) -> String {
-    let (mut text, mut section) = (String::new(), "");
-    // Top-level keys must come before the first section.
-    let (top, sections): (Vec<&Setting>, Vec<&Setting>) =
-        SETTINGS.iter().partition(|setting| !setting.keys[0].contains('.'));
-    for setting in top.into_iter().chain(sections) {
-        let (here, key) = setting.keys[0].rsplit_once('.').unwrap_or(("", &setting.keys[0]));
-        if here != section {
-            text.push_str(&format!("\n[{here}]\n"));
-            section = here;
-        }
+    let mut text = String::new();
+    for (heading, key, setting) in in_file_order() {
+        text.extend(heading);
         let origin = origins.get(setting.name.as_str()).map_or("", String::as_str);
         text.push_str(&line(setting, key, (setting.show)(config), origin));
     }

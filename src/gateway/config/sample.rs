@@ -2,7 +2,7 @@
 //!
 //! `tests/tables.rs` compares the file with what is made here, and writes it with `UPDATE_DOCS=1`.
 
-use super::keys::{SETTINGS, Setting};
+use super::keys::{Setting, in_file_order};
 use super::{Config, Origin, merge};
 use crate::gateway::host::Host;
 use tidegate_core::setting::Kind;
@@ -29,10 +29,11 @@ const LISTS: &str = "
 #room = \"chat_channel\"
 #subprotocol = \"chat.v2\"
 
-# Rules for rooms, the first that matches: which clients may publish (any, members, none), and what happens to a client that
-# does not read (close, drop-oldest).
+# Rules for rooms, the first that matches: which clients may join (any, users, token, none) and publish (members too), and what
+# happens to a client that does not read (close, drop-oldest). docs/tokens.md explains them, [[auth.issuers]] and [[auth.grants]].
 #[[rooms]]
 #match = \"dash.*\"
+#join = \"any\"
 #publish = \"any\"
 #slow = \"close\"
 ";
@@ -40,16 +41,9 @@ const LISTS: &str = "
 /// The file's text. Defaults that a node derives from its host are named, as `host` has them.
 pub fn sample(host: &Host) -> String {
     let (origins, defaults) = (merge::default_origins(host), Config::default());
-    let (mut text, mut section) = (String::from(HEAD), "");
-    // Top-level keys must come before the first section.
-    let (top, sections): (Vec<&Setting>, Vec<&Setting>) =
-        SETTINGS.iter().partition(|setting| !setting.keys[0].contains('.'));
-    for setting in top.into_iter().chain(sections) {
-        let (here, key) = setting.keys[0].rsplit_once('.').unwrap_or(("", &setting.keys[0]));
-        if here != section {
-            text.push_str(&format!("\n[{here}]\n"));
-            section = here;
-        }
+    let mut text = String::from(HEAD);
+    for (heading, key, setting) in in_file_order() {
+        text.extend(heading);
         let derived = match &origins[setting.name.as_str()] {
             Origin::Default(source) => *source,
             _ => "",
