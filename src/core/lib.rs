@@ -10,7 +10,7 @@
 //! | [`model`] | the words of publish/subscribe: room names, publications, connection ids |
 //! | [`http`] | the opening request and its answers, PROXY protocol, addresses of networks |
 //! | [`ws`] | RFC 6455 and 7692: frames, masking, UTF-8, reassembly, deflate |
-//! | [`auth`] | tokens, keys, grants: who a connection is, and what it may do |
+//! | [`auth`] | authentication and permissions: tokens, keys, grants |
 //! | [`dialect`] | what clients say inside WebSocket messages: native JSON, raw, echo |
 //! | [`connection`] | one client: its 64-byte entry, outbox, deadlines |
 //! | [`room`] | many clients: members, passes of a fan-out |

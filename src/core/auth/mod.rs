@@ -1,4 +1,4 @@
-//! Who a connection is, and what it may do: tokens, keys, grants.
+//! Authentication and permissions: tokens, keys, grants; which user a connection belongs to, and what it may do.
 //!
 //! [`Verifier::verify`] takes a JSON Web Token (RFC 7519, signed as RFC 7515 says, in compact form), the keys of the configuration
 //! and the time, and gives what the token says or why it is refused. [`permits`] takes that, the rule of a room and a room's name, and

@@ -231,7 +231,7 @@ fn the_documented_examples_of_rfc_7515_verify() {
 
 #[test]
 fn a_public_key_is_never_taken_for_a_secret() {
-    // The well-known confusion: HS256 signed with the octets of the RSA or EC key that everybody knows.
+    // The algorithm confusion attack: HS256 signed with the octets of the RSA or EC key, which is public.
     let point = [&[4][..], &[7; 64]].concat();
     let jwks = format!(
         r#"{{"keys":[{{"kty":"EC","crv":"P-256","x":"{}","y":"{}"}},{{"kty":"oct","k":"{}"}}]}}"#,

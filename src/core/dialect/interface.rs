@@ -113,7 +113,7 @@ pub enum Intent<'a> {
         /// Comes back in the answer.
         reference: Option<&'a str>,
     },
-    /// Show who the client is.
+    /// Authenticate with a token.
     Authenticate {
         /// The token.
         token: Cow<'a, str>,
@@ -167,7 +167,7 @@ pub struct ClientLimits {
     pub rooms: u64,
 }
 
-/// Who a connection is, as it is told.
+/// The identity of a connection, as its client is told.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Identity<'a> {
     /// A guest: no token, and none is required.
@@ -214,12 +214,12 @@ pub enum Notice<'a> {
         pong_ms: u64,
         /// What the connection may do.
         limits: ClientLimits,
-        /// Who it is.
+        /// Its identity.
         identity: Identity<'a>,
     },
     /// The token that the client sent is taken.
     Authenticated {
-        /// Who the connection is, and for how long.
+        /// The connection's identity, and for how long it holds.
         identity: Identity<'a>,
         /// Of the request.
         reference: Option<&'a str>,

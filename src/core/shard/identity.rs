@@ -1,4 +1,4 @@
-//! Who a connection is: at the upgrade, by a token that comes as a message, and until that token ends.
+//! The session of a connection: at the upgrade, by a token that comes as a message, and until that token ends.
 
 use super::Shard;
 use super::admission::{Entrance, verified};
@@ -145,7 +145,7 @@ impl<D: Driver> Shard<D> {
     }
 }
 
-/// Who a connection is, as it is told.
+/// The identity of a connection, as its client is told.
 pub(super) fn identity(session: Option<&Session>, now: Tick) -> Identity<'_> {
     match session {
         None => Identity::Guest,

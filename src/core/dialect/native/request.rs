@@ -46,7 +46,7 @@ pub enum Request<'a> {
         /// To be echoed.
         reference: Option<&'a str>,
     },
-    /// Show who the client is.
+    /// Authenticate with a token.
     Auth {
         /// The token, not verified.
         token: Cow<'a, str>,

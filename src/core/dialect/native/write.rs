@@ -77,7 +77,7 @@ pub fn welcome(
     raw(out, "}");
 }
 
-/// `authenticated`: who the connection is from now on.
+/// `authenticated`: the connection's identity from now on.
 pub fn authenticated(out: &mut Vec<u8>, identity: Identity<'_>, reference: Option<&str>) {
     raw(out, r#"{"type":"authenticated""#);
     write_identity(out, identity);

@@ -1,4 +1,4 @@
-//! Who the connections are: what their tokens said, in a column beside the table of connections.
+//! Sessions: what the tokens of connections said, in a column beside the table of connections.
 //!
 //! A guest has no session, so that a node without keys pays nothing. Pages of the column are made when the first of their
 //! connections gets a session. When sessions end, or are to be told that they will, stands in order of time beside it.

@@ -326,7 +326,7 @@ fn may_publish(
     })
 }
 
-/// What a client is told that may not do something.
+/// The error code of an action that is not permitted.
 const fn code_of(denied: Denied) -> ErrorCode {
     match denied {
         Denied::NotMember => ErrorCode::NotJoined,
