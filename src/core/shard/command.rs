@@ -3,9 +3,10 @@
 //! A query carries the function that takes its reply; dropped without a call, there is none.
 
 use std::fmt;
+use std::sync::Arc;
 
-use super::Shard;
 use super::looks::Look;
+use super::{Options, Shard};
 use crate::close::{CloseReason, Refusal};
 use crate::connection::{Handle, ticks};
 use crate::model::ConnectionId;
@@ -27,6 +28,8 @@ pub enum Command {
     Resume,
     /// Close what is left and end the thread.
     Stop,
+    /// Go on with other options: a reload, or other keys.
+    Options(Arc<Options>),
     /// Describe the busiest rooms. The shard looks at them over several turns: one that begins or ends meanwhile is counted in or
     /// out. Where 64 such queries wait already, this one is dropped.
     Rooms {
@@ -62,6 +65,7 @@ impl fmt::Debug for Command {
             Self::Drain { window_ms } => write!(f, "Drain {{ window_ms: {window_ms} }}"),
             Self::Resume => f.write_str("Resume"),
             Self::Stop => f.write_str("Stop"),
+            Self::Options(_) => f.write_str("Options"),
             Self::Rooms { limit, .. } => write!(f, "Rooms {{ limit: {limit} }}"),
             Self::Connections { by_outbox, limit, .. } => {
                 write!(f, "Connections {{ by_outbox: {by_outbox}, limit: {limit} }}")
@@ -110,6 +114,7 @@ impl<D: Driver> Shard<D> {
             }
             Command::Resume => self.admission.end_drain(),
             Command::Stop => self.stopped = true,
+            Command::Options(options) => self.turn.settings = Arc::new(self.turn.settings.with(options)),
             Command::Rooms { limit, reply } => self.looks.begin(Look::at_rooms(limit, reply)),
             Command::Connections { by_outbox, limit, reply } => {
                 self.looks.begin(Look::at_connections(by_outbox, limit, reply));

@@ -167,7 +167,7 @@ pub struct Budgets {
     pub unfinished_bytes: u64,
 }
 
-/// See the module. Built once for each shard; never changes.
+/// See the module. Never changes: a reload, or other keys, are another one.
 pub struct Settings {
     /// What the configuration says.
     pub options: Arc<Options>,
@@ -259,5 +259,11 @@ impl Settings {
             state,
             options,
         }
+    }
+
+    /// The same with other options. What cannot change while the shard runs stays: its slab, its budgets and its counts.
+    pub fn with(&self, options: Arc<Options>) -> Self {
+        let (counters, state) = (self.node_counters.clone(), self.state.clone());
+        Self { slots: self.slots, ..Self::new(options, self.node_id, self.shard, self.budgets, counters, state) }
     }
 }
