@@ -239,7 +239,7 @@ fn obey(number: usize, kind: Shard, command: Command, counters: &ShardCounters) 
     match command {
         Command::Drain { .. } if kind == Shard::Fragile => panic!("this shard is fragile"),
         Command::Drain { .. } if kind != Shard::Clinging => counters.connections.set(0),
-        Command::Refuse | Command::Resume | Command::Stop | Command::Drain { .. } => {}
+        Command::Refuse | Command::Resume | Command::Stop | Command::Options(_) | Command::Drain { .. } => {}
         Command::Rooms { limit, reply } => {
             let room = |name: &str, publications| RoomInfo { room: name.to_owned(), members: 2, publications };
             let mut rooms = vec![room("lobby", 9), room(&format!("shard-{number}"), 1)];

@@ -145,7 +145,9 @@ def test_the_build_context_is_complete_and_holds_nothing_else(tmp_path):
     tracked = run("git", "ls-files", cwd=ROOT).stdout.splitlines()
     kept = [f for f in tracked if any(f == r[1:] or f.startswith(r[1:] + "/") for r in rules if r.startswith("!"))]
     kept = [f for f in kept if not any(fnmatch.fnmatch(part, r[3:]) for r in rules if r.startswith("**/") for part in f.split("/"))]
-    assert {f.split("/")[0] for f in kept} <= {"Cargo.toml", "Cargo.lock", "src", "benches", "examples", "scripts"}
+    assert {f.split("/")[0] for f in kept} <= {"Cargo.toml", "Cargo.lock", "src", "benches", "docs", "examples", "scripts"}
+    included = [(f, name) for f in tracked if re.match(r"src/.*\.rs$", f) for name in re.findall(r'include_(?:str|bytes)!\("([^"]+)"\)', (ROOT / f).read_text())]
+    assert included and {os.path.normpath(f"{pathlib.Path(f).parent}/{name}") for f, name in included} <= set(kept)
     for name in kept:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, tmp_path / name)

@@ -20,6 +20,9 @@ use tidegate_core::model::ConnectionId;
 use tidegate_core::relay::PublishError;
 use tidegate_core::shard::command::{Command, ConnectionInfo, RoomInfo};
 
+/// What the admin port serves, for programs (OpenAPI 3.1).
+pub(super) const OPENAPI: &str = include_str!("../../../docs/openapi.json");
+
 /// Bytes of a body that no route takes and that is read only to find its end.
 const UNWANTED_BODY_BYTES: usize = 4 * 1024;
 
@@ -41,6 +44,7 @@ pub(super) async fn answer(supervisor: &Rc<Supervisor>, route: Route, headers: &
             let readiness = supervisor.state.readiness();
             Ok(Reply::text(readiness.status(), "application/json", readiness.body()))
         }
+        Route::Openapi => Ok(Reply::text(200, "application/json", OPENAPI)),
         Route::Drain => Ok(drain(supervisor)),
         Route::Undrain => undrain(supervisor),
         Route::Node => Ok(Reply::json(200, &node(supervisor))),

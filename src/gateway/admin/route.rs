@@ -21,6 +21,8 @@ pub(super) enum Route {
     Live,
     /// `GET /ready`
     Ready,
+    /// `GET /openapi.json`
+    Openapi,
     /// `POST /drain`
     Drain,
     /// `DELETE /drain`
@@ -43,7 +45,7 @@ impl Route {
     /// What it asks of the peer.
     pub(super) const fn need(&self) -> Need {
         match self {
-            Self::Metrics | Self::Live | Self::Ready => Need::Nothing,
+            Self::Metrics | Self::Live | Self::Ready | Self::Openapi => Need::Nothing,
             Self::PublishRoom(_) | Self::PublishRooms => Need::Publish,
             Self::Drain
             | Self::Undrain
@@ -62,9 +64,13 @@ impl Route {
     /// What it is in the log.
     pub(super) const fn kind(&self) -> Kind {
         match self {
-            Self::Metrics | Self::Live | Self::Ready | Self::Node | Self::Rooms { .. } | Self::Connections { .. } => {
-                Kind::Read
-            }
+            Self::Metrics
+            | Self::Live
+            | Self::Ready
+            | Self::Openapi
+            | Self::Node
+            | Self::Rooms { .. }
+            | Self::Connections { .. } => Kind::Read,
             Self::PublishRoom(_) | Self::PublishRooms => Kind::Publish,
             Self::Drain | Self::Undrain | Self::Close(_) => Kind::Change,
         }
@@ -81,6 +87,7 @@ pub(super) fn route(method: &str, path: &str, query: &str) -> Result<Route, Prob
         "/metrics" => only("GET", method, || Ok(Route::Metrics)),
         "/live" => only("GET", method, || Ok(Route::Live)),
         "/ready" => only("GET", method, || Ok(Route::Ready)),
+        "/openapi.json" => only("GET", method, || Ok(Route::Openapi)),
         "/drain" if method == "DELETE" => Ok(Route::Undrain),
         "/drain" => only("POST", method, || Ok(Route::Drain)).map_err(|problem| problem.with("allow", "POST, DELETE")),
         "/v1/node" => only("GET", method, || Ok(Route::Node)),
@@ -107,9 +114,7 @@ fn with_name(method: &str, path: &str) -> Result<Route, Problem> {
     if let Some(room) = path.strip_prefix("/v1/rooms/").and_then(|rest| rest.strip_suffix("/messages")) {
         return only("POST", method, || Ok(Route::PublishRoom(room_name(&decoded(room)?)?)));
     }
-    let message = "nothing is served here; try /metrics, /live, /ready, /drain, /v1/node, /v1/rooms, /v1/connections, \
-                   /v1/messages or /v1/rooms/ROOM/messages";
-    Err(Problem::new(404, "not-found", message))
+    Err(Problem::new(404, "not-found", "nothing is served here; GET /openapi.json lists the endpoints"))
 }
 
 fn only(allowed: &'static str, method: &str, route: impl FnOnce() -> Result<Route, Problem>) -> Result<Route, Problem> {
@@ -167,7 +172,12 @@ impl Parameters {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
+
+    use serde_json::Value;
+
     use super::*;
+    use crate::gateway::admin::api::OPENAPI;
 
     fn problem(method: &str, path: &str, query: &str) -> (u16, &'static str) {
         let problem = route(method, path, query).unwrap_err();
@@ -175,13 +185,14 @@ mod tests {
         (problem.status, problem.code)
     }
 
-    #[test]
-    fn every_endpoint_of_the_contract_is_found_and_asks_for_what_it_should() {
-        let id: ConnectionId = "deadbeef0000000100000001".parse().unwrap();
-        let table = [
+    /// Every endpoint: method, path, route, what it asks of the peer.
+    fn endpoints() -> Vec<(&'static str, &'static str, Route, Need)> {
+        let id = "deadbeef0000000100000001".parse().unwrap();
+        let every = vec![
             ("GET", "/metrics", Route::Metrics, Need::Nothing),
             ("GET", "/live", Route::Live, Need::Nothing),
             ("GET", "/ready", Route::Ready, Need::Nothing),
+            ("GET", "/openapi.json", Route::Openapi, Need::Nothing),
             ("POST", "/drain", Route::Drain, Need::Admin),
             ("DELETE", "/drain", Route::Undrain, Need::Admin),
             ("GET", "/v1/node", Route::Node, Need::Admin),
@@ -191,7 +202,20 @@ mod tests {
             ("POST", "/v1/rooms/lobby/messages", Route::PublishRoom("lobby".into()), Need::Publish),
             ("POST", "/v1/messages", Route::PublishRooms, Need::Publish),
         ];
-        for (method, path, expected, need) in table {
+        // Another one belongs into the list.
+        for (_, _, route, _) in &every {
+            match route {
+                Route::Metrics | Route::Live | Route::Ready | Route::Openapi | Route::Drain | Route::Undrain => {}
+                Route::Node | Route::Rooms { .. } | Route::Connections { .. } | Route::Close(_) => {}
+                Route::PublishRoom(_) | Route::PublishRooms => {}
+            }
+        }
+        every
+    }
+
+    #[test]
+    fn every_endpoint_of_the_contract_is_found_and_asks_for_what_it_should() {
+        for (method, path, expected, need) in endpoints() {
             assert_eq!(expected.need(), need, "{path}");
             assert_eq!(route(method, path, ""), Ok(expected), "{path}");
             let allowed = match path {
@@ -206,6 +230,34 @@ mod tests {
             }
             assert_eq!(route("HEAD", path, "").ok(), route("GET", path, "").ok(), "{path}");
         }
+    }
+
+    /// The methods of a path of the description, and what each asks of the peer.
+    fn described(endpoints: &Value) -> BTreeMap<String, Need> {
+        let methods = endpoints.as_object().unwrap().iter().filter(|(key, _)| *key != "parameters");
+        let need = |operation: &Value| match &operation["security"] {
+            Value::Null => Need::Admin,
+            Value::Array(tokens) if tokens.is_empty() => Need::Nothing,
+            tokens if tokens[0].get("publish").is_some() => Need::Publish,
+            other => panic!("{other}"),
+        };
+        methods.map(|(method, operation)| (method.to_ascii_uppercase(), need(operation))).collect()
+    }
+
+    #[test]
+    fn openapi_json_has_exactly_the_endpoints_of_the_admin_port_with_their_tokens() {
+        let description: Value = serde_json::from_str(OPENAPI).unwrap();
+        let paths = description["paths"].as_object().unwrap();
+        for (template, endpoints) in paths {
+            let path = template.replace("{room}", "lobby").replace("{connection}", "deadbeef0000000100000001");
+            let served: BTreeMap<String, Need> = ["GET", "POST", "PUT", "PATCH", "DELETE"]
+                .iter()
+                .filter_map(|method| Some(((*method).to_owned(), route(method, &path, "").ok()?.need())))
+                .collect();
+            assert_eq!(served, described(endpoints), "{template}");
+        }
+        let operations: usize = paths.values().map(|endpoints| described(endpoints).len()).sum();
+        assert_eq!(operations, endpoints().len(), "an endpoint is not described");
     }
 
     #[test]
