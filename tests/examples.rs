@@ -6,7 +6,7 @@
 //! - `websocket`: a conversation. `connect PATH`, `> TEXT` that the client sends, `< TEXT` that it receives, `< close CODE`; `0x>` and `0x<`
 //!   for binary messages. A word before that names the client, where there are several.
 //! - `http`: a request, its headers and body, then the status and body of the answer.
-//! - `python`, `php`: a program, run with the addresses of the gateway; where there is no PHP that one is left out, and a word says so.
+//! - a program of docs/backends.md, in one of `LANGUAGES`, has a test of its own.
 //! - `sh`: commands for a host of its own, such as root's or a cluster's. `tests/deploy` runs what it can of them.
 //! - `LANGUAGE PATH`: an excerpt; its lines stand in that file, in this order.
 //!
@@ -61,15 +61,13 @@ struct Section {
     settings: String,
     clients: BTreeMap<String, Client>,
     gateway: Option<Gateway>,
-    /// The rest needs a program that is not installed here.
-    left_out: bool,
 }
 
 impl Section {
     fn new(name: &str) -> Self {
         let folder = std::env::temp_dir().join(format!("tidegate-examples-{}-{name}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
-        Self { folder, settings: String::new(), clients: BTreeMap::new(), gateway: None, left_out: false }
+        Self { folder, settings: String::new(), clients: BTreeMap::new(), gateway: None }
     }
 
     /// The gateway, started when the first block needs it.
@@ -92,8 +90,6 @@ impl Section {
             ("console", _) => self.run_commands(&block.text),
             ("websocket", _) => block.text.lines().filter(|line| !line.is_empty()).for_each(|line| self.converse(line)),
             ("http", _) => self.request(&block.text),
-            ("python", _) => self.run_program("python3", &block.text),
-            ("php", _) => self.run_program("php", &block.text),
             ("js", _) => {} // tests/readme.rs runs it
             ("sh", _) => {} // for a host of its own: tests/deploy runs what it can
             (_, path) if path.contains('/') => is_excerpt(&block.text, path),
@@ -128,15 +124,6 @@ impl Section {
                 let at = at.unwrap_or_else(|| panic!("no line {line:?} in:\n{printed}"));
                 printed = printed.lines().skip(at + 1).map(|line| format!("{line}\n")).collect();
             }
-        }
-    }
-
-    /// A backend's program, which publishes a message.
-    fn run_program(&mut self, interpreter: &str, text: &str) {
-        let admin = self.gateway().admin;
-        match run_program(interpreter, text, admin, None) {
-            Some(done) => assert_eq!(done, (true, String::from("node\n"), String::new()), "{interpreter}"),
-            None => self.left_out = true,
         }
     }
 
@@ -189,29 +176,37 @@ impl Section {
     }
 }
 
-/// Runs a backend's program against this admin port, with a token where one is given: whether it succeeded, and what it printed
-/// on its outputs. `None`, and a word about it, where the host has no such interpreter: PHP is one that few hosts have.
-fn run_program(interpreter: &str, text: &str, admin: u16, token: Option<&str>) -> Option<(bool, String, String)> {
-    let folder = std::env::temp_dir().join(format!("tidegate-program-{}-{admin}", std::process::id()));
+/// How the programs of docs/backends.md are run: the word behind their fence, the interpreter with its arguments, the file's name.
+const LANGUAGES: [(&str, &[&str], &str); 6] = [
+    ("python", &["python3"], "program.py"),
+    ("js", &["node"], "program.mjs"),
+    ("php", &["php"], "program.php"),
+    ("ruby", &["ruby"], "program.rb"),
+    ("go", &["go", "run"], "program.go"),
+    ("bash", &["bash"], "program.sh"),
+];
+
+const AUTH_SECRET: &str = "0123456789abcdef0123456789abcdef";
+
+/// Runs a backend's program against this admin port: whether it succeeded, and what it printed on its outputs.
+fn run_program(language: &str, text: &str, admin: u16, publish_token: &str) -> (bool, String, String) {
+    let known = LANGUAGES.iter().find(|(word, ..)| *word == language);
+    let (_, interpreter, name) = known.unwrap_or_else(|| panic!("no program of a backend is run in {language}"));
+    let folder = std::env::temp_dir().join(format!("tidegate-program-{}-{language}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
-    let script = folder.join("program");
-    std::fs::write(&script, text).unwrap();
-    let mut command = Command::new(interpreter);
-    command.arg(&script).env("TIDEGATE_NODE", format!("http://127.0.0.1:{admin}"));
-    command.env_remove("TIDEGATE_PUBLISH_TOKEN").envs(token.map(|token| ("TIDEGATE_PUBLISH_TOKEN", token)));
-    let output = command.output();
+    std::fs::write(folder.join(name), text).unwrap();
+    let tidegate = Path::new(env!("CARGO_BIN_EXE_tidegate")).parent().unwrap().display();
+    let mut command = Command::new(interpreter[0]);
+    command.args(&interpreter[1..]).arg(folder.join(name)).current_dir(&folder);
+    command.env("PATH", format!("{tidegate}:{}", std::env::var("PATH").unwrap()));
+    command.envs([("TIDEGATE_NODE", format!("http://127.0.0.1:{admin}").as_str())]);
+    command.envs([("TIDEGATE_AUTH_SECRET", AUTH_SECRET), ("TIDEGATE_PUBLISH_TOKEN", publish_token)]);
+    let output = command.output().unwrap_or_else(|error| {
+        panic!("{}: {error}; scripts/install-test-deps.sh installs it, or says how", interpreter[0])
+    });
     std::fs::remove_dir_all(&folder).unwrap();
-    match output {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound && interpreter == "php" => {
-            println!("skipped: no php on the PATH (Debian: apt-get install php-cli)");
-            None
-        }
-        output => {
-            let output = output.unwrap_or_else(|error| panic!("{interpreter}: {error}"));
-            let text = |octets: Vec<u8>| String::from_utf8(octets).unwrap();
-            Some((output.status.success(), text(output.stdout), text(output.stderr)))
-        }
-    }
+    let text = |octets: Vec<u8>| String::from_utf8(octets).unwrap();
+    (output.status.success(), text(output.stdout), text(output.stderr))
 }
 
 impl Drop for Section {
@@ -297,9 +292,6 @@ fn run(page: &str, least: usize) {
             println!("{page}:{}: {}", block.line, block.info);
             section.run(block);
             examples += 1;
-            if section.left_out {
-                break;
-            }
         }
     }
     assert!(examples >= least, "{page} has {examples} examples");
@@ -313,27 +305,41 @@ fn the_examples_of_the_protocol_run() {
 /// A backend's programs were to be written by each user, and the first ones took every answer for success: the node refused a message,
 /// and nothing told.
 #[test]
-fn the_python_and_php_backends_publish_with_a_token_and_tell_why_the_node_refused_a_message() {
-    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol.md")).unwrap();
-    let token = "a-token-of-this-story";
-    let gateway = Gateway::on(Driver::Epoll).config(&format!("publish.token = \"{token}\"")).start();
-    let backends = sections(&page).into_iter().flatten().filter(|block| ["python", "php"].contains(&block.info));
-    let mut ran = 0;
-    for Block { info, text, .. } in backends {
-        let run = |text: &str, token| run_program(info, text, gateway.admin, token);
-        let Some(published) = run(&text, Some(token)) else { continue };
-        assert_eq!(published, (true, String::from("node\n"), String::new()), "{info}");
+fn a_backend_in_each_language_signs_a_token_publishes_and_tells_why_the_node_refused_a_message() {
+    let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/backends.md")).unwrap();
+    let blocks: Vec<_> = sections(&page).into_iter().flatten().collect();
+    let settings = &blocks[0];
+    assert_eq!(settings.info, "toml");
+    let token = "a-long-secret-of-your-own";
+    let gateway = Gateway::on(Driver::Epoll).config(&settings.text).start();
+    let programs = blocks.iter().skip(1);
+    assert!(
+        programs.clone().map(|block| block.info).eq(LANGUAGES.map(|(word, ..)| word)),
+        "a program in each language"
+    );
+    for Block { info, text, .. } in programs {
+        let run = |text: &str, publish_token| run_program(info, text, gateway.admin, publish_token);
+        let (succeeded, printed, complaints) = run(text, token);
+        assert!(succeeded, "{info}: {complaints}");
+        let signed = printed.lines().last().unwrap();
+        let credential = [("Authorization", format!("Bearer {signed}"))];
+        let credential = credential.each_ref().map(|(name, value)| (*name, value.as_str()));
+        let (mut alice, _) = Client::over(http::connect(gateway.port), "/", &credential).unwrap();
+        assert_eq!(alice.answer("welcome")["user"], "alice", "{info}");
+        alice.join("chat.1");
+        let (_, printed, _) = run(text, token);
+        assert_eq!(alice.content("chat.1"), serde_json::json!({"id": 7, "state": "paid"}), "{info}");
+        let level = printed.lines().next().unwrap();
+        assert!(level == "node" || level == r#"{"level":"node"}"#, "{info}: {printed}");
+
         let bad_room =
-            text.replace(r#"publish("orders""#, r#"publish("a b""#).replace("publish('orders'", "publish('a b'");
-        for (text, token, told) in
-            [(&text, Some("another-token"), "unauthorized"), (&bad_room, Some(token), "bad-room")]
-        {
-            let (succeeded, out, error) = run(text, token).unwrap();
-            assert!(!succeeded && (out.clone() + &error).contains(told), "{info}: {out}{error}");
+            text.replace("publish(\"chat.1\"", "publish(\"a b\"").replace("publish('chat.1'", "publish('a b'");
+        let bad_room = bad_room.replace("publish chat.1", "publish a%20b");
+        for (text, token, told) in [(text, "another-token", "unauthorized"), (&bad_room, token, "bad-room")] {
+            let (succeeded, printed, complaints) = run(text, token);
+            assert!(!succeeded && format!("{printed}{complaints}").contains(told), "{info}: {printed}{complaints}");
         }
-        ran += 1;
     }
-    assert!(ran >= 1, "the page has no backend");
 }
 
 #[test]
