@@ -1,6 +1,7 @@
 """Real nginx and HAProxy, with the configurations of tuning/balancers, in front of real gateways."""
 
 import contextlib
+import http.server as http_server
 import json
 import os
 import pathlib
@@ -9,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
@@ -150,6 +152,57 @@ def test_the_upgrade_passes_and_messages_go_both_ways(kind, gateways, balancers)
 # Sixty seconds are three here: the balancer's limit on silence, and the gateway's interval of pings above and below it.
 QUIET = {"nginx": lambda text: text.replace("proxy_read_timeout 90s", "proxy_read_timeout 3s").replace("proxy_send_timeout 90s", "proxy_send_timeout 3s"),
          "haproxy": lambda text: text.replace("timeout tunnel 90s", "timeout tunnel 3s").replace("timeout client 60s", "timeout client 3s").replace("timeout server 60s", "timeout server 3s")}
+
+
+class Application(http_server.ThreadingHTTPServer):
+    """A team's own application: which requests may connect, by their cookies. It notes what it was asked."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", free_port()), Asked)
+        self.asked = []
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Asked(http_server.BaseHTTPRequestHandler):
+    """204 for the session `good`, else 401."""
+
+    def do_GET(self):
+        self.server.asked.append((self.path, self.headers["X-Original-URI"]))
+        self.send_response(204 if "session=good" in self.headers.get("Cookie", "") else 401)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+
+def asking(application):
+    """The option: the application says which clients may connect."""
+    def change(text):
+        lines = text.splitlines()
+        begin = next(n for n, line in enumerate(lines) if "# location = /may-connect" in line)
+        end = next(n for n in range(begin, len(lines)) if lines[n].strip() == "# }")
+        lines[begin:end + 1] = [line.replace("# ", "", 1) for line in lines[begin:end + 1]]
+        text = uncommented("\n".join(lines) + "\n", "auth_request /may-connect")
+        return text.replace("127.0.0.1:3000", f"127.0.0.1:{application.server_port}")
+    return change
+
+
+def test_nginx_asks_the_application_by_auth_request_which_clients_may_connect(gateways, balancers):
+    """A team that cannot sign tokens has cookies, and an application that knows them."""
+    with Application() as application:
+        gateway = gateways()
+        balancer = balancers("nginx", [gateway], change=lambda text: asking(application)(text).replace("location / {", "location = /health { proxy_pass http://tidegate; }\n        location / {"))
+        for cookie in ("session=stolen", "other=good"):
+            with pytest.raises(InvalidStatus) as refused:
+                connect(balancer.url, additional_headers={"Cookie": cookie})
+            assert refused.value.response.status_code == 401
+        assert gateway.metric('ws_handshakes_total{result="upgraded"}') == 0
+        with connect(f"{balancer.url}/ws?x=1", additional_headers={"Cookie": "session=good"}) as client:
+            welcome(client)
+            for _ in range(3):
+                speak(client)
+        assert application.asked == [("/may-connect", "/"), ("/may-connect", "/"), ("/may-connect", "/ws?x=1")], "once for each upgrade"
+        application.shutdown()
 
 
 @pytest.mark.parametrize("kind", BALANCERS)
