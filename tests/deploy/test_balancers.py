@@ -402,7 +402,7 @@ def sticky(kind):
     if kind == "nginx":
         def change(text):
             on = uncommented(text, "map $cookie_route", "hash $route_key", "add_header Set-Cookie").replace("least_conn;", "")
-            return re.sub(r"# (    default \$cookie_route;|    \"\"      \$request_id;)", r"\1", on).replace("    # }", "    }")
+            return re.sub(r"# (    default \$cookie_route;|    \"\"      \$request_id;)", r"\1", on).replace("    # }", "    }", 1)
         return change
     return lambda text: uncommented(text, "cookie route")
 
