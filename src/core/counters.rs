@@ -213,9 +213,17 @@ impl DropReason {
     }
 }
 
+/// The entry of [`ShardCounters::tokens`] for tokens that were known. The first is for those that were verified, between them are
+/// those of the reasons.
+pub const TOKEN_CACHED: usize = 1 + Reason::ALL.len();
+
 /// The label of an entry of [`ShardCounters::tokens`].
 fn token_result(n: usize) -> &'static str {
-    n.checked_sub(1).map_or("ok", |reason| Reason::ALL[reason].name())
+    match n {
+        0 => "ok",
+        TOKEN_CACHED => "cached",
+        reason => Reason::ALL[reason - 1].name(),
+    }
 }
 
 metrics! {
@@ -249,8 +257,12 @@ metrics! {
         /// Refused upgrades, by [`Refusal`].
         refused: [Cell; Refusal::ALL.len()] =>
             counter("ws_handshakes_total").by("result", |n| Refusal::ALL[n].label());
-        /// Tokens that were looked at, by result: ok, or the reason of the refusal.
-        tokens: [Cell; 1 + Reason::ALL.len()] => counter("ws_auth_total").by("result", token_result);
+        /// Tokens that were looked at, by result: ok, cached (verified before), or the reason of the refusal.
+        tokens: [Cell; TOKEN_CACHED + 1] => counter("ws_auth_total").by("result", token_result);
+        /// Verified tokens that are remembered.
+        cached_tokens: Cell => gauge("ws_auth_cache_entries");
+        /// Bytes of memory that they take.
+        cached_token_bytes: Cell => gauge("ws_auth_cache_bytes");
         /// Closed connections by reason.
         closed: [Cell; CloseReason::ALL.len()] =>
             counter("ws_closes_total").by("reason", |n| CloseReason::ALL[n].label());

@@ -178,12 +178,20 @@ async def a_token_ends_its_connection(port, issuer):
         assert (await closed(client))[0] == 3000
 
 
+async def a_token_may_come_twice(port, issuer):
+    token = issuer.token()
+    for _ in range(2):
+        async with as_page(port, token) as client:
+            assert (await heard(client))["type"] == "welcome"
+
+
 async def talk(port, issuer):
     await every_algorithm_opens(port, issuer)
     await bad_tokens_are_told(port, issuer)
     await a_token_may_be_the_first_message(port, issuer)
     await a_renewal_loses_nothing_and_ends_what_it_no_longer_grants(port, issuer)
     await a_raw_client_is_let_in_by_the_room_of_its_path(port, issuer)
+    await a_token_may_come_twice(port, issuer)
     await a_token_ends_its_connection(port, issuer)
     print("all held")
 

@@ -38,5 +38,11 @@ fn tokens_that_pyjwt_signs_open_what_they_grant_and_bad_ones_are_told_their_reas
     assert!(!log.contains("eyJ") && log.contains("TRACE"), "a token is logged");
     let metrics = gateway.get("/metrics");
     assert!(metrics.text().contains("ws_auth_total{result=\"ok\"}"), "{}", metrics.text());
+    // Some of them came twice. Those that were verified are remembered, and nothing else.
+    let figure =
+        |name: &str| metrics.text().lines().find_map(|line| line.strip_prefix(name)?.trim().parse::<u64>().ok());
+    let remembered = [figure("ws_auth_cache_entries"), figure("ws_auth_total{result=\"ok\"}")];
+    assert!(remembered[0] > Some(0) && remembered[0] <= remembered[1], "{remembered:?}: {}", metrics.text());
+    assert!(figure("ws_auth_total{result=\"cached\"}") > Some(0), "{}", metrics.text());
     std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -4,8 +4,10 @@
 //! and the time, and gives what the token says or why it is refused. [`permits`] takes that, the rule of a room and a room's name, and
 //! says whether an action is allowed. Both are pure: no clock, no network, no lock.
 //!
-//! It leaves to others: where a token comes from ([`crate::http`], the dialects), how long it is remembered, and what is told.
+//! [`Cache`] remembers the tokens that were verified. It leaves to others: where a token comes from ([`crate::http`], the dialects), and
+//! what is told.
 
+mod cache;
 mod claims;
 mod grants;
 mod keys;
@@ -15,6 +17,7 @@ mod refused;
 mod tests;
 mod token;
 
+pub use cache::Cache;
 pub use grants::{Access, BadPattern, Pattern, Rights, Template};
 pub use keys::{Algorithm, BadKey, Key, LEAST_SECRET_BYTES};
 pub use permits::{Action, Denied, Session, Who, permits};

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::admission::PerAddress;
-use crate::auth::{Template, Verifier, Who};
+use crate::auth::{Cache, Template, Verifier, Who};
 use crate::connection::{Heartbeat, ticks};
 use crate::counters::ShardCounters;
 use crate::dialect::DialectId;
@@ -68,6 +68,8 @@ pub struct Policy {
 pub struct AuthOptions {
     /// What tokens are verified with.
     pub verifier: Arc<Verifier>,
+    /// Tokens that it has verified. Another verifier needs another cache.
+    pub cache: Arc<Cache>,
     /// `[[auth.grants]]`.
     pub grants: Arc<[Template]>,
     /// A client without a token is a guest.

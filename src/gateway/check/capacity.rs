@@ -269,6 +269,8 @@ pub struct MemoryBound {
     pub handshake_bytes: u64,
     /// Requests of the admin port, in bytes.
     pub admin_bytes: u64,
+    /// Tokens that were verified and are remembered, in bytes.
+    pub token_bytes: u64,
     /// What this process may take, in bytes, if that can be read.
     pub available_bytes: Option<u64>,
 }
@@ -292,6 +294,7 @@ impl MemoryBound {
             fanout_bytes: shards * limits::FANOUT_BYTES as u64,
             handshake_bytes: shards.saturating_mul(heads),
             admin_bytes: admin_bytes(config),
+            token_bytes: if config.has_keys() { config.auth.cache_bytes } else { 0 },
             available_bytes: host.memory_bytes(),
         }
     }
@@ -306,6 +309,7 @@ impl MemoryBound {
             self.fanout_bytes,
             self.handshake_bytes,
             self.admin_bytes,
+            self.token_bytes,
         ];
         let idle = self.connections.saturating_mul(self.connection_bytes);
         let rooms = self.rooms.saturating_mul(self.room_bytes);
@@ -338,7 +342,11 @@ impl fmt::Display for MemoryBound {
             shown_bytes(self.fanout_bytes),
             shown_bytes(self.handshake_bytes),
             shown_bytes(self.admin_bytes),
-        )
+        )?;
+        if self.token_bytes > 0 {
+            write!(f, " + known tokens {}", shown_bytes(self.token_bytes))?;
+        }
+        Ok(())
     }
 }
 

@@ -1,7 +1,7 @@
 //! `tidegate secret` and `tidegate token`: what signs tokens, and what a node would make of one. No node is asked.
 
 use std::fmt::Write as _;
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read, Write, stdin, stdout};
 use std::path::Path;
 use std::process::ExitCode;
@@ -10,18 +10,16 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::{Map, Value, json};
 
 use super::{failed, misused};
-use crate::gateway::config::Config;
+use crate::gateway::config::{Config, random_key};
 use tidegate_core::auth::{self, TOKEN_BYTES, Verified};
-
-/// Octets of a new secret: as many as its hash has.
-const SECRET_BYTES: usize = 32;
 
 /// Prints a new secret, in hexadecimal digits.
 pub fn secret() -> ExitCode {
-    let mut octets = [0; SECRET_BYTES];
-    if let Err(error) = File::open("/dev/urandom").and_then(|mut source| source.read_exact(&mut octets)) {
-        return failed(format!("the kernel gives no random octets (/dev/urandom): {error}"));
-    }
+    // As many octets as the hash has.
+    let octets = match random_key() {
+        Ok(octets) => octets,
+        Err(error) => return failed(format!("the kernel gives no random octets (/dev/urandom): {error}")),
+    };
     let digits = octets.iter().fold(String::new(), |mut digits, octet| {
         let _ = write!(digits, "{octet:02x}");
         digits

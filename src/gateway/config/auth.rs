@@ -1,6 +1,7 @@
 //! `[auth]`: which tokens open this node, and what they open: the section, `[[auth.issuers]]` and `[[auth.grants]]`.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,10 +11,11 @@ use toml::de::DeArray;
 use super::Config;
 use super::file::{Contents, Places};
 use super::tables::{Item, each};
-use tidegate_core::auth::{Access, Issuer, Jwks, Key, Pattern, Template, Verifier};
+use tidegate_core::auth::{Access, Cache, Issuer, Jwks, Key, Pattern, Template, Verifier};
 use tidegate_core::setting::value::duration;
 use tidegate_core::setting::{
-    HOUR, MINUTE, SECOND, Value, ZERO, boolean, checked, choice, list, optional, quoted, rare, secret, settings, time,
+    GIB, HOUR, MIB, MINUTE, SECOND, Value, ZERO, boolean, checked, choice, list, optional, quoted, rare, secret,
+    settings, size, time,
 };
 use tidegate_core::shard::AuthOptions;
 
@@ -63,6 +65,8 @@ settings! {
         max_lifetime: Duration = 24 * HOUR, time(MINUTE..=366 * 24 * HOUR), rare();
         /// How long a token that comes as the first message may take.
         deadline: Duration = 5 * SECOND, time(SECOND..=MINUTE), rare();
+        /// Memory for tokens that were verified before, which then cost no signature; 0: none.
+        cache_bytes: u64 = 64 * MIB, size(0..=16 * GIB), rare();
         /// Cookie that may hold a token; needs a list of `origins`.
         cookie: Option<String> = None, optional("none", checked(cookie_name, quoted)), rare();
         /// A token may stand in the query, as `?token=`.
@@ -310,6 +314,7 @@ impl Config {
             self.grants.iter().flat_map(|grant| grant.templates().unwrap_or_default()).collect();
         self.has_keys().then(|| AuthOptions {
             verifier: Arc::new(self.verifier(&grants)),
+            cache: Arc::new(self.auth.cache()),
             grants: grants.into(),
             guests: self.auth.anonymous == Anonymous::Allow,
             cookie: self.auth.cookie.clone(),
@@ -331,6 +336,12 @@ impl Config {
 impl Auth {
     fn has_keys(&self) -> bool {
         self.secret.is_some() || self.public_key_file.is_some() || self.jwks_file.is_some()
+    }
+
+    /// An empty cache of verified tokens; of no size where the kernel gives no random key for it.
+    fn cache(&self) -> Cache {
+        let (bytes, key) = random_key().map_or((0, [0; 32]), |key| (self.cache_bytes, key));
+        Cache::new(usize::try_from(bytes).unwrap_or(usize::MAX), &key)
     }
 
     fn issuer(&self) -> Issuer {
@@ -370,6 +381,16 @@ impl TokenIssuer {
         let rooms = self.rooms.iter().filter_map(|pattern| Pattern::new(pattern).ok()).collect();
         Issuer { rooms, user_prefix: self.user_prefix.clone().unwrap_or_default(), ..auth.issuer() }
     }
+}
+
+/// A new random key, or a secret, from the kernel.
+///
+/// # Errors
+/// /dev/urandom cannot be read.
+pub fn random_key() -> io::Result<[u8; 32]> {
+    let mut octets = [0; 32];
+    File::open("/dev/urandom")?.read_exact(&mut octets)?;
+    Ok(octets)
 }
 
 /// Keys of the configuration. What was read was checked.

@@ -34,7 +34,7 @@ use tidegate_core::setting::{
 };
 use tidegate_core::shard::{self, PerAddress, RoomRule, Route};
 
-pub use auth::{Anonymous, Auth, Grant, Secrets, TokenIssuer};
+pub use auth::{Anonymous, Auth, Grant, Secrets, TokenIssuer, random_key};
 pub(crate) use keys::{SettingFlag, flags};
 pub use merge::{DEFAULT_FILE, Settings, Sources, load, merge};
 pub use origin::{Origin, Problem};

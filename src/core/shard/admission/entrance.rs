@@ -1,6 +1,7 @@
 //! How a client comes in: with which token, if one is required.
 
 use crate::auth::{Reason, Unauthorized, Verified};
+use crate::counters::TOKEN_CACHED;
 use crate::dialect::DialectId;
 use crate::http::{Place, Places, Upgrade};
 use crate::shard::settings::AuthOptions;
@@ -47,7 +48,7 @@ pub(super) fn entrance(turn: &Turn, dialect: DialectId, upgrade: &Upgrade<'_>) -
 /// Why it is refused.
 pub(in crate::shard) fn verified(turn: &Turn, auth: &AuthOptions, token: &[u8]) -> Result<Verified, Unauthorized> {
     let now_unix_ms = (turn.clock.unix_ns / 1_000_000) as i64;
-    let verified = auth.verifier.verify(token, now_unix_ms, |_| false);
+    let (verified, is_known) = auth.cache.verify(&auth.verifier, token, now_unix_ms, |_| false);
     let verified = verified.and_then(|verified| match verified.user {
         Some(_) => Ok(verified),
         None => Err(Unauthorized {
@@ -55,7 +56,16 @@ pub(in crate::shard) fn verified(turn: &Turn, auth: &AuthOptions, token: &[u8]) 
             message: String::from("the token names no user; give it a sub (auth.user_claim)"),
         }),
     });
-    let result = verified.as_ref().map_or_else(|refused| 1 + refused.reason as usize, |_| 0);
+    let result = match &verified {
+        Ok(_) if is_known => TOKEN_CACHED,
+        Ok(_) => 0,
+        Err(refused) => 1 + refused.reason as usize,
+    };
     turn.counters.tokens[result].add(1);
+    // The cache is the node's: its figures are kept once.
+    if let Some(first) = turn.settings.node_counters.first() {
+        first.cached_tokens.set(auth.cache.entries());
+        first.cached_token_bytes.set(auth.cache.bytes());
+    }
     verified
 }

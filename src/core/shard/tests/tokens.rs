@@ -6,7 +6,8 @@ use ring::hmac;
 
 use super::rooms::{join, say, sent};
 use super::*;
-use crate::auth::{Issuer, Key, Reason, Verifier, Who};
+use crate::auth::{Cache, Issuer, Key, Reason, Verifier, Who};
+use crate::counters::TOKEN_CACHED;
 use crate::shard::AuthOptions;
 
 const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
@@ -25,6 +26,7 @@ fn asks_for_tokens(options: &mut Options) {
     let issuer = Issuer { keys: vec![Key::secret(SECRET).unwrap()], leeway_ms: 0, ..Issuer::default() };
     options.auth = Some(AuthOptions {
         verifier: Arc::new(Verifier { issuers: vec![issuer], claims: Vec::new() }),
+        cache: Arc::new(Cache::new(1 << 20, &[1; 32])),
         grants: Arc::from([]),
         guests: false,
         cookie: None,
@@ -96,6 +98,23 @@ fn a_token_is_taken_from_every_place_and_welcomed_with_its_user() {
         assert!(shard.clients.is_open(handle));
         assert_eq!(shard.turn.counters.tokens[0].value(), 1);
     }
+}
+
+/// A crowd that comes back brings the tokens that it had: each costs a hash and no signature.
+#[test]
+fn a_token_that_was_verified_before_is_known_at_the_next_upgrade() {
+    let Turn { settings, counters, .. } = turn(1, |options, _| asks_for_tokens(options));
+    let request = with_header(&format!("Authorization: Bearer {}", token(ALICE)));
+    for _ in 0..3 {
+        let driver = TestDriver::new(&request);
+        let mut shard = Shard::new(driver, settings.clone(), counters.clone(), 1);
+        shard.handle_accepted(FD, Arrival::default());
+        let handle = shard.clients.handle_at(0).unwrap();
+        ready(&mut shard, handle, false);
+        turns(&mut shard);
+        assert!(told(&mut shard).contains(r#""user":"alice""#));
+    }
+    assert_eq!([0, TOKEN_CACHED].map(|result| counters.tokens[result].value()), [1, 2]);
 }
 
 #[test]
