@@ -5,12 +5,16 @@ import os
 import pathlib
 import re
 import shutil
+import signal
 import subprocess
 
 import pytest
 import yaml
 
 from gateway import Gateway
+
+# A shell script cannot trap a signal that was ignored when it began, and a job in the background of a script ignores this one.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 TUNING = ROOT / "tuning"
