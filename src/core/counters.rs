@@ -261,7 +261,7 @@ metrics! {
         tokens: [Cell; TOKEN_CACHED + 1] => counter("ws_auth_total").by("result", token_result);
         /// Verified tokens that are remembered.
         cached_tokens: Cell => gauge("ws_auth_cache_entries");
-        /// Bytes of memory that they take.
+        /// Bytes of memory that the remembered tokens take.
         cached_token_bytes: Cell => gauge("ws_auth_cache_bytes");
         /// Closed connections by reason.
         closed: [Cell; CloseReason::ALL.len()] =>

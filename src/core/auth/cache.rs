@@ -1,7 +1,8 @@
-//! Tokens that were verified, remembered until they end: a crowd that comes back with known tokens costs a hash each, and no signature.
+//! The token cache: tokens that were verified, until they end. Clients that connect again with a known token cost a hash each, and no
+//! signature.
 //!
-//! One for all shards of a node. A call never waits: where another shard is at the same part of the cache, the token is verified
-//! again. Names are keyed hashes, so that no client can find tokens that fall together, and no token is kept.
+//! All shards of a node share it. A call never waits for a lock: if another shard holds it, the token is verified again. Tokens are
+//! found by a keyed hash, so that no client can construct two that collide; the tokens themselves are not kept.
 //!
 //! It belongs to one set of keys ([`Verifier`]): other keys come with another cache, so that no hit outlives its key. What may have
 //! changed since (the end of the token, revocations) is checked on each hit.
@@ -16,16 +17,16 @@ use ring::hmac;
 use super::refused::{Reason, Unauthorized};
 use super::token::{TOKEN_BYTES, Verified, Verifier};
 
-/// Parts that are locked apart from one another.
+/// Parts of the cache, each with a lock of its own.
 const STRIPES: usize = 64;
-/// Refused tokens that are remembered: those whose signature no key made, which is the dearest refusal.
+/// Refused tokens that are remembered, in number: only those with a wrong signature, which is the most expensive refusal.
 const MOST_FORGED: usize = 4_096;
-/// What a table takes for each of its entries beyond the value: a place for name and pointer, of which up to nine in sixteen are
-/// empty after it has grown, and likewise one in the order of arrival.
-const PLACE_BYTES: usize = (size_of::<(Name, Box<Known>)>() + 1) * 16 / 7 + 2 * size_of::<Name>();
+/// Bytes of an entry beyond the value: the place of digest and pointer in the table, which is seven sixteenths full after it has
+/// grown, and the digest in the queue, which may be half full.
+const PLACE_BYTES: usize = (size_of::<(Digest, Box<Known>)>() + 1) * 16 / 7 + 2 * size_of::<Digest>();
 
 /// The first 128 bits of HMAC-SHA256 (RFC 2104) of a token.
-type Name = u128;
+type Digest = u128;
 
 /// See the module.
 pub struct Cache {
@@ -39,20 +40,41 @@ pub struct Cache {
 
 #[derive(Default)]
 struct Stripe {
-    verified: HashMap<Name, Box<Known>>,
-    /// Their names, the oldest first.
-    order: VecDeque<Name>,
+    verified: HashMap<Digest, Box<Known>>,
+    /// Their digests, the oldest first.
+    order: VecDeque<Digest>,
     bytes: usize,
-    forged: HashMap<Name, Unauthorized>,
-    forged_order: VecDeque<Name>,
+    forged: HashMap<Digest, Unauthorized>,
+    forged_order: VecDeque<Digest>,
 }
 
 struct Known {
     verified: Verified,
-    ends_unix_ms: i64,
+    /// When it was verified.
+    since_unix_ms: i64,
+    /// When it ends; `None`: it has no `exp`.
+    ends_unix_ms: Option<i64>,
 }
 
 impl Known {
+    fn new(verified: Verified, now_unix_ms: i64) -> Self {
+        let ends_unix_ms = now_unix_ms.saturating_add_unsigned(verified.expires_in_ms);
+        Self { since_unix_ms: now_unix_ms, ends_unix_ms: verified.has_exp.then_some(ends_unix_ms), verified }
+    }
+
+    fn has_ended(&self, now_unix_ms: i64) -> bool {
+        self.ends_unix_ms.is_some_and(|ends| ends <= now_unix_ms)
+    }
+
+    /// What it says at another time, if it still holds. A clock that was set back may stand before its `nbf`: it is not known then.
+    fn at(&self, now_unix_ms: i64) -> Option<Verified> {
+        if now_unix_ms < self.since_unix_ms || self.has_ended(now_unix_ms) {
+            return None;
+        }
+        let left_ms = self.ends_unix_ms.map(|ends| ends.abs_diff(now_unix_ms));
+        Some(Verified { expires_in_ms: left_ms.unwrap_or(self.verified.expires_in_ms), ..self.verified.clone() })
+    }
+
     /// Bytes that it takes, its place in the tables included. Texts that tokens share are counted for each.
     fn bytes(&self) -> usize {
         // An `Arc<str>` has two counts before its text, and the allocator rounds up.
@@ -71,7 +93,8 @@ impl fmt::Debug for Cache {
 }
 
 impl Cache {
-    /// An empty cache of at most `bytes` of verified tokens; with 0 it keeps nothing. `key` is random, another one in each process.
+    /// An empty cache for at most `bytes` of verified tokens; with 0 it keeps nothing. `key` is the random key of the hash: a new one
+    /// for each cache.
     pub fn new(bytes: usize, key: &[u8; 32]) -> Self {
         Self {
             key: hmac::Key::new(hmac::HMAC_SHA256, key),
@@ -96,15 +119,15 @@ impl Cache {
         if self.stripe_bytes == 0 || token.len() > TOKEN_BYTES {
             return (verifier.verify(token, now_unix_ms, is_revoked), false);
         }
-        let name = self.name(token);
-        match self.find(name, now_unix_ms) {
+        let digest = self.digest(token);
+        match self.find(digest, now_unix_ms) {
             // The verifier says it in its own words.
             Some(Ok(verified)) if is_revoked(&verified) => {}
             Some(known) => return (known, true),
             None => {}
         }
         let result = verifier.verify(token, now_unix_ms, is_revoked);
-        self.remember(name, &result, now_unix_ms);
+        self.remember(digest, &result, now_unix_ms);
         (result, false)
     }
 
@@ -118,55 +141,50 @@ impl Cache {
         self.bytes.load(Relaxed)
     }
 
-    fn name(&self, token: &[u8]) -> Name {
+    fn digest(&self, token: &[u8]) -> Digest {
         let tag = hmac::sign(&self.key, token);
-        tag.as_ref().first_chunk().map_or(0, |first| Name::from_le_bytes(*first))
+        tag.as_ref().first_chunk().map_or(0, |first| Digest::from_le_bytes(*first))
     }
 
-    fn stripe(&self, name: Name) -> &Mutex<Stripe> {
-        &self.stripes[name as usize % STRIPES]
+    fn stripe(&self, digest: Digest) -> &Mutex<Stripe> {
+        &self.stripes[digest as usize % STRIPES]
     }
 
-    fn find(&self, name: Name, now_unix_ms: i64) -> Option<Result<Verified, Unauthorized>> {
-        let stripe = self.stripe(name).try_lock().ok()?;
-        if let Some(known) = stripe.verified.get(&name) {
-            let left_ms =
-                u64::try_from(known.ends_unix_ms.saturating_sub(now_unix_ms)).ok().filter(|left| *left > 0)?;
-            let mut verified = known.verified.clone();
-            // A clock that was set back makes no token last longer.
-            verified.expires_in_ms = left_ms.min(verified.expires_in_ms);
-            return Some(Ok(verified));
+    fn find(&self, digest: Digest, now_unix_ms: i64) -> Option<Result<Verified, Unauthorized>> {
+        let stripe = self.stripe(digest).try_lock().ok()?;
+        if let Some(known) = stripe.verified.get(&digest) {
+            return known.at(now_unix_ms).map(Ok);
         }
-        stripe.forged.get(&name).cloned().map(Err)
+        stripe.forged.get(&digest).cloned().map(Err)
     }
 
-    fn remember(&self, name: Name, result: &Result<Verified, Unauthorized>, now_unix_ms: i64) {
-        let Ok(mut stripe) = self.stripe(name).try_lock() else { return };
+    fn remember(&self, digest: Digest, result: &Result<Verified, Unauthorized>, now_unix_ms: i64) {
+        let Ok(mut stripe) = self.stripe(digest).try_lock() else { return };
         match result {
             Ok(verified) => {
-                let ends_unix_ms = now_unix_ms.saturating_add_unsigned(verified.expires_in_ms);
-                let known = Box::new(Known { verified: verified.clone(), ends_unix_ms });
+                let known = Box::new(Known::new(verified.clone(), now_unix_ms));
                 let before = (stripe.verified.len(), stripe.bytes);
-                stripe.insert(name, known, self.stripe_bytes, now_unix_ms);
-                // Wrapping: what is taken out is added as its complement.
+                stripe.insert(digest, known, self.stripe_bytes, now_unix_ms);
+                // It may be fewer than before: the addition wraps.
                 self.entries.fetch_add((stripe.verified.len() as u64).wrapping_sub(before.0 as u64), Relaxed);
                 self.bytes.fetch_add((stripe.bytes as u64).wrapping_sub(before.1 as u64), Relaxed);
             }
-            Err(refused) if refused.reason == Reason::Signature => stripe.insert_forged(name, refused.clone()),
+            Err(refused) if refused.reason == Reason::Signature => stripe.insert_forged(digest, refused.clone()),
             Err(_) => {}
         }
     }
 }
 
 impl Stripe {
-    /// Adds a token that is not too large for the stripe; the oldest go, and with them those at the front that have ended.
-    fn insert(&mut self, name: Name, known: Box<Known>, most_bytes: usize, now_unix_ms: i64) {
+    /// Adds a token unless it is larger than the stripe may be. The oldest are removed until it fits, and those at the front of the
+    /// queue that have ended.
+    fn insert(&mut self, digest: Digest, known: Box<Known>, most_bytes: usize, now_unix_ms: i64) {
         let bytes = known.bytes();
-        if bytes > most_bytes || self.verified.contains_key(&name) {
+        if bytes > most_bytes || self.verified.contains_key(&digest) {
             return;
         }
         while let Some(oldest) = self.order.front().copied() {
-            let has_ended = self.verified.get(&oldest).is_none_or(|known| known.ends_unix_ms <= now_unix_ms);
+            let has_ended = self.verified.get(&oldest).is_none_or(|known| known.has_ended(now_unix_ms));
             if !has_ended && self.bytes + bytes <= most_bytes {
                 break;
             }
@@ -176,15 +194,15 @@ impl Stripe {
             }
         }
         self.bytes += bytes;
-        self.order.push_back(name);
-        self.verified.insert(name, known);
+        self.order.push_back(digest);
+        self.verified.insert(digest, known);
     }
 
-    fn insert_forged(&mut self, name: Name, refused: Unauthorized) {
-        if self.forged.insert(name, refused).is_some() {
+    fn insert_forged(&mut self, digest: Digest, refused: Unauthorized) {
+        if self.forged.insert(digest, refused).is_some() {
             return;
         }
-        self.forged_order.push_back(name);
+        self.forged_order.push_back(digest);
         if self.forged_order.len() > MOST_FORGED / STRIPES
             && let Some(oldest) = self.forged_order.pop_front()
         {
@@ -236,9 +254,29 @@ mod tests {
         assert_eq!((first.expires_in_ms, known), (100_000, false));
         let (again, known) = verify(&cache, &with_another_key(), &token, NOW_MS + 40_000);
         assert_eq!((again, known), (Ok(Verified { expires_in_ms: 60_000, ..first.clone() }), true));
-        let (earlier, _) = verify(&cache, &with_another_key(), &token, NOW_MS - 40_000);
-        assert_eq!(earlier, Ok(first), "a clock that was set back");
         assert_eq!(cache.entries(), 1);
+    }
+
+    /// A provider's tokens without `exp` would have ended for good a day after the first of their connections.
+    #[test]
+    fn a_known_token_without_exp_holds_as_long_each_time() {
+        let (cache, token) = (cache(PLENTY), sign(SECRET, r#"{"sub":"alice"}"#));
+        let without_expiry = |mut verifier: Verifier| {
+            verifier.issuers[0].no_expiry = true;
+            verifier
+        };
+        let (first, _) = verify(&cache, &without_expiry(with_the_key()), &token, NOW_MS);
+        let months_later = NOW_MS + 100 * 24 * 60 * 60 * 1_000;
+        let again = verify(&cache, &without_expiry(with_another_key()), &token, months_later);
+        assert_eq!(again, (first, true));
+    }
+
+    #[test]
+    fn a_token_is_verified_again_by_a_clock_that_was_set_back() {
+        let (cache, token) = (cache(PLENTY), sign(SECRET, r#"{"sub":"alice","exp":1100,"nbf":1000}"#));
+        assert!(verify(&cache, &with_the_key(), &token, NOW_MS).0.is_ok());
+        assert_eq!(verify(&cache, &with_the_key(), &token, NOW_MS - 1_000), (Err(Reason::NotYetValid), false));
+        assert!(verify(&cache, &with_another_key(), &token, NOW_MS).1);
     }
 
     #[test]

@@ -106,6 +106,8 @@ pub struct Verified {
     pub info: Option<Arc<str>>,
     /// How long it holds, leeway included, in ms from now.
     pub expires_in_ms: u64,
+    /// Whether its `exp` says so. Else it holds for `auth.max_lifetime` from each time that it is verified.
+    pub has_exp: bool,
     /// `iat`, in ms of Unix time.
     pub issued_unix_ms: Option<i64>,
     /// `jti`.
@@ -268,6 +270,7 @@ impl Issuer {
             rights,
             info: info.map(Arc::from),
             expires_in_ms,
+            has_exp: claims.time_ms("exp").ok().flatten().is_some(),
             issued_unix_ms: claims.time_ms("iat").ok().flatten(),
             id: claims.text("jti").map_err(|WrongType| wrong_type("jti", "a string"))?.map(Arc::from),
             issuer: 0,

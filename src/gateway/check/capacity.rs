@@ -269,7 +269,7 @@ pub struct MemoryBound {
     pub handshake_bytes: u64,
     /// Requests of the admin port, in bytes.
     pub admin_bytes: u64,
-    /// Tokens that were verified and are remembered, in bytes.
+    /// The token cache, in bytes.
     pub token_bytes: u64,
     /// What this process may take, in bytes, if that can be read.
     pub available_bytes: Option<u64>,
@@ -344,7 +344,7 @@ impl fmt::Display for MemoryBound {
             shown_bytes(self.admin_bytes),
         )?;
         if self.token_bytes > 0 {
-            write!(f, " + known tokens {}", shown_bytes(self.token_bytes))?;
+            write!(f, " + token cache {}", shown_bytes(self.token_bytes))?;
         }
         Ok(())
     }

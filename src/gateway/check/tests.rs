@@ -7,9 +7,10 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::capacity::files_for;
 use super::*;
-use crate::gateway::config::{Admin, Config, Driver, Pin};
+use crate::gateway::config::{Admin, Config, Driver, Pin, Secrets};
 use crate::gateway::host::{Host, ProbeOutcome};
 use tidegate_core::limits::{self, Limits};
+use tidegate_core::setting::Value;
 
 const GIB: u64 = 1 << 30;
 
@@ -261,6 +262,18 @@ fn the_memory_bound_is_the_sum_of_its_parts() {
     assert!(bound.admin_bytes >= (limits::ADMIN_CONNECTIONS * config.limits.message_bytes) as u64);
     assert!(bound.fits());
     assert!(bound.to_string().contains("1,000,000 connections × 4,216 B"), "{bound}");
+    assert!(!bound.to_string().contains("token cache"), "without keys there is none: {bound}");
+}
+
+#[test]
+fn a_node_with_keys_counts_its_token_cache() {
+    let host = tuned().host(ProbeOutcome::Works);
+    let without = MemoryBound::of(&host, &Config::default(), 1_000);
+    let mut config = Config::default();
+    config.auth.secret = Some(Secrets::from_value(&Value::Text("s".repeat(32))).unwrap());
+    let with = MemoryBound::of(&host, &config, 1_000);
+    assert_eq!(with.total_bytes(), without.total_bytes() + (64 << 20));
+    assert!(with.to_string().ends_with(" + token cache 64.0 MiB"), "{with}");
 }
 
 /// Refused and silent sockets took the descriptors that the admin port needed: a node whose public port was full answered no probe.

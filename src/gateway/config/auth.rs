@@ -79,7 +79,7 @@ settings! {
 pub struct Secrets(Vec<String>);
 
 impl Secrets {
-    fn from_value(value: &Value) -> Result<Self, String> {
+    pub(in crate::gateway) fn from_value(value: &Value) -> Result<Self, String> {
         let text = match value {
             Value::InFile(path) => {
                 fs::read_to_string(path).map_err(|error| format!("{} cannot be read: {error}", path.display()))?
@@ -338,7 +338,7 @@ impl Auth {
         self.secret.is_some() || self.public_key_file.is_some() || self.jwks_file.is_some()
     }
 
-    /// An empty cache of verified tokens; of no size where the kernel gives no random key for it.
+    /// An empty token cache, with a random key. Where the kernel gives none, it keeps nothing.
     fn cache(&self) -> Cache {
         let (bytes, key) = random_key().map_or((0, [0; 32]), |key| (self.cache_bytes, key));
         Cache::new(usize::try_from(bytes).unwrap_or(usize::MAX), &key)

@@ -130,6 +130,7 @@ mod tests {
             rights: Rights::none(),
             info: None,
             expires_in_ms: seconds * 1_000,
+            has_exp: true,
             issued_unix_ms: None,
             id: None,
             issuer: 0,
