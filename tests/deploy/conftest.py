@@ -80,7 +80,8 @@ def binary():
     named = os.environ.get("TIDEGATE_BIN")
     if named:
         return pathlib.Path(named).resolve(strict=True)
-    built = [p for p in (ROOT / "target" / kind / "tidegate" for kind in ("release", "debug")) if p.exists()]
+    folder = ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
+    built = [p for p in (folder / kind / "tidegate" for kind in ("release", "debug")) if p.exists()]
     return max(built, key=lambda p: p.stat().st_mtime, default=None)
 
 
