@@ -18,6 +18,7 @@ const CORE: Rule = &[
     ("auth", &["limits", "model"]),
     ("http", &["close", "limits", "percent", "ws"]),
     ("ws", &["close", "limits"]),
+    ("directory", &["limits"]),
     ("dialect", &["auth", "close", "limits", "model", "percent", "ws"]),
     ("connection", &["close", "dialect", "limits", "model", "ws"]),
     ("room", &["close", "dialect", "limits", "model"]),

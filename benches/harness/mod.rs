@@ -220,7 +220,7 @@ impl Harness {
             match item {
                 ToRelay::Subscribe(room) => self.shard.handle_relay(ToShard::Joined(room)),
                 ToRelay::Publish(..) => publications += 1,
-                ToRelay::Unsubscribe(_) => {}
+                ToRelay::Unsubscribe(_) | ToRelay::ToNodes(..) => {}
             }
         }
         publications

@@ -320,6 +320,8 @@ metrics! {
         /// Messages that the relay dropped, by [`DropReason`]; a part of the shards' family.
         dropped: [Cell; DropReason::ALL.len()] =>
             counter("ws_dropped_total").by("reason", |n| DropReason::ALL[n].label());
+        /// Nodes whose heartbeats this one hears, itself included; the admin thread writes it.
+        nodes_alive: Cell => gauge("ws_nodes_alive");
         /// Shown at the end of every turn of the relay's thread, which is woken once a second at least.
         turning: SignOfLife;
         /// Items that wait in a shard's mailbox.

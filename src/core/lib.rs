@@ -14,6 +14,7 @@
 //! | [`dialect`] | what clients say inside WebSocket messages: native JSON, raw, echo |
 //! | [`connection`] | one client: its 64-byte entry, outbox, deadlines |
 //! | [`room`] | many clients: members, passes of a fan-out |
+//! | [`directory`] | the nodes of a cluster: their messages, and which of them live |
 //! | [`relay`] | between the shards and a broker: interest table, router, what waits to be published |
 //! | [`shard`] | one core's connections and rooms, and everything that happens to them |
 //! | [`counters`], [`metric`] | what threads count, and the metrics that show it |
@@ -51,6 +52,7 @@
 //! - **mailbox**: a bounded queue between two threads; **port**: a shard's or the admin thread's end of the relay, no TCP port.
 //! - **turn**: one round of a shard's event loop; **tick**: a tenth of a second, which its sweep counts.
 //! - **fence**: a message to ourselves through the broker; when it comes back, what was sent before it has arrived (NATS).
+//! - **node channel**: what nodes say to each other, and no client or backend hears; **node heartbeat**: "I live", on this channel.
 //! - **gap**: a detected loss, and the notice of it: messages of a room may be missing.
 //! - **drain**: graceful shutdown: all clients are told and closed, spread over a window.
 
@@ -62,6 +64,7 @@ pub mod close;
 pub mod connection;
 pub mod counters;
 pub mod dialect;
+pub mod directory;
 pub mod http;
 pub mod limits;
 pub mod metric;

@@ -21,6 +21,18 @@ pub const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(5);
 pub const HANDSHAKES_PER_SHARD: usize = 4096;
 /// Requests a second of one address on one shard that are mistakes; each takes some 0.1 ms of the shard.
 pub const MISTAKES_PER_ADDRESS: u32 = 50;
+/// Between two heartbeats of a node to the others.
+pub const HEARTBEAT_INTERVAL: Duration = Duration::from_secs(2);
+/// A node that misses so many heartbeats is dead.
+pub const HEARTBEATS_MISSED: u32 = 3;
+/// How long a dead node stays in the table of nodes.
+pub const DEAD_NODE_KEPT: Duration = Duration::from_secs(600);
+/// Other nodes that a node knows, dead ones included; further ones are left out.
+pub const NODES_KNOWN: usize = 1024;
+/// Bytes of one message on the node channel; a larger one is not read.
+pub const NODE_MESSAGE_BYTES: usize = 64 * 1024;
+/// Messages on the node channel that wait to be sent; with one more, the oldest is dropped.
+pub const NODE_MESSAGES: usize = 1024;
 /// Bytes of one message from a client.
 pub const MESSAGE_BYTES: usize = 64 * 1024;
 /// Bytes of one message under the conformance profile: Autobahn's group 9 sends 16 MiB.

@@ -9,6 +9,7 @@ mod bad_frames;
 mod bad_http;
 mod bad_requests;
 mod churn;
+mod cluster;
 mod cut_frames;
 mod deflate;
 mod drain;

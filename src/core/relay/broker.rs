@@ -6,8 +6,11 @@
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::PublishError;
 use super::interest::{Interest, RoomKey};
+use super::nodes::NodeTarget;
 use super::publish_queue::{Outgoing, Publisher, Ticket};
 use crate::counters::DropReason;
 use crate::model::{AckLevel, GapReason, Publication, RoomName};
@@ -46,6 +49,10 @@ pub trait Broker {
         now: Instant,
         sink: &mut S,
     ) -> Result<(), NotTaken>;
+
+    /// Sends a message on the node channel, to every node or one, now or with the next [`Broker::flush`]. One that cannot be sent
+    /// then is lost, and none waits for a new connection. Messages of one node arrive in their order, at most once.
+    fn send_to_nodes<S: Sink>(&mut self, to: NodeTarget, message: Bytes, sink: &mut S);
 
     /// Ends a turn: sends what the turn's subscriptions and publications left to send, and gives up what is overdue.
     fn flush<S: Sink>(&mut self, cx: &mut Context<'_>, now: Instant, sink: &mut S);
@@ -89,6 +96,9 @@ pub trait Sink {
 
     /// A message of a room arrived.
     fn message(&mut self, key: RoomKey, publication: Publication);
+
+    /// A message arrived on the node channel, one that this node sent to all included.
+    fn node_message(&mut self, message: &[u8]);
 
     /// Messages of a room, or with `None` of every room, may be missing: a gap. `messages` is how many are known to be lost,
     /// for the metric.

@@ -2,6 +2,9 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+
+use super::nodes::NodeTarget;
 use crate::model::{AckLevel, ConnectionId, GapReason, Publication, RoomName};
 
 /// Names a publish in its acknowledgement. The port that sent it chooses the value.
@@ -34,6 +37,8 @@ pub enum ToRelay {
     Unsubscribe(RoomName),
     /// A publication, and where its acknowledgement goes.
     Publish(Publication, Option<AckId>),
+    /// A message on the node channel. No answer.
+    ToNodes(NodeTarget, Bytes),
 }
 
 impl ToRelay {
@@ -41,6 +46,7 @@ impl ToRelay {
     pub fn pinned_bytes(&self) -> usize {
         match self {
             Self::Publish(publication, _) => publication.pinned_bytes(),
+            Self::ToNodes(_, message) => message.len(),
             Self::Subscribe(_) | Self::Unsubscribe(_) => 0,
         }
     }
@@ -67,6 +73,8 @@ pub enum ToShard {
     /// A publication of this connection that asked for no acknowledgement was not taken. Told once a second for each connection and
     /// reason, however many they are.
     NotPublished(ConnectionId, PublishError),
+    /// A message on the node channel; only the admin thread gets them.
+    FromNodes(Box<[u8]>),
 }
 
 impl ToShard {
@@ -74,6 +82,7 @@ impl ToShard {
     pub fn pinned_bytes(&self) -> usize {
         match self {
             Self::Deliver(publication) => publication.pinned_bytes(),
+            Self::FromNodes(message) => message.len(),
             Self::Joined(_)
             | Self::Refused(..)
             | Self::Revoked(_)

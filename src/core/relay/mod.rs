@@ -23,6 +23,7 @@ pub mod envelope;
 pub mod interest;
 mod joins;
 mod messages;
+mod nodes;
 mod outlet;
 pub mod ports;
 pub mod publish_queue;
@@ -37,9 +38,11 @@ use std::time::{Duration, Instant};
 
 pub use broker::{Broker, NotTaken, Sink};
 pub use messages::{AckId, JoinError, PublishError, ToRelay, ToShard};
+pub use nodes::NodeTarget;
 pub use outlet::{Mailbox, Outlet};
 
 use crate::counters::{DropReason, RelayCounters};
+use crate::limits::NODE_MESSAGE_BYTES;
 use crate::model::{AckLevel, ConnectionId, GapReason, Publication};
 use interest::{Bounds, Interest, RoomKey};
 use joins::Joins;
@@ -91,6 +94,7 @@ impl<M: Mailbox> Relay<M> {
                 self.pass_joins(now);
             }
             ToRelay::Unsubscribe(room) => self.router.unsubscribe(&room, port, now),
+            ToRelay::ToNodes(to, message) => self.router.send_to_nodes(to, message),
             ToRelay::Publish(publication, ack) => {
                 let ticket = ack.map(|ack| Ticket { port, ack });
                 let item = Outgoing { publication, ticket, since: now };
@@ -148,7 +152,10 @@ impl<M: Mailbox> Relay<M> {
                 let ticket = ack.map(|ack| Ticket { port, ack });
                 self.publish(Outgoing { publication, ticket, since: now }, broker, cx, now);
             }
-            request @ (ToRelay::Subscribe(_) | ToRelay::Unsubscribe(_) | ToRelay::Publish(..)) => {
+            request @ (ToRelay::Subscribe(_)
+            | ToRelay::Unsubscribe(_)
+            | ToRelay::Publish(..)
+            | ToRelay::ToNodes(..)) => {
                 self.handle_request(port, request, now);
                 self.apply(broker, cx, now);
                 // A room that its last port has left ends before the next request, which may need its place.
@@ -167,6 +174,7 @@ impl<M: Mailbox> Relay<M> {
             match effect {
                 BrokerEffect::Subscribe(key, room) => broker.subscribe(key, &room, now, self),
                 BrokerEffect::Unsubscribe(key) => broker.unsubscribe(key),
+                BrokerEffect::ToNodes(to, message) => broker.send_to_nodes(to, message, self),
             }
         }
     }
@@ -293,6 +301,12 @@ impl<M: Mailbox> Sink for Relay<M> {
     #[inline]
     fn message(&mut self, key: RoomKey, publication: Publication) {
         self.router.deliver(key, publication);
+    }
+
+    fn node_message(&mut self, message: &[u8]) {
+        if message.len() <= NODE_MESSAGE_BYTES {
+            self.router.tell_admin(message);
+        }
     }
 
     fn lost(&mut self, key: Option<RoomKey>, reason: GapReason, messages: u64) {

@@ -124,6 +124,14 @@ impl<M: Mailbox> Outlet<M> {
         }
     }
 
+    /// Puts a message of the node channel in, or drops it: nodes repeat themselves, and a flood must not fill the spill.
+    pub(super) fn offer(&mut self, message: &[u8]) {
+        if self.spill.is_empty() && self.fits(1, message.len()) && self.has_free(limits::MAILBOX_RESERVE / 2) {
+            self.mailbox.charge(message.len());
+            self.push(ToShard::FromNodes(message.into()));
+        }
+    }
+
     /// Tells a gap of one room, or of all. A port that is behind, or short of room, gets it with the gap that it is due anyway: a
     /// flood of reasons for gaps must not fill the spill. Nor does it cost the shard a walk each: one that waits for the reader with
     /// nothing of its room behind it says the same.

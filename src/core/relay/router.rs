@@ -7,7 +7,10 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use bytes::Bytes;
+
 use super::interest::{Effect, Interest, RoomKey};
+use super::nodes::NodeTarget;
 use super::outlet::{Mailbox, Outlet};
 use super::ports::PortIndex;
 use super::{JoinError, ToShard};
@@ -22,6 +25,8 @@ pub(super) enum BrokerEffect {
     Subscribe(RoomKey, RoomName),
     /// End the room's subscription.
     Unsubscribe(RoomKey),
+    /// Send a message on the node channel.
+    ToNodes(NodeTarget, Bytes),
 }
 
 /// Ports and interest.
@@ -136,6 +141,18 @@ impl<M: Mailbox> Router<M> {
         let outlet = &mut self.outlets[usize::from(port)];
         outlet.tell(item);
         self.behind |= outlet.is_behind();
+    }
+
+    /// A port has a message for other nodes.
+    pub(super) fn send_to_nodes(&mut self, to: NodeTarget, message: Bytes) {
+        self.broker_effects.push_back(BrokerEffect::ToNodes(to, message));
+    }
+
+    /// Hands a message of the node channel to the last port, the admin thread's, if it has room.
+    pub(super) fn tell_admin(&mut self, message: &[u8]) {
+        if let Some(outlet) = self.outlets.last_mut() {
+            outlet.offer(message);
+        }
     }
 
     /// Counts drops.

@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::task::{Poll, Waker};
 
+use bytes::Bytes;
+
 use super::test_mailbox::{Reader, mailbox};
 use super::*;
 use crate::limits;
@@ -42,6 +44,12 @@ impl Broker for Asked {
         }
         self.published.push_back(item);
         Ok(())
+    }
+
+    fn send_to_nodes<S: Sink>(&mut self, to: NodeTarget, message: Bytes, sink: &mut S) {
+        if to == NodeTarget::All {
+            sink.node_message(&message);
+        }
     }
 
     fn flush<S: Sink>(&mut self, _: &mut Context<'_>, _: Instant, _: &mut S) {}
@@ -241,4 +249,23 @@ fn control_is_told_no_gap_because_it_has_no_rooms() {
     relay.lost(None, GapReason::Broker, 3);
     assert_eq!((items(&shard).len(), items(&admin).len()), (1, 0));
     assert_eq!(counters.dropped[DropReason::Broker as usize].value(), 3);
+}
+
+#[test]
+fn a_message_of_the_node_channel_reaches_the_admin_thread_only_and_a_flood_of_them_is_dropped() {
+    let ((mut relay, [shard, admin], _), mut broker, now) = (relay(), Asked::default(), Instant::now());
+    let send = |relay: &mut Relay<_>, broker: &mut Asked, to, bytes: usize| {
+        relay.handle_request(1, ToRelay::ToNodes(to, vec![b'1'; bytes].into()), now);
+        apply(relay, broker, now);
+    };
+    send(&mut relay, &mut broker, NodeTarget::All, 3);
+    assert!(matches!(admin.pop(), Some(ToShard::FromNodes(message)) if *message == *b"111"));
+    send(&mut relay, &mut broker, NodeTarget::One(7), 3);
+    send(&mut relay, &mut broker, NodeTarget::All, limits::NODE_MESSAGE_BYTES + 1);
+    assert_eq!((admin.len(), shard.len()), (0, 0), "to another node, and too large");
+    for _ in 0..2 * limits::MAILBOX_RESERVE {
+        send(&mut relay, &mut broker, NodeTarget::All, 1);
+    }
+    assert!(admin.len() <= 16 + limits::MAILBOX_RESERVE / 2 + 1, "acknowledgements keep their places");
+    assert!(admin.len() > 0 && shard.len() == 0 && !relay.is_behind());
 }

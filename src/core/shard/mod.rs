@@ -202,6 +202,8 @@ impl<D: Driver> Shard<D> {
             ToShard::Gap(names, reason) => rooms.begin_gap(names, reason),
             ToShard::Acked(ack, level) => upstream.acknowledge(turn, writer, clients, ack, Ok(level)),
             ToShard::Failed(ack, error) => upstream.acknowledge(turn, writer, clients, ack, Err(error)),
+            // For the admin thread only.
+            ToShard::FromNodes(_) => {}
             ToShard::NotPublished(id, error) => upstream.not_published(turn, writer, clients, id, error),
         }
         self.settle();

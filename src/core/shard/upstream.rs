@@ -217,7 +217,7 @@ impl Upstream {
 fn payload_bytes(item: &ToRelay) -> usize {
     match item {
         ToRelay::Publish(publication, _) => publication.payload.len(),
-        ToRelay::Subscribe(_) | ToRelay::Unsubscribe(_) => 0,
+        ToRelay::Subscribe(_) | ToRelay::Unsubscribe(_) | ToRelay::ToNodes(..) => 0,
     }
 }
 

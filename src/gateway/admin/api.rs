@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::drain::Phase;
 use super::metrics::{self, NodeStateLabel};
+use super::nodes;
 use super::publication::{self, Publish};
 use super::reply::{Problem, Reply};
 use super::route::Route;
@@ -48,6 +49,7 @@ pub(super) async fn answer(supervisor: &Rc<Supervisor>, route: Route, headers: &
         Route::Drain => Ok(drain(supervisor)),
         Route::Undrain => undrain(supervisor),
         Route::Node => Ok(Reply::json(200, &node(supervisor))),
+        Route::Nodes => Ok(Reply::json(200, &nodes::list(supervisor))),
         Route::Rooms { limit } => Ok(rooms(supervisor, limit).await),
         Route::Connections { by_outbox, limit } => Ok(connections(supervisor, by_outbox, limit).await),
         Route::Close(id) => close(supervisor, id).await,

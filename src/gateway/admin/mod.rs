@@ -17,6 +17,7 @@ mod auth;
 pub mod drain;
 mod meter;
 mod metrics;
+mod nodes;
 mod notify;
 mod oneshot;
 mod places;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::notify::Notify;
 use crate::gateway::broker::Port;
 use tidegate_core::model::{AckLevel, Kind, Publication, RoomName};
-use tidegate_core::relay::{AckId, PublishError, ToRelay, ToShard};
+use tidegate_core::relay::{AckId, NodeTarget, PublishError, ToRelay, ToShard};
 
 /// The admin thread's port of the relay, shared by the tasks that publish. What it holds is bounded as a shard's is: a request that
 /// gave up leaves its publication there, so the number of connections bounds nothing.
@@ -18,6 +18,8 @@ pub(super) struct Publisher {
     /// What came back, by id; `None` while it is awaited.
     awaited: RefCell<HashMap<AckId, Option<Acknowledged>>>,
     last_ack: Cell<AckId>,
+    /// What arrived on the node channel and was not looked at.
+    node_messages: RefCell<Vec<Box<[u8]>>>,
 }
 
 /// What the relay said of one publication.
@@ -31,7 +33,12 @@ struct Awaited<'a> {
 
 impl Publisher {
     pub(super) fn new(port: Port) -> Self {
-        Self { port: RefCell::new(port), awaited: RefCell::default(), last_ack: Cell::new(0) }
+        Self {
+            port: RefCell::new(port),
+            awaited: RefCell::default(),
+            last_ack: Cell::new(0),
+            node_messages: RefCell::default(),
+        }
     }
 
     /// Takes what the relay said; called before the waiting tasks are woken.
@@ -42,6 +49,10 @@ impl Publisher {
             let (ack, acknowledged) = match said {
                 ToShard::Acked(ack, level) => (ack, Ok(level)),
                 ToShard::Failed(ack, error) => (ack, Err(error)),
+                ToShard::FromNodes(message) => {
+                    self.node_messages.borrow_mut().push(message);
+                    continue;
+                }
                 // The admin thread subscribes nothing, and a publisher over HTTP has no connection that a gap could be sent to.
                 ToShard::Deliver(_)
                 | ToShard::Joined(_)
@@ -59,6 +70,18 @@ impl Publisher {
     /// Whether something waits in the port.
     pub(super) fn is_idle(&self) -> bool {
         self.port.borrow().from_relay.is_empty()
+    }
+
+    /// What arrived on the node channel since the last call.
+    pub(super) fn take_node_messages(&self) -> Vec<Box<[u8]>> {
+        self.node_messages.take()
+    }
+
+    /// Sends a message on the node channel; where the port is full, it is lost.
+    pub(super) fn send_to_nodes(&self, to: NodeTarget, message: Vec<u8>) {
+        let mut port = self.port.borrow_mut();
+        drop(port.ask(ToRelay::ToNodes(to, message.into())));
+        port.flush(Instant::now());
     }
 
     /// Publishes one payload into rooms and waits until each is acknowledged or failed, at most for `deadline`. The

@@ -29,6 +29,8 @@ pub(super) enum Route {
     Undrain,
     /// `GET /v1/node`
     Node,
+    /// `GET /v1/nodes`
+    Nodes,
     /// `GET /v1/rooms?limit=`
     Rooms { limit: usize },
     /// `GET /v1/connections?sort=outbox&limit=`
@@ -50,6 +52,7 @@ impl Route {
             Self::Drain
             | Self::Undrain
             | Self::Node
+            | Self::Nodes
             | Self::Rooms { .. }
             | Self::Connections { .. }
             | Self::Close(_) => Need::Admin,
@@ -69,6 +72,7 @@ impl Route {
             | Self::Ready
             | Self::Openapi
             | Self::Node
+            | Self::Nodes
             | Self::Rooms { .. }
             | Self::Connections { .. } => Kind::Read,
             Self::PublishRoom(_) | Self::PublishRooms => Kind::Publish,
@@ -91,6 +95,7 @@ pub(super) fn route(method: &str, path: &str, query: &str) -> Result<Route, Prob
         "/drain" if method == "DELETE" => Ok(Route::Undrain),
         "/drain" => only("POST", method, || Ok(Route::Drain)).map_err(|problem| problem.with("allow", "POST, DELETE")),
         "/v1/node" => only("GET", method, || Ok(Route::Node)),
+        "/v1/nodes" => only("GET", method, || Ok(Route::Nodes)),
         "/v1/rooms" => only("GET", method, || {
             let parameters = Parameters::parse(query, false)?;
             Ok(Route::Rooms { limit: parameters.limit })
@@ -196,6 +201,7 @@ mod tests {
             ("POST", "/drain", Route::Drain, Need::Admin),
             ("DELETE", "/drain", Route::Undrain, Need::Admin),
             ("GET", "/v1/node", Route::Node, Need::Admin),
+            ("GET", "/v1/nodes", Route::Nodes, Need::Admin),
             ("GET", "/v1/rooms", Route::Rooms { limit: 100 }, Need::Admin),
             ("GET", "/v1/connections", Route::Connections { by_outbox: false, limit: 100 }, Need::Admin),
             ("DELETE", "/v1/connections/deadbeef0000000100000001", Route::Close(id), Need::Admin),
@@ -206,7 +212,7 @@ mod tests {
         for (_, _, route, _) in &every {
             match route {
                 Route::Metrics | Route::Live | Route::Ready | Route::Openapi | Route::Drain | Route::Undrain => {}
-                Route::Node | Route::Rooms { .. } | Route::Connections { .. } | Route::Close(_) => {}
+                Route::Node | Route::Nodes | Route::Rooms { .. } | Route::Connections { .. } | Route::Close(_) => {}
                 Route::PublishRoom(_) | Route::PublishRooms => {}
             }
         }

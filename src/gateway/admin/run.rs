@@ -15,7 +15,7 @@ use monoio::{LegacyDriver, RuntimeBuilder};
 
 use super::drain::Phase;
 use super::supervisor::Supervisor;
-use super::{Admin, Outcome, announce, server};
+use super::{Admin, Outcome, announce, nodes, server};
 use tidegate_core::readiness::Readiness;
 
 /// Between two looks at what a drain has left, and at whether the node is ready.
@@ -46,6 +46,7 @@ async fn steer(admin: Admin, signals: StdUnixStream) -> io::Result<Outcome> {
     if let Some(interval) = supervisor.manager.alive_interval() {
         monoio::spawn(feed_watchdog(interval, supervisor.clone()));
     }
+    monoio::spawn(nodes::beat(supervisor.clone()));
     monoio::spawn(look_at_memory(supervisor.clone()));
     monoio::spawn(report_start(supervisor.clone()));
     loop {
@@ -74,6 +75,7 @@ async fn listen_to_waker(eventfd: TcpStream, supervisor: Rc<Supervisor>) {
         supervisor.waker.stay_awake();
         supervisor.waker.clear();
         supervisor.publisher.take_in();
+        supervisor.handle_node_messages();
         supervisor.notify.notify_all();
         supervisor.waker.will_sleep();
         if !supervisor.publisher.is_idle() {

@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 
 use super::audit::Audit;
 use super::drain::{Drain, Effect, End, Phase};
+use super::nodes::Cluster;
 use super::notify::Notify;
 use super::oneshot::{self, Receiver};
 use super::places::Places;
@@ -54,6 +55,7 @@ pub(super) struct Supervisor {
     pub(super) relay_counters: Arc<RelayCounters>,
     pub(super) state: Arc<NodeState>,
     pub(super) publisher: Publisher,
+    pub(super) cluster: Cluster,
     pub(super) notify: Notify,
     pub(super) waker: Arc<Waker>,
     pub(super) manager: ServiceManager,
@@ -139,6 +141,7 @@ impl Supervisor {
             relay_counters: admin.relay_counters,
             state: admin.shared,
             publisher: Publisher::new(admin.relay),
+            cluster: Cluster::new(admin.node_id, started),
             notify: Notify::default(),
             waker: admin.relay_waker,
             manager: ServiceManager::from_environment(),

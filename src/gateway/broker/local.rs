@@ -8,12 +8,14 @@ use std::io;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use super::{Options, Start};
 use crate::gateway::config::Config;
 use tidegate_core::model::{AckLevel, RoomName};
 use tidegate_core::relay::interest::RoomKey;
 use tidegate_core::relay::publish_queue::Outgoing;
-use tidegate_core::relay::{Broker, NotTaken, Sink};
+use tidegate_core::relay::{Broker, NodeTarget, NotTaken, Sink};
 
 /// See the module.
 pub(super) struct Local;
@@ -60,6 +62,12 @@ impl Broker for Local {
             sink.acknowledged(ticket, AckLevel::Node);
         }
         Ok(())
+    }
+
+    fn send_to_nodes<S: Sink>(&mut self, to: NodeTarget, message: Bytes, sink: &mut S) {
+        if to == NodeTarget::All {
+            sink.node_message(&message);
+        }
     }
 
     fn flush<S: Sink>(&mut self, _: &mut Context<'_>, _: Instant, _: &mut S) {}

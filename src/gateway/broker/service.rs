@@ -161,6 +161,8 @@ impl<B: Broker> Service<B> {
 mod tests {
     use std::task::{Poll, Waker as TaskWaker};
 
+    use bytes::Bytes;
+
     use super::*;
     use crate::gateway::broker::port::Ends;
     use crate::gateway::mailbox::Waker;
@@ -168,7 +170,7 @@ mod tests {
     use tidegate_core::model::RoomName;
     use tidegate_core::relay::interest::{Bounds, RoomKey};
     use tidegate_core::relay::publish_queue::Outgoing;
-    use tidegate_core::relay::{JoinError, NotTaken, ToRelay};
+    use tidegate_core::relay::{JoinError, NodeTarget, NotTaken, ToRelay};
 
     /// Refuses every subscription when it comes to send it.
     #[derive(Default)]
@@ -200,6 +202,8 @@ mod tests {
         ) -> Result<(), NotTaken> {
             Err(NotTaken::Busy(item))
         }
+
+        fn send_to_nodes<S: Sink>(&mut self, _: NodeTarget, _: Bytes, _: &mut S) {}
 
         fn flush<S: Sink>(&mut self, _: &mut Context<'_>, _: Instant, sink: &mut S) {
             self.unsent.drain(..).for_each(|key| sink.refused(key));

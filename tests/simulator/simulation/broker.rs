@@ -7,10 +7,11 @@ use std::collections::{BTreeMap, VecDeque};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tidegate_core::model::{AckLevel, GapReason, Publication, RoomName};
 use tidegate_core::relay::interest::RoomKey;
 use tidegate_core::relay::publish_queue::{Outgoing, Ticket};
-use tidegate_core::relay::{Broker, NotTaken, PublishError, Sink};
+use tidegate_core::relay::{Broker, NodeTarget, NotTaken, PublishError, Sink};
 
 use super::dice::Dice;
 use super::plan::Faults;
@@ -96,6 +97,12 @@ impl Broker for SimulatedBroker {
             self.incoming.push_back(Incoming::Answer(ticket, level));
         }
         Ok(())
+    }
+
+    fn send_to_nodes<S: Sink>(&mut self, to: NodeTarget, message: Bytes, sink: &mut S) {
+        if to == NodeTarget::All {
+            sink.node_message(&message);
+        }
     }
 
     fn flush<S: Sink>(&mut self, _: &mut Context<'_>, _: Instant, _: &mut S) {}

@@ -122,7 +122,7 @@ impl Seat {
             let (published, unsubscribed) = match &item {
                 ToRelay::Publish(publication, _) => (Some(publication.clone()), None),
                 ToRelay::Unsubscribe(room) => (None, Some(room.clone())),
-                ToRelay::Subscribe(_) => (None, None),
+                ToRelay::Subscribe(_) | ToRelay::ToNodes(..) => (None, None),
             };
             if let Err(item) = self.port.ask(item) {
                 self.shard.unpoll_relay(item);

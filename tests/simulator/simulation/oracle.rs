@@ -195,7 +195,7 @@ impl Oracle {
                 feeds.filter(|(room, _)| named(*room)).for_each(|(_, feed)| feed.view.relay_gap = true);
             }
             ToShard::Deliver(publication) => self.fed(shard, publication),
-            ToShard::Acked(..) | ToShard::Failed(..) | ToShard::NotPublished(..) => {}
+            ToShard::Acked(..) | ToShard::Failed(..) | ToShard::NotPublished(..) | ToShard::FromNodes(_) => {}
         }
     }
 

@@ -3,10 +3,11 @@
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tidegate_core::model::RoomName;
 use tidegate_core::relay::interest::RoomKey;
 use tidegate_core::relay::publish_queue::Outgoing;
-use tidegate_core::relay::{Broker, NotTaken, Sink};
+use tidegate_core::relay::{Broker, NodeTarget, NotTaken, Sink};
 
 /// See the module.
 #[derive(Default)]
@@ -31,6 +32,8 @@ impl Broker for Alone {
     fn publish<S: Sink>(&mut self, _: &mut Context<'_>, _: Outgoing, _: Instant, _: &mut S) -> Result<(), NotTaken> {
         Ok(())
     }
+
+    fn send_to_nodes<S: Sink>(&mut self, _: NodeTarget, _: Bytes, _: &mut S) {}
 
     fn flush<S: Sink>(&mut self, cx: &mut Context<'_>, _: Instant, _: &mut S) {
         if !self.confirmed.is_empty() {

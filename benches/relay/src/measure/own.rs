@@ -18,7 +18,7 @@ use bytes::Bytes;
 use tidegate_core::model::{GapReason, Kind, Publication, RoomName};
 use tidegate_core::relay::interest::RoomKey;
 use tidegate_core::relay::publish_queue::Outgoing;
-use tidegate_core::relay::{Broker, NotTaken, PublishError, Sink};
+use tidegate_core::relay::{Broker, NodeTarget, NotTaken, PublishError, Sink};
 use tokio::net::TcpStream;
 
 use relay::codec::buffer::{READ_BYTES, ReadBuffer};
@@ -231,6 +231,8 @@ impl Broker for Own {
         encoder::publish(&mut self.unsent, subject, None, &headers, payload)
             .map_err(|_| NotTaken::Refused(item.publisher(), PublishError::Unavailable))
     }
+
+    fn send_to_nodes<S: Sink>(&mut self, _: NodeTarget, _: Bytes, _: &mut S) {}
 
     fn flush<S: Sink>(&mut self, cx: &mut Context<'_>, _: Instant, sink: &mut S) {
         while self.unsent.len() < WRITE_BYTES {

@@ -15,11 +15,12 @@ use std::time::{Duration, Instant};
 
 use async_nats::{Client, ConnectOptions, HeaderValue, Message, Subscriber};
 use futures_util::stream::{FuturesUnordered, Stream};
+use bytes::Bytes;
 use tidegate_core::model::{Kind, Publication, RoomName};
 use tidegate_core::relay::envelope::HEADER;
 use tidegate_core::relay::interest::RoomKey;
 use tidegate_core::relay::publish_queue::Outgoing;
-use tidegate_core::relay::{Broker, NotTaken, Sink};
+use tidegate_core::relay::{Broker, NodeTarget, NotTaken, Sink};
 
 use relay::codec::envelope::Envelope;
 
@@ -131,6 +132,8 @@ impl Broker for Pared {
     fn publish<S: Sink>(&mut self, _: &mut Context<'_>, item: Outgoing, _: Instant, _: &mut S) -> Result<(), NotTaken> {
         Err(NotTaken::Busy(item))
     }
+
+    fn send_to_nodes<S: Sink>(&mut self, _: NodeTarget, _: Bytes, _: &mut S) {}
 
     fn flush<S: Sink>(&mut self, cx: &mut Context<'_>, _: Instant, _: &mut S) {
         self.poll_subscribes(cx);

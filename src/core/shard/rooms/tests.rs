@@ -63,6 +63,7 @@ impl Parts {
             ToRelay::Subscribe(_) => "subscribe",
             ToRelay::Unsubscribe(_) => "unsubscribe",
             ToRelay::Publish(..) => "publish",
+            ToRelay::ToNodes(..) => "to nodes",
         };
         std::iter::from_fn(|| self.upstream.poll()).map(word).collect()
     }

@@ -143,7 +143,7 @@ fn a_lost_publication_with_a_ref_and_without_ack_is_told_unavailable_by_its_ref_
     }
     let asked = std::iter::from_fn(|| shard.poll_relay()).filter_map(|item| match item {
         ToRelay::Publish(_, ack) => ack,
-        ToRelay::Subscribe(_) | ToRelay::Unsubscribe(_) => None,
+        ToRelay::Subscribe(_) | ToRelay::Unsubscribe(_) | ToRelay::ToNodes(..) => None,
     });
     let acks: Vec<_> = asked.collect();
     let [taken, lost, too_large] = acks[..] else { panic!("the outcome of each is asked for: {acks:?}") };

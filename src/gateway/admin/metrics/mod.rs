@@ -85,7 +85,7 @@ impl NodeStateLabel {
         }
     }
 
-    const fn label(self) -> &'static str {
+    pub(super) const fn label(self) -> &'static str {
         match self {
             Self::Ready => "ready",
             Self::Unready => "unready",

@@ -16,6 +16,7 @@ use super::login::Login;
 use super::servers::{self, Attempts};
 use crate::gateway::broker::Options;
 use tidegate_core::percent;
+use tidegate_core::relay::NodeTarget;
 
 /// Between two pings to a silent broker; the third that finds no answer ends the connection.
 const PING_INTERVAL: Duration = Duration::from_secs(10);
@@ -88,6 +89,19 @@ impl ConnectOptions {
     /// The subject of a room.
     pub(super) fn subject(&self, room: &str) -> String {
         format!("{}.room.{room}", self.prefix)
+    }
+
+    /// The subjects of the node channel: to all nodes, and to this one.
+    pub(super) fn node_subjects(&self) -> [String; 2] {
+        [NodeTarget::All, NodeTarget::One(self.node)].map(|to| self.node_subject(to))
+    }
+
+    /// The subject of the node channel for these receivers.
+    pub(super) fn node_subject(&self, to: NodeTarget) -> String {
+        match to {
+            NodeTarget::All => format!("{}.node.all", self.prefix),
+            NodeTarget::One(node) => format!("{}.node.{node:08x}", self.prefix),
+        }
     }
 
     /// The part of every room's subject before its name.

@@ -30,6 +30,7 @@ mod subscribes;
 #[cfg(test)]
 mod tests;
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -39,6 +40,7 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use async_nats::{SubscribeError, Subscriber};
+use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use audit::Audit;
@@ -53,10 +55,11 @@ use subscribes::Subscribes;
 
 use super::{Options, Start};
 use crate::gateway::config::Config;
+use tidegate_core::limits::NODE_MESSAGES;
 use tidegate_core::model::RoomName;
 use tidegate_core::relay::interest::RoomKey;
 use tidegate_core::relay::publish_queue::Outgoing;
-use tidegate_core::relay::{Broker, NotTaken, Sink};
+use tidegate_core::relay::{Broker, NodeTarget, NotTaken, Sink};
 
 /// Between two looks at the client's connection, beside those that its events ask for.
 const LOOK_TICK: Duration = Duration::from_secs(1);
@@ -99,6 +102,8 @@ pub(super) struct Nats {
     reports: mpsc::Receiver<Report>,
     log_limit: LogLimit,
     room_prefix: String,
+    /// Messages of the node channel that wait to be sent.
+    to_nodes: VecDeque<(NodeTarget, Bytes)>,
     next_look: Instant,
     /// The node ends, and the last fence waits or is under way.
     finishing: bool,
@@ -129,6 +134,7 @@ impl Start for Nats {
             connecting: Some(Box::pin(first_connection(connect_options.clone(), client_events.clone()))),
             connect_options,
             session: None,
+            to_nodes: VecDeque::new(),
             subscribes: Subscribes::default(),
             resubscribe: Resubscribe::default(),
             audit: Audit::default(),
@@ -152,6 +158,9 @@ impl Broker for Nats {
     fn poll<S: Sink>(&mut self, cx: &mut Context<'_>, now: Instant, sink: &mut S) {
         self.poll_session(cx, now, sink);
         let fence = self.poll_inbox(cx, sink);
+        if let Some(session) = &mut self.session {
+            session.poll_nodes(cx, sink);
+        }
         self.rooms.poll(cx, sink);
         if let Some(number) = fence {
             self.handle_fence(number, now, sink);
@@ -180,9 +189,20 @@ impl Broker for Nats {
         }
     }
 
+    fn send_to_nodes<S: Sink>(&mut self, to: NodeTarget, message: Bytes, _: &mut S) {
+        if !self.is_up() {
+            return;
+        }
+        if self.to_nodes.len() >= NODE_MESSAGES {
+            self.to_nodes.pop_front();
+        }
+        self.to_nodes.push_back((to, message));
+    }
+
     fn flush<S: Sink>(&mut self, cx: &mut Context<'_>, now: Instant, sink: &mut S) {
         self.handle_timeouts(now, sink);
         self.poll_commands(cx, now, sink);
+        self.poll_to_nodes(cx, now);
         // Rooms that were just subscribed wake the relay only once they were looked at.
         self.rooms.poll(cx, sink);
     }

@@ -20,6 +20,8 @@ use tidegate_core::relay::Sink;
 use tidegate_core::relay::envelope::ENVELOPE_BYTES;
 use tidegate_core::relay::interest::{Interest, RoomKey};
 
+/// Messages of one subject of the node channel that are taken in one turn.
+const NODE_MESSAGES_PER_TURN: usize = 64;
 /// Rooms that a line of the log names.
 const LOGGED_ROOMS: usize = 5;
 
@@ -31,6 +33,8 @@ pub(super) struct Session {
     /// Whether the client has a connection, as of the last look.
     pub(super) up: bool,
     inbox: Subscriber,
+    /// Of the node channel. The client subscribes them again on each connection.
+    nodes: [Subscriber; 2],
     /// Connections made so far, as of the last look: another number is another connection.
     connects: u64,
     /// A fence that came back. All but its gap is handled in the next turn: the client's report that a subscription or publication
@@ -39,12 +43,14 @@ pub(super) struct Session {
 }
 
 impl Session {
-    async fn new(client: Client) -> Result<Self, SubscribeError> {
+    async fn new(client: Client, node_subjects: [String; 2]) -> Result<Self, SubscribeError> {
         let inbox_subject = client.new_inbox();
         let inbox = client.subscribe(inbox_subject.clone()).await?;
+        let [all, own] = node_subjects;
+        let nodes = [client.subscribe(all).await?, client.subscribe(own).await?];
         let statistics = client.statistics();
         let connects = statistics.connects.load(Ordering::Relaxed);
-        Ok(Self { client, statistics, inbox_subject, up: true, inbox, connects, returned: None })
+        Ok(Self { client, statistics, inbox_subject, up: true, inbox, nodes, connects, returned: None })
     }
 
     /// The fence that came back in an earlier turn; looks for the next.
@@ -57,6 +63,19 @@ impl Session {
         }
         returned
     }
+
+    /// Hands over what arrived on the node channel, a share at a time.
+    pub(super) fn poll_nodes<S: Sink>(&mut self, cx: &mut Context<'_>, sink: &mut S) {
+        for subscriber in &mut self.nodes {
+            for left in (0..NODE_MESSAGES_PER_TURN).rev() {
+                let Poll::Ready(Some(message)) = std::pin::Pin::new(&mut *subscriber).poll_next(cx) else { break };
+                sink.node_message(&message.payload);
+                if left == 0 {
+                    cx.waker().wake_by_ref();
+                }
+            }
+        }
+    }
 }
 
 /// Tries until the broker answers.
@@ -65,9 +84,10 @@ pub(super) async fn first_connection(connect_options: Rc<ConnectOptions>, client
     let mut attempt = 0;
     loop {
         match connect_options.connect(client_events.clone()).await {
-            Ok(client) => match Session::new(client).await {
+            Ok(client) => match Session::new(client, connect_options.node_subjects()).await {
                 Ok(session) => return session,
-                Err(error) => log_limit.warn(format!("cannot subscribe the relay's inbox: {error}"), Instant::now()),
+                Err(error) => log_limit
+                    .warn(format!("cannot subscribe the relay's inbox and the node channel: {error}"), Instant::now()),
             },
             Err(error) => log_limit.warn(connect_options.explain(&error), Instant::now()),
         }
@@ -154,6 +174,7 @@ impl Nats {
 
     fn handle_lost<S: Sink>(&mut self, was_up: bool, now: Instant, sink: &mut S) {
         sink.connected(false);
+        self.to_nodes.clear();
         let failed = self.fences.handle_connection_lost(now);
         fail_acks(failed, sink);
         if was_up {
