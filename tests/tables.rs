@@ -10,6 +10,7 @@ use std::process::Command;
 use tidegate::gateway::admin;
 use tidegate::gateway::config;
 use tidegate::gateway::host::{Host, ProbeOutcome};
+use tidegate_core::close::CloseReason;
 
 /// README.md and the documents in `docs`.
 fn documents() -> Vec<PathBuf> {
@@ -45,11 +46,21 @@ fn plain_host() -> Host {
     Host { hostname: Some(String::from("node")), ..host }
 }
 
-/// One test for both: written at the same time, one table would overwrite the other's document.
+/// Why connections end, by their close codes.
+fn close_reasons_table() -> String {
+    let mut reasons = CloseReason::ALL.to_vec();
+    reasons.sort_by_key(|reason| reason.code());
+    let row = |reason: &CloseReason| format!("| {} | `{}` | {} |\n", reason.code(), reason.label(), reason.text());
+    let rows: String = reasons.iter().map(row).collect();
+    format!("| code | reason | what the close frame says |\n|---|---|---|\n{rows}")
+}
+
+/// One test for all: written at the same time, one table would overwrite another's document.
 #[test]
-fn the_tables_of_settings_and_metrics_in_the_documentation_are_generated_from_the_program() {
+fn the_tables_of_settings_metrics_and_close_reasons_in_the_documentation_are_generated_from_the_program() {
     compare("settings", &config::settings_table(&plain_host()));
     compare("metrics", &admin::metrics_table());
+    compare("close-reasons", &close_reasons_table());
 }
 
 /// The sample of a settings file.
