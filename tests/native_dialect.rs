@@ -1,7 +1,7 @@
 //! The native dialect: what clients ask, what they are told, and what they cannot inject.
 
 use tidegate_core::dialect::native::{Request, parse};
-use tidegate_core::dialect::{ClientLimits, ErrorCode, Identity, InvalidRoom};
+use tidegate_core::dialect::{ClientLimits, ErrorCode, Identity, InvalidRoom, RequestedRoom};
 
 #[test]
 fn a_message_is_read_without_touching_its_content() {
@@ -113,12 +113,37 @@ fn a_room_that_is_none_is_refused_with_the_rule_and_the_ref() {
 }
 
 #[test]
+fn a_join_of_one_room_and_each_of_several_may_bring_the_rooms_own_token() {
+    let requested = |text: &str| {
+        let Ok(Request::JoinAll { rooms, reference: Some("9") }) = parse(text) else { panic!("{:?}", parse(text)) };
+        let told = |room: Result<RequestedRoom<'_>, InvalidRoom<'_>>| match room {
+            Ok(RequestedRoom { room, token }) => format!("{room} {token:?}"),
+            Err(InvalidRoom { code, message, .. }) => format!("{} {message}", code.name()),
+        };
+        rooms.rooms().into_iter().map(told).collect::<Vec<_>>()
+    };
+    let one = r#" {"token":"e\u0079J.a.b","type":"join","ref":9,"roomId":"a"}"#;
+    assert_eq!(requested(one), [r#"a Some("eyJ.a.b")"#]);
+    let several = r#"{"type":"join","rooms":[{"roomId":"a","token":"t"},"b",{"roomId":"c","token":7}],"ref":9}"#;
+    let third = "bad-message element 2 of `rooms` is not taken: `token` must be a string, the room's own token";
+    assert_eq!(requested(several), [r#"a Some("t")"#, "b None", third]);
+    for (wrong, told) in [
+        (r#"{"type":"join","roomId":"a","token":null}"#, "`token` must be a string"),
+        (r#"{"type":"join","rooms":["a"],"token":"t"}"#, "put it into the element of `rooms`"),
+        (r#"{"type":"join","roomId":"a b","token":"t"}"#, "printable ASCII"),
+    ] {
+        assert!(refusal(wrong).1.contains(told), "{wrong}: {:?}", refusal(wrong));
+    }
+}
+
+#[test]
 fn a_join_lists_several_rooms_by_name_or_as_objects_and_each_wrong_one_is_named_alone() {
     let text =
         r#"{"type":"join","rooms":["a",{"roomId":"b.\u0063","epoch":"e"}, "a b" ,7,{"room":"d"},"\ud800"],"ref":9}"#;
     let Ok(Request::JoinAll { rooms, reference: Some("9") }) = parse(text) else { panic!("{:?}", parse(text)) };
     let rooms = rooms.rooms();
-    assert_eq!(rooms[..2], [Ok("a".into()), Ok("b.c".into())]);
+    let requested = |room: &'static str| Ok(RequestedRoom { room: room.into(), token: None });
+    assert_eq!(rooms[..2], [requested("a"), requested("b.c")]);
     let wrong: Vec<_> = rooms[2..].iter().map(|room| room.as_ref().unwrap_err()).collect();
     let codes = [ErrorCode::BadRoom, ErrorCode::BadMessage, ErrorCode::BadMessage, ErrorCode::BadMessage];
     assert_eq!(wrong.iter().map(|wrong| wrong.code).collect::<Vec<_>>(), codes);
@@ -210,8 +235,8 @@ fn every_answer_is_as_the_protocol_page_says() {
         ),
         (written(|out| token_expiring(out, 30_000)), r#"{"type":"token-expiring","expiresIn":30000}"#),
         (
-            written(|out| unauthorized(out, "expired", "the token ended", None)),
-            r#"{"type":"error","code":"unauthorized","reason":"expired","message":"the token ended"}"#,
+            written(|out| unauthorized(out, "expired", "the token ended", Some("a"), None)),
+            r#"{"type":"error","code":"unauthorized","reason":"expired","message":"the token ended","roomId":"a"}"#,
         ),
         (written(|out| joined(out, "a", None)), r#"{"type":"joined","roomId":"a"}"#),
         (written(|out| left(out, "a", None, Some("\"x\""))), r#"{"type":"left","roomId":"a","ref":"x"}"#),

@@ -65,6 +65,8 @@ pub const SWEEP_TICK: Duration = Duration::from_millis(100);
 pub const SWEEP_SLICES: u32 = 10;
 /// Rooms that one connection may be a member of.
 pub const ROOMS_PER_CONNECTION: usize = 128;
+/// Rooms' own tokens that hold at the same time, of one connection.
+pub const ROOM_TOKENS_PER_CONNECTION: usize = 128;
 /// Share of the memory limit that all rooms together may take, in percent.
 pub const ROOMS_MEMORY_PERCENT: u64 = 20;
 /// Bytes of a room's name.

@@ -2,6 +2,7 @@
 
 token_client.py keys FOLDER: writes a secret, and public keys as PEM and as JWKS, and keeps the private ones beside them.
 token_client.py talk PORT FOLDER: connects with tokens of every algorithm, and with bad ones, and holds the gateway to its answers.
+token_client.py narrow PORT PORT FOLDER: joins with a room's own token at one node while a client of another publishes, until it has ended.
 """
 
 import asyncio
@@ -196,8 +197,59 @@ async def talk(port, issuer):
     print("all held")
 
 
+async def narrow(port, other_port, issuer):
+    """A stream runs into two rooms from another node; each has a token of its own, and that of one of them ends."""
+    grants = {"lost": "rw", "kept": "rw"}
+    async with as_page(port, issuer.token()) as reader, as_page(other_port, issuer.token(rooms=grants)) as writer:
+        await heard(reader), await heard(writer)
+        await reader.send(json.dumps({"type": "join", "roomId": "lost", "ref": 1}))
+        assert (await heard(reader))["code"] == "forbidden"
+        ends = {"lost": time.time() + 2, "kept": time.time() + 600}
+        tokens = {room: issuer.token(exp=end, rooms={room: "r"}) for room, end in ends.items()}
+        rooms = [{"roomId": room, "token": token} for room, token in tokens.items()]
+        rooms.append({"roomId": "other", "token": issuer.token(sub="bob", rooms={"other": "r"})})
+        await reader.send(json.dumps({"type": "join", "ref": 2, "rooms": rooms}))
+        answers = [await heard(reader) for _ in rooms]
+        assert all(answer["ref"] == 2 for answer in answers), answers
+        told = {answer["roomId"]: answer.get("reason", answer["type"]) for answer in answers}
+        assert told == {"lost": "joined", "kept": "joined", "other": "user"}, answers
+
+        done = asyncio.Event()
+
+        async def publish():
+            number = 0
+            while not done.is_set():
+                for room in grants:
+                    await writer.send(json.dumps({"type": "message", "roomId": room, "content": number}))
+                number += 1
+                await asyncio.sleep(0.001)
+
+        stream = asyncio.create_task(publish())
+        numbers, is_out, after = {"lost": [], "kept": []}, False, 0
+        while after < 500:
+            said = await heard(reader)
+            if said["type"] == "message":
+                assert not (is_out and said["roomId"] == "lost"), "a message of a room that was left"
+                numbers[said["roomId"]].append(said["content"])
+                after += is_out
+            elif said["type"] == "left":
+                assert (said["roomId"], said["reason"]) == ("lost", "permission")
+                is_out = True
+        done.set()
+        await stream
+        for room, received in numbers.items():
+            assert received == list(range(received[0], received[0] + len(received))), f"{room} has a hole"
+        await reader.send(json.dumps({"type": "join", "roomId": "lost", "token": tokens["lost"]}))
+        while (said := await heard(reader))["type"] == "message":
+            pass
+        assert (said["reason"], said["roomId"]) == ("expired", "lost"), said
+    print("all held")
+
+
 if __name__ == "__main__":
     if sys.argv[1] == "keys":
         write_keys(pathlib.Path(sys.argv[2]))
+    elif sys.argv[1] == "narrow":
+        asyncio.run(narrow(int(sys.argv[2]), int(sys.argv[3]), Issuer(pathlib.Path(sys.argv[4]))))
     else:
         asyncio.run(talk(int(sys.argv[2]), Issuer(pathlib.Path(sys.argv[3]))))

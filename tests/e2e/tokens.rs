@@ -4,9 +4,11 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::support::gateway::{Driver, Gateway};
+use crate::support::nats::Nats;
 
 crate::on_both_drivers! {
     tokens_that_pyjwt_signs_open_what_they_grant_and_bad_ones_are_told_their_reason
+    a_rooms_own_token_ends_on_one_node_while_another_publishes
 }
 
 fn python(arguments: &[&str]) -> String {
@@ -44,5 +46,23 @@ fn tokens_that_pyjwt_signs_open_what_they_grant_and_bad_ones_are_told_their_reas
     let remembered = [figure("ws_auth_cache_entries"), figure("ws_auth_total{result=\"ok\"}")];
     assert!(remembered[0] > Some(0) && remembered[0] <= remembered[1], "{remembered:?}: {}", metrics.text());
     assert!(figure("ws_auth_total{result=\"cached\"}") > Some(0), "{}", metrics.text());
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+fn a_rooms_own_token_ends_on_one_node_while_another_publishes(driver: Driver) {
+    let folder = std::env::temp_dir().join(format!("tidegate-room-tokens-{}-{}", std::process::id(), driver.name()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let path = |name: &str| folder.join(name).display().to_string();
+    python(&["keys", &path("")]);
+    let broker = Nats::start();
+    let config = format!("[auth]\nleeway = \"0s\"\nsecret_file = {:?}", path("secret"));
+    let node = || {
+        let arguments = ["--log", "trace", "--message-rate", "0", "--nats-url", &broker.url()];
+        Gateway::on(driver).args(&arguments).config(&config).start()
+    };
+    let (first, second) = (node(), node());
+    let ports = [first.port.to_string(), second.port.to_string()];
+    assert_eq!(python(&["narrow", &ports[0], &ports[1], &path("")]), "all held");
+    assert!(!first.log().contains("eyJ") && !second.log().contains("eyJ"), "a token is logged");
     std::fs::remove_dir_all(&folder).unwrap();
 }

@@ -34,7 +34,7 @@ pub fn native_dialect(data: &[u8]) {
     let identity = Identity::Token { user: Some(text), expires_ms: 1 };
     let told = written(|out| native::authenticated(out, identity, None), None);
     assert_eq!(told["user"].as_str(), Some(text), "a user's name did not survive");
-    written(|out| native::unauthorized(out, "expired", text, None), None);
+    written(|out| native::unauthorized(out, "expired", text, Some(text), None), None);
     written(|out| native::gap(out, Some(text), "broker", 0), None);
     written(|out| native::shutdown(out, 1), None);
 }
@@ -49,7 +49,7 @@ fn answered(request: &Request<'_>) {
             assert!(!rooms.rooms().is_empty());
             for room in rooms.rooms() {
                 match &room {
-                    Ok(room) => assert_eq!(valid_room(room), Ok(())),
+                    Ok(requested) => assert_eq!(valid_room(&requested.room), Ok(())),
                     Err(InvalidRoom { code, message, room }) => {
                         assert!(room.as_ref().is_none_or(|room| valid_room(room).is_err()));
                         written(|out| native::error(out, *code, message, room.as_deref(), *reference), *reference);
@@ -62,7 +62,7 @@ fn answered(request: &Request<'_>) {
             written(|out| native::left(out, room, None, *reference), *reference);
         }
         Request::Auth { reference, .. } => {
-            written(|out| native::unauthorized(out, "malformed", "no token", *reference), *reference);
+            written(|out| native::unauthorized(out, "malformed", "no token", None, *reference), *reference);
         }
         Request::Message { room, content, reference, .. } => {
             assert_eq!(valid_room(room), Ok(()));

@@ -61,7 +61,16 @@ impl PartialEq for RoomList<'_> {
 impl Eq for RoomList<'_> {}
 
 /// A room of a [`RoomList`].
-pub type ListedRoom<'a> = Result<Cow<'a, str>, InvalidRoom<'a>>;
+pub type ListedRoom<'a> = Result<RequestedRoom<'a>, InvalidRoom<'a>>;
+
+/// A room that a client asks for.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct RequestedRoom<'a> {
+    /// Its name, which is valid.
+    pub room: Cow<'a, str>,
+    /// The room's own token, not verified.
+    pub token: Option<Cow<'a, str>>,
+}
 
 /// An element of a list of rooms that names none.
 #[derive(Clone, PartialEq, Eq, Debug)]
@@ -84,7 +93,7 @@ pub enum Intent<'a> {
         /// Comes back in the answer.
         reference: Option<&'a str>,
     },
-    /// Become a member of several rooms. Each is answered on its own.
+    /// Become a member of several rooms, or of one with a token of its own. Each is answered on its own.
     JoinAll {
         /// The rooms.
         rooms: RoomList<'a>,
@@ -274,6 +283,8 @@ pub enum Notice<'a> {
         reason: Reason,
         /// What was wrong, and what to do.
         message: &'a str,
+        /// The room, where its own token is refused.
+        room: Option<&'a str>,
         /// Of the request.
         reference: Option<&'a str>,
     },

@@ -13,7 +13,7 @@ pub mod raw;
 pub use form::Form;
 pub use interface::{
     ClientLimits, Dialect, ErrorCode, Identity, Intent, InvalidRoom, LeftReason, ListedRoom, Notice, OverRate, Payload,
-    RoomList, Route, Said,
+    RequestedRoom, RoomList, Route, Said,
 };
 
 use crate::model::Publication;

@@ -1,12 +1,13 @@
 //! The session of a connection: at the upgrade, by a token that comes as a message, and until that token ends.
 
 use super::Shard;
-use super::admission::{Entrance, verified};
+use super::admission::{Entrance, verified, verified_for_room};
 use super::clients::{Session, Stage};
 use crate::auth::{Action, Reason, Unauthorized, Verified, Who};
 use crate::close::CloseReason;
 use crate::connection::{Handle, Tick, ticks};
 use crate::dialect::{DialectId, ErrorCode, Identity, LeftReason, Notice};
+use crate::limits::ROOM_TOKENS_PER_CONNECTION;
 use crate::shard::driver::Driver;
 
 /// Sessions whose end is told or carried out in one turn of the loop: tokens of a crowd end together.
@@ -72,6 +73,39 @@ impl<D: Driver> Shard<D> {
         self.leave_forbidden_rooms(handle, dialect);
     }
 
+    /// Adds what a room's own token opens; false where it is refused, and the client was told so. A node without keys asks for no
+    /// token, and reads none.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn take_room_token(
+        &mut self,
+        handle: Handle,
+        dialect: DialectId,
+        room: &str,
+        token: &str,
+        reference: Option<&str>,
+    ) -> bool {
+        let settings = self.turn.settings.clone();
+        let Some(auth) = &settings.options.auth else { return true };
+        let Self { turn, writer, clients, .. } = self;
+        let user = clients.session(handle).and_then(|session| session.user.as_deref());
+        match verified_for_room(turn, auth, token.as_bytes(), user) {
+            Ok(verified) if clients.add_rights(turn, handle, &verified) => return true,
+            Ok(_) => {
+                let message = format!(
+                    "you have sent {ROOM_TOKENS_PER_CONNECTION} rooms' tokens that still hold; put more rooms into one token"
+                );
+                let (code, room) = (ErrorCode::RoomLimit, Some(room));
+                writer.reply(turn, dialect, &Notice::Refused { code, message: &message, room, reference });
+            }
+            Err(Unauthorized { reason, message }) => {
+                let refused = Notice::Unauthorized { reason, message: &message, room: Some(room), reference };
+                writer.reply(turn, dialect, &refused);
+            }
+        }
+        false
+    }
+
     /// Ends the memberships that the connection's token no longer allows.
     fn leave_forbidden_rooms(&mut self, handle: Handle, dialect: DialectId) {
         let Some(entry) = self.clients.find(handle) else { return };
@@ -91,8 +125,15 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    /// Tells clients whose tokens end, and closes those whose tokens have ended.
+    /// Tells clients whose tokens end, and closes those whose tokens have ended. Where a room's own token has ended, its members leave.
     pub(super) fn end_sessions(&mut self) {
+        for _ in 0..SESSIONS_PER_TURN {
+            let Some(handle) = self.clients.next_room_token_due(&self.turn) else { break };
+            let Some(dialect) = self.clients.open(handle).map(|entry| entry.form.dialect) else { continue };
+            self.leave_forbidden_rooms(handle, dialect);
+            self.writer.flush(&mut self.turn, &mut self.clients, handle);
+            self.settle();
+        }
         for _ in 0..SESSIONS_PER_TURN {
             let Some((handle, stage)) = self.clients.next_session_due(&self.turn) else { return };
             let Some(dialect) = self.clients.open(handle).map(|entry| entry.form.dialect) else { continue };
@@ -125,7 +166,11 @@ impl<D: Driver> Shard<D> {
 
     fn refuse_token(&mut self, handle: Handle, dialect: DialectId, refused: &Unauthorized, reference: Option<&str>) {
         let Unauthorized { reason, message } = refused;
-        self.writer.reply(&self.turn, dialect, &Notice::Unauthorized { reason: *reason, message, reference });
+        self.writer.reply(
+            &self.turn,
+            dialect,
+            &Notice::Unauthorized { reason: *reason, message, room: None, reference },
+        );
         self.writer.flush(&mut self.turn, &mut self.clients, handle);
     }
 

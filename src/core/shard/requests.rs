@@ -7,7 +7,9 @@ use crate::auth::Reason;
 use crate::close::CloseReason;
 use crate::connection::{Flags, Handle};
 use crate::counters::{DropReason, MessageType};
-use crate::dialect::{DialectId, ErrorCode, Form, Intent, InvalidRoom, ListedRoom, Notice, OverRate, Payload};
+use crate::dialect::{
+    DialectId, ErrorCode, Form, Intent, InvalidRoom, ListedRoom, Notice, OverRate, Payload, RequestedRoom,
+};
 use crate::limits::CREDIT_BYTES;
 use crate::shard::driver::Driver;
 
@@ -106,7 +108,7 @@ impl<D: Driver> Shard<D> {
                 self.turn.count_in(MessageType::Error);
                 let reference = other.and_then(|intent| intent.reference());
                 let message = "a token is required first; send {\"type\":\"auth\",\"token\":\"...\"}";
-                let refused = Notice::Unauthorized { reason: Reason::Missing, message, reference };
+                let refused = Notice::Unauthorized { reason: Reason::Missing, message, room: None, reference };
                 self.writer.reply(&self.turn, dialect, &refused);
             }
         }
@@ -143,7 +145,8 @@ impl<D: Driver> Shard<D> {
     }
 
     /// Makes a connection a member of several rooms, for one credit. Each is answered on its own. A room that the connection is in,
-    /// or waits for, costs another credit: one message must not have the same joins answered, or kept waiting, again and again.
+    /// or waits for, costs another credit: one message must not have the same joins answered, or kept waiting, again and again. So does a
+    /// room's own token, whose signature is the dearest work that a message can ask for.
     #[cold]
     #[inline(never)]
     fn join_all(&mut self, handle: Handle, dialect: DialectId, rooms: Vec<ListedRoom<'_>>, reference: Option<&str>) {
@@ -161,12 +164,22 @@ impl<D: Driver> Shard<D> {
                 return;
             }
             match room {
-                Ok(room) if !self.is_in(handle, &room) || self.take_credit(handle) => {
-                    self.join(handle, &room, reference);
+                Ok(RequestedRoom { room, token })
+                    if token.is_none() && !self.is_in(handle, &room) || self.take_credit(handle) =>
+                {
+                    let taken =
+                        token.is_none_or(|token| self.take_room_token(handle, dialect, &room, &token, reference));
+                    if taken {
+                        self.join(handle, &room, reference);
+                    }
                 }
-                Ok(room) => {
+                Ok(RequestedRoom { room, token }) => {
                     self.turn.counters.dropped[DropReason::RateLimited as usize].add(1);
-                    let (code, message) = (ErrorCode::RateLimited, "you asked for this room before; ask for it once");
+                    let message = match token {
+                        Some(_) => "too many tokens; each costs a message of the rate: send the others later",
+                        None => "you asked for this room before; ask for it once",
+                    };
+                    let code = ErrorCode::RateLimited;
                     let refused = Notice::Refused { code, message, room: Some(&room), reference };
                     self.writer.reply(&self.turn, dialect, &refused);
                 }

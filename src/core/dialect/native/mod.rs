@@ -65,7 +65,9 @@ impl Dialect for Native {
             }
             Notice::Authenticated { identity, reference } => authenticated(out, identity, reference),
             Notice::TokenExpiring { expires_ms } => token_expiring(out, expires_ms),
-            Notice::Unauthorized { reason, message, reference } => unauthorized(out, reason.name(), message, reference),
+            Notice::Unauthorized { reason, message, room, reference } => {
+                unauthorized(out, reason.name(), message, room, reference);
+            }
             Notice::Joined { room, reference } => joined(out, room, reference),
             Notice::Left { room, reason, reference } => left(out, room, reason.map(LeftReason::name), reference),
             Notice::Acknowledged { level, reference } => ack(out, reference, level_name(level)),

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-use crate::dialect::{ErrorCode, InvalidRoom, ListedRoom, RoomList};
+use crate::dialect::{ErrorCode, InvalidRoom, ListedRoom, RequestedRoom, RoomList};
 use crate::limits::{REF_BYTES, ROOM_NAME_BYTES};
 use crate::model::{BadJson, readable_json, valid_room};
 
@@ -19,7 +19,7 @@ pub enum Request<'a> {
         /// To be echoed.
         reference: Option<&'a str>,
     },
-    /// Become a member of several rooms.
+    /// Become a member of several rooms, or of one with a token of its own.
     JoinAll {
         /// At least one, each valid by [`valid_room`], or what is wrong with it.
         rooms: RoomList<'a>,
@@ -140,27 +140,40 @@ fn request<'a>(text: &'a str, fields: &Fields<'a>, reference: Option<&'a str>) -
     }
 }
 
-/// A join of one room or of several. `rooms` is looked for here alone: of all requests joins are the only ones that have it, and each
-/// field that is told apart costs every message.
+/// A join of one room or of several. `rooms` and `token` are looked for here alone: each field that is told apart costs every message.
 #[inline(never)]
 fn join<'a>(text: &'a str, one: Option<&'a str>, reference: Option<&'a str>) -> Result<Request<'a>, Fault> {
     #[derive(Deserialize)]
     struct Listed<'a> {
         #[serde(borrow, default, deserialize_with = "present")]
         rooms: Option<&'a str>,
+        #[serde(borrow, default, deserialize_with = "present")]
+        token: Option<&'a str>,
     }
     // Of octets and not of text: the parser that every message goes through stays inlined where it has one caller.
-    let listed = if text.contains("\"rooms\"") {
-        serde_json::from_slice::<Listed<'_>>(text.as_bytes()).map_err(|error| bad_json(&error))?.rooms
+    let listed = if text.contains("\"rooms\"") || text.contains("\"token\"") {
+        serde_json::from_slice::<Listed<'_>>(text.as_bytes()).map_err(|error| bad_json(&error))?
     } else {
-        None
+        Listed { rooms: None, token: None }
     };
-    match (one, listed) {
+    match (one, listed.rooms) {
         (Some(_), Some(_)) => Err(bad("`roomId` names one room and `rooms` several; send one of the two")),
+        (None, Some(_)) if listed.token.is_some() => {
+            Err(bad("`token` is of one room; put it into the element of `rooms` that it is for"))
+        }
         (None, Some(list)) if elements(list).is_empty() => {
             Err(bad("`rooms` must be a list of rooms, such as [\"lobby\",{\"roomId\":\"hall\"}]"))
         }
         (None, Some(list)) => Ok(Request::JoinAll { rooms: RoomList::new(list, rooms), reference }),
+        (one, None) if listed.token.is_some() => {
+            room(one)?;
+            // A join of one room is what an element of a list is.
+            let text = text.trim_start();
+            if let Err(InvalidRoom { code, message, .. }) = element(text) {
+                return Err((code, message));
+            }
+            Ok(Request::JoinAll { rooms: RoomList::new(text, |text| vec![element(text)]), reference })
+        }
         (one, None) => Ok(Request::Join { room: room(one)?, reference }),
     }
 }
@@ -238,30 +251,40 @@ fn rooms(list: &str) -> Vec<ListedRoom<'_>> {
     elements(list).into_iter().enumerate().map(|(position, element)| listed(position, element.get())).collect()
 }
 
-fn listed(position: usize, element: &str) -> ListedRoom<'_> {
+fn listed(position: usize, text: &str) -> ListedRoom<'_> {
+    element(text).map_err(|InvalidRoom { code, message, room }| {
+        let message = format!("element {position} of `rooms` is not taken: {message}").into();
+        InvalidRoom { code, message, room }
+    })
+}
+
+/// A room's name, or an object with a `roomId` and possibly a `token`.
+fn element(element: &str) -> ListedRoom<'_> {
     #[derive(Deserialize)]
     struct Element<'a> {
         #[serde(rename = "roomId", borrow)]
         room: &'a RawValue,
+        #[serde(borrow, default, deserialize_with = "present")]
+        token: Option<&'a str>,
     }
-    let invalid = |code, why: &str, room| {
-        let message = format!("element {position} of `rooms` is not taken: {why}").into();
-        InvalidRoom { code, message, room }
-    };
-    let token = if element.starts_with('{') {
-        serde_json::from_slice(element.as_bytes()).ok().map(|Element { room }| room.get())
+    let invalid = |code, why: &'static str, room| InvalidRoom { code, message: Cow::Borrowed(why), room };
+    let object = || serde_json::from_slice(element.as_bytes()).ok();
+    let (name, token) = if element.starts_with('{') {
+        object().map_or((None, None), |Element { room, token }| (Some(room.get()), token))
     } else {
-        Some(element)
+        (Some(element), None)
     };
-    let Some(room) = token.and_then(string) else {
+    let Some(room) = name.and_then(string) else {
         let why = "it must be a room's name, or an object such as {\"roomId\":\"lobby\"}";
         return Err(invalid(ErrorCode::BadMessage, why, None));
     };
-    match valid_room(&room) {
-        Ok(()) => Ok(room),
-        Err(why) => {
-            let echoed = (room.len() <= ROOM_NAME_BYTES).then_some(room);
-            Err(invalid(ErrorCode::BadRoom, why.rule(), echoed))
-        }
+    if let Err(why) = valid_room(&room) {
+        let echoed = (room.len() <= ROOM_NAME_BYTES).then_some(room);
+        return Err(invalid(ErrorCode::BadRoom, why.rule(), echoed));
+    }
+    match token.map(string) {
+        None => Ok(RequestedRoom { room, token: None }),
+        Some(Some(token)) => Ok(RequestedRoom { room, token: Some(token) }),
+        Some(None) => Err(invalid(ErrorCode::BadMessage, "`token` must be a string, the room's own token", None)),
     }
 }

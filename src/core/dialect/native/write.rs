@@ -92,11 +92,15 @@ pub fn token_expiring(out: &mut Vec<u8>, expires_ms: u64) {
 }
 
 /// `error` of a token, with the reason.
-pub fn unauthorized(out: &mut Vec<u8>, reason: &str, message: &str, reference: Option<&str>) {
+pub fn unauthorized(out: &mut Vec<u8>, reason: &str, message: &str, room: Option<&str>, reference: Option<&str>) {
     raw(out, r#"{"type":"error","code":"unauthorized","reason":"#);
     string(out, reason);
     raw(out, r#","message":"#);
     string(out, message);
+    if let Some(room) = room {
+        raw(out, r#","roomId":"#);
+        string(out, room);
+    }
     end(out, reference);
 }
 

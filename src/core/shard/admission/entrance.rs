@@ -47,14 +47,41 @@ pub(super) fn entrance(turn: &Turn, dialect: DialectId, upgrade: &Upgrade<'_>) -
 /// # Errors
 /// Why it is refused.
 pub(in crate::shard) fn verified(turn: &Turn, auth: &AuthOptions, token: &[u8]) -> Result<Verified, Unauthorized> {
+    let message = "the token names no user; give it a sub (auth.user_claim)";
+    checked(turn, auth, token, |user| user.is_some().then_some(()).ok_or(message))
+}
+
+/// Verifies a room's own token. It must name the same user as the connection's, and none for a guest.
+///
+/// # Errors
+/// Why it is refused.
+pub(in crate::shard) fn verified_for_room(
+    turn: &Turn,
+    auth: &AuthOptions,
+    token: &[u8],
+    connected: Option<&str>,
+) -> Result<Verified, Unauthorized> {
+    checked(turn, auth, token, |user| match (user, connected) {
+        (None, Some(_)) => Err("the room's token names no user; give it the sub of the connection's token"),
+        (Some(_), None) => {
+            Err("the room's token names a user, and you are a guest; send `auth` first, or leave sub out")
+        }
+        _ if user == connected => Ok(()),
+        _ => Err("the room's token is another user's; its sub must be that of the connection's token"),
+    })
+}
+
+fn checked(
+    turn: &Turn,
+    auth: &AuthOptions,
+    token: &[u8],
+    check_user: impl FnOnce(Option<&str>) -> Result<(), &'static str>,
+) -> Result<Verified, Unauthorized> {
     let now_unix_ms = (turn.clock.unix_ns / 1_000_000) as i64;
     let (verified, is_known) = auth.cache.verify(&auth.verifier, token, now_unix_ms, |_| false);
-    let verified = verified.and_then(|verified| match verified.user {
-        Some(_) => Ok(verified),
-        None => Err(Unauthorized {
-            reason: Reason::User,
-            message: String::from("the token names no user; give it a sub (auth.user_claim)"),
-        }),
+    let verified = verified.and_then(|verified| match check_user(verified.user.as_deref()) {
+        Ok(()) => Ok(verified),
+        Err(message) => Err(Unauthorized { reason: Reason::User, message: String::from(message) }),
     });
     let result = match &verified {
         Ok(_) if is_known => TOKEN_CACHED,

@@ -24,7 +24,7 @@ use super::writer::Writer;
 use crate::close::{CloseReason, Refusal};
 use crate::connection::{Entry, Flags, Handle, State, Tick, gained};
 use crate::http;
-pub(super) use entrance::{Entrance, verified};
+pub(super) use entrance::{Entrance, verified, verified_for_room};
 use handshake::Head;
 pub use peers::{Arrival, PerAddress};
 use peers::{Mistakes, Peer};

@@ -4,6 +4,7 @@
 //! on the entry and an [`Ending`]; `settle` carries it out.
 
 mod holders;
+mod room_tokens;
 mod sessions;
 mod sweep;
 #[cfg(test)]
@@ -15,7 +16,7 @@ use std::net::IpAddr;
 use super::driver::Ready;
 use super::teardown::Ending;
 use super::turn::Turn;
-use crate::auth::{self, Action, Denied, Who};
+use crate::auth::{self, Action, Denied, Rights, Verified, Who};
 use crate::close::{CloseReason, Refusal};
 use crate::connection::{Connections, Entry, Flags, Handle, Slices, State};
 use crate::dialect::{DialectId, Form};
@@ -23,6 +24,7 @@ use crate::limits;
 use crate::ws::message::Partial;
 pub(super) use holders::Held;
 use holders::Holders;
+use room_tokens::RoomTokens;
 use sessions::Sessions;
 pub(super) use sessions::{Session, Stage};
 pub(super) use sweep::{Finding, Leaving};
@@ -42,6 +44,7 @@ pub(super) struct Clients {
     writing: VecDeque<Handle>,
     holders: Holders,
     sessions: Sessions,
+    room_tokens: RoomTokens,
     slices: Slices,
     /// Bytes of the largest outbox of this round of the sweep.
     largest_outbox: u64,
@@ -59,6 +62,7 @@ impl Clients {
             writing: VecDeque::new(),
             holders: Holders::default(),
             sessions: Sessions::default(),
+            room_tokens: RoomTokens::default(),
             slices: Slices::new(limits::SWEEP_SLICES),
             largest_outbox: 0,
         }
@@ -182,6 +186,7 @@ impl Clients {
     pub(super) fn forget(&mut self, handle: Handle) {
         self.forwarded.remove(&handle.index);
         self.sessions.remove(handle.index);
+        self.room_tokens.remove(handle.index);
         self.last_words.remove(&handle.index);
     }
 
@@ -191,9 +196,21 @@ impl Clients {
         Some((self.table.handle_at(index)?, stage))
     }
 
-    /// Whether a session is to be looked at.
+    /// Whether a session, or what a room's own token added to one, is to be looked at.
     pub(super) fn is_session_due(&self, turn: &Turn) -> bool {
-        self.sessions.is_due(turn.clock.tick)
+        self.sessions.is_due(turn.clock.tick) || self.room_tokens.is_due(turn.clock.tick)
+    }
+
+    /// Adds what a room's own token opens, until it ends; false where the connection has as many of them as it may have.
+    pub(super) fn add_rights(&mut self, turn: &Turn, handle: Handle, verified: &Verified) -> bool {
+        let ends = sessions::end_of(verified, turn.clock.tick);
+        self.room_tokens.add(handle.index, verified.rights.clone(), ends)
+    }
+
+    /// Takes a connection from which the rights of a room's own token were taken, because that has ended.
+    pub(super) fn next_room_token_due(&mut self, turn: &Turn) -> Option<Handle> {
+        let index = self.room_tokens.end_next(turn.clock.tick)?;
+        self.table.handle_at(index)
     }
 
     /// Whether a connection may do something in a room under its rule.
@@ -206,11 +223,16 @@ impl Clients {
         action: Action,
         room: &str,
     ) -> Result<(), Denied> {
-        let session = self.session(handle).filter(|session| session.stage != Stage::Awaited);
-        let session =
-            session.map(|session| auth::Session { user: session.user.as_deref(), rights: &session.rights, added: &[] });
+        let added = self.room_tokens.rights(handle.index);
+        let Some(session) = self.session(handle).filter(|session| session.stage != Stage::Awaited) else {
+            // A room's own token opens to a guest what it names, and makes no user of it.
+            let guest = auth::Session { user: None, rights: &Rights::none(), added };
+            let session = (who == Who::Token && !added.is_empty()).then_some(&guest);
+            return auth::permits(who, &[], session, is_member, action, room);
+        };
+        let session = auth::Session { user: session.user.as_deref(), rights: &session.rights, added };
         let grants = turn.settings.options.auth.as_ref().map_or(&[][..], |options| &options.grants);
-        auth::permits(who, grants, session.as_ref(), is_member, action, room)
+        auth::permits(who, grants, Some(&session), is_member, action, room)
     }
 
     /// What the close frame of a connection is to say in place of its reason's usual text.

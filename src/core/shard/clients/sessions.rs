@@ -50,8 +50,8 @@ impl Session {
 
     /// Of a token that was verified at `now`. `share` places the notice of its end, in 2⁻³² parts of the time there is for it.
     pub(in crate::shard) fn held(verified: Verified, now: Tick, share: u32) -> Self {
-        let life = u32::try_from(verified.expires_in_ms / u64::from(1_000 / TICKS_PER_SECOND)).unwrap_or(u32::MAX / 2);
-        let ends = now.saturating_add(life.min(u32::MAX / 2));
+        let ends = end_of(&verified, now);
+        let life = ends - now;
         let (least, most) = TOLD_BEFORE;
         let before =
             if life < LONG { life / 2 } else { least + ((u64::from(most - least) * u64::from(share)) >> 32) as u32 };
@@ -62,6 +62,12 @@ impl Session {
     pub(in crate::shard) fn left_ms(&self, now: Tick) -> u64 {
         u64::from(self.ends.saturating_sub(now)) * u64::from(1_000 / TICKS_PER_SECOND)
     }
+}
+
+/// When a token ends that was verified at `now`.
+pub(super) fn end_of(verified: &Verified, now: Tick) -> Tick {
+    let life = u32::try_from(verified.expires_in_ms / u64::from(1_000 / TICKS_PER_SECOND)).unwrap_or(u32::MAX / 2);
+    now.saturating_add(life.min(u32::MAX / 2))
 }
 
 /// See the module.

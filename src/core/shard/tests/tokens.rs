@@ -4,7 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::hmac;
 
-use super::rooms::{join, say, sent};
+use super::rooms::{join, publication, say, sent};
 use super::*;
 use crate::auth::{Cache, Issuer, Key, Reason, Verifier, Who};
 use crate::counters::TOKEN_CACHED;
@@ -239,4 +239,133 @@ fn a_raw_client_without_a_grant_for_its_room_is_closed_as_forbidden() {
     );
     assert!(is_closed(&mut shard, handle, CloseReason::Forbidden));
     assert!(shard.poll_relay().is_none());
+}
+
+const NEWS: &str = r#"{"sub":"alice","exp":3,"rooms":{"news":"r"}}"#;
+
+fn join_with(room: &str, claims: &str) -> String {
+    format!(r#"{{"type":"join","roomId":"{room}","token":"{}","ref":5}}"#, token(claims))
+}
+
+/// A shard that asks for tokens, and a connection of alice, whose token opens `chat.*`.
+fn alice(configure: impl FnOnce(&mut Options)) -> (Shard<TestDriver>, Handle) {
+    let (mut shard, handle) = upgrade(&with_header(&format!("Authorization: Bearer {}", token(ALICE))), configure);
+    told(&mut shard);
+    (shard, handle)
+}
+
+#[test]
+fn a_rooms_own_token_lets_its_user_in_until_it_ends_and_no_message_comes_after_left() {
+    let (mut shard, handle) = alice(|_| {});
+    say(&mut shard, handle, &join_with("news", NEWS));
+    shard.handle_relay(ToShard::Joined("news".into()));
+    turns(&mut shard);
+    assert!(told(&mut shard).contains(r#"{"type":"joined","roomId":"news","ref":5}"#));
+    join(&mut shard, handle, "chat.a");
+    shard.handle_relay(publication("news", "1"));
+    pass(&mut shard, 2);
+    assert!(told(&mut shard).contains(r#""content":1"#));
+    shard.handle_relay(publication("news", "2"));
+    pass(&mut shard, 1);
+    let text = told(&mut shard);
+    let left = r#"{"type":"left","roomId":"news","reason":"permission"}"#;
+    let (before, after) = text.split_once(left).unwrap_or_else(|| panic!("the token's end was not told: {text}"));
+    assert!(before.contains(r#""content":2"#) && !after.contains("content"), "{text}");
+    shard.handle_relay(publication("news", "3"));
+    shard.handle_relay(publication("chat.a", "4"));
+    turns(&mut shard);
+    let text = told(&mut shard);
+    assert!(!text.contains(r#""content":3"#) && text.contains(r#""content":4"#), "{text}");
+    say(&mut shard, handle, r#"{"type":"join","roomId":"news","ref":6}"#);
+    assert!(told(&mut shard).contains(r#""code":"forbidden""#));
+}
+
+#[test]
+fn a_newer_token_of_the_room_keeps_its_member_in() {
+    let (mut shard, handle) = alice(|_| {});
+    for exp in [3, 60] {
+        say(&mut shard, handle, &join_with("news", &NEWS.replace(r#""exp":3"#, &format!(r#""exp":{exp}"#))));
+        shard.handle_relay(ToShard::Joined("news".into()));
+        turns(&mut shard);
+    }
+    told(&mut shard);
+    pass(&mut shard, 40);
+    assert_eq!(told(&mut shard), "");
+    // A renewal of the connection's own token takes nothing of the room's away.
+    say(&mut shard, handle, &auth(ALICE));
+    assert!(!told(&mut shard).contains("left"));
+    pass(&mut shard, 20);
+    assert!(told(&mut shard).contains(r#"{"type":"left","roomId":"news","reason":"permission"}"#));
+    assert!(shard.clients.is_open(handle));
+}
+
+#[test]
+fn a_rooms_own_token_of_another_user_or_key_is_refused_by_name_and_ends_nothing() {
+    let (mut shard, handle) = alice(|_| {});
+    let forged = join_with("news", NEWS).replace(r#"","ref""#, r#"AAAA","ref""#);
+    let other = join_with("news", &NEWS.replace("alice", "bob"));
+    let guests = join_with("news", r#"{"exp":3,"rooms":{"news":"r"}}"#);
+    let ended = join_with("news", &NEWS.replace(r#""exp":3"#, r#""exp":-1"#));
+    for (request, reason) in [(forged, "signature"), (other, "user"), (guests, "user"), (ended, "expired")] {
+        say(&mut shard, handle, &request);
+        let text = told(&mut shard);
+        assert!(text.contains(&format!(r#""code":"unauthorized","reason":"{reason}""#)), "{reason}: {text}");
+        assert!(text.contains(r#""roomId":"news","ref":5"#), "{text}");
+    }
+    assert!(shard.poll_relay().is_none() && shard.clients.is_open(handle));
+    // One that opens another room opens that, and this one is refused by the rule.
+    say(&mut shard, handle, &join_with("staff", NEWS));
+    assert!(told(&mut shard).contains("your token does not let you join staff"));
+}
+
+#[test]
+fn a_guest_gets_what_a_rooms_own_token_without_a_user_opens_and_no_more() {
+    let (mut shard, handle) = upgrade(REQUEST, |options| {
+        options.auth.as_mut().unwrap().guests = true;
+        let pattern = String::from("users");
+        options.rooms.push(RoomRule { pattern, join: Some(Who::Users), publish: None, slow: SlowPolicy::Close });
+    });
+    told(&mut shard);
+    say(&mut shard, handle, &join_with("news", NEWS));
+    assert!(told(&mut shard).contains(r#""reason":"user","message":"the room's token names a user"#));
+    say(&mut shard, handle, &join_with("news", r#"{"exp":3,"rooms":{"news":"r"}}"#));
+    assert!(matches!(shard.poll_relay(), Some(ToRelay::Subscribe(room)) if *room == *"news"));
+    for room in ["users", "chat.a"] {
+        say(&mut shard, handle, &format!(r#"{{"type":"join","roomId":"{room}"}}"#));
+        assert!(told(&mut shard).contains(r#""code":"forbidden""#), "{room}");
+    }
+    assert!(shard.poll_relay().is_none(), "a room's token opened another room");
+}
+
+#[test]
+fn rooms_with_their_own_tokens_come_in_one_message_and_each_token_costs_a_message_of_the_rate() {
+    let (mut shard, handle) = alice(|options| options.message_rate = 1);
+    pass(&mut shard, 10);
+    told(&mut shard);
+    let burst = shard.turn.settings.message_burst as usize;
+    let element = |n: usize| {
+        let claims = format!(r#"{{"sub":"alice","exp":60,"rooms":{{"r{n}":"r"}}}}"#);
+        format!(r#"{{"roomId":"r{n}","token":"{}"}}"#, token(&claims))
+    };
+    let all: Vec<String> = (0..burst + 5).map(element).collect();
+    say(&mut shard, handle, &format!(r#"{{"type":"join","rooms":[{}]}}"#, all.join(",")));
+    let text = told(&mut shard);
+    let subscribed = std::iter::from_fn(|| shard.poll_relay()).count();
+    assert!(subscribed < burst && subscribed > 0, "{subscribed} of {burst}: {text}");
+    assert_eq!(text.matches("each costs a message of the rate").count(), burst + 5 - subscribed, "{text}");
+}
+
+#[test]
+fn a_connection_holds_no_more_rooms_tokens_than_it_may() {
+    let (mut shard, handle) = alice(|options| options.message_rate = 0);
+    for n in 0..=crate::limits::ROOM_TOKENS_PER_CONNECTION {
+        let claims = format!(r#"{{"sub":"alice","exp":60,"rooms":{{"r{n}":"r"}}}}"#);
+        say(&mut shard, handle, &join_with("chat.a", &claims));
+        let is_refused = told(&mut shard).contains(r#""code":"room-limit","message":"you have sent 128 rooms' tokens"#);
+        assert_eq!(is_refused, n == crate::limits::ROOM_TOKENS_PER_CONNECTION, "{n}");
+    }
+    // What has ended makes room.
+    pass(&mut shard, 61);
+    say(&mut shard, handle, &join_with("news", &NEWS.replace(r#""exp":3"#, r#""exp":90"#)));
+    assert!(!told(&mut shard).contains("room-limit"));
 }

@@ -1,0 +1,81 @@
+//! What the tokens of single rooms added to the rights of connections, and until when.
+//!
+//! Few connections have any, so that they are kept by the connection's index and cost nothing elsewhere. The ends of all of them stand
+//! in order of time.
+
+use std::collections::{BTreeSet, HashMap};
+
+use crate::auth::Rights;
+use crate::connection::Tick;
+use crate::limits::ROOM_TOKENS_PER_CONNECTION;
+
+/// What one connection was given: the rights, and beside each when it ends.
+#[derive(Default)]
+struct Added {
+    rights: Vec<Rights>,
+    ends: Vec<Tick>,
+}
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct RoomTokens {
+    /// By the connection's index.
+    added: HashMap<u32, Added>,
+    times: BTreeSet<(Tick, u32)>,
+}
+
+impl RoomTokens {
+    /// What a connection has beside its own token.
+    pub(super) fn rights(&self, index: u32) -> &[Rights] {
+        self.added.get(&index).map_or(&[], |added| &added.rights)
+    }
+
+    /// Adds rights until a time; the same rights again only move their end further away. False where the connection has as many as it
+    /// may have.
+    pub(super) fn add(&mut self, index: u32, rights: Rights, ends: Tick) -> bool {
+        let added = self.added.entry(index).or_default();
+        if let Some(known) = added.rights.iter().position(|known| *known == rights) {
+            if ends <= added.ends[known] {
+                return true;
+            }
+            let before = std::mem::replace(&mut added.ends[known], ends);
+            if !added.ends.contains(&before) {
+                self.times.remove(&(before, index));
+            }
+        } else if added.rights.len() >= ROOM_TOKENS_PER_CONNECTION {
+            return false;
+        } else {
+            added.rights.push(rights);
+            added.ends.push(ends);
+        }
+        self.times.insert((ends, index));
+        true
+    }
+
+    /// Forgets what a connection was given.
+    pub(super) fn remove(&mut self, index: u32) {
+        for ends in self.added.remove(&index).unwrap_or_default().ends {
+            self.times.remove(&(ends, index));
+        }
+    }
+
+    /// Whether rights have ended that are still kept.
+    pub(super) fn is_due(&self, now: Tick) -> bool {
+        self.times.first().is_some_and(|(time, _)| *time <= now)
+    }
+
+    /// Takes the rights away from a connection that have ended; the connection's index.
+    pub(super) fn end_next(&mut self, now: Tick) -> Option<u32> {
+        let (time, index) = *self.times.first().filter(|(time, _)| *time <= now)?;
+        self.times.remove(&(time, index));
+        let added = self.added.get_mut(&index)?;
+        while let Some(ended) = added.ends.iter().position(|ends| *ends == time) {
+            added.ends.swap_remove(ended);
+            added.rights.swap_remove(ended);
+        }
+        if added.ends.is_empty() {
+            self.added.remove(&index);
+        }
+        Some(index)
+    }
+}
