@@ -322,6 +322,8 @@ metrics! {
             counter("ws_dropped_total").by("reason", |n| DropReason::ALL[n].label());
         /// Nodes whose heartbeats this one hears, itself included; the admin thread writes it.
         nodes_alive: Cell => gauge("ws_nodes_alive");
+        /// 1 while the broker forbids the node channel to this node: it knows no other, and all else goes on.
+        node_channel_forbidden: Cell => gauge("ws_node_channel_forbidden");
         /// Shown at the end of every turn of the relay's thread, which is woken once a second at least.
         turning: SignOfLife;
         /// Items that wait in a shard's mailbox.

@@ -1,7 +1,11 @@
 //! What the nodes of a cluster know of each other: heartbeats over a real broker, nodes that die, a node that is cut off.
 
-use serde_json::Value;
+use std::time::Instant;
 
+use serde_json::Value;
+use tidegate_core::limits::HEARTBEAT_INTERVAL;
+
+use crate::support::client::Client;
 use crate::support::gateway::{Driver, Gateway};
 use crate::support::nats::{Nats, NatsOptions, PlainClient};
 use crate::support::proxy::Proxy;
@@ -63,6 +67,48 @@ fn a_node_that_is_cut_off_from_the_broker_judges_no_other_and_counts_as_dead_unt
     assert!(!far.log().contains("counts as dead"), "{}", far.log());
 }
 
+/// The rights of a gateway from the time before the node channel, and those that it has now.
+fn gateway_user(subjects: &str) -> String {
+    format!("users: [{{ user: g, password: g, permissions: {{ publish: [{subjects}], subscribe: [{subjects}] }} }}]")
+}
+
+/// Each heartbeat was a violation, and each violation failed the acknowledgements of the publications under way.
+#[test]
+fn nodes_that_the_broker_forbids_the_node_channel_publish_as_before_and_hear_each_other_once_it_allows_it() {
+    let user = |subjects| vec![(String::from("users.conf"), gateway_user(subjects))];
+    let mut broker = Nats::start_with(NatsOptions {
+        config: Some(String::from("authorization { include 'users.conf' }")),
+        files: user(r#""tidegate.room.>", "tidegate.inbox.>""#),
+        ..NatsOptions::default()
+    });
+    let url = broker.url().replace("nats://", "nats://g:g@");
+    let mut gateways = ["a", "b"].map(|name| node(Driver::Epoll, &url, name));
+    gateways.iter_mut().for_each(|gateway| gateway.wait_for("ws_node_channel_forbidden", 1.0));
+    let mut client = Client::connect(gateways[1].port);
+    client.join("lobby");
+    // Over the time of several heartbeats.
+    let (since, mut published) = (Instant::now(), 0);
+    while since.elapsed() < 3 * HEARTBEAT_INTERVAL {
+        assert_eq!(gateways[0].publish("lobby", &published.to_string()), 202);
+        assert_eq!(client.json()["content"], published);
+        published += 1;
+    }
+    for gateway in &gateways {
+        assert_eq!(gateway.get("/v1/nodes").json()["channel"], "forbidden");
+        assert_eq!(gateway.log().matches("the broker forbids the node channel").count(), 1, "{}", gateway.log());
+    }
+    let violations = broker.log().matches("Publish Violation").count();
+    assert!(violations <= 2, "{violations} heartbeats of two nodes were refused");
+
+    broker.restart_with_files(user(r#""tidegate.>""#));
+
+    for gateway in &mut gateways {
+        gateway.wait_for("ws_nodes_alive", 2.0);
+        gateway.wait_for("ws_node_channel_forbidden", 0.0);
+        assert_eq!(gateway.get("/v1/nodes").json()["channel"], "open");
+    }
+}
+
 /// A heartbeat of a node that is none, as a backend would forge it.
 const FORGED: &[u8] = br#"{"v":1,"from":"00000bad","kind":"heartbeat","name":"forged","state":"ready"}"#;
 
@@ -81,7 +127,7 @@ fn a_backend_with_the_permissions_of_tuning_publishes_into_rooms_and_not_to_node
     for gateway in &mut gateways {
         gateway.wait_for("ws_nodes_alive", 2.0);
     }
-    let mut client = crate::support::client::Client::connect(gateways[0].port);
+    let mut client = Client::connect(gateways[0].port);
     client.join("lobby");
     let login = |user, password| format!(",\"user\":\"{user}\",\"pass\":\"{password}\"");
     let mut backend = PlainClient::connect_as(broker.address(), &login("backend", "b"));

@@ -100,6 +100,9 @@ pub trait Sink {
     /// A message arrived on the node channel, one that this node sent to all included.
     fn node_message(&mut self, message: &[u8]);
 
+    /// Whether the broker lets this node use the node channel, from now on; until it says so, it does.
+    fn node_channel(&mut self, is_open: bool);
+
     /// Messages of a room, or with `None` of every room, may be missing: a gap. `messages` is how many are known to be lost,
     /// for the metric.
     fn lost(&mut self, key: Option<RoomKey>, reason: GapReason, messages: u64);

@@ -309,6 +309,10 @@ impl<M: Mailbox> Sink for Relay<M> {
         }
     }
 
+    fn node_channel(&mut self, is_open: bool) {
+        self.router.counters.node_channel_forbidden.set(u64::from(!is_open));
+    }
+
     fn lost(&mut self, key: Option<RoomKey>, reason: GapReason, messages: u64) {
         let counted = match reason {
             GapReason::Broker => DropReason::Broker,

@@ -96,7 +96,21 @@ pub(super) fn list(supervisor: &Supervisor) -> Value {
         let state = known.is_dead.then_some("dead");
         entry(node, &known.heartbeat, state, known.silence(now).as_millis() as u64)
     });
-    json!({"nodes": std::iter::once(own).chain(others).collect::<Vec<_>>()})
+    json!({"channel": channel(supervisor), "nodes": std::iter::once(own).chain(others).collect::<Vec<_>>()})
+}
+
+/// Whether this node can hear the others.
+fn channel(supervisor: &Supervisor) -> &'static str {
+    let counters = &supervisor.relay_counters;
+    if supervisor.config.nats.url.is_empty() {
+        "none"
+    } else if counters.connected.value() == 0 {
+        "disconnected"
+    } else if counters.node_channel_forbidden.value() == 1 {
+        "forbidden"
+    } else {
+        "open"
+    }
 }
 
 fn entry(node: u32, heartbeat: &Heartbeat, state: Option<&str>, heard_ms: u64) -> Value {

@@ -14,8 +14,8 @@ use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use async_nats::{Client, ConnectOptions, HeaderValue, Message, Subscriber};
-use futures_util::stream::{FuturesUnordered, Stream};
 use bytes::Bytes;
+use futures_util::stream::{FuturesUnordered, Stream};
 use tidegate_core::model::{Kind, Publication, RoomName};
 use tidegate_core::relay::envelope::HEADER;
 use tidegate_core::relay::interest::RoomKey;

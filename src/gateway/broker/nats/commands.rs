@@ -169,20 +169,8 @@ impl Nats {
         Ok(())
     }
 
-    /// Sends what waits for other nodes, as much as the client takes.
-    pub(super) fn poll_to_nodes(&mut self, cx: &mut Context<'_>, now: Instant) {
-        while !self.to_nodes.is_empty() && self.poll_ready(cx, now).is_ready() {
-            let (Some((to, payload)), Some(session)) = (self.to_nodes.pop_front(), &mut self.session) else { return };
-            let subject = self.connect_options.node_subject(to).into();
-            let message = OutboundMessage { subject, reply: None, payload, headers: None };
-            if let Err(error) = Pin::new(&mut session.client).start_send(message) {
-                self.log_limit.warn(format!("cannot send to other nodes: {error}"), now);
-            }
-        }
-    }
-
     /// Whether the client takes another message.
-    fn poll_ready(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
+    pub(super) fn poll_ready(&mut self, cx: &mut Context<'_>, now: Instant) -> Poll<()> {
         let Some(session) = &mut self.session else { return Poll::Pending };
         match Pin::new(&mut session.client).poll_ready(cx) {
             Poll::Ready(Ok(())) => Poll::Ready(()),

@@ -99,9 +99,14 @@ impl ConnectOptions {
     /// The subject of the node channel for these receivers.
     pub(super) fn node_subject(&self, to: NodeTarget) -> String {
         match to {
-            NodeTarget::All => format!("{}.node.all", self.prefix),
-            NodeTarget::One(node) => format!("{}.node.{node:08x}", self.prefix),
+            NodeTarget::All => format!("{}.all", self.node_prefix()),
+            NodeTarget::One(node) => format!("{}.{node:08x}", self.node_prefix()),
         }
+    }
+
+    /// The part of every subject of the node channel before its last dot.
+    pub(super) fn node_prefix(&self) -> String {
+        format!("{}.node", self.prefix)
     }
 
     /// The part of every room's subject before its name.

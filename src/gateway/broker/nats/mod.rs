@@ -22,6 +22,7 @@ mod connect_options;
 mod fences;
 mod log_limit;
 mod login;
+mod nodes;
 mod resubscribe;
 mod rooms;
 mod servers;
@@ -30,7 +31,6 @@ mod subscribes;
 #[cfg(test)]
 mod tests;
 
-use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
@@ -48,14 +48,14 @@ use client_events::{ClientEvents, Report};
 use connect_options::ConnectOptions;
 use fences::{Fences, PendingAck};
 use log_limit::LogLimit;
+use nodes::NodeChannel;
 use resubscribe::Resubscribe;
 use rooms::{Incoming, Rooms};
-use session::{Session, first_connection};
+use session::{Connected, Session, first_connection};
 use subscribes::Subscribes;
 
 use super::{Options, Start};
 use crate::gateway::config::Config;
-use tidegate_core::limits::NODE_MESSAGES;
 use tidegate_core::model::RoomName;
 use tidegate_core::relay::interest::RoomKey;
 use tidegate_core::relay::publish_queue::Outgoing;
@@ -64,7 +64,7 @@ use tidegate_core::relay::{Broker, NodeTarget, NotTaken, Sink};
 /// Between two looks at the client's connection, beside those that its events ask for.
 const LOOK_TICK: Duration = Duration::from_secs(1);
 
-type Connecting = Pin<Box<dyn Future<Output = Session>>>;
+type Connecting = Pin<Box<dyn Future<Output = Connected>>>;
 
 /// A subscription on its way to the client.
 struct Subscribing {
@@ -102,8 +102,7 @@ pub(super) struct Nats {
     reports: mpsc::Receiver<Report>,
     log_limit: LogLimit,
     room_prefix: String,
-    /// Messages of the node channel that wait to be sent.
-    to_nodes: VecDeque<(NodeTarget, Bytes)>,
+    nodes: NodeChannel,
     next_look: Instant,
     /// The node ends, and the last fence waits or is under way.
     finishing: bool,
@@ -134,7 +133,7 @@ impl Start for Nats {
             connecting: Some(Box::pin(first_connection(connect_options.clone(), client_events.clone()))),
             connect_options,
             session: None,
-            to_nodes: VecDeque::new(),
+            nodes: NodeChannel::default(),
             subscribes: Subscribes::default(),
             resubscribe: Resubscribe::default(),
             audit: Audit::default(),
@@ -158,9 +157,7 @@ impl Broker for Nats {
     fn poll<S: Sink>(&mut self, cx: &mut Context<'_>, now: Instant, sink: &mut S) {
         self.poll_session(cx, now, sink);
         let fence = self.poll_inbox(cx, sink);
-        if let Some(session) = &mut self.session {
-            session.poll_nodes(cx, sink);
-        }
+        self.nodes.poll(cx, sink);
         self.rooms.poll(cx, sink);
         if let Some(number) = fence {
             self.handle_fence(number, now, sink);
@@ -190,13 +187,9 @@ impl Broker for Nats {
     }
 
     fn send_to_nodes<S: Sink>(&mut self, to: NodeTarget, message: Bytes, _: &mut S) {
-        if !self.is_up() {
-            return;
+        if self.is_up() {
+            self.nodes.push(to, message);
         }
-        if self.to_nodes.len() >= NODE_MESSAGES {
-            self.to_nodes.pop_front();
-        }
-        self.to_nodes.push_back((to, message));
     }
 
     fn flush<S: Sink>(&mut self, cx: &mut Context<'_>, now: Instant, sink: &mut S) {
@@ -256,6 +249,7 @@ impl Nats {
         if now >= self.next_look {
             self.next_look = now + LOOK_TICK;
             self.measure(now, sink);
+            self.look_at_nodes(now, sink);
         }
     }
 }

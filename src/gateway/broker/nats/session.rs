@@ -14,16 +14,17 @@ use super::client_events::{ClientEvents, Report};
 use super::connect_options::{ConnectOptions, retry_delay};
 use super::log_limit::LogLimit;
 use super::resubscribe::BURST;
-use super::{Nats, fail_acks};
+use super::{Nats, fail_acks, nodes};
 use tidegate_core::model::{AckLevel, GapReason};
 use tidegate_core::relay::Sink;
 use tidegate_core::relay::envelope::ENVELOPE_BYTES;
 use tidegate_core::relay::interest::{Interest, RoomKey};
 
-/// Messages of one subject of the node channel that are taken in one turn.
-const NODE_MESSAGES_PER_TURN: usize = 64;
 /// Rooms that a line of the log names.
 const LOGGED_ROOMS: usize = 5;
+
+/// A session that begins, and its subscriptions of the node channel.
+pub(super) type Connected = (Session, Vec<Subscriber>);
 
 /// A session with a server that answered once. The client connects again by itself when the connection is lost.
 pub(super) struct Session {
@@ -33,8 +34,6 @@ pub(super) struct Session {
     /// Whether the client has a connection, as of the last look.
     pub(super) up: bool,
     inbox: Subscriber,
-    /// Of the node channel. The client subscribes them again on each connection.
-    nodes: [Subscriber; 2],
     /// Connections made so far, as of the last look: another number is another connection.
     connects: u64,
     /// A fence that came back. All but its gap is handled in the next turn: the client's report that a subscription or publication
@@ -43,14 +42,13 @@ pub(super) struct Session {
 }
 
 impl Session {
-    async fn new(client: Client, node_subjects: [String; 2]) -> Result<Self, SubscribeError> {
+    async fn new(client: Client, node_subjects: [String; 2]) -> Result<Connected, SubscribeError> {
         let inbox_subject = client.new_inbox();
         let inbox = client.subscribe(inbox_subject.clone()).await?;
-        let [all, own] = node_subjects;
-        let nodes = [client.subscribe(all).await?, client.subscribe(own).await?];
+        let nodes = nodes::subscribe(client.clone(), node_subjects).await?;
         let statistics = client.statistics();
         let connects = statistics.connects.load(Ordering::Relaxed);
-        Ok(Self { client, statistics, inbox_subject, up: true, inbox, nodes, connects, returned: None })
+        Ok((Self { client, statistics, inbox_subject, up: true, inbox, connects, returned: None }, nodes))
     }
 
     /// The fence that came back in an earlier turn; looks for the next.
@@ -63,29 +61,19 @@ impl Session {
         }
         returned
     }
-
-    /// Hands over what arrived on the node channel, a share at a time.
-    pub(super) fn poll_nodes<S: Sink>(&mut self, cx: &mut Context<'_>, sink: &mut S) {
-        for subscriber in &mut self.nodes {
-            for left in (0..NODE_MESSAGES_PER_TURN).rev() {
-                let Poll::Ready(Some(message)) = std::pin::Pin::new(&mut *subscriber).poll_next(cx) else { break };
-                sink.node_message(&message.payload);
-                if left == 0 {
-                    cx.waker().wake_by_ref();
-                }
-            }
-        }
-    }
 }
 
 /// Tries until the broker answers.
-pub(super) async fn first_connection(connect_options: Rc<ConnectOptions>, client_events: Arc<ClientEvents>) -> Session {
+pub(super) async fn first_connection(
+    connect_options: Rc<ConnectOptions>,
+    client_events: Arc<ClientEvents>,
+) -> Connected {
     let mut log_limit = LogLimit::default();
     let mut attempt = 0;
     loop {
         match connect_options.connect(client_events.clone()).await {
             Ok(client) => match Session::new(client, connect_options.node_subjects()).await {
-                Ok(session) => return session,
+                Ok(connected) => return connected,
                 Err(error) => log_limit
                     .warn(format!("cannot subscribe the relay's inbox and the node channel: {error}"), Instant::now()),
             },
@@ -100,7 +88,8 @@ impl Nats {
     /// Looks at the connection: made, lost, made again; and at what the client reports.
     pub(super) fn poll_session<S: Sink>(&mut self, cx: &mut Context<'_>, now: Instant, sink: &mut S) {
         if let Some(connecting) = &mut self.connecting {
-            let Poll::Ready(session) = connecting.as_mut().poll(cx) else { return };
+            let Poll::Ready((session, nodes)) = connecting.as_mut().poll(cx) else { return };
+            self.nodes.open(nodes);
             self.connecting = None;
             self.session = Some(session);
             self.handle_up("connected to the broker", now, sink);
@@ -165,6 +154,7 @@ impl Nats {
         );
         self.connect_options.handle_connected();
         self.log_limit.clear();
+        self.nodes.handle_connected(now);
         sink.payload_limit(info.max_payload.saturating_sub(ENVELOPE_BYTES));
         if let Some(text) = too_small(info.max_payload, self.incoming.message_bytes) {
             self.log_limit.warn(text, now);
@@ -174,7 +164,7 @@ impl Nats {
 
     fn handle_lost<S: Sink>(&mut self, was_up: bool, now: Instant, sink: &mut S) {
         sink.connected(false);
-        self.to_nodes.clear();
+        self.nodes.handle_lost();
         let failed = self.fences.handle_connection_lost(now);
         fail_acks(failed, sink);
         if was_up {
@@ -288,11 +278,15 @@ impl Nats {
             self.handle_unnamed_error(text, now, sink);
             return false;
         };
+        if violation.subject().starts_with(&format!("{}.", self.connect_options.node_prefix())) {
+            self.handle_nodes_forbidden(text, now, sink);
+            return false;
+        }
         let prefix = self.room_prefix.trim_end_matches("room.");
         let cure = format!("allow this user to publish and subscribe {prefix}>");
         self.log_limit.warn(format!("the broker forbids a subject ({text}); {cure}"), now);
         match violation {
-            Violation::Publish => {
+            Violation::Publish(_) => {
                 let failed = self.fences.fail_acks();
                 fail_acks(failed, sink);
                 false
@@ -310,18 +304,24 @@ impl Nats {
 
 /// What `-ERR 'Permissions Violation for …'` is about.
 enum Violation<'a> {
-    Publish,
+    Publish(&'a str),
     Subscribe(&'a str),
 }
 
 impl<'a> Violation<'a> {
     fn parse(text: &'a str) -> Option<Self> {
         let (_, rest) = text.split_once("Permissions Violation for ")?;
+        let quoted = rest.split('"').nth(1);
         if rest.starts_with("Publish") {
-            return Some(Self::Publish);
+            return Some(Self::Publish(quoted.unwrap_or("")));
         }
-        let (_, subject) = rest.strip_prefix("Subscription")?.split_once('"')?;
-        Some(Self::Subscribe(subject.split_once('"').map_or(subject, |(subject, _)| subject)))
+        rest.strip_prefix("Subscription").and(quoted).map(Self::Subscribe)
+    }
+
+    fn subject(&self) -> &'a str {
+        match self {
+            Self::Publish(subject) | Self::Subscribe(subject) => subject,
+        }
     }
 }
 
