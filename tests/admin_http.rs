@@ -2,11 +2,12 @@
 
 mod admin_support;
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use admin_support::{FakeRelay, NODE, Shard, TestNode, eventually, post};
 use serde_json::json;
-use tidegate::gateway::config::{Admin, Config, Drain, Publish};
+use tidegate::gateway::config::{Admin, Backend, Config, Drain, Publish};
 use tidegate_core::counters::DropReason;
 use tidegate_core::limits::{ADMIN_CONNECTIONS, Limits, REQUEST_MAILBOX_BYTES};
 use tidegate_core::model::{AckLevel, Kind};
@@ -233,8 +234,8 @@ fn the_metrics_carry_every_name_of_the_contract_from_the_first_scrape() {
 #[test]
 fn each_token_opens_its_own_endpoints() {
     let tokens = Config {
-        admin: Admin { token: Some("master".into()), ..Admin::default() },
-        publish: Publish { token: Some("sender".into()) },
+        admin: Admin { token: Some(["master"].into()), ..Admin::default() },
+        publish: Publish { token: Some(["sender"].into()) },
         ..config()
     };
     let (node, relay, _subscriber) = TestNode::start(tokens);
@@ -247,6 +248,56 @@ fn each_token_opens_its_own_endpoints() {
     assert_eq!(node.post("/v1/rooms/a/messages", &with("master"), "1").status, 202);
     assert_eq!(node.post("/v1/rooms/a/messages", &with("wrong"), "1").error(), (401, "unauthorized".into()));
     assert_eq!(node.post("/drain", &with("sender"), "").error(), (403, "forbidden".into()));
+    node.stop();
+    relay.stop();
+}
+
+/// Every call of docs/openapi.json with every kind of token, an old and a new one of each: it is opened by those that the description
+/// names and by no other, and each answer is counted.
+#[test]
+fn each_call_is_opened_by_the_tokens_that_openapi_json_names() {
+    let tokens = Config {
+        admin: Admin { token: Some(["master", "master-2"].into()), ..Admin::default() },
+        backend: Backend { token: Some(["service", "service-2"].into()) },
+        publish: Publish { token: Some(["sender", "sender-2"].into()) },
+        ..config()
+    };
+    let (node, relay, _subscriber) = TestNode::start(tokens);
+    let description: serde_json::Value = serde_json::from_str(include_str!("../docs/openapi.json")).unwrap();
+    let paths = description["paths"].as_object().unwrap();
+    let kinds = [("admin", "master"), ("backend", "service"), ("publish", "sender"), ("unknown", "guess")];
+    let mut expected: BTreeMap<String, u32> = BTreeMap::new();
+    for (template, calls) in paths {
+        // What names nothing that is there changes nothing, but for the drain: nothing asks for a token that is drained.
+        let path = template.replace("{room}", "lobby").replace("{connection}", "feedbeef0000000900000001");
+        for (method, call) in calls.as_object().unwrap().iter().filter(|(key, _)| *key != "parameters") {
+            let opens = call.get("security").unwrap_or(&description["security"]).as_array().unwrap();
+            for (kind, token) in
+                kinds.iter().flat_map(|(kind, token)| [(kind, (*token).to_owned()), (kind, format!("{token}-2"))])
+            {
+                let request = format!(
+                    "{} {path} HTTP/1.1\r\nhost: node\r\nauthorization: Bearer {token}\r\n\r\n",
+                    method.to_ascii_uppercase()
+                );
+                let status = node.ask(&request).status;
+                let refused = if opens.is_empty() || opens.iter().any(|one| one.get(*kind).is_some()) {
+                    !matches!(status, 401 | 403)
+                } else {
+                    status == if *kind == "unknown" { 401 } else { 403 }
+                };
+                assert!(refused, "{method} {template} with {token}: {status}");
+                let sample = format!(
+                    "tidegate_admin_requests_total{{route=\"{} {template}\",status=\"{status}\"}}",
+                    method.to_ascii_uppercase()
+                );
+                *expected.entry(sample).or_default() += 1;
+            }
+        }
+    }
+    let metrics = node.get("/metrics").body;
+    for (sample, count) in expected {
+        assert!(metrics.lines().any(|line| line == format!("{sample} {count}")), "no {sample} {count} in\n{metrics}");
+    }
     node.stop();
     relay.stop();
 }

@@ -109,6 +109,15 @@ impl Family {
     }
 }
 
+/// A count with the labels that tell it from others of its family.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Labelled {
+    /// Names and values. The values come from tables, so that there are not too many.
+    pub labels: Vec<(&'static str, String)>,
+    /// How many.
+    pub count: u64,
+}
+
 /// What a field holds at the moment.
 pub enum Reading<'a> {
     /// Numbers that a thread writes.
@@ -117,6 +126,8 @@ pub enum Reading<'a> {
     Histogram(&'a Histogram),
     /// A number that was found out for this scrape; none where it could not be.
     Found(Option<f64>),
+    /// Counts that are there from the first of their kind on, each with labels of its own.
+    Labelled(&'a [Labelled]),
     /// 1, with labels that say everything.
     Labels(&'a [(&'static str, &'static str)]),
 }
@@ -142,6 +153,12 @@ impl<'a> From<&'a Vec<Cell>> for Reading<'a> {
 impl<'a> From<&'a Histogram> for Reading<'a> {
     fn from(histogram: &'a Histogram) -> Self {
         Self::Histogram(histogram)
+    }
+}
+
+impl<'a> From<&'a Vec<Labelled>> for Reading<'a> {
+    fn from(all: &'a Vec<Labelled>) -> Self {
+        Self::Labelled(all)
     }
 }
 

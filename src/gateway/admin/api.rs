@@ -73,6 +73,7 @@ fn exposition(supervisor: &Supervisor) -> Result<Reply, Problem> {
         driver: supervisor.driver.name,
         admin_connections: supervisor.places.open(),
         admin_given_way: supervisor.places.given_way(),
+        admin_requests: supervisor.requests.samples(),
         state: NodeStateLabel::of(supervisor.phase(), supervisor.state.readiness()),
     };
     match metrics::exposition(&sources) {

@@ -53,7 +53,7 @@ pub(super) struct Audit {
 impl Audit {
     /// Logs the call, where its kind is logged.
     pub(super) fn record(&self, call: &Call<'_>, now: Instant) {
-        let (peer, token, status) = (log::address(call.peer), call.credential.label(), call.status);
+        let (peer, token, status) = (log::address(call.peer), &*call.credential.label(), call.status);
         let (method, path) = (call.method, shortened(call.path));
         match call.kind {
             Kind::Read => {}

@@ -4,28 +4,52 @@
 //! page: a browser on the same host would carry any site's request to a port that trusts loopback. It says so in an Origin, or,
 //! where the site's name was pointed at loopback and the request looks like one to the page's own server, in the Host.
 
+use std::borrow::Cow;
 use std::hint::black_box;
 
 use super::reply::Problem;
 
-/// What a route asks of the peer.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+/// What a route asks of the peer, and what a token opens: that and everything before it.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub(super) enum Need {
     /// Nothing: health and metrics.
     Nothing,
     /// To publish.
     Publish,
+    /// To see rooms, connections and nodes, and to steer clients.
+    Backend,
     /// To see and steer the node.
     Admin,
 }
 
-/// The configured tokens.
-#[derive(Clone, Copy, Debug)]
+impl Need {
+    /// The setting whose tokens open it.
+    const fn setting(self) -> &'static str {
+        match self {
+            Self::Nothing => "none",
+            Self::Publish => "publish.token",
+            Self::Backend => "backend.token",
+            Self::Admin => "admin.token",
+        }
+    }
+}
+
+/// The configured tokens. All of a list are valid at a time.
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Tokens<'a> {
-    /// Opens everything.
-    pub(super) admin: Option<&'a str>,
-    /// Opens publishing.
-    pub(super) publish: Option<&'a str>,
+    /// They open everything.
+    pub(super) admin: &'a [String],
+    /// They open what backends need.
+    pub(super) backend: &'a [String],
+    /// They open publishing.
+    pub(super) publish: &'a [String],
+}
+
+impl<'a> Tokens<'a> {
+    /// Every list with what it opens, the strongest last.
+    const fn lists(self) -> [(Need, &'a [String]); 3] {
+        [(Need::Publish, self.publish), (Need::Backend, self.backend), (Need::Admin, self.admin)]
+    }
 }
 
 /// What a peer showed, by its setting's name: a token's value is never logged.
@@ -33,10 +57,13 @@ pub(super) struct Tokens<'a> {
 pub(super) enum Credential {
     /// No token.
     None,
-    /// `admin.token`.
-    Admin,
-    /// `publish.token`.
-    Publish,
+    /// One of this node's tokens.
+    Token {
+        /// What it opens.
+        opens: Need,
+        /// Its place in its list, from 1.
+        number: usize,
+    },
     /// A token that is not one of this node's.
     Unknown,
 }
@@ -45,21 +72,25 @@ impl Credential {
     /// What the peer showed.
     pub(super) fn of(tokens: Tokens<'_>, peer: Peer<'_>) -> Self {
         let Some(offered) = peer.authorization.and_then(bearer) else { return Self::None };
-        let is = |token: Option<&str>| token.is_some_and(|token| same(token.as_bytes(), offered));
-        match (is(tokens.admin), is(tokens.publish)) {
-            (true, _) => Self::Admin,
-            (_, true) => Self::Publish,
-            _ => Self::Unknown,
+        let mut shown = Self::Unknown;
+        // Every comparison is made, so that the time says nothing about which one matched.
+        for (opens, list) in tokens.lists() {
+            for (index, token) in list.iter().enumerate() {
+                if same(token.as_bytes(), offered) {
+                    shown = Self::Token { opens, number: index + 1 };
+                }
+            }
         }
+        shown
     }
 
-    /// As the log calls it.
-    pub(super) const fn label(self) -> &'static str {
+    /// As the log calls it: the setting, and the token's number where it is not the first.
+    pub(super) fn label(self) -> Cow<'static, str> {
         match self {
-            Self::None => "none",
-            Self::Admin => "admin.token",
-            Self::Publish => "publish.token",
-            Self::Unknown => "unknown",
+            Self::None => "none".into(),
+            Self::Unknown => "unknown".into(),
+            Self::Token { opens, number: 1 } => opens.setting().into(),
+            Self::Token { opens, number } => format!("{} {number}", opens.setting()).into(),
         }
     }
 }
@@ -94,28 +125,24 @@ pub(super) fn names_a_site(host: &[u8]) -> bool {
 /// # Errors
 /// 401 or 403.
 pub(super) fn authorize(need: Need, tokens: Tokens<'_>, peer: Peer<'_>) -> Result<(), Problem> {
-    let opens = match need {
-        Need::Nothing => return Ok(()),
-        Need::Publish => [tokens.admin, tokens.publish],
-        Need::Admin => [tokens.admin, None],
-    };
-    if opens.iter().all(Option::is_none) {
-        return trust_loopback(peer);
-    }
-    let Some(offered) = peer.authorization.and_then(bearer) else {
-        return Err(Problem::new(401, "unauthorized", "send the header `Authorization: Bearer TOKEN`")
-            .with("www-authenticate", "Bearer"));
-    };
-    // Every comparison is made, so that the time says nothing about which one matched.
-    let opened = opens.iter().flatten().fold(false, |opened, token| same(token.as_bytes(), offered) | opened);
-    if opened {
+    if need == Need::Nothing {
         return Ok(());
     }
-    if tokens.publish.is_some_and(|token| same(token.as_bytes(), offered)) {
-        return Err(Problem::new(403, "forbidden", "this token only opens publishing; use the admin token"));
+    if tokens.lists().iter().all(|(opens, list)| *opens < need || list.is_empty()) {
+        return trust_loopback(peer);
     }
-    Err(Problem::new(401, "unauthorized", "the token is not one of this node's; check admin.token and publish.token")
-        .with("www-authenticate", "Bearer"))
+    let unauthorized = |text| Err(Problem::new(401, "unauthorized", text).with("www-authenticate", "Bearer"));
+    match Credential::of(tokens, peer) {
+        Credential::Token { opens, .. } if opens >= need => Ok(()),
+        Credential::Token { opens, .. } => {
+            let (shown, needed) = (opens.setting(), need.setting());
+            Err(Problem::new(403, "forbidden", format!("a {shown} does not open this call; use a {needed}")))
+        }
+        Credential::None => unauthorized("send the header `Authorization: Bearer TOKEN`"),
+        Credential::Unknown => {
+            unauthorized("the token is not one of this node's; check admin.token, backend.token and publish.token")
+        }
+    }
 }
 
 fn trust_loopback(peer: Peer<'_>) -> Result<(), Problem> {
@@ -151,10 +178,17 @@ fn same(expected: &[u8], offered: &[u8]) -> bool {
 mod tests {
     use super::*;
 
-    const NONE: Tokens<'_> = Tokens { admin: None, publish: None };
-    const BOTH: Tokens<'_> = Tokens { admin: Some("master"), publish: Some("sender") };
+    const NONE: Tokens<'_> = Tokens { admin: &[], backend: &[], publish: &[] };
     const STRANGER: Peer<'_> = Peer { is_loopback: false, authorization: None, is_page: false };
     const LOCAL: Peer<'_> = Peer { is_loopback: true, authorization: None, is_page: false };
+
+    /// Every kind, the first two with an old and a new token.
+    fn with_all<R>(test: impl FnOnce(Tokens<'_>) -> R) -> R {
+        let list = |tokens: &[&str]| tokens.iter().map(ToString::to_string).collect::<Vec<_>>();
+        let (admin, backend, publish) =
+            (list(&["master", "master-2"]), list(&["service", "service-2"]), list(&["sender"]));
+        test(Tokens { admin: &admin, backend: &backend, publish: &publish })
+    }
 
     fn status(need: Need, tokens: Tokens<'_>, peer: Peer<'_>) -> u16 {
         authorize(need, tokens, peer).map_or_else(|problem| problem.status, |()| 200)
@@ -166,14 +200,13 @@ mod tests {
 
     #[test]
     fn health_and_metrics_are_open_without_a_token() {
-        for tokens in [NONE, BOTH] {
-            assert_eq!(status(Need::Nothing, tokens, STRANGER), 200);
-        }
+        assert_eq!(status(Need::Nothing, NONE, STRANGER), 200);
+        with_all(|tokens| assert_eq!(status(Need::Nothing, tokens, STRANGER), 200));
     }
 
     #[test]
     fn without_a_token_loopback_has_all_permissions_and_other_peers_have_none() {
-        for need in [Need::Publish, Need::Admin] {
+        for need in [Need::Publish, Need::Backend, Need::Admin] {
             assert_eq!(status(need, NONE, LOCAL), 200);
             assert_eq!(status(need, NONE, STRANGER), 403);
             assert_eq!(status(need, NONE, with("Bearer guess")), 403);
@@ -184,7 +217,9 @@ mod tests {
     fn a_web_page_cannot_use_the_permissions_of_its_browser_on_loopback() {
         assert_eq!(status(Need::Admin, NONE, Peer { is_page: true, ..LOCAL }), 403);
         let page = Peer { is_page: true, ..with("Bearer master") };
-        assert_eq!(status(Need::Admin, BOTH, page), 200, "a page that has the token is authorized");
+        with_all(|tokens| {
+            assert_eq!(status(Need::Admin, tokens, page), 200, "a page that has the token is authorized")
+        });
     }
 
     #[test]
@@ -206,29 +241,49 @@ mod tests {
 
     #[test]
     fn the_admin_token_opens_all_and_the_publish_token_publishing() {
-        assert_eq!(status(Need::Admin, BOTH, with("Bearer master")), 200);
-        assert_eq!(status(Need::Publish, BOTH, with("bearer master")), 200);
-        assert_eq!(status(Need::Publish, BOTH, with("Bearer sender")), 200);
-        assert_eq!(status(Need::Admin, BOTH, with("Bearer sender")), 403);
+        with_all(|tokens| {
+            for (token, opens) in [
+                ("Bearer master", [200, 200, 200]),
+                ("bearer master-2", [200, 200, 200]),
+                ("Bearer service", [403, 200, 200]),
+                ("Bearer service-2", [403, 200, 200]),
+                ("Bearer sender", [403, 403, 200]),
+            ] {
+                let opened = [Need::Admin, Need::Backend, Need::Publish].map(|need| status(need, tokens, with(token)));
+                assert_eq!(opened, opens, "{token}");
+            }
+        });
     }
 
     #[test]
-    fn a_credential_is_named_by_its_setting() {
-        let label = |tokens, peer| Credential::of(tokens, peer).label();
-        assert_eq!(label(BOTH, STRANGER), "none");
-        assert_eq!(label(BOTH, with("Bearer master")), "admin.token");
-        assert_eq!(label(BOTH, with("Bearer sender")), "publish.token");
-        assert_eq!(label(BOTH, with("Bearer guess")), "unknown");
-        assert_eq!(label(NONE, with("Bearer guess")), "unknown");
+    fn a_credential_is_named_by_its_setting_and_its_number() {
+        with_all(|tokens| {
+            for (peer, label) in [
+                (STRANGER, "none"),
+                (with("Bearer master"), "admin.token"),
+                (with("Bearer master-2"), "admin.token 2"),
+                (with("Bearer service-2"), "backend.token 2"),
+                (with("Bearer sender"), "publish.token"),
+                (with("Bearer guess"), "unknown"),
+            ] {
+                assert_eq!(Credential::of(tokens, peer).label(), label);
+            }
+        });
+        assert_eq!(Credential::of(NONE, with("Bearer guess")).label(), "unknown");
     }
 
     #[test]
     fn a_configured_token_is_required_of_loopback_too() {
-        assert_eq!(status(Need::Admin, BOTH, LOCAL), 401);
-        let publish_only = Tokens { admin: None, publish: Some("sender") };
-        assert_eq!(status(Need::Publish, publish_only, LOCAL), 401);
-        assert_eq!(status(Need::Admin, publish_only, LOCAL), 200);
-        assert_eq!(status(Need::Admin, publish_only, STRANGER), 403);
+        with_all(|tokens| {
+            assert_eq!(status(Need::Admin, tokens, LOCAL), 401);
+            let publish_only = Tokens { publish: tokens.publish, ..NONE };
+            assert_eq!(status(Need::Publish, publish_only, LOCAL), 401);
+            assert_eq!(status(Need::Backend, publish_only, LOCAL), 200);
+            assert_eq!(status(Need::Backend, publish_only, STRANGER), 403);
+            let backend_only = Tokens { backend: tokens.backend, ..NONE };
+            let opened = [Need::Admin, Need::Backend, Need::Publish].map(|need| status(need, backend_only, LOCAL));
+            assert_eq!(opened, [200, 401, 401]);
+        });
     }
 
     #[test]
@@ -236,7 +291,7 @@ mod tests {
         for header in
             ["master", "Bearer", "Bearer ", "Bearer maste", "Bearer masters", "Bearer MASTER", "Basic master", ""]
         {
-            assert_eq!(status(Need::Admin, BOTH, with(header)), 401, "{header:?}");
+            with_all(|tokens| assert_eq!(status(Need::Admin, tokens, with(header)), 401, "{header:?}"));
         }
     }
 }

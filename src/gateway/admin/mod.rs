@@ -24,6 +24,7 @@ mod places;
 mod publication;
 mod publish;
 mod reply;
+mod requests;
 mod route;
 mod run;
 mod server;

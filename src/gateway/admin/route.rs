@@ -44,40 +44,43 @@ pub(super) enum Route {
 }
 
 impl Route {
+    /// How it is called in metrics, what it asks of the peer, and what it is in the log.
+    const fn facts(&self) -> (&'static str, Need, Kind) {
+        match self {
+            Self::Metrics => ("GET /metrics", Need::Nothing, Kind::Read),
+            Self::Live => ("GET /live", Need::Nothing, Kind::Read),
+            Self::Ready => ("GET /ready", Need::Nothing, Kind::Read),
+            Self::Openapi => ("GET /openapi.json", Need::Nothing, Kind::Read),
+            Self::Drain => ("POST /drain", Need::Admin, Kind::Change),
+            Self::Undrain => ("DELETE /drain", Need::Admin, Kind::Change),
+            Self::Node => ("GET /v1/node", Need::Admin, Kind::Read),
+            Self::Nodes => ("GET /v1/nodes", Need::Backend, Kind::Read),
+            Self::Rooms { .. } => ("GET /v1/rooms", Need::Backend, Kind::Read),
+            Self::Connections { .. } => ("GET /v1/connections", Need::Admin, Kind::Read),
+            Self::Close(_) => ("DELETE /v1/connections/{connection}", Need::Backend, Kind::Change),
+            Self::PublishRoom(_) => ("POST /v1/rooms/{room}/messages", Need::Publish, Kind::Publish),
+            Self::PublishRooms => ("POST /v1/messages", Need::Publish, Kind::Publish),
+        }
+    }
+
+    /// Its method and path, as docs/openapi.json writes them.
+    pub(super) const fn label(&self) -> &'static str {
+        self.facts().0
+    }
+
     /// What it asks of the peer.
     pub(super) const fn need(&self) -> Need {
-        match self {
-            Self::Metrics | Self::Live | Self::Ready | Self::Openapi => Need::Nothing,
-            Self::PublishRoom(_) | Self::PublishRooms => Need::Publish,
-            Self::Drain
-            | Self::Undrain
-            | Self::Node
-            | Self::Nodes
-            | Self::Rooms { .. }
-            | Self::Connections { .. }
-            | Self::Close(_) => Need::Admin,
-        }
+        self.facts().1
+    }
+
+    /// What it is in the log.
+    pub(super) const fn kind(&self) -> Kind {
+        self.facts().2
     }
 
     /// Whether it is a probe or a scrape, for which places are kept.
     pub(super) const fn is_probe(&self) -> bool {
         matches!(self, Self::Metrics | Self::Live | Self::Ready)
-    }
-
-    /// What it is in the log.
-    pub(super) const fn kind(&self) -> Kind {
-        match self {
-            Self::Metrics
-            | Self::Live
-            | Self::Ready
-            | Self::Openapi
-            | Self::Node
-            | Self::Nodes
-            | Self::Rooms { .. }
-            | Self::Connections { .. } => Kind::Read,
-            Self::PublishRoom(_) | Self::PublishRooms => Kind::Publish,
-            Self::Drain | Self::Undrain | Self::Close(_) => Kind::Change,
-        }
     }
 }
 
@@ -201,10 +204,10 @@ mod tests {
             ("POST", "/drain", Route::Drain, Need::Admin),
             ("DELETE", "/drain", Route::Undrain, Need::Admin),
             ("GET", "/v1/node", Route::Node, Need::Admin),
-            ("GET", "/v1/nodes", Route::Nodes, Need::Admin),
-            ("GET", "/v1/rooms", Route::Rooms { limit: 100 }, Need::Admin),
+            ("GET", "/v1/nodes", Route::Nodes, Need::Backend),
+            ("GET", "/v1/rooms", Route::Rooms { limit: 100 }, Need::Backend),
             ("GET", "/v1/connections", Route::Connections { by_outbox: false, limit: 100 }, Need::Admin),
-            ("DELETE", "/v1/connections/deadbeef0000000100000001", Route::Close(id), Need::Admin),
+            ("DELETE", "/v1/connections/deadbeef0000000100000001", Route::Close(id), Need::Backend),
             ("POST", "/v1/rooms/lobby/messages", Route::PublishRoom("lobby".into()), Need::Publish),
             ("POST", "/v1/messages", Route::PublishRooms, Need::Publish),
         ];
@@ -245,6 +248,7 @@ mod tests {
             Value::Null => Need::Admin,
             Value::Array(tokens) if tokens.is_empty() => Need::Nothing,
             tokens if tokens[0].get("publish").is_some() => Need::Publish,
+            tokens if tokens[0].get("backend").is_some() => Need::Backend,
             other => panic!("{other}"),
         };
         methods.map(|(method, operation)| (method.to_ascii_uppercase(), need(operation))).collect()
@@ -256,6 +260,10 @@ mod tests {
         let paths = description["paths"].as_object().unwrap();
         for (template, endpoints) in paths {
             let path = template.replace("{room}", "lobby").replace("{connection}", "deadbeef0000000100000001");
+            for method in ["GET", "POST", "PUT", "PATCH", "DELETE"] {
+                let Ok(route) = route(method, &path, "") else { continue };
+                assert_eq!(route.label(), format!("{method} {template}"));
+            }
             let served: BTreeMap<String, Need> = ["GET", "POST", "PUT", "PATCH", "DELETE"]
                 .iter()
                 .filter_map(|method| Some(((*method).to_owned(), route(method, &path, "").ok()?.need())))

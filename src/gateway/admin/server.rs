@@ -30,8 +30,10 @@ use super::auth::{Credential, Peer, Tokens, authorize, names_a_site};
 use super::meter::{Cut, IDLE_DEADLINE, Meter, Metered, REQUEST_DEADLINE};
 use super::places::{Place, Stage};
 use super::reply::{Problem, Reply};
+use super::requests::NO_ROUTE;
 use super::route::{Route, route};
 use super::supervisor::Supervisor;
+use crate::gateway::config::AccessTokens;
 use crate::gateway::log;
 use tidegate_core::limits::HEAD_BYTES;
 
@@ -154,8 +156,9 @@ impl Connection {
 
     async fn answer(&mut self, request: Request<Payload>) -> Verdict {
         let (head, payload) = request.into_parts();
-        let mut kind = Kind::Read;
-        let verdict = self.decide(&head, payload, &mut kind).await;
+        let (mut kind, mut route) = (Kind::Read, NO_ROUTE);
+        let verdict = self.decide(&head, payload, &mut kind, &mut route).await;
+        self.supervisor.requests.count(route, verdict.reply.status);
         let call = Call {
             kind,
             peer: self.peer,
@@ -168,7 +171,7 @@ impl Connection {
         Verdict { bodyless: head.method == Method::HEAD, ..verdict }
     }
 
-    async fn decide(&mut self, head: &Parts, payload: Payload, kind: &mut Kind) -> Verdict {
+    async fn decide(&mut self, head: &Parts, payload: Payload, kind: &mut Kind, label: &mut &'static str) -> Verdict {
         let keep = head.version == Version::HTTP_11 && !has_token(&head.headers, header::CONNECTION, "close");
         if let Err(problem) = framing(head.version, &head.headers) {
             return Verdict::last(problem);
@@ -176,6 +179,7 @@ impl Connection {
         let found = route(head.method.as_str(), head.uri.path(), head.uri.query().unwrap_or(""));
         // An unread body would be taken for the next request.
         let keep_refused = keep && matches!(payload, Payload::None);
+        let found = found.inspect(|route| *label = route.label());
         let route = match found.and_then(|route| self.admit(route, &head.headers, kind)) {
             Ok(route) => route,
             Err(problem) => return Verdict { keep: keep_refused, ..Verdict::last(problem) },
@@ -202,7 +206,9 @@ impl Connection {
 
     fn tokens(&self) -> Tokens<'_> {
         let config = &self.supervisor.config;
-        Tokens { admin: config.admin.token.as_deref(), publish: config.publish.token.as_deref() }
+        let [admin, backend, publish] = [&config.admin.token, &config.backend.token, &config.publish.token]
+            .map(|list| AccessTokens::all(list.as_ref()));
+        Tokens { admin, backend, publish }
     }
 
     fn credentials<'a>(&self, headers: &'a HeaderMap) -> Peer<'a> {

@@ -15,6 +15,7 @@ use super::notify::Notify;
 use super::oneshot::{self, Receiver};
 use super::places::Places;
 use super::publish::Publisher;
+use super::requests::Requests;
 use super::systemd::ServiceManager;
 use super::{Admin, Cores, DriverInfo, Outcome, ShardExit, ShardHandle};
 use crate::gateway::check::Watch;
@@ -63,6 +64,7 @@ pub(super) struct Supervisor {
     /// The connections of the admin port.
     pub(super) places: Rc<Places>,
     pub(super) audit: Audit,
+    pub(super) requests: Requests,
     drain: RefCell<Drain>,
     outcome: RefCell<Option<Outcome>>,
 }
@@ -148,6 +150,7 @@ impl Supervisor {
             started,
             places: Rc::default(),
             audit: Audit::default(),
+            requests: Requests::default(),
             drain: RefCell::new(drain),
             outcome: RefCell::default(),
         };

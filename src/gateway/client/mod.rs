@@ -18,7 +18,7 @@ use serde_json::Value;
 
 use self::http::{Answer, Request};
 use self::target::Target;
-use crate::gateway::config::Config;
+use crate::gateway::config::{AccessTokens, Config};
 use tidegate_core::model::valid_room;
 use tidegate_core::percent;
 
@@ -40,15 +40,15 @@ pub fn drain(config: &Config, node: Option<&str>, timeout: Duration) -> ExitCode
         Err(text) => return misused(text),
     };
     let began = Instant::now();
-    let request =
-        Request { method: "POST", path: "/drain", token: config.admin.token.as_deref(), kind: None, body: b"" };
+    let token = config.admin.token.as_ref().map(AccessTokens::first);
+    let request = Request { method: "POST", path: "/drain", token, kind: None, body: b"" };
     match request.send(&admin) {
         Ok(answer) if answer.is_success() => {}
         Ok(answer) => return failed(refusal(&answer, "the node did not begin to drain", "admin")),
         Err(error) => return failed(unreachable_node(&admin, &error)),
     }
     loop {
-        let undone = match progress(&admin, config.admin.token.as_deref()) {
+        let undone = match progress(&admin, token) {
             Ok(Progress::Empty) | Err(Look::Gone) => return ExitCode::SUCCESS,
             Ok(Progress::TakenBack(open)) => return failed(taken_back(open)),
             Ok(Progress::Open(open)) => {
@@ -151,7 +151,8 @@ pub fn publish(config: &Config, node: Option<&str>, publication: Publication<'_>
         Err(text) => return misused(text),
     };
     let path = format!("/v1/rooms/{}/messages", percent::encode(room));
-    let token = config.publish.token.as_deref().or(config.admin.token.as_deref());
+    let tokens = config.publish.token.as_ref().or(config.backend.token.as_ref()).or(config.admin.token.as_ref());
+    let token = tokens.map(AccessTokens::first);
     // Before the message, which may be what a member waits for to leave.
     let members = if quiet { None } else { members(config, &admin, room) };
     match (Request { method: "POST", path: &path, token, kind: Some(content_type(&body)), body: &body }).send(&admin) {
@@ -188,12 +189,12 @@ fn in_words(level: &str, members: Option<u64>) -> String {
 
 /// Members of the room on the node; `None` where the node does not say, or lists other rooms only.
 fn members(config: &Config, admin: &Target, room: &str) -> Option<u64> {
+    let token = config.backend.token.as_ref().or(config.admin.token.as_ref()).map(AccessTokens::first);
     // With a publish token alone the list is not for us.
-    if config.admin.token.is_none() && config.publish.token.is_some() {
+    if token.is_none() && config.publish.token.is_some() {
         return None;
     }
     let path = format!("/v1/rooms?limit={ROOMS_LISTED}");
-    let token = config.admin.token.as_deref();
     let answer = Request { method: "GET", path: &path, token, kind: None, body: b"" }.send(admin).ok()?;
     let list: Value = serde_json::from_slice(&answer.body).ok().filter(|_| answer.is_success())?;
     let rooms = list.get("rooms")?.as_array()?;

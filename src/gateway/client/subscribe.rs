@@ -23,7 +23,7 @@ use tungstenite::{Error, Message, WebSocket};
 use super::http::Request;
 use super::target::{Port, Target};
 use super::{failed, misused, nothing_listens, say};
-use crate::gateway::config::Config;
+use crate::gateway::config::{AccessTokens, Config};
 use tidegate_core::model::valid_room;
 
 /// For the handshake.
@@ -138,7 +138,7 @@ fn headers(config: &Config, wanted: Subscription<'_>) -> Result<Vec<(HeaderName,
 
 /// Asks a node's admin port for its public one.
 fn public_port(config: &Config, admin: &Target) -> Result<Target, String> {
-    let token = config.admin.token.as_deref();
+    let token = config.admin.token.as_ref().map(AccessTokens::first);
     let request = Request { method: "GET", path: "/v1/node", token, kind: None, body: b"" };
     let answer = request.send(admin).map_err(|error| super::unreachable_node(admin, &error))?;
     let node: Option<Value> = serde_json::from_slice(&answer.body).ok();

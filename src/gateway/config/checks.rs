@@ -150,21 +150,29 @@ pub(super) fn readable(value: &Value) -> Result<PathBuf, String> {
 
 /// A secret, typed or in a file; a line's end after it does not belong to it.
 pub(super) fn secret_text(value: &Value) -> Result<String, String> {
-    let text = match value {
+    secret(secret_contents(value)?.trim_end_matches(['\r', '\n']))
+}
+
+/// What a secret is made of.
+pub(super) fn secret(text: &str) -> Result<String, String> {
+    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_graphic()) {
+        return Err(String::from("must be printable ASCII without spaces, at least one character"));
+    }
+    Ok(text.to_owned())
+}
+
+/// What was typed for a secret, or what its file holds.
+pub(super) fn secret_contents(value: &Value) -> Result<String, String> {
+    match value {
         Value::InFile(path) => {
             std::fs::read_to_string(path).map_err(|error| {
                 // What has no slash may be the secret itself, written where its file should be named.
                 let path = path.to_str().filter(|path| path.contains('/')).unwrap_or("the file that it names");
                 format!("{path} cannot be read: {error}")
-            })?
+            })
         }
-        Value::Text(text) => text.clone(),
+        Value::Text(text) => Ok(text.clone()),
         // Never echoed: it may be the secret, typed without quotes.
-        _ => return Err(String::from("is not text; put it in quotes")),
-    };
-    let text = text.trim_end_matches(['\r', '\n']);
-    if text.is_empty() || !text.bytes().all(|b| b.is_ascii_graphic()) {
-        return Err(String::from("must be printable ASCII without spaces, at least one character"));
+        _ => Err(String::from("is not text; put it in quotes")),
     }
-    Ok(text.to_owned())
 }

@@ -34,6 +34,7 @@ pub(super) static SETTINGS: LazyLock<Vec<Setting>> = LazyLock::new(|| {
     let mut all = section(|config| config, |config| config);
     all.extend(section(|config| &config.admin, |config| &mut config.admin));
     all.extend(section(|config| &config.auth, |config| &mut config.auth));
+    all.extend(section(|config| &config.backend, |config| &mut config.backend));
     all.extend(section(|config| &config.publish, |config| &mut config.publish));
     all.extend(section(|config| &config.ready, |config| &mut config.ready));
     all.extend(section(|config| &config.nats, |config| &mut config.nats));

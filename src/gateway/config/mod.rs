@@ -40,8 +40,8 @@ pub use merge::{DEFAULT_FILE, Settings, Sources, load, merge};
 pub use origin::{Origin, Problem};
 pub use print::table as settings_table;
 pub use sample::sample;
-pub use secret::Secret;
-pub use sections::{Admin, Drain, Heartbeat, Nats, OnGap, Proxies, Publish, Raw, Ready};
+pub use secret::{AccessTokens, Secret};
+pub use sections::{Admin, Backend, Drain, Heartbeat, Nats, OnGap, Proxies, Publish, Raw, Ready};
 
 /// Which wire a shard runs on.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -169,6 +169,8 @@ settings! {
         admin: Admin = Admin::default();
         /// Tokens of clients.
         auth: Auth = Auth::default();
+        /// What backends may do over HTTP.
+        backend: Backend = Backend::default();
         /// Publishing over HTTP.
         publish: Publish = Publish::default();
         /// When the node wants traffic.

@@ -4,7 +4,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use super::origin::Problem;
-use super::{Anonymous, Config, Nats};
+use super::{AccessTokens, Anonymous, Config, Nats};
 use tidegate_core::auth::Who;
 use tidegate_core::http::OriginPattern;
 use tidegate_core::limits::COALESCED_BYTES;
@@ -161,18 +161,25 @@ fn tokens_of_clients(config: &Config) -> Vec<String> {
 
 /// Warns of tokens that protect less than they seem to.
 fn tokens(config: &Config, warnings: &mut Vec<String>) {
-    let (admin, publish) = (config.admin.token.as_deref(), config.publish.token.as_deref());
-    for (name, token) in [("admin.token", admin), ("publish.token", publish)] {
-        if token.is_some_and(|token| token.len() < TOKEN_CHARACTERS) {
+    let kinds = [
+        ("admin.token", &config.admin.token),
+        ("backend.token", &config.backend.token),
+        ("publish.token", &config.publish.token),
+    ];
+    let kinds = kinds.map(|(name, tokens)| (name, AccessTokens::all(tokens.as_ref())));
+    for (place, (name, tokens)) in kinds.iter().enumerate() {
+        if tokens.iter().any(|token| token.len() < TOKEN_CHARACTERS) {
             warnings.push(format!(
                 "{name} is shorter than {TOKEN_CHARACTERS} characters and can be guessed; make one with `openssl rand -hex 16`"
             ));
         }
-    }
-    if admin.is_some() && admin == publish {
-        warnings.push(String::from(
-            "admin.token and publish.token are the same: every publisher may drain the node; give publishers a token of their own",
-        ));
+        for (weaker, others) in &kinds[place + 1..] {
+            if others.iter().any(|token| tokens.contains(token)) {
+                warnings.push(format!(
+                    "{name} and {weaker} are the same: what has the second may do all that the first opens; give each a token of its own"
+                ));
+            }
+        }
     }
     if let Some(path) = &config.nats.credentials {
         warnings.extend(readable_by_others("nats.credentials", path));

@@ -4,8 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::checks::{close_code, networks, readable, secret_text, shown_urls, subject_prefix, urls};
-use super::secret::Secret;
+use super::checks::{close_code, networks, readable, shown_urls, subject_prefix, urls};
+use super::secret::{AccessTokens, Secret};
 use tidegate_core::http::network::Network;
 use tidegate_core::limits;
 use tidegate_core::setting::{
@@ -20,9 +20,25 @@ settings! {
         /// Metrics, health, publishing over HTTP, drain.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9090)), address(),
             flag("Serving", 2, "ADDRESS", "Metrics, health, publishing over HTTP").name("admin").alias("admin");
-        /// Opens every admin endpoint; `admin.token_file` reads it from a file.
-        token: Option<String> = None,
-            optional("only loopback may administer", checked(secret_text, quoted)), secret();
+        /// Opens every admin endpoint. Several as a list, or one a line of `admin.token_file`: all are valid.
+        token: Option<AccessTokens> = None,
+            optional("only loopback may administer", checked(AccessTokens::from_value, masked)), secret();
+    }
+}
+
+/// Secrets are never shown, not even to what would leave them out.
+fn masked(_: &AccessTokens) -> Option<String> {
+    quoted(&"***")
+}
+
+settings! {
+    /// `[backend]`: what backends may do over HTTP.
+    #[derive(Clone, PartialEq, Eq)]
+    pub struct Backend in "backend" {
+        /// Opens publishing, rooms, connections and nodes: everything below `/v1` but what concerns this node's operation. A list, or
+        /// lines of `backend.token_file`, likewise.
+        token: Option<AccessTokens> = None,
+            optional("the admin token", checked(AccessTokens::from_value, masked)), secret();
     }
 }
 
@@ -30,10 +46,10 @@ settings! {
     /// `[publish]`: publishing over HTTP.
     #[derive(Clone, PartialEq, Eq)]
     pub struct Publish in "publish" {
-        /// Opens publishing only; `publish.token_file` likewise.
-        token: Option<String> = None,
-            optional("the admin token, and without one only loopback, may publish over HTTP", checked(secret_text, quoted)),
-            secret();
+        /// Opens publishing only. A list, or lines of `publish.token_file`, likewise.
+        token: Option<AccessTokens> = None,
+            optional("the tokens of backends and operators, and without any only loopback, may publish over HTTP",
+                checked(AccessTokens::from_value, masked)), secret();
     }
 }
 

@@ -120,7 +120,10 @@ fn every_section_of_the_file_reaches_the_configuration() {
     assert_eq!((config.limits.linger, config.heartbeat.ping_interval), (Duration::ZERO, Duration::from_secs(20)));
     assert_eq!((config.drain.delay, config.drain.window), (Duration::from_secs(5), Some(Duration::from_secs(60))));
     assert_eq!((config.drain.close_code, config.raw.on_gap), (4001, OnGap::Close));
-    assert_eq!((config.admin.listen.port(), config.admin.token.as_deref()), (9000, Some("secret")));
+    assert_eq!(
+        (config.admin.listen.port(), config.admin.token.as_ref().map(AccessTokens::first)),
+        (9000, Some("secret"))
+    );
     assert_eq!((config.max_connections, config.max_connection_age), (Some(1000), Some(Duration::from_secs(21_600))));
     assert!(config.ready.require_broker && config.proxies.protocol_v2);
     assert_eq!(
@@ -333,11 +336,11 @@ fn a_secret_may_stand_in_a_file_and_a_stronger_source_wins_over_it() {
     let path = std::env::temp_dir().join(format!("tidegate-token-{}", std::process::id()));
     std::fs::write(&path, "from-file\n").unwrap();
     let (shown, file) = (path.display().to_string(), format!("[admin]\ntoken_file = {:?}", path.display().to_string()));
-    assert_eq!(config(&file).admin.token.as_deref(), Some("from-file"));
+    assert_eq!(config(&file).admin.token.as_ref().map(AccessTokens::first), Some("from-file"));
     let by_variable = typed(&[], &[("TIDEGATE_ADMIN_TOKEN_FILE", &shown)], "").ok().unwrap();
-    assert_eq!(by_variable.config.admin.token.as_deref(), Some("from-file"));
+    assert_eq!(by_variable.config.admin.token.as_ref().map(AccessTokens::first), Some("from-file"));
     let stronger = typed(&[], &[("TIDEGATE_ADMIN_TOKEN", "direct")], &file).ok().unwrap();
-    assert_eq!(stronger.config.admin.token.as_deref(), Some("direct"));
+    assert_eq!(stronger.config.admin.token.as_ref().map(AccessTokens::first), Some("direct"));
     std::fs::remove_file(&path).unwrap();
 }
 
@@ -462,6 +465,10 @@ fn a_public_port_that_every_client_may_publish_through_is_warned_about() {
     assert!(warnings("listen = \"0.0.0.0:80\"")[0].contains("every client that reaches 0.0.0.0:80"));
     assert!(warnings("listen = \"0.0.0.0:80\"\n[[rooms]]\nmatch = \"*\"\npublish = \"none\"").is_empty());
     assert!(warnings("admin = \"0.0.0.0:9090\"")[0].contains("no admin.token"));
+    let same =
+        "[admin]\ntoken = [\"0123456789abcdef\", \"the-token-of-both\"]\n[backend]\ntoken = \"the-token-of-both\"";
+    assert!(warnings(same)[0].starts_with("admin.token and backend.token are the same"), "{:?}", warnings(same));
+    assert!(warnings("[backend]\ntoken = [\"0123456789abcdef\", \"short\"]")[0].contains("backend.token is shorter"));
     assert!(warnings("[nats]\ntoken = \"t\"")[0].contains("nats.token without nats.url"));
     assert!(warnings("[nats]\nuser = \"t\"\npassword = \"p\"")[0].contains("nats.user without nats.url"));
 }

@@ -8,7 +8,7 @@ use prometheus::proto::{
 };
 
 use tidegate_core::counters::{BUCKETS_NS, Cell, Histogram};
-use tidegate_core::metric::{Across, Family, Kind, LabelOf, Metrics, Reading};
+use tidegate_core::metric::{Across, Family, Kind, LabelOf, Labelled, Metrics, Reading};
 
 /// Names and values of a sample's labels.
 type Labels = Vec<(&'static str, String)>;
@@ -76,6 +76,12 @@ impl Growing {
             Reading::Histogram(histogram) => self.sample(family.across, labels, distribution(histogram)),
             Reading::Found(Some(number)) => self.sample(family.across, labels, Value::Number(number)),
             Reading::Found(None) => {}
+            Reading::Labelled(all) => {
+                for Labelled { labels: own, count } in all {
+                    let labels = labels.iter().chain(own).cloned().collect();
+                    self.sample(family.across, labels, Value::Number(*count as f64));
+                }
+            }
             Reading::Labels(pairs) => {
                 let pairs = pairs.iter().map(|(name, value)| (*name, (*value).to_owned()));
                 self.sample(family.across, labels.into_iter().chain(pairs).collect(), Value::Number(1.0));

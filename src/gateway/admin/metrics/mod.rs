@@ -11,10 +11,11 @@ use prometheus::TextEncoder;
 use prometheus::proto::{MetricFamily, MetricType};
 
 use super::drain::Phase;
+use super::requests::Requests;
 use crate::gateway::log::{self, DropReason};
 use exposition::Exposition;
 use tidegate_core::counters::{Cell, RelayCounters, ShardCounters};
-use tidegate_core::metric::{counter, gauge, metrics};
+use tidegate_core::metric::{Labelled, counter, gauge, metrics};
 use tidegate_core::readiness::Readiness;
 
 /// The content type of the exposition.
@@ -31,6 +32,8 @@ metrics! {
         admin_connections: Option<f64> => gauge("tidegate_admin_connections");
         /// Connections of the admin port that were closed to make place for new ones.
         admin_given_way: Option<f64> => counter("tidegate_admin_connections_given_way_total");
+        /// Answers of the admin port, by route and status; `none` is what no route serves. Scrapes count too.
+        admin_requests: Vec<Labelled> => counter("tidegate_admin_requests_total");
         /// 1 for the state that the node is in, 0 for the others.
         state: [Cell; NodeStateLabel::ALL.len()] =>
             gauge("ws_node_state").by("state", |n| NodeStateLabel::ALL[n].label());
@@ -53,6 +56,8 @@ pub(super) struct Sources<'a> {
     pub(super) admin_connections: usize,
     /// Connections of the admin port that gave way to others.
     pub(super) admin_given_way: u64,
+    /// Answers of the admin port, by `route` and `status`.
+    pub(super) admin_requests: Vec<Labelled>,
     pub(super) state: NodeStateLabel,
 }
 
@@ -109,6 +114,7 @@ fn families(sources: &Sources<'_>) -> Vec<MetricFamily> {
         capacity: Some(sources.capacity as f64),
         admin_connections: Some(sources.admin_connections as f64),
         admin_given_way: Some(sources.admin_given_way as f64),
+        admin_requests: sources.admin_requests.clone(),
         state: NodeStateLabel::ALL.map(|state| Cell::of(u64::from(state == sources.state))),
         log_dropped: log::dropped().map(Cell::of),
         build: [("version", env!("CARGO_PKG_VERSION")), ("driver", sources.driver)],
@@ -125,6 +131,8 @@ fn families(sources: &Sources<'_>) -> Vec<MetricFamily> {
 pub fn table() -> String {
     let shard = ShardCounters::default();
     let relay = RelayCounters { mailbox_depth: vec![Cell::default()], ..RelayCounters::default() };
+    let requests = Requests::default();
+    requests.count("", 200);
     let sources = Sources {
         shards: vec![&shard],
         relay: &relay,
@@ -132,6 +140,7 @@ pub fn table() -> String {
         driver: "",
         admin_connections: 0,
         admin_given_way: 0,
+        admin_requests: requests.samples(),
         state: NodeStateLabel::Ready,
     };
     let mut text = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
