@@ -32,7 +32,7 @@ metrics! {
         admin_connections: Option<f64> => gauge("tidegate_admin_connections");
         /// Connections of the admin port that were closed to make place for new ones.
         admin_given_way: Option<f64> => counter("tidegate_admin_connections_given_way_total");
-        /// Answers of the admin port, by route and status; `none` is what no route serves. Scrapes count too.
+        /// Answers of the admin port, by route and status; none is what no route serves. Scrapes count too.
         admin_requests: Vec<Labelled> => counter("tidegate_admin_requests_total");
         /// 1 for the state that the node is in, 0 for the others.
         state: [Cell; NodeStateLabel::ALL.len()] =>
