@@ -166,7 +166,7 @@ settings! {
         handshake_deadline: Duration = HANDSHAKE_DEADLINE, time(100 * MS..=MINUTE), rare();
         /// Sockets of one shard that are not upgraded: unfinished handshakes, and refused ones that the peer has not closed. One more,
         /// and the oldest gives way. One address may have a quarter. Lowered where the host has few file descriptors.
-        handshakes_per_shard: usize = HANDSHAKES_PER_SHARD, integer(1..=65_536), rare();
+        handshakes_per_shard: usize = HANDSHAKES_PER_SHARD, integer(1..=65_536), rare().restart();
         /// Connections of one address on the node (of IPv6: of one /64); more get 429. Behind `proxies.trusted` the address is the
         /// client's.
         connections_per_address: Option<u32> = None, off_or(integer(1..=100_000_000)), rare();
@@ -174,7 +174,7 @@ settings! {
         /// a moment. 0: no limit.
         mistakes_per_address: u32 = MISTAKES_PER_ADDRESS, integer(0..=1_000_000), rare();
         /// Bytes of one message; more is closed with 1009.
-        message_bytes: usize = MESSAGE_BYTES, size(KIB..=64 * MIB), rare();
+        message_bytes: usize = MESSAGE_BYTES, size(KIB..=64 * MIB), rare().restart();
         /// From a message's first octet to its last.
         message_deadline: Duration = MESSAGE_DEADLINE, time(100 * MS..=10 * MINUTE), rare();
         /// Bytes that one client may leave unread.
@@ -190,12 +190,12 @@ settings! {
         /// Rooms of one client.
         rooms_per_connection: usize = ROOMS_PER_CONNECTION, integer(1..=10_000), rare();
         /// Rooms of the node; a join of one more is refused with `room-limit`.
-        rooms_total: Option<u64> = None, auto_or("auto: what 20 % of memory hold", integer(1..=100_000_000)), rare();
+        rooms_total: Option<u64> = None, auto_or("auto: what 20 % of memory hold", integer(1..=100_000_000)), rare().restart();
         /// Messages that wait for one shard.
-        mailbox_messages: usize = MAILBOX_MESSAGES, integer(1..=1_048_576), rare();
+        mailbox_messages: usize = MAILBOX_MESSAGES, integer(1..=1_048_576), rare().restart();
         /// Time for the broker to confirm a room; later is `unavailable`.
-        fence_deadline: Duration = FENCE_DEADLINE, time(10 * MS..=MINUTE), rare();
+        fence_deadline: Duration = FENCE_DEADLINE, time(10 * MS..=MINUTE), rare().restart();
         /// Time for which a room stays subscribed after its last member left; less where another room needs its place.
-        linger: Duration = LINGER, time(ZERO..=10 * MINUTE), rare();
+        linger: Duration = LINGER, time(ZERO..=10 * MINUTE), rare().restart();
     }
 }

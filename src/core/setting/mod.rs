@@ -49,11 +49,13 @@ pub struct Given {
     pub alias: Option<&'static str>,
     /// The name behind `--` and `TIDEGATE_`, with underscores.
     pub name: Option<&'static str>,
+    /// Whether another value waits for a restart; else a reload puts it in force.
+    pub restart: bool,
 }
 
 /// By environment and file.
 pub const fn rare() -> Given {
-    Given { kind: Kind::Rare, alias: None, name: None }
+    Given { kind: Kind::Rare, alias: None, name: None, restart: false }
 }
 
 /// By environment and file, or in a file of its own; never shown.
@@ -82,6 +84,11 @@ impl Given {
         Self { name: Some(name), ..self }
     }
 
+    /// Has another value wait for a restart.
+    pub const fn restart(self) -> Self {
+        Self { restart: true, ..self }
+    }
+
     /// What `--help` calls its default; nothing is said of it where this is empty.
     pub const fn default(self, text: &'static str) -> Self {
         match self.kind {
@@ -105,6 +112,10 @@ pub struct Row<S> {
     pub read: fn(&mut S, &Value) -> Result<(), String>,
     /// The value as TOML; `None` where it is absent.
     pub show: fn(&S) -> Option<String>,
+    /// Whether two sections have the same value.
+    pub same: fn(&S, &S) -> bool,
+    /// Takes the value of another section.
+    pub keep: fn(&mut S, &S),
 }
 
 /// A section of the file: a structure whose fields are settings.
@@ -124,7 +135,8 @@ pub trait Section: Sized {
 /// ```
 ///
 /// where the format is one of those in this module (`time(range)`, `size(range)`, `choice(names)`, …) and the last part is
-/// [`rare()`], [`secret()`], [`flag(…)`](flag) or [`switch(…)`](switch). Fields after `and` are no settings.
+/// [`rare()`], [`secret()`], [`flag(…)`](flag) or [`switch(…)`](switch), with [`.restart()`](Given::restart) where a reload cannot put
+/// another value in force. Fields after `and` are no settings.
 #[macro_export]
 macro_rules! settings {
     (
@@ -161,6 +173,8 @@ macro_rules! settings {
                         Ok(())
                     },
                     show: |section| Format::<$type>::show(&$format, &section.$field),
+                    same: |one, other| one.$field == other.$field,
+                    keep: |section, other| section.$field.clone_from(&other.$field),
                 }),*]
             }
         }

@@ -28,7 +28,7 @@ pub enum Command {
     Resume,
     /// Close what is left and end the thread.
     Stop,
-    /// Go on with other options: a reload, or other keys.
+    /// Go on with other options: a reload, or other keys. What is there already is held to them, over several turns.
     Options(Arc<Options>),
     /// Describe the busiest rooms. The shard looks at them over several turns: one that begins or ends meanwhile is counted in or
     /// out. Where 64 such queries wait already, this one is dropped.
@@ -114,7 +114,7 @@ impl<D: Driver> Shard<D> {
             }
             Command::Resume => self.admission.end_drain(),
             Command::Stop => self.stopped = true,
-            Command::Options(options) => self.turn.settings = Arc::new(self.turn.settings.with(options)),
+            Command::Options(options) => self.begin_review(options),
             Command::Rooms { limit, reply } => self.looks.begin(Look::at_rooms(limit, reply)),
             Command::Connections { by_outbox, limit, reply } => {
                 self.looks.begin(Look::at_connections(by_outbox, limit, reply));

@@ -106,9 +106,10 @@ impl<D: Driver> Shard<D> {
         false
     }
 
-    /// Ends the memberships that the connection's token no longer allows.
-    fn leave_forbidden_rooms(&mut self, handle: Handle, dialect: DialectId) {
-        let Some(entry) = self.clients.find(handle) else { return };
+    /// Ends the memberships that the connection's token, or the rules of its rooms, no longer allow; whether there were any.
+    pub(super) fn leave_forbidden_rooms(&mut self, handle: Handle, dialect: DialectId) -> bool {
+        let Some(entry) = self.clients.find(handle) else { return false };
+        let mut is_told = false;
         let rooms: Vec<u32> = entry.rooms.as_slice().iter().map(|membership| membership.room).collect();
         for room in rooms {
             let Some(name) = self.turn.names.name(room).cloned() else { continue };
@@ -119,10 +120,13 @@ impl<D: Driver> Shard<D> {
             self.leave(handle, &name);
             let left = Notice::Left { room: &name, reason: Some(LeftReason::Permission), reference: None };
             if !self.writer.reply(&self.turn, dialect, &left) {
-                return self.writer.close(&mut self.turn, &mut self.clients, handle, CloseReason::Forbidden);
+                self.writer.close(&mut self.turn, &mut self.clients, handle, CloseReason::Forbidden);
+                return true;
             }
+            is_told = true;
             self.cork(handle);
         }
+        is_told
     }
 
     /// Tells clients whose tokens end, and closes those whose tokens have ended. Where a room's own token has ended, its members leave.
@@ -158,7 +162,7 @@ impl<D: Driver> Shard<D> {
         }
     }
 
-    fn end_session(&mut self, handle: Handle, dialect: DialectId, reason: Reason, message: &str) {
+    pub(super) fn end_session(&mut self, handle: Handle, dialect: DialectId, reason: Reason, message: &str) {
         let refused = Unauthorized { reason, message: message.to_owned() };
         self.refuse_token(handle, dialect, &refused, None);
         self.close_over_token(handle, &refused);

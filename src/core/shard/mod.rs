@@ -34,6 +34,7 @@ mod inbound;
 mod looks;
 mod names;
 mod requests;
+mod review;
 mod rooms;
 mod settings;
 mod sweep;
@@ -56,6 +57,7 @@ use clients::Clients;
 use driver::{Driver, Event, Fd};
 use inbound::Reading;
 use looks::Looks;
+use review::Review;
 use rooms::Rooms;
 pub use settings::{AuthOptions, Budgets, Options, RoomRule, Route, Settings, SlowPolicy};
 pub use turn::Clock;
@@ -73,6 +75,7 @@ pub struct Shard<D> {
     clients: Clients,
     reading: Reading,
     looks: Looks,
+    review: Review,
     events: Vec<Event>,
     /// More connections are to be ended for a budget of the node's than a call of the fan-out may end.
     is_over_budget: bool,
@@ -90,6 +93,7 @@ impl<D: Driver> Shard<D> {
             clients: Clients::new(settings.slots),
             reading: Reading::default(),
             looks: Looks::default(),
+            review: Review::default(),
             events: Vec::new(),
             is_over_budget: false,
             stopped: false,
@@ -150,6 +154,7 @@ impl<D: Driver> Shard<D> {
         self.events = events;
         self.sweep();
         self.look_on();
+        self.review_on();
         self.end_sessions();
         self.handle_later();
     }
@@ -257,6 +262,7 @@ impl<D: Driver> Shard<D> {
             || self.clients.is_sweep_due()
             || self.clients.is_session_due(&self.turn)
             || !self.looks.is_empty()
+            || self.review.is_under_way()
     }
 
     /// Whether something was left for the next turn that no event will announce: also what the relay or the driver has to get.

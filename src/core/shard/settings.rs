@@ -124,6 +124,13 @@ pub struct Options {
 }
 
 impl Options {
+    /// Takes over from the options that were in force before what goes on: the counts of connections by address.
+    #[must_use]
+    pub fn after(mut self, before: &Self) -> Self {
+        self.per_address = before.per_address.with(self.per_address.limit());
+        self
+    }
+
     /// Whom a room is open to where no rule says it: with keys those whose tokens open it, without keys any client.
     pub fn default_who(&self) -> Who {
         if self.auth.is_some() { Who::Token } else { Who::Any }
@@ -263,9 +270,14 @@ impl Settings {
         }
     }
 
-    /// The same with other options. What cannot change while the shard runs stays: its slab, its budgets and its counts.
+    /// The same with other options. What cannot change while the shard runs stays: its slab, and its counts.
     pub fn with(&self, options: Arc<Options>) -> Self {
         let (counters, state) = (self.node_counters.clone(), self.state.clone());
-        Self { slots: self.slots, ..Self::new(options, self.node_id, self.shard, self.budgets, counters, state) }
+        let budgets = Budgets {
+            connections: self.budgets.connections,
+            outbox_bytes: options.limits.outbox_total_bytes.unwrap_or(self.budgets.outbox_bytes),
+            unfinished_bytes: options.limits.unfinished_total_bytes.unwrap_or(self.budgets.unfinished_bytes),
+        };
+        Self { slots: self.slots, ..Self::new(options, self.node_id, self.shard, budgets, counters, state) }
     }
 }

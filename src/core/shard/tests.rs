@@ -19,6 +19,7 @@ mod answers;
 mod bounded;
 mod deadlines;
 mod rates;
+mod review;
 pub(super) mod rooms;
 mod tokens;
 

@@ -110,23 +110,23 @@ settings! {
             flag("Serving", 7, "PROFILE", "production, or conformance: 16 MiB messages, no rates, /echo").default("");
         /// Where clients connect.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 8080)), address(),
-            flag("Serving", 1, "ADDRESS", "Where clients connect");
+            flag("Serving", 1, "ADDRESS", "Where clients connect").restart();
         /// This node's name in `welcome` and the admin endpoints.
         node_name: String = String::from("tidegate"), checked(checks::node_name, quoted),
-            flag("Serving", 4, "NAME", "This node's name").default("the hostname");
+            flag("Serving", 4, "NAME", "This node's name").default("the hostname").restart();
         /// Threads that serve clients; fewer where a CPU quota pays for fewer.
         shards: usize = 1, integer(1..=256),
-            flag("Machine", 1, "N", "Threads that serve clients").default("cores, or the CPU quota");
+            flag("Machine", 1, "N", "Threads that serve clients").default("cores, or the CPU quota").restart();
         /// `auto`, `io_uring` or `epoll`.
         driver: Driver = Driver::Auto,
             choice(&[("auto", Driver::Auto), ("io_uring", Driver::IoUring), ("epoll", Driver::Epoll)]),
-            flag("Machine", 2, "DRIVER", "auto, io_uring or epoll");
+            flag("Machine", 2, "DRIVER", "auto, io_uring or epoll").restart();
         /// Pin each shard's thread to a core: `on`, `off`; `auto`: only where there is one for each shard, set apart from the host's others.
-        pin: Pin = Pin::Auto, choice(&[("auto", Pin::Auto), ("on", Pin::On), ("off", Pin::Off)]), rare();
+        pin: Pin = Pin::Auto, choice(&[("auto", Pin::Auto), ("on", Pin::On), ("off", Pin::Off)]), rare().restart();
         /// Connections of this node; more get 503.
         max_connections: Option<u32> = None, auto_or("auto: what the host holds", integer(1..=100_000_000)),
             flag("Bounds", 1, "N", "Connections of this node")
-                .default("what the host holds").alias("limits.max_connections");
+                .default("what the host holds").alias("limits.max_connections").restart();
         /// Older connections are asked to reconnect, ± 10 %.
         max_connection_age: Option<Duration> = None, off_or(time(SECOND..=30 * 24 * HOUR)),
             flag("Bounds", 4, "TIME", "Ask older connections to reconnect, such as 6h")
@@ -150,20 +150,20 @@ settings! {
         hosts: Vec<String> = Vec::new(), checked(checks::hosts, |hosts| list(hosts)), rare();
         /// Let other gateways of this host listen at the same address.
         share_port: bool = false, boolean(),
-            switch("Serving", 5, "Let other gateways of this host listen at the same address");
+            switch("Serving", 5, "Let other gateways of this host listen at the same address").restart();
         /// Also serve a page at `/demo`, and let pages of loopback hosts and files connect.
         demo: bool = false, boolean(),
             switch("Serving", 6, "Also serve a page at /demo, and let pages of this machine connect");
         /// `error` to `trace`, or such as `tidegate=debug`.
         log: String = String::from("info"), checked(checks::log_filter, quoted),
-            flag("Logging", 1, "FILTER", "error, warn, info, debug, trace, or such as tidegate=debug");
+            flag("Logging", 1, "FILTER", "error, warn, info, debug, trace, or such as tidegate=debug").restart();
         /// `human`, `json`; `auto`: human on a terminal.
         log_format: LogFormat = LogFormat::Auto,
             choice(&[("auto", LogFormat::Auto), ("human", LogFormat::Human), ("json", LogFormat::Json)]),
-            flag("Logging", 2, "FORMAT", "auto, human or json").default("human on a terminal, else json");
+            flag("Logging", 2, "FORMAT", "auto, human or json").default("human on a terminal, else json").restart();
         /// How the log shows addresses of clients: `full`, or `masked`, as networks such as `203.0.113.0/24` and `2001:db8:1::/48`.
         log_addresses: LogAddresses = LogAddresses::Full,
-            choice(&[("full", LogAddresses::Full), ("masked", LogAddresses::Masked)]), rare();
+            choice(&[("full", LogAddresses::Full), ("masked", LogAddresses::Masked)]), rare().restart();
     } and {
         /// The admin port.
         admin: Admin = Admin::default();

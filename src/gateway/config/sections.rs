@@ -19,7 +19,7 @@ settings! {
     pub struct Admin in "admin" {
         /// Metrics, health, publishing over HTTP, drain.
         listen: SocketAddr = SocketAddr::from(([127, 0, 0, 1], 9090)), address(),
-            flag("Serving", 2, "ADDRESS", "Metrics, health, publishing over HTTP").name("admin").alias("admin");
+            flag("Serving", 2, "ADDRESS", "Metrics, health, publishing over HTTP").name("admin").alias("admin").restart();
         /// Opens every admin endpoint. Several as a list, or one a line of `admin.token_file`: all are valid.
         token: Option<AccessTokens> = None,
             optional("only loopback may administer", checked(AccessTokens::from_value, masked)), secret();
@@ -69,26 +69,26 @@ settings! {
         /// The broker that connects the nodes; several as a list, or with commas.
         url: Vec<String> = Vec::new(), checked(urls, |urls| shown_urls(urls)).absent("the local bus: this node alone"),
             flag("Serving", 3, "URL", "Broker that connects the nodes; several with commas; without it this node is alone")
-                .alias("nats_url");
+                .alias("nats_url").restart();
         /// First tokens of the subjects, none of them `room` but the first: prefixes must not nest.
-        prefix: String = String::from("tidegate"), checked(subject_prefix, quoted), rare();
+        prefix: String = String::from("tidegate"), checked(subject_prefix, quoted), rare().restart();
         /// A `.creds` file.
-        credentials: Option<PathBuf> = None, optional("none", checked(readable, |path| quoted(&path.display()))), rare();
+        credentials: Option<PathBuf> = None, optional("none", checked(readable, |path| quoted(&path.display()))), rare().restart();
         /// Token; or `nats.token_file`.
-        token: Option<Secret> = None, optional("none", checked(Secret::from_value, |secret| quoted(&secret.text().to_owned()))), secret();
+        token: Option<Secret> = None, optional("none", checked(Secret::from_value, |secret| quoted(&secret.text().to_owned()))), secret().restart();
         /// User name; needs `nats.password`.
-        user: Option<String> = None, optional("none", checked(Value::filled, quoted)), rare();
+        user: Option<String> = None, optional("none", checked(Value::filled, quoted)), rare().restart();
         /// Password; or `nats.password_file`.
-        password: Option<Secret> = None, optional("none", checked(Secret::from_value, |secret| quoted(&secret.text().to_owned()))), secret();
+        password: Option<Secret> = None, optional("none", checked(Secret::from_value, |secret| quoted(&secret.text().to_owned()))), secret().restart();
         /// Seed of an nkey, whose public key the broker knows; or `nats.nkey_file`.
-        nkey: Option<Secret> = None, optional("none", checked(Secret::from_value, |secret| quoted(&secret.text().to_owned()))), secret();
+        nkey: Option<Secret> = None, optional("none", checked(Secret::from_value, |secret| quoted(&secret.text().to_owned()))), secret().restart();
         /// Certificates to trust for `tls://`.
         ca_file: Option<PathBuf> = None,
-            optional("the system's certificates", checked(readable, |path| quoted(&path.display()))), rare();
+            optional("the system's certificates", checked(readable, |path| quoted(&path.display()))), rare().restart();
         /// This node's certificate for a broker that asks for one (PEM); needs `nats.key_file`.
-        cert_file: Option<PathBuf> = None, optional("none", checked(readable, |path| quoted(&path.display()))), rare();
+        cert_file: Option<PathBuf> = None, optional("none", checked(readable, |path| quoted(&path.display()))), rare().restart();
         /// The key of `nats.cert_file` (PEM).
-        key_file: Option<PathBuf> = None, optional("none", checked(readable, |path| quoted(&path.display()))), rare();
+        key_file: Option<PathBuf> = None, optional("none", checked(readable, |path| quoted(&path.display()))), rare().restart();
     }
 }
 

@@ -90,6 +90,12 @@ impl Admission {
         }
     }
 
+    /// Goes on with other options: the rates are new ones, and what was counted so far stays.
+    pub(super) fn handle_options(&mut self, options: &Options) {
+        self.rate.change(options.connection_rate);
+        self.mistakes.change_rate(options.limits.mistakes_per_address);
+    }
+
     /// Takes a page that was refused, for the log.
     pub(super) fn poll_refused_page(&mut self) -> Option<RefusedPage> {
         self.refused_pages.pop()
@@ -299,6 +305,12 @@ impl Bucket {
     /// `rate` a second; 0 is no limit.
     fn new(rate: u32) -> Self {
         Self { rate, credits: rate, tick: 0 }
+    }
+
+    /// Goes on with another rate. A burst of it begins where there was no limit.
+    fn change(&mut self, rate: u32) {
+        self.credits = if self.rate == 0 { rate } else { self.credits.min(rate) };
+        self.rate = rate;
     }
 
     fn take(&mut self, now: Tick) -> bool {

@@ -45,33 +45,46 @@ type Counts = Arc<Mutex<HashMap<Peer, u32>>>;
 
 /// `limits.connections_per_address` and what it counts; all shards of a node share the counts.
 #[derive(Clone, Debug, Default)]
-pub struct PerAddress(Option<(u32, Counts)>);
+pub struct PerAddress {
+    limit: Option<u32>,
+    counts: Counts,
+}
 
 impl PerAddress {
     /// At most so many connections of one address on the node; `None` is no limit.
     pub fn new(limit: Option<u32>) -> Self {
-        Self(limit.map(|limit| (limit, Arc::default())))
+        Self { limit, counts: Counts::default() }
+    }
+
+    /// Another limit over the same counts. Connections that came while there was no limit are not counted.
+    #[must_use]
+    pub fn with(&self, limit: Option<u32>) -> Self {
+        Self { limit, counts: self.counts.clone() }
+    }
+
+    /// The limit.
+    pub fn limit(&self) -> Option<u32> {
+        self.limit
     }
 
     pub(super) fn is_on(&self) -> bool {
-        self.0.is_some()
+        self.limit.is_some()
     }
 
     /// Counts one more connection of a peer; false where that is one too many.
     pub(super) fn take(&self, peer: Peer) -> bool {
-        let Some((limit, counts)) = self.0.as_ref().filter(|_| peer != Peer::UNKNOWN) else { return true };
+        let Some(limit) = self.limit.filter(|_| peer != Peer::UNKNOWN) else { return true };
         // A count is whole at any time: a thread that panicked has not left half of one.
-        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.entry(peer).or_default();
-        let taken = *count < *limit;
+        let taken = *count < limit;
         *count += u32::from(taken);
         taken
     }
 
     /// Counts one connection of a peer less.
     pub(super) fn give_back(&self, peer: Peer) {
-        let Some((_, counts)) = &self.0 else { return };
-        let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(count) = counts.get_mut(&peer) {
             *count -= 1;
             if *count == 0 {
@@ -99,6 +112,14 @@ impl Mistakes {
     /// `rate` a second for each peer; 0 is no limit.
     pub(super) fn new(rate: u32) -> Self {
         Self { rate, peers: HashMap::new() }
+    }
+
+    /// Goes on with another rate.
+    pub(super) fn change_rate(&mut self, rate: u32) {
+        self.rate = rate;
+        if rate == 0 {
+            self.peers.clear();
+        }
     }
 
     /// Counts a mistake of a peer.
@@ -197,6 +218,19 @@ mod tests {
         assert!((0..5).all(|_| shards[0].take(Peer::UNKNOWN)), "proxies are not counted");
         assert!((0..5).all(|_| shards[1].take(one)), "without a limit all are taken");
         [one, one, two].into_iter().for_each(|peer| shards[0].give_back(peer));
-        assert!(shards[0].0.as_ref().unwrap().1.lock().unwrap().is_empty(), "nothing is left behind");
+        assert!(shards[0].counts.lock().unwrap().is_empty(), "nothing is left behind");
+    }
+
+    #[test]
+    fn another_limit_of_connections_of_an_address_goes_on_with_the_same_counts() {
+        let (before, one) = (PerAddress::new(Some(2)), peer("192.0.2.1"));
+        assert!(before.take(one) && before.take(one));
+        let now = before.with(Some(3));
+        assert!(now.take(one) && !now.take(one));
+        let off = now.with(None);
+        assert!(off.take(one), "no limit, and not counted");
+        (0..2).for_each(|_| off.give_back(one));
+        let again = off.with(Some(2));
+        assert!(again.take(one) && !again.take(one), "one was left of those that were counted");
     }
 }

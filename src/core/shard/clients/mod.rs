@@ -182,6 +182,15 @@ impl Clients {
         self.sessions.set(handle.index, session);
     }
 
+    /// Makes a guest of a connection: the node asks for no token any more.
+    pub(super) fn end_session(&mut self, handle: Handle) {
+        if let Some(entry) = self.table.find(handle) {
+            entry.flags.clear(Flags::AWAITS_TOKEN);
+        }
+        self.sessions.remove(handle.index);
+        self.room_tokens.remove(handle.index);
+    }
+
     /// Forgets what is kept of a connection beside its entry.
     pub(super) fn forget(&mut self, handle: Handle) {
         self.forwarded.remove(&handle.index);

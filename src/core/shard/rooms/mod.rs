@@ -147,6 +147,13 @@ impl Rooms {
         self.subscriptions.get(room as usize).map(|subscription| subscription.policy).unwrap_or_default()
     }
 
+    /// Gives the room of this number, if there is one, the rule that the settings have for it now.
+    pub(super) fn renew_policy(&mut self, turn: &Turn, room: u32) {
+        if let (Some(subscription), Some(name)) = (self.subscriptions.get_mut(room as usize), turn.names.name(room)) {
+            subscription.policy = turn.settings.policy(name);
+        }
+    }
+
     fn subscribe(&mut self, turn: &mut Turn, upstream: &mut Upstream, name: &str) -> u32 {
         let name = RoomName::from(name);
         let policy = turn.settings.policy(&name);

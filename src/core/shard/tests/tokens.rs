@@ -11,9 +11,9 @@ use crate::counters::TOKEN_CACHED;
 use crate::shard::AuthOptions;
 
 const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
-const ALICE: &str = r#"{"sub":"alice","exp":100,"rooms":{"chat.*":"rw"}}"#;
+pub(super) const ALICE: &str = r#"{"sub":"alice","exp":100,"rooms":{"chat.*":"rw"}}"#;
 
-fn token(claims: &str) -> String {
+pub(super) fn token(claims: &str) -> String {
     let part = |octets: &[u8]| URL_SAFE_NO_PAD.encode(octets);
     let signed = format!("{}.{}", part(br#"{"alg":"HS256"}"#), part(claims.as_bytes()));
     let signature = hmac::sign(&hmac::Key::new(hmac::HMAC_SHA256, SECRET), signed.as_bytes());
@@ -21,7 +21,7 @@ fn token(claims: &str) -> String {
 }
 
 /// With a secret and no leeway; guests and rules as `configure` says.
-fn asks_for_tokens(options: &mut Options) {
+pub(super) fn asks_for_tokens(options: &mut Options) {
     options.ping_interval = std::time::Duration::from_secs(3_000);
     let issuer = Issuer { keys: vec![Key::secret(SECRET).unwrap()], leeway_ms: 0, ..Issuer::default() };
     options.auth = Some(AuthOptions {
@@ -35,12 +35,12 @@ fn asks_for_tokens(options: &mut Options) {
     });
 }
 
-fn with_header(header: &str) -> String {
+pub(super) fn with_header(header: &str) -> String {
     REQUEST.replace("\r\n\r\n", &format!("\r\n{header}\r\n\r\n"))
 }
 
 /// A shard that asks for tokens, and the connection of an upgrade with this request.
-fn upgrade(request: &str, configure: impl FnOnce(&mut Options)) -> (Shard<TestDriver>, Handle) {
+pub(super) fn upgrade(request: &str, configure: impl FnOnce(&mut Options)) -> (Shard<TestDriver>, Handle) {
     let Turn { settings, counters, .. } = turn(1, |options, _| {
         asks_for_tokens(options);
         configure(options);
@@ -54,13 +54,13 @@ fn upgrade(request: &str, configure: impl FnOnce(&mut Options)) -> (Shard<TestDr
 }
 
 /// What was sent since the last look.
-fn told(shard: &mut Shard<TestDriver>) -> String {
+pub(super) fn told(shard: &mut Shard<TestDriver>) -> String {
     let text = sent(shard);
     shard.writer.driver().deeds.clear();
     text
 }
 
-fn pass(shard: &mut Shard<TestDriver>, seconds: u32) {
+pub(super) fn pass(shard: &mut Shard<TestDriver>, seconds: u32) {
     for _ in 0..seconds * TICKS_PER_SECOND {
         shard.writer.driver().events.push(Event::Ticked(1));
         turns(shard);
