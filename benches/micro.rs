@@ -218,7 +218,13 @@ mod json {
         let mut out = Vec::with_capacity(octets + 256);
         bencher.counter(BytesCount::new(octets)).bench_local(|| {
             out.clear();
-            native::message(&mut out, "room.1", None, Content::Json(black_box(content.as_bytes())), 1_700_000_000_000);
+            native::message(
+                &mut out,
+                "room.1",
+                native::Sender::default(),
+                Content::Json(black_box(content.as_bytes())),
+                1_700_000_000_000,
+            );
         });
     }
 }

@@ -25,7 +25,7 @@ const CORE: Rule = &[
     ("metric", &["counters"]),
     ("counters", &["auth", "close", "limits", "metric", "model"]),
     ("readiness", &["counters"]),
-    ("relay", &["counters", "limits", "model"]),
+    ("relay", &["counters", "limits", "model", "percent"]),
     (
         "shard",
         &[

@@ -261,11 +261,19 @@ fn every_answer_is_as_the_protocol_page_says() {
         (written(|out| gap(out, None, "broker", 4999)), r#"{"type":"gap","reason":"broker","resyncAfter":4999}"#),
         (written(|out| shutdown(out, 10)), r#"{"type":"server-shutdown","reconnectAfter":10}"#),
         (
-            written(|out| message(out, "a", Some(b"00c0ffee"), Content::Json(b"{\"x\": 1}"), u64::MAX)),
-            r#"{"type":"message","roomId":"a","from":"00c0ffee","content":{"x": 1},"timestamp":18446744073709551615}"#,
+            written(|out| {
+                message(
+                    out,
+                    "a",
+                    Sender { from: Some(b"00c0ffee"), user: Some("alice") },
+                    Content::Json(b"{\"x\": 1}"),
+                    u64::MAX,
+                )
+            }),
+            r#"{"type":"message","roomId":"a","from":"00c0ffee","user":"alice","content":{"x": 1},"timestamp":18446744073709551615}"#,
         ),
         (
-            written(|out| message(out, "a", None, Content::Binary(&[0, 0xff, 1, 2]), 5)),
+            written(|out| message(out, "a", Sender::default(), Content::Binary(&[0, 0xff, 1, 2]), 5)),
             r#"{"type":"message","roomId":"a","content":"AP8BAg==","encoding":"base64","timestamp":5}"#,
         ),
     ];
@@ -279,8 +287,8 @@ proptest::proptest! {
 
     #[test]
     fn no_text_escapes_from_the_string_it_is_written_into(text in "[\\x00-\\x7fé€😀\u{2028}\"\\\\]{0,60}") {
-        use tidegate_core::dialect::native::{Content, message};
-        let json = written(|out| message(out, "a", None, Content::Text(&text), 1));
+        use tidegate_core::dialect::native::{Content, Sender, message};
+        let json = written(|out| message(out, "a", Sender::default(), Content::Text(&text), 1));
         let value: serde_json::Value = serde_json::from_str(&json).expect("valid JSON");
         proptest::prop_assert_eq!(value["content"].as_str(), Some(&*text));
         proptest::prop_assert_eq!(value.as_object().map(serde_json::Map::len), Some(4));

@@ -53,7 +53,13 @@ fn a_message_from_its_octets_to_its_fan_out_allocates_nothing() {
             events += 1;
             let Event::Text(text) = event else { continue };
             let Ok(Request::Message { room, content, .. }) = native::parse(text) else { continue };
-            native::message(&mut out, &room, Some(b"00c0ffee"), Content::Json(content.as_bytes()), 1);
+            native::message(
+                &mut out,
+                &room,
+                native::Sender { from: Some(b"00c0ffee"), user: None },
+                Content::Json(content.as_bytes()),
+                1,
+            );
             frame::write_header(&mut out, TEXT, false, 100);
         }
     });

@@ -272,12 +272,5 @@ pub fn message(room: &str, octets: usize) -> String {
 
 /// A publication of a backend.
 pub fn publication(room: &str, octets: usize) -> Arc<Publication> {
-    Arc::new(Publication {
-        room: RoomName::from(room),
-        kind: Kind::Json,
-        payload: content(octets).into(),
-        from: None,
-        echo: true,
-        time_unix_ns: 1,
-    })
+    Arc::new(Publication::of_backend(RoomName::from(room), Kind::Json, content(octets).into(), 1))
 }

@@ -71,6 +71,9 @@ pub const ROOM_TOKENS_PER_CONNECTION: usize = 128;
 pub const ROOMS_MEMORY_PERCENT: u64 = 20;
 /// Bytes of a room's name.
 pub const ROOM_NAME_BYTES: usize = 200;
+
+/// Bytes of a user's name.
+pub const USER_NAME_BYTES: usize = 128;
 /// Bytes of a `ref` that is a string.
 pub const REF_BYTES: usize = 64;
 /// Levels of arrays and objects in one another in JSON that is published. Parsers have limits of their own, from about this one up.

@@ -34,3 +34,4 @@ mod silence;
 mod slow;
 mod start;
 mod tokens;
+mod users;

@@ -181,7 +181,7 @@ impl TestPort {
 /// A client's or backend's JSON message, with `echo`.
 pub fn json(room: &str, payload: &str) -> Publication {
     let payload = bytes::Bytes::copy_from_slice(payload.as_bytes());
-    Publication { room: room.into(), kind: Kind::Json, payload, from: None, echo: true, time_unix_ns: 1 }
+    Publication::of_backend(room.into(), Kind::Json, payload, 1)
 }
 
 /// A relay's options for one broker.

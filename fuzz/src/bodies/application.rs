@@ -3,11 +3,10 @@
 use arbitrary::Arbitrary;
 use bytes::Bytes;
 use serde::de::IgnoredAny;
-use tidegate_core::dialect::native::{self, Content, Request};
+use tidegate_core::dialect::native::{self, Content, Request, Sender};
 use tidegate_core::dialect::{ClientLimits, ErrorCode, Identity, InvalidRoom};
 use tidegate_core::limits::REF_BYTES;
-use tidegate_core::model::ConnectionId;
-use tidegate_core::model::{Kind, Publication, valid_room};
+use tidegate_core::model::{ConnectionId, Except, Kind, Publication, UserName, valid_room, valid_user};
 use tidegate_core::relay::envelope;
 
 /// Any text is a request or a refusal, and whatever is written in answer is one JSON object that says it unchanged.
@@ -25,10 +24,10 @@ pub fn native_dialect(data: &[u8]) {
         }
     }
     // Text of a raw client, and names that an operator chose, may hold anything.
-    let message = written(|out| native::message(out, text, None, Content::Text(text), 0), None);
+    let message = written(|out| native::message(out, text, Sender::default(), Content::Text(text), 0), None);
     let (room, content) = (message["roomId"].as_str(), message["content"].as_str());
     assert_eq!((room, content), (Some(text), Some(text)), "text did not survive");
-    written(|out| native::message(out, "r", None, Content::Binary(data), u64::MAX), None);
+    written(|out| native::message(out, "r", Sender::default(), Content::Binary(data), u64::MAX), None);
     let limits = ClientLimits { message_bytes: 0, message_rate: 1, rooms: u64::MAX };
     written(|out| native::welcome(out, &[b'0'; 24], text, [1, u64::MAX], limits, Identity::Guest), None);
     let identity = Identity::Token { user: Some(text), expires_ms: 1 };
@@ -69,7 +68,13 @@ fn answered(request: &Request<'_>) {
             written(|out| native::ack(out, *reference, "node"), *reference);
             assert_eq!(envelope::kind_of(content.as_bytes(), None), Kind::Json, "content is no JSON");
             let mut out = Vec::new();
-            native::message(&mut out, room, Some(&[b'f'; 24]), Content::Json(content.as_bytes()), 1);
+            native::message(
+                &mut out,
+                room,
+                Sender { from: Some(&[b'f'; 24]), user: Some("alice") },
+                Content::Json(content.as_bytes()),
+                1,
+            );
             assert!(serde_json::from_slice::<IgnoredAny>(&out).is_ok(), "{}", String::from_utf8_lossy(&out));
         }
         Request::Ping { reference } => drop(written(|out| native::pong(out, *reference), *reference)),
@@ -119,6 +124,8 @@ pub fn relay_header(data: &[u8]) {
         index: index & ConnectionId::MAX_INDEX,
         generation,
     });
+    // Any text that is a user, whatever separators it has.
+    let user = input.header.filter(|name| valid_user(name)).map(UserName::from);
     let publication = Publication {
         room: "room".into(),
         kind: envelope::kind_of(input.payload, announced),
@@ -126,6 +133,8 @@ pub fn relay_header(data: &[u8]) {
         from,
         // Without a sender nobody is left out.
         echo: input.echo || from.is_none(),
+        except: Except::new(from.filter(|_| input.kind > 127), user.clone()),
+        user,
         time_unix_ns: input.time_unix_ns,
     };
     let header = envelope::write(&publication);

@@ -91,15 +91,13 @@ impl Model {
 
     fn publish(&mut self, size: u8) {
         static ZEROS: [u8; 65_536] = [0; 65_536];
-        let publication = Publication {
-            room: "room".into(),
-            kind: Kind::Binary,
-            payload: Bytes::from_static(&ZEROS[..256 * usize::from(size)]),
-            from: None,
-            echo: true,
+        let publication = Publication::of_backend(
+            "room".into(),
+            Kind::Binary,
+            Bytes::from_static(&ZEROS[..256 * usize::from(size)]),
             // Its place in the order.
-            time_unix_ns: self.published as u64,
-        };
+            self.published as u64,
+        );
         let is_idle = self.pass.is_empty() && self.room.pending_bytes() == 0;
         let is_begun = self.room.publish(Arc::new(publication));
         assert!(!is_begun || is_idle, "a room that is scheduled already is not scheduled again");

@@ -13,12 +13,11 @@ use super::claims::{Claims, WrongType};
 use super::grants::{Pattern, Rights, is_value};
 use super::keys::{Algorithm, Key};
 use super::refused::{Reason, Unauthorized};
-use crate::model::valid_room;
+use crate::limits::USER_NAME_BYTES;
+use crate::model::valid_user;
 
 /// Octets of the longest token.
 pub const TOKEN_BYTES: usize = 16 * 1024;
-/// Octets of the longest name of a user.
-const USER_BYTES: usize = 128;
 /// Octets of the longest `info`.
 const INFO_BYTES: usize = 1024;
 /// Keys that one signature is tried with.
@@ -325,9 +324,9 @@ impl Issuer {
         let name = claims.text(&self.user_claim).map_err(|WrongType| wrong_type(&self.user_claim, "a string"))?;
         let Some(name) = name else { return Ok(None) };
         let name = format!("{}{name}", self.user_prefix);
-        if name.len() > USER_BYTES || valid_room(&name).is_err() {
+        if !valid_user(&name) {
             let text = format!(
-                "the token's {} is no valid user: 1 to {USER_BYTES} bytes of printable ASCII without space, *, >, \" and \\, \
+                "the token's {} is no valid user: 1 to {USER_NAME_BYTES} bytes of printable ASCII without space, *, >, \" and \\, \
                  no empty part between dots, no leading $",
                 self.user_claim
             );

@@ -11,10 +11,12 @@ mod delivery;
 mod json;
 mod publication;
 mod room_name;
+mod user_name;
 
 pub use connection_id::{ConnectionId, NotAConnectionId};
 pub use delivery::{AckLevel, GapReason};
 pub use json::{BadJson, readable_json, valid_json};
-pub use publication::{Kind, Publication};
+pub use publication::{Except, Kind, Publication};
 pub(crate) use room_name::shrink_table;
 pub use room_name::{BadRoom, RoomName, valid_room};
+pub use user_name::{UserName, valid_user};

@@ -1,12 +1,13 @@
 //! What travels beside a payload through the broker: one header, `Tidegate`. Pure.
 //!
 //! ```text
-//! Tidegate: v1; time=NS; kind=json|text|binary; from=ID; connection=ID
+//! Tidegate: v1; time=NS; kind=json|text|binary; from=ID; user=USER; connection=ID; except=ID; except-user=USER
 //! ```
 //!
 //! `time` is the publisher's clock in ns since 1970, `from` the connection that is shown as the sender. `connection` says the same as `from`
-//! where the sender must not receive its own message (`echo: false`); any other value is ignored. Gateways write it;
-//! backends may. It is one header and not four because each costs the receiver a hash table entry.
+//! where the sender must not receive its own message (`echo: false`); any other value is ignored. `user` is shown as the sender too.
+//! `except` and `except-user` name a connection and a user that do not get the message. In a user `;` and `%` stand as `%3B` and `%25`.
+//! Gateways write it; backends may. It is one header and not four because each costs the receiver a hash table entry.
 //!
 //! Nothing in it is trusted: what cannot be read counts as absent. What a payload is says `kind`, else the header `Content-Type`, else
 //! the payload itself. What is called JSON and is none, or is JSON that parsers cannot read, is refused ([`BadJson`]): members would
@@ -14,18 +15,19 @@
 //!
 //! A byte order mark before JSON is skipped (RFC 8259 §8.1 lets a parser do so); members never get it.
 
+use std::borrow::Cow;
 use std::fmt::Write;
 
 use bytes::Bytes;
 
-use crate::model::ConnectionId;
-use crate::model::{BadJson, Kind, Publication, RoomName, valid_json};
+use crate::model::{BadJson, ConnectionId, Except, Kind, Publication, RoomName, UserName, valid_json, valid_user};
+use crate::percent;
 
 /// The header's name.
 pub const HEADER: &str = "Tidegate";
 
 /// Bytes that the header adds to a payload in the broker at most: `NATS/1.0`, the longest header, line ends.
-pub const ENVELOPE_BYTES: usize = 256;
+pub const ENVELOPE_BYTES: usize = 1024;
 
 const VERSION: &str = "v1";
 
@@ -40,7 +42,32 @@ pub fn write(publication: &Publication) -> String {
             let _ = write!(value, "; connection={from}");
         }
     }
+    if let Some(user) = &publication.user {
+        let _ = write!(value, "; user={}", escaped(user));
+    }
+    if let Some(except) = &publication.except {
+        if let Some(connection) = except.connection {
+            let _ = write!(value, "; except={connection}");
+        }
+        if let Some(user) = &except.user {
+            let _ = write!(value, "; except-user={}", escaped(user));
+        }
+    }
     value
+}
+
+/// A user's name with what would end its field, and the sign of that, percent-encoded.
+fn escaped(user: &str) -> Cow<'_, str> {
+    if user.contains(['%', ';']) {
+        Cow::Owned(user.replace('%', "%25").replace(';', "%3B"))
+    } else {
+        Cow::Borrowed(user)
+    }
+}
+
+/// The user that a field names.
+fn user_of(value: &str) -> Option<UserName> {
+    percent::decode(value).filter(|name| valid_user(name)).map(|name| UserName::from(&*name))
 }
 
 /// The headers of a message that say what its payload is.
@@ -76,6 +103,8 @@ pub fn read(
         kind,
         payload: if skipped > 0 { payload.slice(skipped..) } else { payload },
         from: fields.from,
+        user: fields.user,
+        except: Except::new(fields.except, fields.except_user),
         echo: fields.connection.is_none() || fields.connection != fields.from,
         time_unix_ns: fields.time_unix_ns.unwrap_or_else(now_unix_ns),
     })
@@ -123,6 +152,9 @@ struct Fields {
     kind: Option<Kind>,
     from: Option<ConnectionId>,
     connection: Option<ConnectionId>,
+    user: Option<UserName>,
+    except: Option<ConnectionId>,
+    except_user: Option<UserName>,
 }
 
 impl Fields {
@@ -136,6 +168,9 @@ impl Fields {
                 "kind" => fields.kind = kind_named(value),
                 "from" => fields.from = value.parse().ok(),
                 "connection" => fields.connection = value.parse().ok(),
+                "user" => fields.user = user_of(value),
+                "except" => fields.except = value.parse().ok(),
+                "except-user" => fields.except_user = user_of(value),
                 _ => {}
             }
         }
@@ -163,6 +198,7 @@ fn kind_named(name: &str) -> Option<Kind> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::limits::USER_NAME_BYTES;
     use proptest::prelude::*;
 
     const NOW: u64 = 42;
@@ -192,14 +228,37 @@ mod tests {
         publication.echo = false;
         let all = "v1; time=42; kind=json; from=deadbeef0100000200000003; connection=deadbeef0100000200000003";
         assert_eq!(write(&publication), all);
+        publication.user = Some("alice".into());
+        publication.except = Except::new(Some(sender()), Some("bob".into()));
+        let more = "; user=alice; except=deadbeef0100000200000003; except-user=bob";
+        assert_eq!(write(&publication), format!("{all}{more}"));
     }
 
     #[test]
     fn the_longest_header_is_within_what_is_asked_of_the_broker() {
         let mut publication = received(None, b"\xff");
         (publication.from, publication.echo, publication.time_unix_ns) = (Some(sender()), false, u64::MAX);
+        let longest = UserName::from(";".repeat(USER_NAME_BYTES));
+        publication.user = Some(longest.clone());
+        publication.except = Except::new(Some(sender()), Some(longest));
         let on_the_wire = format!("NATS/1.0\r\n{HEADER}: {}\r\n\r\n", write(&publication));
         assert!(on_the_wire.len() <= ENVELOPE_BYTES, "{}", on_the_wire.len());
+        assert_eq!(received(Some(&write(&publication)), b"\xff"), publication);
+    }
+
+    /// A user's name may have what separates the fields: it must not be able to write fields of its own.
+    #[test]
+    fn a_user_cannot_write_into_the_header_and_what_is_no_user_counts_as_absent() {
+        for name in ["a;from=deadbeef0100000200000003", "100%", "a;b%3Bc", "auth0|7", "a=b", "eve@example.org"] {
+            let publication = Publication { user: Some(name.into()), ..received(None, b"1") };
+            assert_eq!(received(Some(&write(&publication)), b"1"), publication);
+        }
+        let long = "x".repeat(USER_NAME_BYTES + 1);
+        for value in ["", "a b", "a..b", "$alice", "100%", "%00", "%2a", &long] {
+            let header = format!("v1; kind=json; user={value}; except-user={value}; except=x");
+            let publication = received(Some(&header), b"1");
+            assert_eq!((publication.user, publication.except), (None, None), "{value}");
+        }
     }
 
     #[test]
@@ -207,7 +266,7 @@ mod tests {
         for (kind, payload) in [(Kind::Json, &b"[1]"[..]), (Kind::Text, b"[1]"), (Kind::Binary, b"[1]")] {
             for (from, echo) in [(None, true), (Some(sender()), true), (Some(sender()), false)] {
                 let payload = Bytes::from_static(payload);
-                let sent = Publication { room: "lobby".into(), kind, payload, from, echo, time_unix_ns: 7 };
+                let sent = Publication { from, echo, ..Publication::of_backend("lobby".into(), kind, payload, 7) };
                 let tidegate = write(&sent);
                 let headers = Headers { tidegate: Some(&tidegate), content_type: Some("text/plain") };
                 let back = read("lobby".into(), headers, sent.payload.clone(), || NOW);

@@ -288,7 +288,7 @@ mod tests {
 
     fn publication(room: &str) -> Arc<Publication> {
         let (room, payload) = (room.into(), bytes::Bytes::from_static(b"1"));
-        Arc::new(Publication { room, kind: Kind::Json, payload, from: None, echo: true, time_unix_ns: 0 })
+        Arc::new(Publication::of_backend(room, Kind::Json, payload, 0))
     }
 
     /// With a limits.message_bytes of 64 MiB, which is allowed, a message of that size was a gap to its room whenever it was sent.

@@ -119,7 +119,7 @@ mod tests {
     fn item(bytes: usize, since: Instant) -> Outgoing {
         let payload = Bytes::from(vec![b'1'; bytes]);
         let room = "lobby".into();
-        let publication = Publication { room, kind: Kind::Json, payload, from: None, echo: true, time_unix_ns: 0 };
+        let publication = Publication::of_backend(room, Kind::Json, payload, 0);
         Outgoing { publication, ticket: None, since }
     }
 

@@ -78,7 +78,7 @@ fn apply(relay: &mut Relay<test_mailbox::TestMailbox>, broker: &mut Asked, now: 
 
 fn publication(payload: &'static str) -> Publication {
     let (room, payload) = ("lobby".into(), payload.into());
-    Publication { room, kind: Kind::Json, payload, from: None, echo: true, time_unix_ns: 0 }
+    Publication::of_backend(room, Kind::Json, payload, 0)
 }
 
 fn publish(payload: &'static str, ack: AckId) -> ToRelay {

@@ -41,7 +41,7 @@ impl Encoded {
 pub struct Batch {
     publications: Vec<Arc<Publication>>,
     cost_bytes: usize,
-    echoless: bool,
+    selective: bool,
     /// Most rooms have members of one form.
     first: Option<(Form, Encoded)>,
     others: Vec<(Form, Encoded)>,
@@ -53,7 +53,7 @@ impl Batch {
         let mut batch = Self {
             publications: Vec::with_capacity(1),
             cost_bytes: 0,
-            echoless: false,
+            selective: false,
             first: None,
             others: Vec::new(),
         };
@@ -66,15 +66,15 @@ impl Batch {
         debug_assert!(self.first.is_none());
         for publication in more {
             self.cost_bytes += Self::cost(&publication);
-            self.echoless |= !publication.echo;
+            self.selective |= publication.is_selective();
             self.publications.push(publication);
         }
     }
 
-    /// What a publication counts against the coalesced buffer: its payload, its room's name and an envelope.
+    /// What a publication counts against the coalesced buffer: its payload, the names in it and an envelope.
     pub fn cost(publication: &Publication) -> usize {
         const ENVELOPE_BYTES: usize = 128;
-        publication.payload.len() + publication.room.len() + ENVELOPE_BYTES
+        publication.payload.len() + publication.name_bytes() + ENVELOPE_BYTES
     }
 
     /// The sum of the costs.
@@ -87,9 +87,9 @@ impl Batch {
         &self.publications
     }
 
-    /// Whether some publication must not go back to its sender.
-    pub fn is_echoless(&self) -> bool {
-        self.echoless
+    /// Whether some publication leaves members out.
+    pub fn is_selective(&self) -> bool {
+        self.selective
     }
 
     /// The batch in a form, encoded by `encode` the first time.

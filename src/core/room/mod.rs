@@ -204,14 +204,7 @@ mod tests {
     use bytes::Bytes;
 
     fn publication(text: &str) -> Arc<Publication> {
-        Arc::new(Publication {
-            room: Arc::from("room"),
-            kind: Kind::Text,
-            payload: Bytes::copy_from_slice(text.as_bytes()),
-            from: None,
-            echo: true,
-            time_unix_ns: 0,
-        })
+        Arc::new(Publication::of_backend(Arc::from("room"), Kind::Text, Bytes::copy_from_slice(text.as_bytes()), 0))
     }
 
     fn room_of(members: std::ops::Range<u32>) -> Room {

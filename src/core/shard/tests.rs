@@ -22,6 +22,7 @@ mod rates;
 mod review;
 pub(super) mod rooms;
 mod tokens;
+mod users;
 
 const FD: Fd = 7;
 

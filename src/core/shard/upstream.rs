@@ -231,7 +231,7 @@ mod tests {
 
     fn publication(payload: &'static [u8]) -> Publication {
         let (room, payload) = (RoomName::from("lobby"), Bytes::from_static(payload));
-        Publication { room, kind: Kind::Text, payload, from: None, echo: true, time_unix_ns: 0 }
+        Publication::of_backend(room, Kind::Text, payload, 0)
     }
 
     fn payloads(upstream: &mut Upstream) -> Vec<Bytes> {

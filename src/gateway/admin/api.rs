@@ -30,7 +30,7 @@ const UNWANTED_BODY_BYTES: usize = 4 * 1024;
 /// Bytes of a body that the route takes.
 pub(super) fn body_limit(route: &Route, config: &Config) -> usize {
     match route {
-        Route::PublishRoom(_) => config.limits.message_bytes,
+        Route::PublishRoom(..) => config.limits.message_bytes,
         Route::PublishRooms => admin_body_bytes(config.limits.message_bytes),
         _ => UNWANTED_BODY_BYTES,
     }
@@ -53,7 +53,7 @@ pub(super) async fn answer(supervisor: &Rc<Supervisor>, route: Route, headers: &
         Route::Rooms { limit } => Ok(rooms(supervisor, limit).await),
         Route::Connections { by_outbox, limit } => Ok(connections(supervisor, by_outbox, limit).await),
         Route::Close(id) => close(supervisor, id).await,
-        Route::PublishRoom(room) => match publication::of_room(room, headers, body) {
+        Route::PublishRoom(room, options) => match publication::of_room(room, options, headers, body) {
             Ok(publish) => publish_into(supervisor, publish).await,
             Err(problem) => Err(problem),
         },
@@ -218,8 +218,8 @@ async fn close(supervisor: &Supervisor, id: ConnectionId) -> Result<Reply, Probl
 
 async fn publish_into(supervisor: &Supervisor, publish: Publish) -> Result<Reply, Problem> {
     let deadline = supervisor.config.limits.fence_deadline + publication::ACKNOWLEDGEMENT_MARGIN;
-    let Publish { rooms, kind, payload } = publish;
-    let levels = supervisor.publisher.publish(&rooms, kind, &payload, &supervisor.notify, deadline).await;
+    let levels = supervisor.publisher.publish(&publish, &supervisor.notify, deadline).await;
+    let rooms = publish.rooms;
     if levels.contains(&Err(PublishError::TooLarge)) {
         let limit = supervisor.state.message_bytes().unwrap_or(supervisor.config.limits.message_bytes);
         return Err(Problem::too_large_for_the_broker(limit));

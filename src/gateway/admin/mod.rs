@@ -23,6 +23,7 @@ mod oneshot;
 mod places;
 mod publication;
 mod publish;
+mod publish_options;
 mod reply;
 mod requests;
 mod route;

@@ -10,6 +10,7 @@ use http::{HeaderMap, header};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 
+use super::publish_options::PublishOptions;
 use super::reply::Problem;
 use super::route::room_name;
 use tidegate_core::limits::PUBLISH_ROOMS as ROOMS_MAX;
@@ -27,6 +28,7 @@ pub(super) struct Publish {
     pub(super) kind: Kind,
     /// Valid for its kind.
     pub(super) payload: Bytes,
+    pub(super) options: PublishOptions,
 }
 
 /// What Content-Type says of a body.
@@ -58,7 +60,12 @@ fn plain(headers: &HeaderMap) -> Result<(), Problem> {
 ///
 /// # Errors
 /// 400 or 415.
-pub(super) fn of_room(room: RoomName, headers: &HeaderMap, payload: Bytes) -> Result<Publish, Problem> {
+pub(super) fn of_room(
+    room: RoomName,
+    options: PublishOptions,
+    headers: &HeaderMap,
+    payload: Bytes,
+) -> Result<Publish, Problem> {
     plain(headers)?;
     let kind = match said(headers)? {
         Said::Json => {
@@ -80,10 +87,10 @@ pub(super) fn of_room(room: RoomName, headers: &HeaderMap, payload: Bytes) -> Re
     };
     // A byte order mark before JSON is skipped: members would get it as a part of the message.
     let payload = if kind == Kind::Json { payload.slice_ref(without_bom(&payload)) } else { payload };
-    Ok(Publish { rooms: vec![room], kind, payload })
+    Ok(Publish { rooms: vec![room], kind, payload, options })
 }
 
-/// `POST /v1/messages`: `{"rooms":[…],"content":ANY}`.
+/// `POST /v1/messages`: `{"rooms":[…],"content":ANY}`, with `user`, `exclude` and `excludeUser` as in the query of the other.
 ///
 /// # Errors
 /// 400, 413 or 415.
@@ -94,6 +101,12 @@ pub(super) fn of_rooms(headers: &HeaderMap, body: &Bytes, message_bytes: usize) 
         rooms: Vec<Cow<'a, str>>,
         #[serde(borrow)]
         content: &'a RawValue,
+        #[serde(borrow)]
+        user: Option<Cow<'a, str>>,
+        #[serde(borrow)]
+        exclude: Option<Cow<'a, str>>,
+        #[serde(borrow, rename = "excludeUser")]
+        exclude_user: Option<Cow<'a, str>>,
     }
     plain(headers)?;
     if !matches!(said(headers)?, Said::Json | Said::Nothing) {
@@ -117,8 +130,10 @@ pub(super) fn of_rooms(headers: &HeaderMap, body: &Bytes, message_bytes: usize) 
         return Err(Problem::too_large("the content", message_bytes));
     }
     readable_json(wanted.content.get()).map_err(|why| unreadable("`content`", why))?;
+    let Wanted { user, exclude, exclude_user, .. } = &wanted;
+    let options = PublishOptions::new(user.as_deref(), exclude.as_deref(), exclude_user.as_deref())?;
     let payload = body.slice_ref(wanted.content.get().as_bytes());
-    Ok(Publish { rooms, kind: Kind::Json, payload })
+    Ok(Publish { rooms, kind: Kind::Json, payload, options })
 }
 
 fn said(headers: &HeaderMap) -> Result<Said, Problem> {
@@ -176,7 +191,8 @@ mod tests {
     }
 
     fn one(content_type: &'static str, body: &'static [u8]) -> Result<Kind, (u16, &'static str)> {
-        let publish = of_room("lobby".into(), &typed(content_type), Bytes::from_static(body));
+        let publish =
+            of_room("lobby".into(), PublishOptions::default(), &typed(content_type), Bytes::from_static(body));
         publish.map(|publish| publish.kind).map_err(|problem| (problem.status, problem.code))
     }
 
@@ -205,7 +221,7 @@ mod tests {
     fn a_byte_order_mark_before_json_is_skipped() {
         for content_type in ["", "application/json"] {
             let body = Bytes::from_static(b"\xef\xbb\xbf{}");
-            let publish = of_room("lobby".into(), &typed(content_type), body).unwrap();
+            let publish = of_room("lobby".into(), PublishOptions::default(), &typed(content_type), body).unwrap();
             assert_eq!((publish.kind, &publish.payload[..]), (Kind::Json, &b"{}"[..]));
         }
         assert_eq!(one("text/plain", b"\xef\xbb\xbf{}"), Ok(Kind::Text));
@@ -227,7 +243,12 @@ mod tests {
     fn json_that_other_parsers_cannot_read_is_refused_and_says_what_is_accepted() {
         let deep = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
         let refusals = |content: &str| {
-            let one = of_room("lobby".into(), &typed("application/json"), Bytes::copy_from_slice(content.as_bytes()));
+            let one = of_room(
+                "lobby".into(),
+                PublishOptions::default(),
+                &typed("application/json"),
+                Bytes::copy_from_slice(content.as_bytes()),
+            );
             let body = Bytes::from(format!("{{\"rooms\":[\"a\"],\"content\":{content}}}"));
             let many = of_rooms(&typed("application/json"), &body, 1 << 20);
             [one, many].map(|publish| publish.err().map(|problem| (problem.status, problem.code, problem.message)))
@@ -238,7 +259,8 @@ mod tests {
                 assert_eq!((status, code), (400, "bad-message"), "{message}");
                 assert!(message.contains(accepted), "{message}");
             }
-            let said_nothing = of_room("lobby".into(), &typed(""), Bytes::from(content)).unwrap();
+            let said_nothing =
+                of_room("lobby".into(), PublishOptions::default(), &typed(""), Bytes::from(content)).unwrap();
             assert_eq!(said_nothing.kind, Kind::Text, "nothing was promised: members get a string");
         }
         assert_eq!(refusals(&deep(128)), [None, None]);
@@ -253,7 +275,7 @@ mod tests {
             for coding in codings {
                 headers.append(header::CONTENT_ENCODING, HeaderValue::from_static(coding));
             }
-            let one = of_room("lobby".into(), &headers, Bytes::from_static(b"1"));
+            let one = of_room("lobby".into(), PublishOptions::default(), &headers, Bytes::from_static(b"1"));
             let many = of_rooms(&headers, &Bytes::from_static(b"{\"rooms\":[\"a\"],\"content\":1}"), 16);
             assert_eq!(one.as_ref().err(), many.as_ref().err(), "both endpoints");
             one.map_or_else(|problem| (problem.status, problem.header), |_| (200, None))
@@ -272,6 +294,15 @@ mod tests {
         let publish = many(r#"{"rooms":["b","a","b","\u0063"],"content": {"x": 1} ,"more":0}"#).unwrap();
         assert_eq!(publish.rooms, ["a".into(), "b".into(), "c".into()] as [RoomName; 3]);
         assert_eq!((publish.kind, publish.payload.as_ref()), (Kind::Json, &b"{\"x\": 1}"[..]));
+        assert_eq!(publish.options, PublishOptions::default());
+    }
+
+    #[test]
+    fn several_rooms_take_the_options_in_the_body() {
+        let publish = many(r#"{"rooms":["a"],"content":1,"user":"bot","excludeUser":"alice"}"#).unwrap();
+        assert_eq!(publish.options, PublishOptions::parse("user=bot&excludeUser=alice").unwrap());
+        assert_eq!(many(r#"{"rooms":["a"],"content":1,"exclude":"alice"}"#), Err((400, "bad-parameter")));
+        assert_eq!(many(r#"{"rooms":["a"],"content":1,"user":7}"#), Err((400, "bad-json")));
     }
 
     #[test]

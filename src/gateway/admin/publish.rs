@@ -7,8 +7,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use bytes::Bytes;
 
 use super::notify::Notify;
+use super::publication::Publish;
 use crate::gateway::broker::Port;
-use tidegate_core::model::{AckLevel, Kind, Publication, RoomName};
+use tidegate_core::model::{AckLevel, Publication};
 use tidegate_core::relay::{AckId, NodeTarget, PublishError, ToRelay, ToShard};
 
 /// The admin thread's port of the relay, shared by the tasks that publish. What it holds is bounded as a shard's is: a request that
@@ -84,24 +85,18 @@ impl Publisher {
         port.flush(Instant::now());
     }
 
-    /// Publishes one payload into rooms and waits until each is acknowledged or failed, at most for `deadline`. The
+    /// Publishes a message into its rooms and waits until each is acknowledged or failed, at most for `deadline`. The
     /// answer for each room in order; `Unavailable` where none came in time.
-    pub(super) async fn publish(
-        &self,
-        rooms: &[RoomName],
-        kind: Kind,
-        payload: &Bytes,
-        notify: &Notify,
-        deadline: Duration,
-    ) -> Vec<Acknowledged> {
-        let awaited = self.send(rooms, kind, payload);
+    pub(super) async fn publish(&self, publish: &Publish, notify: &Notify, deadline: Duration) -> Vec<Acknowledged> {
+        let awaited = self.send(publish);
         let complete = notify.until(|| awaited.is_complete().then_some(()));
         // Late acknowledgements count as none: the caller sees which rooms are known to have it.
         let _ = monoio::time::timeout(deadline, complete).await;
         awaited.levels()
     }
 
-    fn send(&self, rooms: &[RoomName], kind: Kind, payload: &[u8]) -> Awaited<'_> {
+    fn send(&self, publish: &Publish) -> Awaited<'_> {
+        let Publish { rooms, kind, payload, options } = publish;
         let time_unix_ns = SystemTime::now()
             .duration_since(UNIX_EPOCH)
             .map_or(0, |since| since.as_nanos().min(u128::from(u64::MAX)) as u64);
@@ -114,12 +109,9 @@ impl Publisher {
             self.last_ack.set(ack);
             acks.push(ack);
             let publication = Publication {
-                room: room.clone(),
-                kind,
-                payload: payload.clone(),
-                from: None,
-                echo: true,
-                time_unix_ns,
+                user: options.user.clone(),
+                except: options.except.clone(),
+                ..Publication::of_backend(room.clone(), *kind, payload.clone(), time_unix_ns)
             };
             let taken = port.ask(ToRelay::Publish(publication, Some(ack))).is_ok();
             self.awaited.borrow_mut().insert(ack, if taken { None } else { Some(Err(PublishError::Unavailable)) });

@@ -2,6 +2,7 @@
 
 use super::audit::Kind;
 use super::auth::Need;
+use super::publish_options::PublishOptions;
 use super::reply::Problem;
 use tidegate_core::model::ConnectionId;
 use tidegate_core::model::{RoomName, valid_room};
@@ -37,8 +38,8 @@ pub(super) enum Route {
     Connections { by_outbox: bool, limit: usize },
     /// `DELETE /v1/connections/ID`
     Close(ConnectionId),
-    /// `POST /v1/rooms/ROOM/messages`
-    PublishRoom(RoomName),
+    /// `POST /v1/rooms/ROOM/messages?user=&exclude=&excludeUser=`
+    PublishRoom(RoomName, PublishOptions),
     /// `POST /v1/messages`
     PublishRooms,
 }
@@ -58,7 +59,7 @@ impl Route {
             Self::Rooms { .. } => ("GET /v1/rooms", Need::Backend, Kind::Read),
             Self::Connections { .. } => ("GET /v1/connections", Need::Admin, Kind::Read),
             Self::Close(_) => ("DELETE /v1/connections/{connection}", Need::Backend, Kind::Change),
-            Self::PublishRoom(_) => ("POST /v1/rooms/{room}/messages", Need::Publish, Kind::Publish),
+            Self::PublishRoom(..) => ("POST /v1/rooms/{room}/messages", Need::Publish, Kind::Publish),
             Self::PublishRooms => ("POST /v1/messages", Need::Publish, Kind::Publish),
         }
     }
@@ -108,11 +109,11 @@ pub(super) fn route(method: &str, path: &str, query: &str) -> Result<Route, Prob
             Ok(Route::Connections { by_outbox, limit })
         }),
         "/v1/messages" => only("POST", method, || Ok(Route::PublishRooms)),
-        _ => with_name(method, path),
+        _ => with_name(method, path, query),
     }
 }
 
-fn with_name(method: &str, path: &str) -> Result<Route, Problem> {
+fn with_name(method: &str, path: &str, query: &str) -> Result<Route, Problem> {
     if let Some(id) = path.strip_prefix("/v1/connections/") {
         return only("DELETE", method, || {
             let malformed = "a connection id is 24 lower-case hexadecimal digits; GET /v1/connections lists them";
@@ -120,7 +121,9 @@ fn with_name(method: &str, path: &str) -> Result<Route, Problem> {
         });
     }
     if let Some(room) = path.strip_prefix("/v1/rooms/").and_then(|rest| rest.strip_suffix("/messages")) {
-        return only("POST", method, || Ok(Route::PublishRoom(room_name(&decoded(room)?)?)));
+        return only("POST", method, || {
+            Ok(Route::PublishRoom(room_name(&decoded(room)?)?, PublishOptions::parse(query)?))
+        });
     }
     Err(Problem::new(404, "not-found", "nothing is served here; GET /openapi.json lists the endpoints"))
 }
@@ -208,7 +211,12 @@ mod tests {
             ("GET", "/v1/rooms", Route::Rooms { limit: 100 }, Need::Backend),
             ("GET", "/v1/connections", Route::Connections { by_outbox: false, limit: 100 }, Need::Admin),
             ("DELETE", "/v1/connections/deadbeef0000000100000001", Route::Close(id), Need::Backend),
-            ("POST", "/v1/rooms/lobby/messages", Route::PublishRoom("lobby".into()), Need::Publish),
+            (
+                "POST",
+                "/v1/rooms/lobby/messages",
+                Route::PublishRoom("lobby".into(), PublishOptions::default()),
+                Need::Publish,
+            ),
             ("POST", "/v1/messages", Route::PublishRooms, Need::Publish),
         ];
         // Another one belongs into the list.
@@ -216,7 +224,7 @@ mod tests {
             match route {
                 Route::Metrics | Route::Live | Route::Ready | Route::Openapi | Route::Drain | Route::Undrain => {}
                 Route::Node | Route::Nodes | Route::Rooms { .. } | Route::Connections { .. } | Route::Close(_) => {}
-                Route::PublishRoom(_) | Route::PublishRooms => {}
+                Route::PublishRoom(..) | Route::PublishRooms => {}
             }
         }
         every
@@ -290,7 +298,11 @@ mod tests {
         for (path, room) in
             [("/v1/rooms/a%2Fb/messages", "a/b"), ("/v1/rooms/a/b/messages", "a/b"), ("/v1/rooms/%41/messages", "A")]
         {
-            assert_eq!(route("POST", path, ""), Ok(Route::PublishRoom(room.into())), "{path}");
+            assert_eq!(
+                route("POST", path, ""),
+                Ok(Route::PublishRoom(room.into(), PublishOptions::default())),
+                "{path}"
+            );
         }
     }
 

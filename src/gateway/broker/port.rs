@@ -155,7 +155,7 @@ mod tests {
         let mut port = Port::new(to_relay, from_relay);
         let publish = |bytes: usize| {
             let (room, payload) = ("lobby".into(), vec![b'1'; bytes].into());
-            let publication = Publication { room, kind: Kind::Json, payload, from: None, echo: true, time_unix_ns: 0 };
+            let publication = Publication::of_backend(room, Kind::Json, payload, 0);
             ToRelay::Publish(publication, None)
         };
         assert!(port.ask(publish(limits::REQUEST_MAILBOX_BYTES)).is_ok(), "an empty mailbox takes any message");

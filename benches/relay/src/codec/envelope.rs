@@ -196,7 +196,8 @@ mod tests {
 
     fn publication(kind: Kind, from: Option<ConnectionId>, echo: bool, time_unix_ns: u64) -> Publication {
         // Text that is JSON too, so that it is taken for what it is called.
-        Publication { room: "lobby".into(), kind, payload: Bytes::from_static(b"1"), from, echo, time_unix_ns }
+        let payload = Bytes::from_static(b"1");
+        Publication { from, echo, ..Publication::of_backend("lobby".into(), kind, payload, time_unix_ns) }
     }
 
     /// What the relay as it is makes of the header.

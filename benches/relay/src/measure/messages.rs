@@ -159,7 +159,7 @@ fn block(case: Case, sid: Option<SidOf<'_>>) -> Vec<u8> {
     let mut headers = Vec::new();
     if case.header {
         let (room, kind, time_unix_ns) = ("".into(), Kind::Json, 1_796_000_000_123_456_789);
-        let publication = Publication { room, kind, payload: Bytes::new(), from, echo: true, time_unix_ns };
+        let publication = Publication { from, ..Publication::of_backend(room, kind, Bytes::new(), time_unix_ns) };
         Envelope::of(&publication).write(&mut headers);
     }
     let mut messages = Vec::new();

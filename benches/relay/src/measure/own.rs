@@ -167,7 +167,7 @@ fn publication<S: Sink>(keys: &[Option<RoomKey>], message: &Message<'_>, sink: &
     let time_unix_ns = envelope.time_unix_ns.unwrap_or_else(now_unix_ns);
     let (kind, from, echo) = (envelope.kind.unwrap_or(Kind::Binary), envelope.from, envelope.echo);
     let payload = Bytes::copy_from_slice(message.payload);
-    Some((key, Publication { room, kind, payload, from, echo, time_unix_ns }))
+    Some((key, Publication { from, echo, ..Publication::of_backend(room, kind, payload, time_unix_ns) }))
 }
 
 #[inline]

@@ -154,7 +154,7 @@ fn publication(room: RoomName, message: Message) -> Publication {
     let envelope = value.map(Envelope::read_value).unwrap_or_default();
     let (kind, from, echo) = (envelope.kind.unwrap_or(Kind::Binary), envelope.from, envelope.echo);
     let time_unix_ns = envelope.time_unix_ns.unwrap_or_default();
-    Publication { room, kind, payload: message.payload, from, echo, time_unix_ns }
+    Publication { from, echo, ..Publication::of_backend(room, kind, message.payload, time_unix_ns) }
 }
 
 /// One room's queue. As a future it is done when the subscription has ended.

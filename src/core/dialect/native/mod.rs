@@ -8,15 +8,15 @@ mod write;
 
 pub use request::{Refused, Request, parse};
 pub use write::{
-    Content, ack, authenticated, error, gap, joined, left, message, pong, shutdown, token_expiring, unauthorized,
-    welcome,
+    Content, Sender, ack, authenticated, error, gap, joined, left, message, pong, shutdown, token_expiring,
+    unauthorized, welcome,
 };
 
 use super::{Dialect, Intent, LeftReason, Notice, OverRate, Payload, Route, Said};
 use crate::limits;
 use crate::model::{AckLevel, Kind, Publication};
 
-/// Bytes of a message beside its room and its content, at most, with room for a few escapes.
+/// Bytes of a message beside its room, its user and its content, at most, with room for a few escapes.
 pub const ENVELOPE_BYTES: usize = 192;
 
 /// See the module.
@@ -89,7 +89,7 @@ impl Dialect for Native {
             Kind::Binary => Content::Binary(payload),
         };
         write_publication(out, publication, content);
-        if out.len() > limits::EXPANSION * payload.len() + publication.room.len() + ENVELOPE_BYTES {
+        if out.len() > limits::EXPANSION * payload.len() + publication.name_bytes() + ENVELOPE_BYTES {
             out.clear();
             write_publication(out, publication, Content::Binary(payload));
         }
@@ -107,5 +107,6 @@ const fn level_name(level: AckLevel) -> &'static str {
 fn write_publication(out: &mut Vec<u8>, publication: &Publication, content: Content<'_>) {
     let from = publication.from.map(|id| id.text());
     let from = from.as_ref().map(|text| &text[..]);
-    message(out, &publication.room, from, content, publication.time_unix_ns / 1_000_000);
+    let sender = Sender { from, user: publication.user.as_deref() };
+    message(out, &publication.room, sender, content, publication.time_unix_ns / 1_000_000);
 }

@@ -190,14 +190,27 @@ pub fn shutdown(out: &mut Vec<u8>, reconnect_ms: u64) {
     raw(out, "}");
 }
 
-/// `message`: a publication; `from` is absent for backends.
-pub fn message(out: &mut Vec<u8>, room: &str, from: Option<&[u8]>, content: Content<'_>, timestamp_ms: u64) {
+/// What a member is told of a publication's sender.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Sender<'a> {
+    /// The connection; absent for backends.
+    pub from: Option<&'a [u8]>,
+    /// The user, where it is known.
+    pub user: Option<&'a str>,
+}
+
+/// `message`: a publication.
+pub fn message(out: &mut Vec<u8>, room: &str, sender: Sender<'_>, content: Content<'_>, timestamp_ms: u64) {
     raw(out, r#"{"type":"message","roomId":"#);
     string(out, room);
-    if let Some(from) = from {
+    if let Some(from) = sender.from {
         raw(out, r#","from":""#);
         out.extend_from_slice(from);
         raw(out, "\"");
+    }
+    if let Some(user) = sender.user {
+        raw(out, r#","user":"#);
+        string(out, user);
     }
     raw(out, r#","content":"#);
     match content {

@@ -1,8 +1,10 @@
 //! The fan-out: passes over rooms' members, a few sends at a time, rooms taking turns.
 
+use std::sync::Arc;
+
 use super::Rooms;
 use crate::connection::{Chunk, Handle, Tag};
-use crate::model::{ConnectionId, Publication};
+use crate::model::Publication;
 use crate::room::{Encoded, Step};
 use crate::shard::clients::Clients;
 use crate::shard::driver::Driver;
@@ -88,9 +90,13 @@ impl Rooms {
         if encoded.messages == 0 {
             return;
         }
-        if batch.is_echoless() && batch.publications().iter().any(|publication| is_own(publication, id)) {
-            let wanted: Vec<bool> = batch.publications().iter().map(|publication| !is_own(publication, id)).collect();
-            return send_wanted(turn, writer, clients, handle, tag, &encoded, &wanted);
+        if batch.is_selective() {
+            let user = clients.session(handle).and_then(|session| session.user.as_deref());
+            let is_wanted = |publication: &Arc<Publication>| publication.is_for(id, user);
+            if !batch.publications().iter().all(is_wanted) {
+                let wanted: Vec<bool> = batch.publications().iter().map(is_wanted).collect();
+                return send_wanted(turn, writer, clients, handle, tag, &encoded, &wanted);
+            }
         }
         let chunk = Chunk::whole(encoded.buffer, tag, encoded.messages);
         writer.deliver(turn, clients, handle, &chunk);
@@ -136,7 +142,7 @@ impl Rooms {
     }
 }
 
-/// Sends what is left of a batch when the member's own publications without echo are taken out.
+/// Sends what is left of a batch when the publications are taken out that leave the member out.
 #[cold]
 fn send_wanted<D: Driver>(
     turn: &mut Turn,
@@ -152,9 +158,4 @@ fn send_wanted<D: Driver>(
         let chunk = Chunk { start: range.start, end: range.end, ..whole };
         writer.deliver(turn, clients, handle, &chunk);
     }
-}
-
-/// Whether a publication must not go back to this connection.
-fn is_own(publication: &Publication, id: ConnectionId) -> bool {
-    !publication.echo && publication.from == Some(id)
 }

@@ -277,7 +277,9 @@ impl Rooms {
             kind: publish.kind,
             payload: bytes::Bytes::copy_from_slice(publish.payload),
             from: Some(turn.id(request.handle)),
+            user: clients.session(request.handle).and_then(|session| session.user.clone()),
             echo: publish.echo,
+            except: None,
             time_unix_ns: turn.clock.unix_ns,
         };
         let unconfirmed = known.filter(|_| subscription.is_some_and(|known| known.waiters.is_some()));

@@ -123,7 +123,7 @@ fn a_pass_reaches_each_member_once_and_rooms_take_turns() {
     parts.confirm();
     parts.sent();
     let (room, payload) = (RoomName::from("lobby"), bytes::Bytes::from_static(b"hi"));
-    let publication = Publication { room, kind: Kind::Text, payload, from: None, echo: true, time_unix_ns: 0 };
+    let publication = Publication::of_backend(room, Kind::Text, payload, 0);
     parts.rooms.deliver(&parts.turn, Arc::new(publication));
     let Parts { turn, rooms, writer, clients, .. } = &mut parts;
     assert_eq!(rooms.go_on(turn, writer, clients, 2), Some(2));

@@ -29,14 +29,12 @@ pub(in crate::shard) fn say(shard: &mut Shard<TestDriver>, handle: Handle, text:
 }
 
 pub(in crate::shard) fn publication(room: &str, payload: &'static str) -> ToShard {
-    ToShard::Deliver(Arc::new(Publication {
-        room: room.into(),
-        kind: Kind::Json,
-        payload: Bytes::from_static(payload.as_bytes()),
-        from: None,
-        echo: true,
-        time_unix_ns: 0,
-    }))
+    ToShard::Deliver(Arc::new(Publication::of_backend(
+        room.into(),
+        Kind::Json,
+        Bytes::from_static(payload.as_bytes()),
+        0,
+    )))
 }
 
 pub(in crate::shard) fn sent(shard: &Shard<TestDriver>) -> String {
@@ -111,7 +109,7 @@ fn every_message_that_an_outbox_drops_is_counted_where_some_of_a_batch_were_the_
         for from in [None, own, None, None] {
             let payload = Bytes::from(format!("{:?}", "x".repeat(5_000)));
             let (room, kind, echo) = ("lobby".into(), Kind::Json, from.is_none());
-            let one = Publication { room, kind, payload, from, echo, time_unix_ns: 0 };
+            let one = Publication { from, echo, ..Publication::of_backend(room, kind, payload, 0) };
             shard.handle_relay(ToShard::Deliver(Arc::new(one)));
             published += u64::from(from.is_none());
         }
@@ -187,7 +185,7 @@ fn a_publication_that_a_dialect_has_no_words_for_is_not_sent_and_not_counted() {
         shard.clients.find(handle).unwrap().form.dialect = *dialect;
         for (kind, echo) in [(Kind::Json, true), (Kind::Binary, true), (Kind::Binary, false)] {
             let (room, payload) = (RoomName::from("lobby"), Bytes::from_static(b"1"));
-            let publication = Publication { room, kind, payload, from: None, echo, time_unix_ns: 0 };
+            let publication = Publication { echo, ..Publication::of_backend(room, kind, payload, 0) };
             let (said, _) = dialect.publication(&publication, &mut Vec::new());
             let before = shard.turn.counters.messages_out[MessageType::Message as usize].value();
             shard.handle_relay(ToShard::Deliver(Arc::new(publication)));

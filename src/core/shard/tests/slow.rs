@@ -36,14 +36,8 @@ fn publish(shard: &mut Shard<TestDriver>, room: &str) {
 }
 
 fn publish_sized(shard: &mut Shard<TestDriver>, room: &str, length: usize) {
-    let publication = Publication {
-        room: room.into(),
-        kind: Kind::Json,
-        payload: bytes::Bytes::from(format!("\"{}\"", "x".repeat(length))),
-        from: None,
-        echo: true,
-        time_unix_ns: 0,
-    };
+    let publication =
+        Publication::of_backend(room.into(), Kind::Json, bytes::Bytes::from(format!("\"{}\"", "x".repeat(length))), 0);
     shard.handle_relay(ToShard::Deliver(Arc::new(publication)));
     turns(shard);
 }
@@ -156,13 +150,11 @@ fn a_member_that_publishes_without_echo_is_not_closed_over_what_it_has_read_most
     let id = shard.turn.id(handle);
     for number in 0..140 {
         let from = number % 10 == 0;
+        let payload = bytes::Bytes::from(format!("\"{number} {:60}\"", ""));
         let publication = Publication {
-            room: "cursors".into(),
-            kind: Kind::Json,
-            payload: bytes::Bytes::from(format!("\"{number} {:60}\"", "")),
             from: from.then_some(id),
             echo: !from,
-            time_unix_ns: 0,
+            ..Publication::of_backend("cursors".into(), Kind::Json, payload, 0)
         };
         shard.handle_relay(ToShard::Deliver(Arc::new(publication)));
     }

@@ -76,7 +76,7 @@ mod tests {
 
     fn frame_of(kind: Kind, text: String) -> String {
         let (room, payload) = ("lobby".into(), text.into());
-        let publication = Publication { room, kind, payload, from: None, echo: true, time_unix_ns: 0 };
+        let publication = Publication::of_backend(room, kind, payload, 0);
         let form = Form { dialect: DialectId::Native, deflate: None };
         let encoded = Scratch::default().encode(form, &[Arc::new(publication)]);
         String::from_utf8_lossy(&encoded.buffer).into_owned()
