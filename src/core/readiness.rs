@@ -12,6 +12,8 @@ pub enum Readiness {
     Ready,
     /// It closes its clients, and they connect to other nodes.
     Draining,
+    /// Keys of a provider were not loaded yet: its tokens cannot be verified.
+    KeysNeverLoaded,
     /// The broker was not reached yet: no join could be confirmed.
     NeverConnected,
     /// The broker is away, and `ready.require_broker` makes that a reason.
@@ -29,6 +31,7 @@ impl Readiness {
         match self {
             Self::Ready => "ready",
             Self::Draining => "the node drains",
+            Self::KeysNeverLoaded => "the keys at auth.jwks_url were not loaded yet",
             Self::NeverConnected => "the broker was not reached yet",
             Self::Disconnected => "the broker is away",
         }
@@ -40,6 +43,10 @@ impl Readiness {
             Self::Ready => "{\"ready\":true}\n",
             Self::Draining => {
                 "{\"ready\":false,\"reason\":\"draining\",\"message\":\"the node drains; use another one\"}\n"
+            }
+            Self::KeysNeverLoaded => {
+                "{\"ready\":false,\"reason\":\"keys-never-loaded\",\"message\":\"the keys at auth.jwks_url were not loaded yet; \
+                 the log names the error\"}\n"
             }
             Self::NeverConnected => {
                 "{\"ready\":false,\"reason\":\"broker-never-reached\",\"message\":\"the broker was not reached yet; \
@@ -57,6 +64,8 @@ impl Readiness {
 #[derive(Debug)]
 pub struct NodeState {
     draining: AtomicBool,
+    /// Keys are to be fetched that were never loaded.
+    awaits_keys: AtomicBool,
     /// Connections that the node admits now; it follows the host's memory.
     capacity: AtomicU64,
     require_broker: bool,
@@ -66,7 +75,13 @@ pub struct NodeState {
 impl NodeState {
     /// A node that serves; `require_broker` is `ready.require_broker`.
     pub fn new(relay: Arc<RelayCounters>, require_broker: bool) -> Arc<Self> {
-        Arc::new(Self { draining: AtomicBool::new(false), capacity: AtomicU64::new(u64::MAX), require_broker, relay })
+        Arc::new(Self {
+            draining: AtomicBool::new(false),
+            awaits_keys: AtomicBool::new(false),
+            capacity: AtomicU64::new(u64::MAX),
+            require_broker,
+            relay,
+        })
     }
 
     /// Whether the node wants traffic, as of now.
@@ -77,6 +92,8 @@ impl NodeState {
             Readiness::NeverConnected
         } else if self.require_broker && self.relay.connected.value() == 0 {
             Readiness::Disconnected
+        } else if self.awaits_keys.load(Relaxed) {
+            Readiness::KeysNeverLoaded
         } else {
             Readiness::Ready
         }
@@ -107,6 +124,11 @@ impl NodeState {
     pub fn set_draining(&self, draining: bool) {
         self.draining.store(draining, Relaxed);
     }
+
+    /// Whether keys are to be fetched that were never loaded.
+    pub fn set_awaits_keys(&self, awaits: bool) {
+        self.awaits_keys.store(awaits, Relaxed);
+    }
 }
 
 #[cfg(test)]
@@ -134,6 +156,17 @@ mod tests {
     }
 
     #[test]
+    fn a_node_whose_keys_were_never_loaded_is_not_ready() {
+        let relay = Arc::new(RelayCounters::default());
+        relay.connected.set(1);
+        let state = NodeState::new(relay, false);
+        state.set_awaits_keys(true);
+        assert_eq!(state.readiness(), Readiness::KeysNeverLoaded);
+        state.set_awaits_keys(false);
+        assert_eq!(state.readiness(), Readiness::Ready);
+    }
+
+    #[test]
     fn a_drain_is_the_first_reason_to_say() {
         let state = NodeState::new(Arc::new(RelayCounters::default()), true);
         state.set_draining(true);
@@ -143,7 +176,8 @@ mod tests {
 
     #[test]
     fn every_body_is_json_that_agrees_with_its_status() {
-        for readiness in [Readiness::Ready, Readiness::Draining, Readiness::NeverConnected, Readiness::Disconnected] {
+        let all = [Readiness::Ready, Readiness::Draining, Readiness::KeysNeverLoaded, Readiness::NeverConnected];
+        for readiness in all.into_iter().chain([Readiness::Disconnected]) {
             let body: serde_json::Value = serde_json::from_str(readiness.body()).unwrap();
             assert_eq!(body["ready"], readiness.status() == 200);
         }

@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::gateway::admin::{self, Admin, Cores, DriverInfo, Outcome, ShardExit, ShardHandle};
+use crate::gateway::admin::{self, Admin, Cores, DriverInfo, InForce, Outcome, ShardExit, ShardHandle};
 use crate::gateway::broker;
 use crate::gateway::check;
 use crate::gateway::config::{Config, Driver};
@@ -137,7 +137,10 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
         unfinished_bytes: memory.unfinished_bytes,
     };
     let demo_page = config.demo.then_some(admin::DEMO_PAGE);
-    let options = Arc::new(shard::Options { demo_page, ..config.shard_options() });
+    let options = shard::Options { demo_page, ..config.shard_options() };
+    let in_force = InForce::new(options, config.auth.ca_file.clone());
+    shared.set_awaits_keys(in_force.awaits_keys());
+    let options = in_force.options();
     let common = Common { config, options, node_id, budgets, counters, state: shared, driver, pinned };
     let shards = start_shards(&common, listeners, ports, &wakers)?;
     let Common { config, driver, state, .. } = common;
@@ -158,6 +161,7 @@ fn start(mut config: Config) -> Result<Node, CannotStart> {
         relay_waker,
         relay_counters,
         shared: state,
+        in_force,
         config,
     };
     Ok(Node { admin, relay })

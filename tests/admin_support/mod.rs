@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, poll};
-use tidegate::gateway::admin::{self, Admin, Cores, DriverInfo, Outcome, ShardExit, ShardHandle};
+use tidegate::gateway::admin::{self, Admin, Cores, DriverInfo, InForce, Outcome, ShardExit, ShardHandle};
 use tidegate::gateway::broker::{self, Port};
 use tidegate::gateway::config::Config;
 use tidegate::gateway::mailbox::{Receiver, Sender, Waker, mailbox};
@@ -111,7 +111,9 @@ impl TestNode {
         let counters = shards.iter().map(|shard| shard.counters.clone()).collect();
         let (signals, admin_signals) = UnixStream::pair().unwrap();
         let shared = NodeState::new(relay_counters.clone(), config.ready.require_broker);
+        let in_force = InForce::new(config.shard_options(), config.auth.ca_file.clone());
         let admin = Admin {
+            in_force,
             config: Arc::new(config),
             listener,
             node_id: NODE,

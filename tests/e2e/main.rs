@@ -21,6 +21,7 @@ mod faults_queue;
 mod faults_shard;
 mod foreign;
 mod inflating;
+mod keys;
 mod logs;
 mod neighbours;
 mod nodes;

@@ -16,6 +16,7 @@ pub mod drivers;
 pub mod gateway;
 pub mod http;
 pub mod incident;
+pub mod jwks;
 pub mod load;
 pub mod log;
 pub mod nats;

@@ -105,6 +105,11 @@ impl Cache {
         }
     }
 
+    /// An empty one for as many bytes.
+    pub fn emptied(&self, key: &[u8; 32]) -> Self {
+        Self::new(self.stripe_bytes.saturating_mul(STRIPES), key)
+    }
+
     /// Verifies a token as [`Verifier::verify`] does, or knows it. `verifier` is always the same. Returns also whether it was known.
     ///
     /// # Errors

@@ -8,7 +8,7 @@ use std::fmt;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use ring::{hmac, signature};
+use ring::{digest, hmac, signature};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use spki::SubjectPublicKeyInfoRef;
@@ -84,7 +84,16 @@ pub struct Key {
     pub(super) id: Option<Box<str>>,
     /// The one algorithm that a JWK's `alg` allows.
     only: Option<Algorithm>,
+    /// The first 128 bits of SHA-256 over its kind and its octets: what it is known by.
+    fingerprint: u128,
     material: Material,
+}
+
+/// Keys are equal that verify the same signatures of the same tokens.
+impl PartialEq for Key {
+    fn eq(&self, other: &Self) -> bool {
+        (self.fingerprint, &self.id, self.only) == (other.fingerprint, &other.id, other.only)
+    }
 }
 
 #[derive(Clone)]
@@ -121,7 +130,8 @@ impl Key {
             );
             return Err(BadKey(text.into()));
         }
-        Ok(Self::of(Material::Secret(hmac::Key::new(hmac::HMAC_SHA256, secret))))
+        let material = Material::Secret(hmac::Key::new(hmac::HMAC_SHA256, secret));
+        Ok(Self { id: None, only: None, fingerprint: fingerprint(b"secret", &[secret]), material })
     }
 
     /// The public keys of a PEM file, in order.
@@ -188,8 +198,18 @@ impl Key {
         Ok(entries.filter_map(|entry| serde_json::from_str::<Jwk>(entry.get()).ok()?.key()).collect())
     }
 
-    const fn of(material: Material) -> Self {
-        Self { id: None, only: None, material }
+    fn of(material: Material) -> Self {
+        Self { id: None, only: None, fingerprint: material.fingerprint(), material }
+    }
+
+    /// The number that sessions know it by: the same wherever and whenever the same key is read, and another for another key.
+    pub const fn number(&self) -> u32 {
+        self.fingerprint as u32
+    }
+
+    /// `kid`, where it has one.
+    pub fn id(&self) -> Option<&str> {
+        self.id.as_deref()
     }
 
     /// Whether it verifies signatures of this algorithm.
@@ -233,6 +253,29 @@ impl Key {
     }
 }
 
+impl Material {
+    fn fingerprint(&self) -> u128 {
+        match self {
+            // Its octets are not kept: the caller has them.
+            Self::Secret(_) => 0,
+            Self::Rsa { n, e } => fingerprint(b"rsa", &[n, e]),
+            Self::P256(point) => fingerprint(b"p256", &[point]),
+            Self::P384(point) => fingerprint(b"p384", &[point]),
+            Self::Ed25519(key) => fingerprint(b"ed25519", &[key]),
+        }
+    }
+}
+
+/// Each part goes in with its length, so that no two keys read alike.
+fn fingerprint(kind: &[u8], parts: &[&[u8]]) -> u128 {
+    let mut context = digest::Context::new(&digest::SHA256);
+    for part in std::iter::once(&kind).chain(parts) {
+        context.update(&part.len().to_le_bytes());
+        context.update(part);
+    }
+    context.finish().as_ref().first_chunk().map_or(0, |first| u128::from_le_bytes(*first))
+}
+
 /// What of a JSON Web Key is read.
 #[derive(Deserialize)]
 struct Jwk {
@@ -269,7 +312,7 @@ impl Jwk {
         if only == Some(None) {
             return None;
         }
-        Some(Key { id: self.kid.as_deref().map(Box::from), only: only.flatten(), material })
+        Some(Key { id: self.kid.as_deref().map(Box::from), only: only.flatten(), ..Key::of(material) })
     }
 }
 

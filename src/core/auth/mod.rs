@@ -4,7 +4,7 @@
 //! and the time, and gives what the token says or why it is refused. [`permits`] takes that, the rule of a room and a room's name, and
 //! says whether an action is allowed. Both are pure: no clock, no network, no lock.
 //!
-//! [`Cache`] remembers the tokens that were verified. It leaves to others: where a token comes from ([`crate::http`], the dialects), and
+//! [`Cache`] remembers the tokens that were verified, [`Schedule`] says when a provider's keys are fetched. It leaves to others: where a token comes from ([`crate::http`], the dialects), and
 //! what is told.
 
 mod cache;
@@ -12,6 +12,7 @@ mod claims;
 mod grants;
 mod keys;
 mod permits;
+mod refresh;
 mod refused;
 #[cfg(test)]
 mod tests;
@@ -21,5 +22,6 @@ pub use cache::Cache;
 pub use grants::{Access, BadPattern, Pattern, Rights, Template};
 pub use keys::{Algorithm, BadKey, Key, LEAST_SECRET_BYTES};
 pub use permits::{Action, Denied, Session, Who, permits};
+pub use refresh::{Schedule, max_age_s};
 pub use refused::{Reason, Unauthorized};
 pub use token::{Issuer, Jwks, TOKEN_BYTES, Verified, Verifier, sign};

@@ -26,7 +26,7 @@ const MOST_TRIES: usize = 4;
 type Checked<T> = Result<T, Unauthorized>;
 
 /// The keys that a provider publishes.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub enum Jwks {
     /// No provider is configured.
     #[default]
@@ -38,7 +38,7 @@ pub enum Jwks {
 }
 
 /// One issuer of tokens, with its keys and rules.
-#[derive(Clone, Debug)]
+#[derive(Clone, PartialEq, Debug)]
 pub struct Issuer {
     /// `iss` of its tokens; any where it is `None`.
     pub name: Option<String>,
@@ -48,6 +48,8 @@ pub struct Issuer {
     pub keys: Vec<Key>,
     /// Keys of its provider.
     pub jwks: Jwks,
+    /// The URL that they are fetched from; `None`: they come from a file.
+    pub provider: Option<Arc<str>>,
     /// Name or JSON pointer of the claim that names the user.
     pub user_claim: String,
     /// Of the claim that holds the grants.
@@ -73,6 +75,7 @@ impl Default for Issuer {
             audience: Vec::new(),
             keys: Vec::new(),
             jwks: Jwks::None,
+            provider: None,
             user_claim: String::from("sub"),
             rooms_claim: String::from("rooms"),
             info_claim: String::from("info"),
@@ -86,7 +89,7 @@ impl Default for Issuer {
 }
 
 /// Everything that tokens are verified with. It never changes: other keys are another one.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, PartialEq, Debug, Default)]
 pub struct Verifier {
     /// Those whose tokens are taken. One alone need not have a name.
     pub issuers: Vec<Issuer>,
@@ -113,6 +116,8 @@ pub struct Verified {
     pub id: Option<Arc<str>>,
     /// The issuer, by its place in [`Verifier::issuers`].
     pub issuer: usize,
+    /// The key that made its signature; see [`Key::number`].
+    pub key: u32,
 }
 
 /// The parts of a token, decoded.
@@ -124,6 +129,19 @@ struct Parts<'a> {
 }
 
 impl Verifier {
+    /// Reads a token and checks all but its signature and its key: what can be said of one whose keys are elsewhere. It proves nothing.
+    ///
+    /// # Errors
+    /// Why it would be refused whatever its key.
+    pub fn read_unverified(&self, token: &[u8], now_unix_ms: i64) -> Checked<Verified> {
+        let parts = Parts::of(token)?;
+        let header = Claims::read(&parts.header).map_err(|error| malformed(format_args!("its header: {error}")))?;
+        read_header(&header)?;
+        let claims = Claims::read(&parts.claims).map_err(|error| malformed(format_args!("its claims: {error}")))?;
+        let (place, issuer) = self.issuer(&claims)?;
+        Ok(Verified { issuer: place, ..issuer.check(&claims, now_unix_ms, &self.claims)? })
+    }
+
     /// Verifies a token at a time, in ms of Unix time. `is_revoked` is asked before the signature, which is the dearest check.
     ///
     /// # Errors
@@ -142,11 +160,39 @@ impl Verifier {
         if is_revoked(&verified) {
             return Err(Unauthorized::new(Reason::Revoked, "the token was revoked; get another one"));
         }
-        if !keys.iter().any(|key| key.verifies(algorithm, parts.signed, &parts.signature)) {
+        let Some(key) = keys.iter().find(|key| key.verifies(algorithm, parts.signed, &parts.signature)) else {
             let text = "the signature fits none of this node's keys; sign with auth.secret or publish the key at auth.jwks_url";
             return Err(Unauthorized::new(Reason::Signature, text));
-        }
+        };
+        verified.key = key.number();
         Ok(verified)
+    }
+
+    /// The same with the keys that were fetched from a URL, for each issuer that has them from there.
+    pub fn with_provided(&self, url: &str, keys: &[Key]) -> Self {
+        let mut verifier = self.clone();
+        for issuer in verifier.issuers.iter_mut().filter(|issuer| issuer.provider.as_deref() == Some(url)) {
+            issuer.jwks = Jwks::Loaded(keys.to_vec());
+        }
+        verifier
+    }
+
+    /// The URLs that keys are to be fetched from, each once.
+    pub fn providers(&self) -> Vec<Arc<str>> {
+        let mut urls: Vec<_> = self.issuers.iter().filter_map(|issuer| issuer.provider.clone()).collect();
+        urls.sort_unstable();
+        urls.dedup();
+        urls
+    }
+
+    /// Whether keys are still to come that were never loaded.
+    pub fn awaits_keys(&self) -> bool {
+        self.issuers.iter().any(|issuer| issuer.jwks == Jwks::Awaited)
+    }
+
+    /// All keys that signatures are tried with.
+    pub fn keys(&self) -> impl Iterator<Item = &Key> {
+        self.issuers.iter().flat_map(|issuer| issuer.keys.iter().chain(issuer.provided()))
     }
 
     /// The issuer of a token.
@@ -273,6 +319,7 @@ impl Issuer {
             issued_unix_ms: claims.time_ms("iat").ok().flatten(),
             id: claims.text("jti").map_err(|WrongType| wrong_type("jti", "a string"))?.map(Arc::from),
             issuer: 0,
+            key: 0,
         })
     }
 

@@ -154,12 +154,23 @@ impl<D: Driver> Shard<D> {
                     self.end_session(handle, dialect, Reason::Missing, message);
                 }
                 Stage::Told => {
-                    let message = "the token has ended; get another one and connect with it";
+                    let message = if self.is_withdrawn(handle) {
+                        "the key that signed the token is no longer valid; get another token and connect with it"
+                    } else {
+                        "the token has ended; get another one and connect with it"
+                    };
                     self.end_session(handle, dialect, Reason::Expired, message);
                 }
             }
             self.settle();
         }
+    }
+
+    /// Whether a connection's session ends because its key is gone.
+    fn is_withdrawn(&self, handle: Handle) -> bool {
+        let (auth, session) = (&self.turn.settings.options.auth, self.clients.session(handle));
+        let Some((auth, session)) = auth.as_ref().zip(session) else { return false };
+        !auth.verifier.keys().any(|key| key.number() == session.key)
     }
 
     pub(super) fn end_session(&mut self, handle: Handle, dialect: DialectId, reason: Reason, message: &str) {

@@ -59,7 +59,7 @@ use inbound::Reading;
 use looks::Looks;
 use review::Review;
 use rooms::Rooms;
-pub use settings::{AuthOptions, Budgets, Options, RoomRule, Route, Settings, SlowPolicy};
+pub use settings::{AuthOptions, Budgets, Options, RoomRule, Route, Settings, Signal, SlowPolicy};
 pub use turn::Clock;
 use turn::Turn;
 use upstream::Upstream;

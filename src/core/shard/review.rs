@@ -1,5 +1,5 @@
 //! The review: after other options, what is there already is held to them. Rooms get their rules anew, then members that may no longer be
-//! in leave, and connections that may no longer be there are closed.
+//! in leave, and connections that may no longer be there are closed. Sessions whose key is gone end within a minute unless renewed.
 //!
 //! All rooms come before the first connection: a join that an old rule still let in is found when the connections' turn comes. A turn
 //! takes a share, so that a reload delays no client. What is given other options meanwhile begins again.
@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::Shard;
 use super::settings::Options;
-use crate::auth::Reason;
+use crate::auth::{Key, Reason};
 use crate::connection::State;
 use crate::shard::driver::Driver;
 
@@ -59,6 +59,8 @@ impl<D: Driver> Shard<D> {
     #[inline(never)]
     fn review_at_most(&mut self, most: usize) {
         let mut left = most;
+        let keys = self.turn.settings.options.auth.as_ref().map(|auth| auth.verifier.keys().map(Key::number));
+        let keys: Vec<u32> = keys.into_iter().flatten().collect();
         while left > 0 {
             self.review = match self.review {
                 Review::Done => return,
@@ -70,15 +72,15 @@ impl<D: Driver> Shard<D> {
                 }
                 Review::Connections(slot) if slot >= self.clients.end() => Review::Done,
                 Review::Connections(slot) => {
-                    left = left.saturating_sub(self.review_connection(slot));
+                    left = left.saturating_sub(self.review_connection(slot, &keys));
                     Review::Connections(slot + 1)
                 }
             };
         }
     }
 
-    /// Holds one connection to the options; what that cost of a turn's share.
-    fn review_connection(&mut self, slot: u32) -> usize {
+    /// Holds one connection to the options and to the keys, by their numbers; what that cost of a turn's share.
+    fn review_connection(&mut self, slot: u32, keys: &[u32]) -> usize {
         let entry = self.clients.peek(slot).filter(|entry| entry.state == State::Open);
         let Some((dialect, rooms)) = entry.map(|entry| (entry.form.dialect, entry.rooms.len())) else { return 1 };
         let Some(handle) = self.clients.handle_at(slot) else { return 1 };
@@ -96,6 +98,7 @@ impl<D: Driver> Shard<D> {
             self.settle();
             return cost + TELLING;
         }
+        self.clients.withdraw(&mut self.turn, handle, |key| !keys.contains(&key));
         let is_told = rooms > 0 && self.leave_forbidden_rooms(handle, dialect);
         if !is_told {
             return cost;

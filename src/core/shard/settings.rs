@@ -1,6 +1,7 @@
 //! A shard's settings: what a node's configuration says about its shards ([`Options`]), and the same in the units that a shard
 //! counts in ([`Settings`]).
 
+use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -80,6 +81,30 @@ pub struct AuthOptions {
     pub query: bool,
     /// How long a token that comes as the first message may take.
     pub deadline: Duration,
+    /// Hears of tokens whose key is not known: the keys are to be fetched anew.
+    pub key_unknown: Option<Signal>,
+}
+
+/// A call of the shell's that a shard makes. It must not block.
+#[derive(Clone)]
+pub struct Signal(Arc<dyn Fn() + Send + Sync>);
+
+impl Signal {
+    /// One that calls this.
+    pub fn new(call: impl Fn() + Send + Sync + 'static) -> Self {
+        Self(Arc::new(call))
+    }
+
+    /// Makes the call.
+    pub(super) fn give(&self) {
+        (self.0)();
+    }
+}
+
+impl fmt::Debug for Signal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Signal")
+    }
 }
 
 /// What the configuration says, the same for all shards of a node.

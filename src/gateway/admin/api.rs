@@ -74,6 +74,7 @@ fn exposition(supervisor: &Supervisor) -> Result<Reply, Problem> {
         admin_connections: supervisor.places.open(),
         admin_given_way: supervisor.places.given_way(),
         admin_requests: supervisor.requests.samples(),
+        keys: supervisor.key_figures(),
         state: NodeStateLabel::of(supervisor.phase(), supervisor.state.readiness()),
     };
     match metrics::exposition(&sources) {

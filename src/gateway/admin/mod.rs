@@ -15,6 +15,9 @@ mod api;
 mod audit;
 mod auth;
 pub mod drain;
+mod in_force;
+mod jwks;
+mod key_refresh;
 mod meter;
 mod metrics;
 mod nodes;
@@ -33,6 +36,7 @@ mod signals;
 mod supervisor;
 mod systemd;
 
+pub use in_force::InForce;
 pub use metrics::table as metrics_table;
 
 use std::io;
@@ -141,6 +145,8 @@ pub struct Admin {
     pub relay_counters: Arc<RelayCounters>,
     /// What shards read of the node.
     pub shared: Arc<NodeState>,
+    /// The options that the shards began with, and the keys in them.
+    pub in_force: InForce,
 }
 
 /// How the node ended.

@@ -46,6 +46,7 @@ async fn steer(admin: Admin, signals: StdUnixStream) -> io::Result<Outcome> {
     if let Some(interval) = supervisor.manager.alive_interval() {
         monoio::spawn(feed_watchdog(interval, supervisor.clone()));
     }
+    supervisor.fetch_keys();
     monoio::spawn(nodes::beat(supervisor.clone()));
     monoio::spawn(look_at_memory(supervisor.clone()));
     monoio::spawn(report_start(supervisor.clone()));
@@ -76,6 +77,7 @@ async fn listen_to_waker(eventfd: TcpStream, supervisor: Rc<Supervisor>) {
         supervisor.waker.clear();
         supervisor.publisher.take_in();
         supervisor.handle_node_messages();
+        supervisor.handle_fetched_keys();
         supervisor.notify.notify_all();
         supervisor.waker.will_sleep();
         if !supervisor.publisher.is_idle() {

@@ -10,6 +10,8 @@ use std::time::{Duration, Instant};
 
 use super::audit::Audit;
 use super::drain::{Drain, Effect, End, Phase};
+use super::in_force::InForce;
+use super::key_refresh::KeyRefresh;
 use super::nodes::Cluster;
 use super::notify::Notify;
 use super::oneshot::{self, Receiver};
@@ -65,6 +67,8 @@ pub(super) struct Supervisor {
     pub(super) places: Rc<Places>,
     pub(super) audit: Audit,
     pub(super) requests: Requests,
+    pub(super) in_force: RefCell<InForce>,
+    pub(super) key_refresh: RefCell<KeyRefresh>,
     drain: RefCell<Drain>,
     outcome: RefCell<Option<Outcome>>,
 }
@@ -151,6 +155,8 @@ impl Supervisor {
             places: Rc::default(),
             audit: Audit::default(),
             requests: Requests::default(),
+            in_force: RefCell::new(admin.in_force),
+            key_refresh: RefCell::new(KeyRefresh::new(started)),
             drain: RefCell::new(drain),
             outcome: RefCell::default(),
         };
@@ -293,7 +299,7 @@ impl Supervisor {
         }
     }
 
-    fn command_all(&self, command: impl Fn() -> Command) {
+    pub(super) fn command_all(&self, command: impl Fn() -> Command) {
         for shard in &self.shards {
             shard.command(command());
         }

@@ -5,13 +5,14 @@ use std::fs;
 use std::io::{self, Read, Write, stdin, stdout};
 use std::path::Path;
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::{Map, Value, json};
 
 use super::{failed, misused};
 use crate::gateway::config::{Config, random_key};
-use tidegate_core::auth::{self, TOKEN_BYTES, Verified};
+use tidegate_core::auth::{self, Reason, TOKEN_BYTES, Verified};
 
 /// Prints a new secret, in hexadecimal digits.
 pub fn secret() -> ExitCode {
@@ -77,23 +78,39 @@ pub fn check_token(config: &Config, file: &Path) -> ExitCode {
         return misused(format!("--check: {} cannot be read: {error}", file.display()));
     }
     match verify(config, text.trim()) {
-        Ok(verified) => print(&told(&verified)),
+        Ok((verified, None)) => print(&format!("this node takes the token{}", told(&verified))),
+        Ok((verified, Some(url))) => print(&format!(
+            "this node takes the token if a key at {url} signed it; no node and no provider was asked{}",
+            told(&verified)
+        )),
         Err(text) => failed(format!("this node would refuse the token: {text}")),
     }
 }
 
-fn verify(config: &Config, token: &str) -> Result<Verified, String> {
+/// What the token says, and where its key must be if it is none of this node's settings.
+fn verify(config: &Config, token: &str) -> Result<(Verified, Option<Arc<str>>), String> {
     let Some(options) = config.shard_options().auth else {
-        return Err(String::from("it has no key; give it auth.secret_file, auth.public_key_file or auth.jwks_file"));
+        return Err(String::from(
+            "it has no key; give it auth.secret_file, auth.public_key_file, auth.jwks_file or auth.jwks_url",
+        ));
     };
-    let verified = options.verifier.verify(token.as_bytes(), now().as_millis() as i64, |_| false);
+    let (verifier, token, now) = (&options.verifier, token.as_bytes(), now().as_millis() as i64);
+    let verified = match verifier.verify(token, now, |_| false) {
+        Err(refused) if refused.reason == Reason::KeysUnavailable => {
+            verifier.read_unverified(token, now).map(|verified| {
+                let provider = verifier.issuers[verified.issuer].provider.clone();
+                (verified, provider)
+            })
+        }
+        verified => verified.map(|verified| (verified, None)),
+    };
     verified.map_err(|refused| format!("{}: {}", refused.reason.name(), refused.message))
 }
 
 fn told(verified: &Verified) -> String {
     let user = verified.user.as_deref().map_or_else(|| String::from("none, for a guest"), |user| format!("\"{user}\""));
     let ends = Duration::from_secs(verified.expires_in_ms / 1_000);
-    let mut text = format!("this node takes the token\nuser: {user}\nends: in {ends:?}, leeway included");
+    let mut text = format!("\nuser: {user}\nends: in {ends:?}, leeway included");
     for (allow, pattern) in verified.rights.grants() {
         let _ = write!(text, "\nrooms: {pattern} {allow}");
     }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use toml::de::DeArray;
 
 use super::Config;
+use super::checks::readable;
 use super::file::{Contents, Places};
 use super::tables::{Item, each};
 use tidegate_core::auth::{Access, Cache, Issuer, Jwks, Key, Pattern, Template, Verifier};
@@ -44,6 +45,11 @@ settings! {
             optional("none", checked(public_keys, |file| quoted(&file.path.display()))), rare();
         /// Public keys that verify tokens, as a JWKS.
         jwks_file: Option<KeyFile> = None, optional("none", checked(jwks, |file| quoted(&file.path.display()))), rare();
+        /// Where a provider publishes the public keys that verify tokens, as a JWKS: `https://`, on loopback also `http://`; needs `auth.issuer` and `auth.audience`.
+        jwks_url: Option<String> = None, optional("none", checked(jwks_url, quoted)), rare();
+        /// Certificates to trust at `auth.jwks_url` (PEM).
+        ca_file: Option<PathBuf> = None,
+            optional("the system's certificates", checked(readable, |path| quoted(&path.display()))), rare();
         /// `iss` that tokens must have.
         issuer: Option<String> = None, optional("any", checked(Value::filled, quoted)), rare();
         /// One of these must be in a token's `aud`; empty: any.
@@ -152,6 +158,26 @@ fn jwks(value: &Value) -> Result<KeyFile, String> {
     }
 }
 
+/// A URL that keys may be fetched from. What the network could change on the way would decide who comes in.
+fn jwks_url(value: &Value) -> Result<String, String> {
+    let text = value.filled()?;
+    let wrong = |why: &str| Err(format!("{why}; give a URL such as https://login.example/.well-known/jwks.json"));
+    let Ok(url) = text.parse::<http::Uri>() else { return wrong("is no URL") };
+    let (Some(scheme), Some(authority)) = (url.scheme_str(), url.authority()) else { return wrong("is no URL") };
+    if authority.as_str().contains('@') {
+        return wrong("has a login in it, which is not sent");
+    }
+    let host = authority.host().trim_matches(['[', ']']);
+    let is_loopback =
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    match scheme {
+        "https" => Ok(text),
+        "http" if is_loopback => Ok(text),
+        "http" => wrong("is not encrypted: keys that others can change on their way let anybody in"),
+        _ => wrong("is neither https:// nor http://"),
+    }
+}
+
 fn cookie_name(value: &Value) -> Result<String, String> {
     let name = value.filled()?;
     // RFC 6265 §4.1.1: a token of RFC 2616.
@@ -171,6 +197,7 @@ pub struct TokenIssuer {
     pub(super) secret: Option<Secrets>,
     pub(super) public_key_file: Option<KeyFile>,
     pub(super) jwks_file: Option<KeyFile>,
+    pub(super) jwks_url: Option<String>,
     pub(super) audience: Option<Vec<String>>,
     pub(super) user_claim: Option<String>,
     pub(super) rooms_claim: Option<String>,
@@ -185,6 +212,11 @@ pub struct TokenIssuer {
 }
 
 impl TokenIssuer {
+    fn has_keys(&self) -> bool {
+        let has_file = self.public_key_file.is_some() || self.jwks_file.is_some();
+        self.secret.is_some() || has_file || self.jwks_url.is_some()
+    }
+
     /// What it says, key by key, as TOML. A secret is a comment, so that the mask never becomes a secret.
     pub(super) fn rows(&self) -> Vec<(&'static str, String)> {
         let text = |text: &Option<String>| text.as_ref().and_then(quoted);
@@ -195,6 +227,7 @@ impl TokenIssuer {
             ("# secret", self.secret.as_ref().and_then(Secrets::shown)),
             ("public_key_file", path(&self.public_key_file)),
             ("jwks_file", path(&self.jwks_file)),
+            ("jwks_url", text(&self.jwks_url)),
             ("audience", self.audience.as_ref().and_then(|audience| list(audience))),
             ("user_claim", text(&self.user_claim)),
             ("rooms_claim", text(&self.rooms_claim)),
@@ -227,12 +260,13 @@ impl Grant {
 
 /// Reads `[[auth.issuers]]`.
 pub(super) fn issuers(items: &DeArray<'_>, places: &Places<'_>, contents: &mut Contents) {
-    const KEYS: [&str; 14] = [
+    const KEYS: [&str; 15] = [
         "issuer",
         "secret",
         "secret_file",
         "public_key_file",
         "jwks_file",
+        "jwks_url",
         "audience",
         "user_claim",
         "rooms_claim",
@@ -253,6 +287,7 @@ pub(super) fn issuers(items: &DeArray<'_>, places: &Places<'_>, contents: &mut C
             secret,
             public_key_file: item.read("public_key_file", public_keys),
             jwks_file: item.read("jwks_file", jwks),
+            jwks_url: item.read("jwks_url", jwks_url),
             audience: item.read("audience", Value::list),
             user_claim: item.read("user_claim", Value::filled),
             rooms_claim: item.read("rooms_claim", Value::filled),
@@ -263,11 +298,11 @@ pub(super) fn issuers(items: &DeArray<'_>, places: &Places<'_>, contents: &mut C
             rooms: item.read("rooms", patterns).unwrap_or_default(),
             user_prefix: item.read("user_prefix", Value::filled),
         };
-        if read.secret.is_none() && read.public_key_file.is_none() && read.jwks_file.is_none() {
-            let named = KEYS[1..5].iter().any(|key| item.has(key));
+        if !read.has_keys() {
+            let named = KEYS[1..6].iter().any(|key| item.has(key));
             if !named {
                 item.wrong(String::from(
-                    "auth.issuers: it has no key; give it secret_file, public_key_file or jwks_file",
+                    "auth.issuers: it has no key; give it secret_file, public_key_file, jwks_file or jwks_url",
                 ));
             }
             continue;
@@ -317,6 +352,7 @@ impl Config {
             cache: Arc::new(self.auth.cache()),
             grants: grants.into(),
             guests: self.auth.anonymous == Anonymous::Allow,
+            key_unknown: None,
             cookie: self.auth.cookie.clone(),
             query: self.auth.query,
             deadline: self.auth.deadline,
@@ -335,7 +371,8 @@ impl Config {
 
 impl Auth {
     fn has_keys(&self) -> bool {
-        self.secret.is_some() || self.public_key_file.is_some() || self.jwks_file.is_some()
+        let has_file = self.public_key_file.is_some() || self.jwks_file.is_some();
+        self.secret.is_some() || has_file || self.jwks_url.is_some()
     }
 
     /// An empty token cache, with a random key. Where the kernel gives none, it keeps nothing.
@@ -349,7 +386,8 @@ impl Auth {
             name: self.issuer.clone(),
             audience: self.audience.clone(),
             keys: keys(self.secret.as_ref(), self.public_key_file.as_ref()),
-            jwks: provided(self.jwks_file.as_ref()),
+            jwks: provided(self.jwks_file.as_ref(), self.jwks_url.as_deref()),
+            provider: self.jwks_url.as_deref().map(Arc::from),
             user_claim: self.user_claim.clone(),
             rooms_claim: self.rooms_claim.clone(),
             info_claim: self.info_claim.clone(),
@@ -368,6 +406,7 @@ impl TokenIssuer {
             secret: self.secret.clone(),
             public_key_file: self.public_key_file.clone(),
             jwks_file: self.jwks_file.clone(),
+            jwks_url: self.jwks_url.clone(),
             issuer: Some(self.issuer.clone()),
             audience: self.audience.clone().unwrap_or_else(|| auth.audience.clone()),
             user_claim: self.user_claim.clone().unwrap_or_else(|| auth.user_claim.clone()),
@@ -401,7 +440,9 @@ fn keys(secrets: Option<&Secrets>, public: Option<&KeyFile>) -> Vec<Key> {
     secrets.chain(public).collect()
 }
 
-fn provided(file: Option<&KeyFile>) -> Jwks {
+/// Keys of a provider's file, or those that are still to be fetched.
+fn provided(file: Option<&KeyFile>, url: Option<&str>) -> Jwks {
     let keys = file.and_then(|file| Key::from_jwks(&file.contents).ok());
-    keys.map_or(Jwks::None, Jwks::Loaded)
+    let awaited = if url.is_some() { Jwks::Awaited } else { Jwks::None };
+    keys.map_or(awaited, Jwks::Loaded)
 }

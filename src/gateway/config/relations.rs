@@ -141,6 +141,7 @@ fn tokens_of_clients(config: &Config) -> Vec<String> {
              would connect as the user",
         ));
     }
+    broken.extend(providers(config));
     let needs_keys = [
         ("auth.anonymous", config.auth.anonymous == Anonymous::Allow),
         ("auth.cookie", config.auth.cookie.is_some()),
@@ -149,13 +150,40 @@ fn tokens_of_clients(config: &Config) -> Vec<String> {
     ];
     let given = needs_keys.iter().find(|(_, given)| *given && !config.has_keys());
     broken.extend(given.map(|(name, _)| {
-        format!("{name} has no effect without a key; give auth.secret_file, auth.public_key_file or auth.jwks_file")
+        format!("{name} has no effect without a key; give auth.secret_file, auth.public_key_file, auth.jwks_file or auth.jwks_url")
     }));
     let asks = |who: Option<Who>| matches!(who, Some(Who::Users | Who::Token));
     let rule = config.rooms.iter().find(|rule| (asks(rule.join) || asks(rule.publish)) && !config.has_keys());
     broken.extend(rule.map(|rule| {
         format!("the rule for rooms \"{}\" asks for a token, and no key is given; give auth.secret_file", rule.pattern)
     }));
+    broken
+}
+
+/// What a provider issues for another program would open this node, if nothing said for which program it must be.
+fn providers(config: &Config) -> Vec<String> {
+    let auth = &config.auth;
+    let mut broken = Vec::new();
+    if auth.jwks_url.is_some() && (auth.issuer.is_none() || auth.audience.is_empty()) {
+        broken.push(String::from(
+            "auth.jwks_url needs auth.issuer and auth.audience, the iss and aud of the provider's tokens for this program: without them \
+             what it issued for another program would open this node",
+        ));
+    }
+    if auth.jwks_url.is_some() && auth.jwks_file.is_some() {
+        broken.push(String::from("auth.jwks_url and auth.jwks_file exclude each other; keep one"));
+    }
+    for issuer in config.issuers.iter().filter(|issuer| issuer.jwks_url.is_some()) {
+        if issuer.audience.as_ref().unwrap_or(&auth.audience).is_empty() {
+            broken.push(format!(
+                "auth.issuers: \"{}\" has a jwks_url and needs an audience, the aud of its tokens for this program",
+                issuer.issuer
+            ));
+        }
+        if issuer.jwks_file.is_some() {
+            broken.push(format!("auth.issuers: \"{}\" has a jwks_url and a jwks_file; keep one", issuer.issuer));
+        }
+    }
     broken
 }
 

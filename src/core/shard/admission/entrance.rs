@@ -89,6 +89,9 @@ fn checked(
         Err(refused) => 1 + refused.reason as usize,
     };
     turn.counters.tokens[result].add(1);
+    if let (Err(Unauthorized { reason: Reason::UnknownKey, .. }), Some(signal)) = (&verified, &auth.key_unknown) {
+        signal.give();
+    }
     // The cache is the node's: its figures are kept once.
     if let Some(first) = turn.settings.node_counters.first() {
         first.cached_tokens.set(auth.cache.entries());

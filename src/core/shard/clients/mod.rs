@@ -210,10 +210,17 @@ impl Clients {
         self.sessions.is_due(turn.clock.tick) || self.room_tokens.is_due(turn.clock.tick)
     }
 
+    /// Has what a connection may do end within a minute, as far as it came with keys that are gone; its client is told before.
+    pub(super) fn withdraw(&mut self, turn: &mut Turn, handle: Handle, is_gone: impl Fn(u32) -> bool) {
+        let (now, share) = (turn.clock.tick, turn.random.below(u32::MAX));
+        self.sessions.withdraw(handle.index, now, share, &is_gone);
+        self.room_tokens.withdraw(handle.index, now + sessions::WITHDRAWN_TICKS, is_gone);
+    }
+
     /// Adds what a room's own token opens, until it ends; false where the connection has as many of them as it may have.
     pub(super) fn add_rights(&mut self, turn: &Turn, handle: Handle, verified: &Verified) -> bool {
         let ends = sessions::end_of(verified, turn.clock.tick);
-        self.room_tokens.add(handle.index, verified.rights.clone(), ends)
+        self.room_tokens.add(handle.index, verified.rights.clone(), ends, verified.key)
     }
 
     /// Takes a connection from which the rights of a room's own token were taken, because that has ended.

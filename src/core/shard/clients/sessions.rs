@@ -15,6 +15,10 @@ const PAGE: usize = 512;
 const LONG: u32 = 120 * TICKS_PER_SECOND;
 /// When a client is told that its token ends: so many ticks before it, at least, and so many at most.
 const TOLD_BEFORE: (u32, u32) = (15 * TICKS_PER_SECOND, 60 * TICKS_PER_SECOND);
+/// How long a session holds whose key is gone.
+pub(super) const WITHDRAWN_TICKS: u32 = 60 * TICKS_PER_SECOND;
+/// Within how much of it the notices go out.
+const WITHDRAWN_TOLD: u32 = 15 * TICKS_PER_SECOND;
 
 /// Where a session stands.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -36,6 +40,8 @@ pub(in crate::shard) struct Session {
     pub(in crate::shard) rights: Rights,
     /// When the token ends.
     pub(in crate::shard) ends: Tick,
+    /// The key that made the token's signature; see [`Key::number`](crate::auth::Key::number).
+    pub(in crate::shard) key: u32,
     /// Where it stands.
     pub(in crate::shard) stage: Stage,
     /// When it is looked at next.
@@ -45,7 +51,7 @@ pub(in crate::shard) struct Session {
 impl Session {
     /// Of a connection that has until `deadline` to send its token.
     pub(in crate::shard) fn awaited(deadline: Tick) -> Self {
-        Self { user: None, rights: Rights::none(), ends: deadline, stage: Stage::Awaited, looked_at: deadline }
+        Self { user: None, rights: Rights::none(), ends: deadline, key: 0, stage: Stage::Awaited, looked_at: deadline }
     }
 
     /// Of a token that was verified at `now`. `share` places the notice of its end, in 2⁻³² parts of the time there is for it.
@@ -55,7 +61,8 @@ impl Session {
         let (least, most) = TOLD_BEFORE;
         let before =
             if life < LONG { life / 2 } else { least + ((u64::from(most - least) * u64::from(share)) >> 32) as u32 };
-        Self { user: verified.user, rights: verified.rights, ends, stage: Stage::Held, looked_at: ends - before }
+        let Verified { user, rights, key, .. } = verified;
+        Self { user, rights, ends, key, stage: Stage::Held, looked_at: ends - before }
     }
 
     /// How long it still holds, in ms.
@@ -104,6 +111,20 @@ impl Sessions {
         }
     }
 
+    /// Shortens a session whose key is gone. Its client is told within 15 s, at a moment that `share` draws, in 2⁻³² parts.
+    pub(super) fn withdraw(&mut self, index: u32, now: Tick, share: u32, is_gone: impl Fn(u32) -> bool) {
+        let page = self.pages.get_mut(index as usize / PAGE).and_then(Option::as_mut);
+        let Some(session) = page.and_then(|page| page[index as usize % PAGE].as_mut()) else { return };
+        let ends = now + WITHDRAWN_TICKS;
+        if session.stage == Stage::Awaited || session.ends <= ends || !is_gone(session.key) {
+            return;
+        }
+        self.times.remove(&(session.looked_at, index));
+        let looked_at = now + ((u64::from(WITHDRAWN_TOLD) * u64::from(share)) >> 32) as u32;
+        (session.stage, session.ends, session.looked_at) = (Stage::Held, ends, looked_at);
+        self.times.insert((looked_at, index));
+    }
+
     /// Whether the time of a session has come.
     pub(super) fn is_due(&self, now: Tick) -> bool {
         self.times.first().is_some_and(|(time, _)| *time <= now)
@@ -140,6 +161,7 @@ mod tests {
             issued_unix_ms: None,
             id: None,
             issuer: 0,
+            key: 7,
         }
     }
 
@@ -168,6 +190,25 @@ mod tests {
         ];
         assert_eq!(told, expected);
         assert!(sessions.get(3).is_none() && sessions.times.is_empty());
+    }
+
+    #[test]
+    fn a_session_of_a_key_that_is_gone_ends_within_a_minute_and_others_stay() {
+        let mut sessions = Sessions::default();
+        let of_key = |key, seconds| Session::held(Verified { key, ..verified(seconds) }, 10, 0);
+        for (index, session) in
+            [of_key(7, 3_600), of_key(8, 3_600), of_key(7, 30), Session::awaited(5_000)].into_iter().enumerate()
+        {
+            sessions.set(index as u32, session);
+        }
+        for index in 0..5 {
+            sessions.withdraw(index, 100, u32::MAX, |key| key == 7);
+        }
+        let told: Vec<_> =
+            (100..=700).flat_map(|now| sessions.next_due(now).map(|(index, stage)| (now, index, stage))).collect();
+        let expected = [(160, 2, Stage::Held), (249, 0, Stage::Held), (310, 2, Stage::Told), (700, 0, Stage::Told)];
+        assert_eq!(told, expected);
+        assert_eq!(sessions.get(1).unwrap().ends, 36_010);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use super::*;
 use crate::auth::{Cache, Issuer, Key, Reason, Verifier, Who};
 use crate::counters::TOKEN_CACHED;
 use crate::shard::AuthOptions;
+use crate::shard::command::Command;
 
 const SECRET: &[u8] = b"a secret of at least thirty-two bytes";
 pub(super) const ALICE: &str = r#"{"sub":"alice","exp":100,"rooms":{"chat.*":"rw"}}"#;
@@ -32,6 +33,7 @@ pub(super) fn asks_for_tokens(options: &mut Options) {
         cookie: None,
         query: true,
         deadline: std::time::Duration::from_secs(5),
+        key_unknown: None,
     });
 }
 
@@ -368,4 +370,38 @@ fn a_connection_holds_no_more_rooms_tokens_than_it_may() {
     pass(&mut shard, 61);
     say(&mut shard, handle, &join_with("news", &NEWS.replace(r#""exp":3"#, r#""exp":90"#)));
     assert!(!told(&mut shard).contains("room-limit"));
+}
+
+/// A key was stolen, and is taken out of the configuration: what it opened ends.
+#[test]
+fn a_session_whose_key_is_gone_is_told_and_ends_within_a_minute_unless_renewed() {
+    const OTHER: &[u8] = b"another secret of at least 32 bytes";
+    let claims = r#"{"sub":"alice","exp":5000,"rooms":{"chat.*":"rw"}}"#;
+    let request = with_header(&format!("Authorization: Bearer {}", token(claims)));
+    let renewed = crate::auth::sign(OTHER, claims);
+    let run = |renews: bool| {
+        let (mut shard, handle) = upgrade(&request, |_| {});
+        told(&mut shard);
+        let mut options = Options::clone(&shard.turn.settings.options);
+        let auth = options.auth.as_mut().unwrap();
+        let mut verifier = Verifier::clone(&auth.verifier);
+        verifier.issuers[0].keys = vec![Key::secret(OTHER).unwrap()];
+        auth.cache = Arc::new(auth.cache.emptied(&[2; 32]));
+        auth.verifier = Arc::new(verifier);
+        shard.handle_command(Command::Options(Arc::new(options)));
+        assert!(shard.has_work(), "no event brings the turn that looks");
+        pass(&mut shard, 16);
+        let text = told(&mut shard);
+        assert!(text.contains("token-expiring"), "{text}");
+        if renews {
+            say(&mut shard, handle, &format!(r#"{{"type":"auth","token":"{renewed}"}}"#));
+            assert!(told(&mut shard).contains("authenticated"));
+        }
+        pass(&mut shard, 45);
+        (told(&mut shard), shard.clients.is_open(handle))
+    };
+    let (text, is_open) = run(false);
+    assert!(!is_open && text.contains("the key that signed the token is no longer valid"), "{text}");
+    let (text, is_open) = run(true);
+    assert!(is_open && text.is_empty(), "{text}");
 }

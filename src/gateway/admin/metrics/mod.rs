@@ -37,6 +37,13 @@ metrics! {
         /// 1 for the state that the node is in, 0 for the others.
         state: [Cell; NodeStateLabel::ALL.len()] =>
             gauge("ws_node_state").by("state", |n| NodeStateLabel::ALL[n].label());
+        /// Keys that verify tokens of clients.
+        auth_keys: Option<f64> => gauge("ws_auth_keys");
+        /// Since the keys of a URL were last fetched, in seconds: of several the longest. 0 where none are fetched.
+        auth_keys_age: Option<f64> => gauge("ws_auth_keys_age_seconds");
+        /// Fetches of keys, by result.
+        auth_key_fetches: [Cell; 2] =>
+            counter("ws_auth_key_fetches_total").by("result", |n| ["ok", "failed"][n]);
         /// Log lines that were dropped because the reader of standard error was away or too slow, by reason.
         log_dropped: [Cell; DropReason::ALL.len()] =>
             counter("ws_log_dropped_total").by("reason", |n| DropReason::ALL[n].label());
@@ -59,6 +66,18 @@ pub(super) struct Sources<'a> {
     /// Answers of the admin port, by `route` and `status`.
     pub(super) admin_requests: Vec<Labelled>,
     pub(super) state: NodeStateLabel,
+    pub(super) keys: KeyFigures,
+}
+
+/// What is known of the keys that verify tokens.
+#[derive(Clone, Copy, Default)]
+pub(super) struct KeyFigures {
+    /// Keys in force.
+    pub(super) count: usize,
+    /// Seconds since the keys of a URL were last fetched; of several the longest.
+    pub(super) age_s: f64,
+    /// Fetches that brought keys, and those that failed.
+    pub(super) fetches: [u64; 2],
 }
 
 /// The labels of `ws_node_state`.
@@ -116,6 +135,9 @@ fn families(sources: &Sources<'_>) -> Vec<MetricFamily> {
         admin_given_way: Some(sources.admin_given_way as f64),
         admin_requests: sources.admin_requests.clone(),
         state: NodeStateLabel::ALL.map(|state| Cell::of(u64::from(state == sources.state))),
+        auth_keys: Some(sources.keys.count as f64),
+        auth_keys_age: Some(sources.keys.age_s),
+        auth_key_fetches: sources.keys.fetches.map(Cell::of),
         log_dropped: log::dropped().map(Cell::of),
         build: [("version", env!("CARGO_PKG_VERSION")), ("driver", sources.driver)],
     };
@@ -142,6 +164,7 @@ pub fn table() -> String {
         admin_given_way: 0,
         admin_requests: requests.samples(),
         state: NodeStateLabel::Ready,
+        keys: KeyFigures::default(),
     };
     let mut text = String::from("| metric | type | labels | meaning |\n|---|---|---|---|\n");
     for family in families(&sources) {
