@@ -301,8 +301,8 @@ fn a_broker_that_takes_less_than_clients_may_publish_is_told_with_the_cure_and_n
     relay.ports[0].join("lobby");
     support::log::wait_for(&[
         "at most 8192 bytes",
-        "set max_payload of nats-server to 65792",
-        "limits.message_bytes to 7936",
+        "set max_payload of nats-server to 66560",
+        "limits.message_bytes to 7168",
     ]);
     let large = format!("{:?}", "x".repeat(9_000));
 

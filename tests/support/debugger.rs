@@ -10,12 +10,13 @@ use std::ptr::{null_mut, without_provenance_mut};
 use nix::libc::{self, c_void, pid_t, user_regs_struct};
 
 /// What a thread runs in each turn of its loop, as `nm -C` writes it: a shard's, for either wire, and the relay's, for either bus.
-const TURNS: [(&str, &str); 2] = [
-    ("shard-", "tidegate_core::shard::Shard<D>::reap"),
-    ("relay", "tidegate_core::relay::router::Router<M>::wake_ports"),
+const TURNS: [(&str, &[&str]); 2] = [
+    ("shard-", &["tidegate_core::shard::Shard<D>::reap"]),
+    // The compiler may inline the second into the first.
+    ("relay", &["tidegate_core::relay::Relay<M>::wake_ports", "tidegate_core::relay::router::Router<M>::wake_ports"]),
 ];
 /// What `None.unwrap()` calls: its one argument is where the source stands.
-const UNWRAP_FAILED: &str = "core::option::unwrap_failed";
+const UNWRAP_FAILED: [&str; 1] = ["core::option::unwrap_failed"];
 /// Steps after which a loop that never turned has stopped turning.
 const STEPS: usize = 20_000_000;
 /// System calls after which the one that is waited for is not made.
@@ -27,7 +28,7 @@ const BELOW_STACK_BYTES: u64 = 512 * 1024;
 pub struct Held {
     thread: pid_t,
     process: u32,
-    turn: &'static str,
+    turn: &'static [&'static str],
 }
 
 impl Held {
@@ -51,7 +52,7 @@ impl Held {
             self.request(libc::PTRACE_SINGLESTEP, 0, 0);
             self.wait();
         }
-        panic!("the thread does not come to {}", self.turn);
+        panic!("the thread does not come to {:?}", self.turn);
     }
 
     /// Goes on, and panics at the beginning of the next turn of the thread's loop.
@@ -67,7 +68,7 @@ impl Held {
                 self.request(libc::PTRACE_POKEDATA, address + 8 * number, *word);
             }
         }
-        registers.rip = addresses(self.process, UNWRAP_FAILED)[0];
+        registers.rip = addresses(self.process, &UNWRAP_FAILED)[0];
         registers.rdi = place;
         self.set(&mut registers);
     }
@@ -143,8 +144,8 @@ fn thread_named(process: u32, name: &str) -> pid_t {
     panic!("process {process} has no thread {name}");
 }
 
-/// Where functions of this name are in the memory of the process.
-fn addresses(process: u32, function: &str) -> Vec<u64> {
+/// Where functions of these names are in the memory of the process.
+fn addresses(process: u32, functions: &[&str]) -> Vec<u64> {
     let binary = std::fs::read_link(format!("/proc/{process}/exe")).unwrap().display().to_string();
     let symbols =
         Command::new("nm").args(["-C", &binary]).output().expect("no nm: install binutils, a C compiler has it");
@@ -155,12 +156,12 @@ fn addresses(process: u32, function: &str) -> Vec<u64> {
     let named = symbols.lines().filter_map(|line| {
         let mut words = line.splitn(3, ' ');
         let (address, _, name) = (words.next()?, words.next()?, words.next()?);
-        (name == function).then(|| base + u64::from_str_radix(address, 16).unwrap())
+        functions.contains(&name).then(|| base + u64::from_str_radix(address, 16).unwrap())
     });
     let found: Vec<u64> = named.collect();
     assert!(
         !found.is_empty(),
-        "{binary} has no function {function}: build it with the dev profile, which does not inline it"
+        "{binary} has no function of {functions:?}: build it with the dev profile, which does not inline them all"
     );
     found
 }
